@@ -1,0 +1,375 @@
+// common.h - what the examples share: options, counters as one line of JSON, a server's main.
+//
+// Nothing here is needed to use iocpnet.h; it keeps the examples to what they show. Include it
+// after iocpnet.h.
+
+#ifndef IOCPNET_EXAMPLES_COMMON_H
+#define IOCPNET_EXAMPLES_COMMON_H
+
+#include <fcntl.h>
+#include <inttypes.h>
+#include <io.h>
+#include <process.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <winsock2.h>
+#include <windows.h>
+
+// ---- options: one table row for each ------------------------------------------------------------
+
+typedef enum common_kind {
+    COMMON_FLAG,    // target is a bool
+    COMMON_NUMBER,  // a uint32_t
+    COMMON_BYTES,   // a uint64_t
+    COMMON_TEXT,    // a const char *
+    COMMON_RANGE,   // two uint32_t, written MIN:MAX
+    COMMON_CHOICE   // a uint32_t: which of the words of unit, "one|two|three", it is
+} common_kind;
+
+typedef struct common_option {
+    const char *name;  // with its dashes
+    const char *unit;  // what stands for the value in the usage; NULL for a flag
+    common_kind kind;
+    void *target;       // set when the option is given
+    uint64_t min, max;  // of a number, of both ends of a range
+    const char *help;
+} common_option;
+
+static inline void common_print_usage(FILE *out, const char *program, const char *about,
+                                      const common_option *options, size_t count)
+{
+    char left[64];
+    fprintf(out, "%s - %s\nusage: %s [options]\n", program, about, program);
+    for (size_t i = 0; i < count; i++) {
+        snprintf(left, sizeof left, "%s %s", options[i].name,
+                 options[i].unit ? options[i].unit : "");
+        fprintf(out, "  %-32s %s\n", left, options[i].help);
+    }
+    fprintf(out, "  %-32s this text, as /help does\n", "--help");
+    fflush(out);
+}
+
+// Decimal digits up to end, nothing else: strtoull would take "-1", " 1" and "1x".
+static inline bool common_read_number(const char *text, const char *end, uint64_t *value)
+{
+    *value = 0;
+    if (text == end) return false;
+    for (; text < end; text++) {
+        if (*text < '0' || *text > '9') return false;
+        unsigned digit = (unsigned)(*text - '0');
+        if (*value > (UINT64_MAX - digit) / 10) return false;
+        *value = *value * 10 + digit;
+    }
+    return true;
+}
+
+static inline bool common_read_choice(const char *words, const char *text, uint32_t *which)
+{
+    size_t size = strlen(text);
+    for (*which = 0; size; ++*which) {
+        size_t word = strcspn(words, "|");
+        if (word == size && !memcmp(words, text, size)) return true;
+        if (!words[word]) break;
+        words += word + 1;
+    }
+    return false;
+}
+
+// Returns whether text is a good value; then target is set.
+static inline bool common_read_value(const common_option *option, const char *text)
+{
+    const char *end = text + strlen(text);
+    const char *colon = strchr(text, ':');
+    uint64_t low = 0, high = 0;
+    uint32_t which = 0;
+
+    switch (option->kind) {
+    case COMMON_NUMBER:
+    case COMMON_BYTES:
+        if (!common_read_number(text, end, &low)) return false;
+        if (low < option->min || low > option->max) return false;
+        if (option->kind == COMMON_NUMBER)
+            *(uint32_t *)option->target = (uint32_t)low;
+        else
+            *(uint64_t *)option->target = low;
+        return true;
+    case COMMON_RANGE:
+        if (!colon || !common_read_number(text, colon, &low)) return false;
+        if (!common_read_number(colon + 1, end, &high)) return false;
+        if (low < option->min || high > option->max || low > high) return false;
+        ((uint32_t *)option->target)[0] = (uint32_t)low;
+        ((uint32_t *)option->target)[1] = (uint32_t)high;
+        return true;
+    case COMMON_CHOICE:
+        if (!common_read_choice(option->unit, text, &which)) return false;
+        *(uint32_t *)option->target = which;
+        return true;
+    case COMMON_TEXT:
+        *(const char **)option->target = text;
+        return *text != 0;
+    default:
+        return false;
+    }
+}
+
+// Says on stderr, in one line, what is wrong with a value.
+static inline void common_print_bad_value(const char *program, const common_option *option,
+                                          const char *text)
+{
+    fprintf(stderr, "%s: %s needs ", program, option->name);
+    if (option->kind == COMMON_TEXT)
+        fprintf(stderr, "a value: %s", option->unit);
+    else if (option->kind == COMMON_CHOICE)
+        fprintf(stderr, "one of %s", option->unit);
+    else
+        fprintf(stderr, "%s from %" PRIu64 " to %" PRIu64,
+                option->kind == COMMON_RANGE ? "MIN:MAX, two numbers" : "a number", option->min,
+                option->max);
+    if (text) fprintf(stderr, ", not \"%s\"", text);
+    fputs("\n", stderr);
+}
+
+// Reads the command line into the options' targets.
+//
+//   program, about  the first line of the usage
+//
+// Returns -1: go on. Else main returns it: 0, help was asked for; 2, something was wrong, which is
+// said in one line on stderr with the usage behind it.
+static inline int common_read_options(int argc, char **argv, const char *program, const char *about,
+                                      const common_option *options, size_t count)
+{
+    for (int i = 1; i < argc; i++) {
+        const common_option *option = NULL;
+        for (size_t at = 0; at < count && !option; at++)
+            if (!strcmp(argv[i], options[at].name)) option = &options[at];
+
+        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "/help")) {
+            common_print_usage(stdout, program, about, options, count);
+            return 0;
+        }
+        if (!option) {
+            fprintf(stderr, "%s: unknown option \"%s\"\n", program, argv[i]);
+            goto usage;
+        }
+        if (option->kind == COMMON_FLAG) {
+            *(bool *)option->target = true;
+            continue;
+        }
+        const char *text = i + 1 < argc ? argv[++i] : NULL;
+        if (text && option->kind == COMMON_TEXT && !strncmp(text, "--", 2)) text = NULL;
+        if (!text || !common_read_value(option, text)) {
+            common_print_bad_value(program, option, text);
+            goto usage;
+        }
+    }
+    return -1;
+
+usage:
+    common_print_usage(stderr, program, about, options, count);
+    return 2;
+}
+
+// ---- output -------------------------------------------------------------------------------------
+
+// Lines end with \n alone, also in files and pipes, so that tools of every system read them.
+static inline void common_init_output(void)
+{
+    _setmode(_fileno(stdout), _O_BINARY);
+    _setmode(_fileno(stderr), _O_BINARY);
+}
+
+// The one line of a failure: "echo_server: cannot listen on 127.0.0.1:80: 10013 WSAEACCES ...".
+static inline void common_print_failure(const char *program, const char *what, iocpnet_error error)
+{
+    fprintf(stderr, "%s: %s: %s\n", program, what, iocpnet_error_text(error));
+    fflush(stderr);
+}
+
+// Fits iocpnet_iocp_desc.on_error; user is the program's name.
+static inline void common_on_error(void *user, iocpnet_error error, const char *place)
+{
+    common_print_failure((const char *)user, place, error);
+}
+
+static inline void common_print_kinds(const char *name, const uint64_t *kinds)
+{
+    printf(",\"%s\":{", name);
+    for (int kind = IOCPNET_OP_NONE + 1; kind < IOCPNET_OP_KINDS; kind++)
+        printf("%s\"%s\":%" PRIu64, kind > IOCPNET_OP_NONE + 1 ? "," : "", iocpnet_stats_kind(kind),
+               kinds[kind]);
+    printf("}");
+}
+
+// All counters as one line of JSON on stdout.
+//
+//   ms         since the server began
+//   final      whether this is the last line, after the stop
+static inline void common_print_stats(iocpnet_iocp *iocp, uint64_t ms, bool final)
+{
+    iocpnet_stats stats;
+    iocpnet_iocp_stats(iocp, &stats);
+    printf("{\"ms\":%" PRIu64 ",\"final\":%s,\"workers\":%" PRIu32 ",\"connections\":%" PRIu64
+           ",\"pending_all\":%" PRIu64,
+           ms, final ? "true" : "false", stats.workers, stats.connections, stats.pending_all);
+    common_print_kinds("pending", stats.pending);
+    common_print_kinds("started", stats.started);
+    printf(",\"count\":{");
+    for (int counter = 0; counter < IOCPNET_COUNTERS; counter++)
+        printf("%s\"%s\":%" PRIu64, counter ? "," : "", iocpnet_stats_name(counter),
+               stats.count[counter]);
+    printf("}}\n");
+    fflush(stdout);
+}
+
+// ---- a server's main ----------------------------------------------------------------------------
+
+#ifndef IOCPNET_NO_SERVER
+
+    #define COMMON_STOP_MS 5000  // how long a graceful stop may drain
+
+// What every example server can be told. Zero means [the default].
+typedef struct common_server {
+    const char *host;          // numeric [127.0.0.1]
+    uint32_t port;             // [0: the system picks]
+    uint32_t threads;          // [one per processor]
+    uint32_t seconds;          // [0: until Ctrl-C]
+    uint32_t stats_ms;         // [0: only the final line]
+    uint32_t max_connections;  // the rest: as in iocpnet_listener_desc
+    uint32_t send_limit;
+    uint32_t idle_ms;
+    uint32_t accepts[2];
+} common_server;
+
+    // Rows for an option table. s is a common_server with static storage.
+    // clang-format off
+    #define COMMON_SERVER_OPTIONS(s) \
+        { "--host", "ADDRESS", COMMON_TEXT, &(s).host, 0, 0, \
+          "numeric address to listen on [127.0.0.1]" }, \
+        { "--port", "N", COMMON_NUMBER, &(s).port, 0, 65535, \
+          "TCP port; 0: the system picks one [0]" }, \
+        { "--threads", "N", COMMON_NUMBER, &(s).threads, 0, 1024, \
+          "workers; 0: one per processor [0]" }, \
+        { "--seconds", "N", COMMON_NUMBER, &(s).seconds, 0, 4000000, \
+          "stop by itself after this; 0: never [0]" }, \
+        { "--stats-ms", "N", COMMON_NUMBER, &(s).stats_ms, 0, 4000000, \
+          "print counters as JSON this often; 0: never [0]" }, \
+        { "--max-connections", "N", COMMON_NUMBER, &(s).max_connections, 1, 1000000, \
+          "stop accepting at so many [10000]" }, \
+        { "--send-limit", "BYTES", COMMON_NUMBER, &(s).send_limit, 1, 1u << 30, \
+          "queued to send on one connection [262144]" }, \
+        { "--idle-ms", "N", COMMON_NUMBER, &(s).idle_ms, 0, 4000000000, \
+          "close a connection silent this long; 0: never [0]" }, \
+        { "--accepts", "MIN:MAX", COMMON_RANGE, (s).accepts, 1, 10000, \
+          "AcceptEx calls kept waiting [8:64]" }
+// clang-format on
+
+// What --seconds and --stats-ms need: a thread that waits, and stops the iocp or prints.
+typedef struct common_watch {
+    iocpnet_iocp *iocp;
+    const common_server *server;
+    HANDLE quit;
+    ULONGLONG began;
+} common_watch;
+
+static inline unsigned __stdcall common_watch_thread(void *argument)
+{
+    common_watch *watch = (common_watch *)argument;
+    ULONGLONG stop_at = (ULONGLONG)watch->server->seconds * 1000;
+    ULONGLONG print_at = watch->server->stats_ms;
+
+    for (;;) {
+        ULONGLONG now = GetTickCount64() - watch->began;
+        if (stop_at && now >= stop_at) {
+            iocpnet_iocp_stop(watch->iocp, COMMON_STOP_MS);  // its result: iocpnet_iocp_run's too
+            return 0;
+        }
+        if (print_at && now >= print_at) {
+            common_print_stats(watch->iocp, now, false);
+            while (print_at <= now)
+                print_at += watch->server->stats_ms;
+        }
+        ULONGLONG next = !stop_at || (print_at && print_at < stop_at) ? print_at : stop_at;
+        if (WaitForSingleObject(watch->quit, (DWORD)(next - now)) != WAIT_TIMEOUT) return 0;
+    }
+}
+
+// Listens, serves until Ctrl-C, Ctrl-Break, console close or --seconds, drains, prints counters.
+// Standard input is never read, so a closed or empty one changes nothing.
+//
+//   iocp_desc, listener_desc  what the program itself sets; the common options are filled in here
+//
+// Returns main's result: 0, or 1 after one line on stderr.
+static inline int common_serve(const char *program, const common_server *server,
+                               iocpnet_iocp_desc iocp_desc, iocpnet_listener_desc listener_desc)
+{
+    iocpnet_iocp *iocp = NULL;
+    iocpnet_listener *listener = NULL;
+    common_watch watch = { NULL, NULL, NULL, 0 };
+    HANDLE thread = NULL;
+    char what[160], text[64];
+    iocpnet_error error;
+
+    iocp_desc.threads =
+        server->threads ? server->threads : GetActiveProcessorCount(ALL_PROCESSOR_GROUPS);
+    iocp_desc.on_error = common_on_error;
+    iocp_desc.user = (void *)(uintptr_t)program;
+    listener_desc.address = server->host;
+    listener_desc.port = (uint16_t)server->port;
+    listener_desc.max_connections = server->max_connections;
+    listener_desc.send_limit_bytes = server->send_limit;
+    listener_desc.idle_ms = server->idle_ms;
+    listener_desc.accepts_min = server->accepts[0];
+    listener_desc.accepts_max = server->accepts[1];
+
+    common_init_output();
+    snprintf(what, sizeof what, "cannot open a completion port");
+    error = iocpnet_iocp_open(&iocp, &iocp_desc);
+    if (error) goto close;
+
+    snprintf(what, sizeof what, "cannot listen on %s:%" PRIu32,
+             server->host ? server->host : "127.0.0.1", server->port);
+    error = iocpnet_listener_open(&listener, iocp, &listener_desc);
+    if (error) goto close;
+
+    watch.iocp = iocp;
+    watch.server = server;
+    watch.began = GetTickCount64();
+    if (server->seconds || server->stats_ms) {
+        snprintf(what, sizeof what, "cannot start a thread");
+        watch.quit = CreateEventW(NULL, TRUE, FALSE, NULL);
+        if (watch.quit)
+            thread = (HANDLE)_beginthreadex(NULL, 0, common_watch_thread, &watch, 0, NULL);
+        if (!thread) error = ERROR_NOT_ENOUGH_MEMORY;
+        if (error) goto close;
+    }
+
+    iocpnet_address address = iocpnet_listener_address(listener);
+    printf("listening on %s\n", iocpnet_address_text(&address, text, sizeof text));
+    fflush(stdout);
+
+    snprintf(what, sizeof what, "did not stop cleanly");
+    error = iocpnet_iocp_run(iocp, COMMON_STOP_MS);
+
+    if (thread) {
+        SetEvent(watch.quit);
+        WaitForSingleObject(thread, INFINITE);
+    }
+    common_print_stats(iocp, GetTickCount64() - watch.began, true);
+
+close:
+    if (thread) CloseHandle(thread);
+    if (watch.quit) CloseHandle(watch.quit);
+    if (error) common_print_failure(program, what, error);
+    iocpnet_error close_error = iocpnet_iocp_close(iocp);
+    if (close_error && !error) {
+        error = close_error;
+        common_print_failure(program, "cannot close the completion port", error);
+    }
+    return error ? 1 : 0;
+}
+
+#endif  // IOCPNET_NO_SERVER
+
+#endif  // IOCPNET_EXAMPLES_COMMON_H

@@ -1,0 +1,5313 @@
+#ifndef IOCPNET_H
+#define IOCPNET_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+// ---- D1 config: macros you may define before including ------------------------------------------
+//
+//   macro                    default          meaning
+//   IOCPNET_IMPLEMENTATION   not defined      the implementation follows: in one source file only
+//   IOCPNET_STATIC           not defined      every function is private to this source file
+//   IOCPNET_NO_SERVER        not defined      leaves out listener and conn
+//   IOCPNET_ALLOC(size,ctx)  process heap     memory for the few control blocks; both or neither
+//   IOCPNET_FREE(p,size,ctx) process heap     of the two; ctx is NULL
+//   IOCPNET_ASSERT(cond)     off, assert()    misuse and impossible states; assert() in debug
+//   IOCPNET_OS(fn)           fn               round every call into Windows; a test replaces it
+//   IOCPNET_DEBUG            not defined      ledger, poison and quarantine; the same in all files
+
+#define IOCPNET_VERSION      100  // 10000 * major + 100 * minor + patch
+#define IOCPNET_VERSION_TEXT "0.1.0"
+
+#ifdef IOCPNET_STATIC
+#define IOCPNET_API static inline
+#else
+#define IOCPNET_API extern
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// From a pointer to a member back to the struct round it: CONTAINING_RECORD without windows.h.
+#define IOCPNET_OUTER(pointer, type, member) \
+    ((type *)(void *)((char *)(void *)(pointer)-offsetof(type, member)))
+
+// ---- D2 error: the one error space, names and texts ---------------------------------------------
+
+// A Windows error code, a Winsock one where there is one: 10054 is WSAECONNRESET. 0 is success.
+typedef int iocpnet_error;
+
+// The codes that this kit returns of its own accord, for programs without winsock2.h. The numbers
+// are Winsock's and Win32's; IOCPNET_EINVAL is WSAEINVAL and so on.
+enum {
+    IOCPNET_ENOTFOUND = 1168,     // ERROR_NOT_FOUND: nothing to cancel
+    IOCPNET_ABORTED = 995,        // WSA_OPERATION_ABORTED
+    IOCPNET_EINVAL = 10022,       // WSAEINVAL
+    IOCPNET_EMFILE = 10024,       // WSAEMFILE
+    IOCPNET_EWOULDBLOCK = 10035,  // WSAEWOULDBLOCK
+    IOCPNET_EINPROGRESS = 10036,  // WSAEINPROGRESS
+    IOCPNET_EMSGSIZE = 10040,     // WSAEMSGSIZE
+    IOCPNET_EOPNOTSUPP = 10045,   // WSAEOPNOTSUPP
+    IOCPNET_ECONNRESET = 10054,   // WSAECONNRESET
+    IOCPNET_ENOBUFS = 10055,      // WSAENOBUFS
+    IOCPNET_ENOTCONN = 10057,     // WSAENOTCONN
+    IOCPNET_ESHUTDOWN = 10058,    // WSAESHUTDOWN
+    IOCPNET_ETIMEDOUT = 10060     // WSAETIMEDOUT
+};
+
+// The name of a code: "WSAECONNRESET".
+//
+// Returns    the name; "0" for 0; "unknown" for a code that is not in the table.
+// Owns       the text is static.
+// Threads    any. Never blocks.
+IOCPNET_API const char *iocpnet_error_name(iocpnet_error error);
+
+// Number, name and text of a code: "10054 WSAECONNRESET An existing connection was forcibly ...".
+//
+// Returns    the text, never NULL. A code that is not in the table is shown with the system's own
+//            text; room is kept for 32 such codes, later ones read "unknown error".
+// Owns       the text is static; it stays as it is.
+// Threads    any.
+// Source     MS Learn, "Windows Sockets Error Codes" and "System Error Codes".
+IOCPNET_API const char *iocpnet_error_text(iocpnet_error error);
+
+// The Winsock code of a Win32 code, as GetQueuedCompletionStatus or GetLastError gives it: 64
+// ERROR_NETNAME_DELETED is 10054. Codes without a Winsock one come back unchanged.
+//
+// Returns    the code.
+// Threads    any.
+IOCPNET_API iocpnet_error iocpnet_error_from_win32(uint32_t code);
+
+// The Winsock code of an NTSTATUS, as OVERLAPPED.Internal and GetQueuedCompletionStatusEx give it.
+// Warnings that deliver data (STATUS_BUFFER_OVERFLOW) are errors here: WSAEMSGSIZE.
+//
+// Returns    the code; 0 for every success status.
+// Threads    any.
+IOCPNET_API iocpnet_error iocpnet_error_from_status(uint32_t status);
+
+// ---- D3 os: Winsock started and ended -----------------------------------------------------------
+
+// Starts Winsock 2.2. Counted by the system, so a host program's own WSAStartup is not disturbed.
+// iocpnet_iocp_open does this itself; call it only to use sockets before that.
+//
+// Returns    0 or the code of WSAStartup.
+// Threads    any.
+// Source     MS Learn, WSAStartup, "Remarks": each successful call needs one WSACleanup.
+IOCPNET_API iocpnet_error iocpnet_os_init(void);
+
+// Undoes one successful iocpnet_os_init.
+//
+// Returns    0 or the code of WSACleanup.
+// Threads    any.
+IOCPNET_API iocpnet_error iocpnet_os_fini(void);
+
+// ---- D4 stats: counters per worker, one snapshot ------------------------------------------------
+
+// What kinds of operation there are; iocpnet_op.kind.
+enum {
+    IOCPNET_OP_NONE,
+    IOCPNET_OP_ACCEPT,
+    IOCPNET_OP_CONNECT,
+    IOCPNET_OP_DISCONNECT,
+    IOCPNET_OP_RECV,
+    IOCPNET_OP_SEND,
+    IOCPNET_OP_RECVFROM,
+    IOCPNET_OP_SENDTO,
+    IOCPNET_OP_TRANSMIT,  // a whole unit
+    IOCPNET_OP_POST,      // iocpnet_iocp_post
+    IOCPNET_OP_KINDS
+};
+
+// What is counted. Indexes of iocpnet_stats.count.
+enum {
+    IOCPNET_COUNT_POLLS,          // times a batch was asked for
+    IOCPNET_COUNT_PACKETS,        // packets dequeued
+    IOCPNET_COUNT_IN_PLACE,       // operations finished in place, without a packet
+    IOCPNET_COUNT_POSTS,          // packets posted by the kit
+    IOCPNET_COUNT_POST_FAILURES,  // posts that failed; the op went to the overflow list
+    IOCPNET_COUNT_STRAY_PACKETS,  // packets with a key that was never attached
+    IOCPNET_COUNT_RECEIVES,       // receives that brought bytes
+    IOCPNET_COUNT_BYTES_RECEIVED,
+    IOCPNET_COUNT_SENDS,  // sends finished
+    IOCPNET_COUNT_BYTES_SENT,
+    IOCPNET_COUNT_DATAGRAM_RESETS,  // ICMP errors that a datagram receive survived
+    IOCPNET_COUNT_TRANSMIT_COPIES,  // units that fell back to read and send
+    IOCPNET_COUNT_ACCEPTS_FAILED,
+    IOCPNET_COUNT_ACCEPTS_REAPED,   // silent ones closed by the sweep
+    IOCPNET_COUNT_OPENED,           // connections opened
+    IOCPNET_COUNT_CLOSED,           // connections closed, all reasons
+    IOCPNET_COUNT_CLOSED_FINISHED,  // the peer finished, then we
+    IOCPNET_COUNT_CLOSED_RESET,
+    IOCPNET_COUNT_CLOSED_LOCAL,
+    IOCPNET_COUNT_CLOSED_TIMEOUT,
+    IOCPNET_COUNT_CLOSED_LIMIT,
+    IOCPNET_COUNT_CLOSED_STOP,
+    IOCPNET_COUNT_NO_BUFFERS,     // WSAENOBUFS and the like met, and borne
+    IOCPNET_COUNT_READS_PAUSED,   // times reading stopped because a send queue was long
+    IOCPNET_COUNT_SENDS_REFUSED,  // sends over the limit
+    IOCPNET_COUNT_SOCKETS_REUSED,
+    IOCPNET_COUNT_REUSE_FAILED,
+    IOCPNET_COUNTERS
+};
+
+// All counters at one time, and what is in flight. Counts only grow; they start at 0.
+typedef struct iocpnet_stats {
+    uint64_t count[IOCPNET_COUNTERS];    // see IOCPNET_COUNT_
+    uint64_t started[IOCPNET_OP_KINDS];  // operations started, by kind
+    uint64_t pending[IOCPNET_OP_KINDS];  // of these, not called back yet
+    uint64_t pending_all;                // sum of pending
+    uint64_t connections;                // open now
+    uint32_t workers;                    // threads that have polled and not ended
+} iocpnet_stats;
+
+// The name of a counter, for printing: "bytes_received"; of an operation's kind: "recv".
+//
+// Returns    the name; NULL for an index out of range.
+// Owns       the text is static.
+// Threads    any.
+IOCPNET_API const char *iocpnet_stats_name(int counter);
+IOCPNET_API const char *iocpnet_stats_kind(int kind);
+
+// ---- D5 pool: page-aligned buffers and fixed-size objects ---------------------------------------
+
+typedef struct iocpnet_pool iocpnet_pool;
+
+// One buffer: a header, apart from the bytes. Counts its references; the last one to give frees.
+typedef struct iocpnet_buffer {
+    unsigned char *data;          // the bytes; on a page boundary, or within one page if smaller
+    uint32_t size;                // bytes at data
+    uint32_t used;                // yours: bytes filled
+    uint32_t sent;                // yours: bytes already dealt with
+    volatile int32_t references;  // private
+    struct iocpnet_buffer *next;  // yours while you hold the only reference: for queues
+    iocpnet_pool *pool;           // where it belongs
+} iocpnet_buffer;
+
+// How a pool is made. Zero means [the default].
+typedef struct iocpnet_pool_desc {
+    uint32_t size;        // bytes of one buffer or object [4096]
+    uint32_t limit;       // most that can be out at once, a hard ceiling [4096]
+    uint32_t slab_bytes;  // memory is committed in steps of this [256 KiB]
+    bool objects;         // plain memory for structs, aligned to 16: take_object, give_object
+    bool no_cache;        // no per-thread caches: exact at small limits, slower
+} iocpnet_pool_desc;
+
+typedef struct iocpnet_pool_stats {
+    uint64_t takes, gives;  // since the pool was made
+    uint64_t failures;      // takes refused at the limit or for want of memory
+    uint64_t exchanges;     // batches exchanged between a thread's cache and the rest
+    uint32_t out;           // lent now
+    uint32_t made;          // cut from slabs so far; at most limit
+    uint32_t slabs;         // slabs committed
+    uint32_t limit;
+    size_t bytes;  // address space committed
+} iocpnet_pool_stats;
+
+// Makes a pool. Address space for limit buffers is reserved at once, memory is committed slab by
+// slab and stays until the pool is destroyed. Needs no Winsock.
+//
+//   pool       set to the pool, or to NULL on failure
+//   desc       copied; NULL for all defaults
+//
+// Returns    0; WSAEINVAL (size 0 after rounding, or too large to reserve); ERROR_NOT_ENOUGH_MEMORY
+//            (8); ERROR_NO_MORE_ITEMS (259): the process is out of TLS or FLS indexes.
+// Threads    any.
+IOCPNET_API iocpnet_error iocpnet_pool_create(iocpnet_pool **pool, const iocpnet_pool_desc *desc);
+
+// Frees a pool and all its memory. Nobody may be in a call with it.
+//
+//   pool       NULL is fine
+//
+// Returns    0; WSAEINPROGRESS: some are still out, and nothing was done.
+// Threads    any, but not while a thread that used the pool is ending.
+IOCPNET_API iocpnet_error iocpnet_pool_destroy(iocpnet_pool *pool);
+
+// Takes a buffer with one reference; used, sent and next are 0. Its bytes are not cleared.
+//
+// Returns    the buffer, or NULL: limit are out (or lie in other threads' caches: at most 58 each),
+//            or the system has no memory. Counted in failures.
+// Owns       yours until iocpnet_buffer_give.
+// Threads    any. Touches no shared memory unless this thread's cache is empty. Never blocks long:
+//            a lock is held only while a new slab is cut.
+IOCPNET_API iocpnet_buffer *iocpnet_pool_take(iocpnet_pool *pool);
+
+// Adds a reference. One iocpnet_buffer_give more is then needed.
+//
+// Returns    buffer.
+// Threads    any that holds a reference.
+IOCPNET_API iocpnet_buffer *iocpnet_buffer_share(iocpnet_buffer *buffer);
+
+// Drops a reference; the last one returns the buffer to its pool.
+//
+//   buffer     NULL is fine
+//
+// Returns    nothing.
+// Threads    any; it need not be the thread that took it.
+IOCPNET_API void iocpnet_buffer_give(iocpnet_buffer *buffer);
+
+// Takes and gives an object of a pool with desc.objects. Not cleared. This is the lookaside list
+// for operations and for your own structs that hold them.
+//
+// Returns    the memory, aligned to 16, or NULL as iocpnet_pool_take.
+// Threads    any.
+IOCPNET_API void *iocpnet_pool_take_object(iocpnet_pool *pool);
+IOCPNET_API void iocpnet_pool_give_object(iocpnet_pool *pool, void *object);
+
+// Reads a pool's counters without stopping anything.
+//
+// Returns    nothing; *stats is filled.
+// Threads    any. While others take and give, the figures are those of about now.
+IOCPNET_API void iocpnet_pool_stats_read(iocpnet_pool *pool, iocpnet_pool_stats *stats);
+
+// ---- D6 iocp: the completion port ---------------------------------------------------------------
+
+typedef struct iocpnet_iocp iocpnet_iocp;
+typedef struct iocpnet_op iocpnet_op;
+
+#define IOCPNET_FOREVER 0xFFFFFFFFu
+
+// Takes the packets of a handle that was attached with a raw callback.
+//
+//   user, key   as given to iocpnet_iocp_attach
+//   overlapped  your OVERLAPPED, from the packet
+//   error       0 or the Winsock code of the packet's status
+//   bytes       bytes moved
+typedef void iocpnet_raw_fn(void *user, uintptr_t key, void *overlapped, iocpnet_error error,
+                            size_t bytes);
+
+// Told of a system failure that nobody's return value shows: place is the name of the call.
+typedef void iocpnet_error_fn(void *user, iocpnet_error error, const char *place);
+
+// How an iocp works. Zero means [the default].
+typedef struct iocpnet_iocp_desc {
+    uint32_t threads;       // workers that iocpnet_iocp_start makes [twice the concurrency]
+    uint32_t concurrency;   // threads the system lets run at once [one per processor, all groups]
+    uint32_t batch;         // most packets taken in one call [64; at most 256]
+    uint32_t inline_limit;  // operations finished in place per packet [8; see no_inline]
+    bool no_inline;         // none is: what is finished at once is posted
+    bool no_skip;           // packets also for operations that finish at once
+    uint8_t transmit_mode;  // IOCPNET_TRANSMIT_: how files are sent [automatic]
+    uint32_t transmits;  // native file transfers at a time, the process over [2 on client editions
+                         // of Windows, else no limit]
+    void *user;          // given to on_error
+    iocpnet_error_fn *on_error;
+} iocpnet_iocp_desc;
+
+// Opens a completion port. Starts Winsock. No thread is made yet.
+//
+//   iocp       set to the iocp, or to NULL on failure
+//   desc       copied; NULL for all defaults
+//
+// Returns    0, the code of WSAStartup or CreateIoCompletionPort, ERROR_NOT_ENOUGH_MEMORY (8).
+// Threads    any.
+// Source     MS Learn, CreateIoCompletionPort.
+IOCPNET_API iocpnet_error iocpnet_iocp_open(iocpnet_iocp **iocp, const iocpnet_iocp_desc *desc);
+
+// Attaches a handle (socket, file, pipe) that was opened for overlapped I/O. This can be done once
+// in the handle's life, and only with one iocp.
+//
+//   handle     HANDLE or SOCKET
+//   key        names the kind of handle, never one connection; at most 62 of (key, raw, user)
+//   raw        NULL: the packets are iocpnet_ops. Else all its packets go to raw
+//
+// Returns    0; WSAEINVAL: attached already, not overlapped, or no handle; WSAENOBUFS: too many
+//            keys.
+// Threads    any.
+// Source     MS Learn, CreateIoCompletionPort, "Remarks".
+IOCPNET_API iocpnet_error iocpnet_iocp_attach(iocpnet_iocp *iocp, uintptr_t handle, uintptr_t key,
+                                              iocpnet_raw_fn *raw, void *user);
+
+// Has an op called back on a worker with this error and these bytes.
+//
+//   op         idle, with done set
+//
+// Returns    0: the callback will come exactly once. WSAEINVAL: op is in flight; WSAESHUTDOWN: the
+//            iocp has stopped.
+// Threads    any. If the system can't take the packet, the op waits in a list; it is never lost.
+IOCPNET_API iocpnet_error iocpnet_iocp_post(iocpnet_iocp *iocp, iocpnet_op *op, iocpnet_error error,
+                                            size_t bytes);
+
+// Takes one batch of packets and runs their callbacks on this thread. A worker is a loop round it.
+//
+//   timeout_ms how long to wait for the first packet; 0: not at all; IOCPNET_FOREVER. A longer wait
+//              may end early, with WSA_WAIT_TIMEOUT (258): call again
+//
+// Returns    0: something was run. 258: nothing came. WSAEINVAL: called in a callback.
+//            WSAESHUTDOWN: the iocp has stopped; do not call again. Else the system's code.
+// Threads    any number of threads.
+// Source     MS Learn, GetQueuedCompletionStatusEx.
+IOCPNET_API iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeout_ms);
+
+// Starts the workers (desc.threads). Once for an iocp.
+//
+// Returns    0; WSAEINVAL: started before; the code of the thread's creation: no worker is left.
+// Threads    any, not in a callback.
+IOCPNET_API iocpnet_error iocpnet_iocp_start(iocpnet_iocp *iocp);
+
+// Starts the workers and waits until the iocp is stopped.
+//
+//   ctrl_c_ms  not 0: Ctrl-C, Ctrl-Break and console close stop it, with this deadline (console
+//              close: at most 4000, since Windows ends the process after about 5 s)
+//
+// Returns    0; the result of the stop; the code of iocpnet_iocp_start.
+// Threads    not in a callback.
+IOCPNET_API iocpnet_error iocpnet_iocp_run(iocpnet_iocp *iocp, uint32_t ctrl_c_ms);
+
+// Stops: listeners close, connections drain and close; after the deadline what is left is aborted.
+// Operations that you started yourself are yours to cancel; stop counts and awaits them. Callbacks
+// run on this thread too until it is over.
+//
+// Returns    0: nothing is pending; every worker leaves. WSAETIMEDOUT: something is still pending
+//            two seconds after the deadline; everything is kept and stop may be called again.
+//            In a callback it returns 0 at once, and the workers finish it.
+// Threads    any, more than once.
+IOCPNET_API iocpnet_error iocpnet_iocp_stop(iocpnet_iocp *iocp, uint32_t deadline_ms);
+
+// Frees a stopped iocp, joins its workers, ends its Winsock. Stops it first, with a deadline of
+// 5 s, if that was not done.
+//
+//   iocp       NULL is fine
+//
+// Returns    0. WSAETIMEDOUT: as iocpnet_iocp_stop; nothing was freed. WSAEINVAL: in a callback.
+// Threads    any, once; no other thread may be in a call with iocp.
+IOCPNET_API iocpnet_error iocpnet_iocp_close(iocpnet_iocp *iocp);
+
+// Reads all counters without stopping anything.
+//
+// Returns    nothing; *stats is filled. Exact when nothing runs; else of about now, and pending
+//            is never below what was in flight.
+// Threads    any.
+IOCPNET_API void iocpnet_iocp_stats(iocpnet_iocp *iocp, iocpnet_stats *stats);
+
+// ---- D7 op: an OVERLAPPED that knows its way home -----------------------------------------------
+
+// Told once, in a poll, that an operation whose start returned 0 has finished.
+//
+//   error      0 or a Winsock code; WSA_OPERATION_ABORTED after a cancel or a close
+//   bytes      bytes moved; a receive of 0 bytes into a buffer with room: the peer has finished
+//
+// Owns       op and its buffers are yours again from the first line of this function; you may start
+//            op again, or free it.
+typedef void iocpnet_op_fn(iocpnet_op *op, iocpnet_error error, size_t bytes);
+
+// The OVERLAPPED-plus. Put one anywhere in your own struct for each operation that may be in flight
+// at once; IOCPNET_OUTER(op, type, member) gets from it back to that struct. Zero it once, set done
+// before a start. While in flight it belongs to the system: do not touch, move, free or restart it.
+struct iocpnet_op {
+    struct {
+        uintptr_t internal, internal_high;
+        uint32_t offset, offset_high;
+        void *event;
+    } overlapped;           // an OVERLAPPED without its header; the layout is checked in I7
+    iocpnet_op_fn *done;    // yours
+    iocpnet_op_fn *finish;  // private: what the kit does first
+    iocpnet_iocp *iocp;     // private, as all below
+    uintptr_t handle;
+    iocpnet_op *next;
+    volatile int32_t state;
+    uint8_t kind;  // IOCPNET_OP_
+    uint8_t flags;
+    uint16_t unused;
+#ifdef IOCPNET_DEBUG
+    iocpnet_op *older, *newer;
+    uint64_t started_ms;
+#endif
+};
+
+// Asks for an operation to be cancelled. It is a request: the callback still comes, once, with
+// WSA_OPERATION_ABORTED or with what was done before. A cancelled TCP receive or send leaves the
+// stream in an unknown place: close the connection.
+//
+//   op         must be there until its callback: cancel from where you know that
+//
+// Returns    0: asked. ERROR_NOT_FOUND (1168): nothing to cancel, the callback is on its way.
+//            WSAEINVAL: op is idle.
+// Threads    any.
+// Source     MS Learn, CancelIoEx.
+IOCPNET_API iocpnet_error iocpnet_op_cancel(iocpnet_op *op);
+
+// True from a start until its callback.
+//
+// Returns    whether op is in flight, at this moment.
+// Threads    any.
+IOCPNET_API bool iocpnet_op_pending(const iocpnet_op *op);
+
+#ifdef IOCPNET_DEBUG
+// One thing the ledger still has: a line such as "recv on 0x1a4 for 1203 ms".
+typedef void iocpnet_ledger_fn(void *user, const char *line);
+
+// What the debug ledger of the whole process has: operations in flight (by kind and age), sockets
+// opened and not closed by the kit, buffers and objects out, allocations.
+//
+//   line       called for every entry; NULL: only count
+//
+// Returns    how many entries there are: 0 when nothing is left.
+// Threads    any; line must not call the kit.
+IOCPNET_API size_t iocpnet_ledger(iocpnet_ledger_fn *line, void *user);
+#endif
+
+// ---- D8 ext: the extension functions ------------------------------------------------------------
+
+typedef void iocpnet_ext_fn(void);
+
+// Pointers as SIO_GET_EXTENSION_FUNCTION_POINTER gives them; NULL where the provider has none.
+// Cast them to the type of mswsock.h: (LPFN_ACCEPTEX)ext->accept_ex.
+typedef struct iocpnet_ext {
+    iocpnet_ext_fn *accept_ex;
+    iocpnet_ext_fn *get_accept_ex_sockaddrs;
+    iocpnet_ext_fn *connect_ex;
+    iocpnet_ext_fn *disconnect_ex;
+    iocpnet_ext_fn *transmit_file;
+    iocpnet_ext_fn *transmit_packets;
+    iocpnet_ext_fn *wsa_recv_msg;
+    iocpnet_ext_fn *wsa_send_msg;
+    bool ifs_handles;  // the provider's sockets are true handles (XP1_IFS_HANDLES)
+} iocpnet_ext;
+
+// The extension functions of the provider behind a socket. Asked once per provider, family, type
+// and protocol, then remembered for the life of the process.
+//
+//   socket     a SOCKET of the kind that the functions are for
+//   ext        set to the table, or to NULL on failure
+//
+// Returns    0; the code of getsockopt(SO_PROTOCOL_INFOW); WSAENOBUFS: more than 16 providers.
+// Owns       the table is static.
+// Threads    any.
+// Source     MS Learn, WSAIoctl, SIO_GET_EXTENSION_FUNCTION_POINTER.
+IOCPNET_API iocpnet_error iocpnet_ext_load(uintptr_t socket, const iocpnet_ext **ext);
+
+// ---- D9 start: the overlapped calls as starts on an op ------------------------------------------
+//
+// Every start returns 0, and then op->done comes exactly once, or an error, and then it never does.
+// The callback may already be running on another thread when the start returns. op and the bytes
+// belong to the system until then; arrays of iocpnet_vec and addresses are copied or read before
+// the start returns.
+
+// A socket and what has to be known of it. Plain data; fill it by open or adopt. To the starts it
+// is read only, and may be copied.
+typedef struct iocpnet_socket {
+    uintptr_t handle;        // the SOCKET
+    iocpnet_iocp *iocp;      // where it is attached
+    const iocpnet_ext *ext;  // its provider's extension functions
+    uint16_t family;         // AF_INET 2, AF_INET6 23
+    bool datagram;
+    bool skip;  // no packet when an operation finishes at once
+} iocpnet_socket;
+
+// An address in the system's own form: a sockaddr_in or sockaddr_in6.
+typedef struct iocpnet_address {
+    union {
+        uint16_t family;
+        unsigned char bytes[28];
+        uint32_t align;
+    } u;
+    int32_t size;  // bytes used of u: 16 or 28; 0: none
+} iocpnet_address;
+
+// Bytes to send or to fill: the same layout as WSABUF (checked in I9).
+typedef struct iocpnet_vec {
+    uint32_t size;
+    void *data;
+} iocpnet_vec;
+
+// Reads a numeric IPv4 or IPv6 address. Names are yours to resolve.
+//
+//   text       "127.0.0.1", "::1"; NULL is 127.0.0.1
+//   port       TCP or UDP port, host order
+//
+// Returns    0 or WSAEINVAL.
+// Threads    any.
+IOCPNET_API iocpnet_error iocpnet_address_parse(iocpnet_address *address, const char *text,
+                                                uint16_t port);
+
+// Writes "127.0.0.1:7777" or "[::1]:7777".
+//
+//   text       room for size bytes; 64 is always enough; always ended by a NUL
+//
+// Returns    text.
+// Threads    any.
+IOCPNET_API char *iocpnet_address_text(const iocpnet_address *address, char *text, size_t size);
+
+// The port of an address, host order.
+//
+// Returns    the port; 0 for no address.
+// Threads    any.
+IOCPNET_API uint16_t iocpnet_address_port(const iocpnet_address *address);
+
+// Makes an overlapped socket that child processes do not inherit, attached to iocp. A TCP socket of
+// a provider with true handles skips packets (desc.no_skip turns it off). A datagram socket
+// survives ICMP errors (SIO_UDP_CONNRESET and SIO_UDP_NETRESET off).
+//
+//   family     AF_INET (2) or AF_INET6 (23)
+//   datagram   UDP if true, else TCP
+//
+// Returns    0 or the code of the call that failed; then no socket is left, and handle is ~0.
+// Threads    any.
+// Source     MS Learn, WSASocketW (WSA_FLAG_NO_HANDLE_INHERIT); SetFileCompletionNotificationModes.
+IOCPNET_API iocpnet_error iocpnet_socket_open(iocpnet_socket *socket, iocpnet_iocp *iocp,
+                                              int family, bool datagram);
+
+// Attaches an overlapped socket that you made. Never skips packets, since somebody else may rely on
+// them.
+//
+// Returns    0; WSAEINVAL (attached already); WSAENOTSOCK. On failure the socket is still yours.
+// Owns       the socket is yours to close, by iocpnet_socket_close or closesocket.
+// Threads    any.
+IOCPNET_API iocpnet_error iocpnet_socket_adopt(iocpnet_socket *socket, iocpnet_iocp *iocp,
+                                               uintptr_t handle);
+
+// Cancels what is pending on the socket, and closes it. The callbacks of what was pending still
+// come. Sets handle to ~0.
+//
+// Returns    0 or the code of closesocket.
+// Threads    any; no other thread may be starting something on it.
+IOCPNET_API iocpnet_error iocpnet_socket_close(iocpnet_socket *socket);
+
+// Binds; listens. Bind sets SO_EXCLUSIVEADDRUSE first on TCP sockets that will listen.
+//
+//   address    NULL: the wildcard of the socket's family and any port, for a connect
+//   backlog    0: as large as the system allows
+//
+// Returns    0 or the code of bind or listen (10048 WSAEADDRINUSE, 10013 WSAEACCES).
+// Threads    any.
+IOCPNET_API iocpnet_error iocpnet_socket_bind(const iocpnet_socket *socket,
+                                              const iocpnet_address *address);
+IOCPNET_API iocpnet_error iocpnet_socket_listen(const iocpnet_socket *socket, int backlog);
+
+// The address a socket is bound to.
+//
+// Returns    0 or the code of getsockname.
+// Threads    any.
+IOCPNET_API iocpnet_error iocpnet_socket_address(const iocpnet_socket *socket,
+                                                 iocpnet_address *address);
+
+// One accept. Set op.done; the rest is filled by the start and by the system.
+typedef struct iocpnet_accept {
+    iocpnet_op op;
+    uintptr_t listener, socket;    // as given to the start
+    iocpnet_address local, peer;   // valid in the callback when error is 0
+    void *data;                    // where the first bytes are
+    uint32_t size;                 // room for them
+    const iocpnet_ext *ext;        // private, as all below
+    unsigned char addresses[288];  // AcceptEx wants them behind the data if there is any
+} iocpnet_accept;
+
+#define IOCPNET_ACCEPT_ROOM 288  // bytes that first data of an accept must leave free at its end
+
+// Starts an accept. In the callback socket is connected and its context updated (shutdown,
+// getpeername and options work), both addresses are parsed; bytes is how much first data there is.
+//
+//   listener   bound and listening, attached to the iocp
+//   socket     fresh, of the listener's family, neither bound nor connected, or given back by a
+//              disconnect with reuse
+//   data       NULL, or room for first data: size bytes, the last IOCPNET_ACCEPT_ROOM of which the
+//              system uses for the addresses. With it a client that says nothing holds this accept
+//              until you close socket: see the manual
+//
+// Returns    0, or WSAEINVAL (size too small; op in flight), WSAEOPNOTSUPP (no AcceptEx), the
+//            system's code.
+// Owns       socket stays yours: close it when the callback brings an error.
+// Threads    any.
+// Source     MS Learn, AcceptEx; SOL_SOCKET Socket Options, SO_UPDATE_ACCEPT_CONTEXT.
+IOCPNET_API iocpnet_error iocpnet_start_accept(iocpnet_accept *accept,
+                                               const iocpnet_socket *listener,
+                                               const iocpnet_socket *socket, void *data,
+                                               size_t size);
+
+// Starts a connect. The socket is bound to the wildcard if it is not bound (with
+// SO_REUSE_UNICASTPORT, else SO_PORT_SCALABILITY, where the system has them); in the callback its
+// context is updated.
+//
+//   data       NULL or bytes to send as soon as connected; bytes tells how many were taken
+//
+// Returns    0, or WSAEINVAL, WSAEOPNOTSUPP (no ConnectEx), the code of bind or ConnectEx.
+// Threads    any.
+// Source     MS Learn, ConnectEx; SOL_SOCKET Socket Options, SO_UPDATE_CONNECT_CONTEXT.
+IOCPNET_API iocpnet_error iocpnet_start_connect(iocpnet_op *op, const iocpnet_socket *socket,
+                                                const iocpnet_address *address, const void *data,
+                                                size_t size);
+
+// Starts a disconnect: what was sent goes out, then FIN. With reuse the socket can be given to
+// another accept (or, where the system allows it, connect) once the callback brings 0; it stays
+// attached. Nothing else may be pending on the socket.
+//
+// Returns    0, or WSAEINVAL, WSAEOPNOTSUPP (no DisconnectEx), WSAENOTCONN, the system's code.
+// Threads    any.
+// Source     MS Learn, DisconnectEx.
+IOCPNET_API iocpnet_error iocpnet_start_disconnect(iocpnet_op *op, const iocpnet_socket *socket,
+                                                   bool reuse);
+
+// Starts a receive.
+//
+//   data       where the bytes go; size 0 (data may be NULL) is a zero-byte receive: it finishes
+//              when there is something to read, or the peer has finished, and locks no memory
+//
+// Returns    0, or WSAEINVAL (more than INT32_MAX bytes; op in flight), WSAECONNRESET, WSAENOBUFS,
+//            the system's code.
+// Threads    any. Keep several receives on one stream in order yourself.
+// Source     MS Learn, WSARecv, "Overlapped Socket I/O".
+IOCPNET_API iocpnet_error iocpnet_start_recv(iocpnet_op *op, const iocpnet_socket *socket,
+                                             void *data, size_t size);
+
+// Starts a send of many pieces in one call, in order.
+//
+//   vec        count pieces, 1 .. 1024, together at most INT32_MAX bytes; the array is read before
+//              the start returns, the bytes stay the system's until the callback
+//
+// Returns    0, or WSAEINVAL, WSAECONNRESET, WSAESHUTDOWN, WSAENOBUFS, the system's code.
+// Threads    any; sends of two threads on one stream at once may be mixed.
+// Source     MS Learn, WSASend. Seen: Wine 8.0 fails more than 1024 pieces and posts all the same.
+IOCPNET_API iocpnet_error iocpnet_start_send(iocpnet_op *op, const iocpnet_socket *socket,
+                                             const iocpnet_vec *vec, size_t count);
+
+// One datagram received.
+typedef struct iocpnet_datagram {
+    iocpnet_op op;
+    iocpnet_address peer;  // who sent it; valid in the callback
+    bool truncated;        // it was larger than the room; error is 0, bytes is the room
+    void *data;            // private, as all below
+    uint32_t size;
+    iocpnet_socket socket;
+    int32_t address_size;
+} iocpnet_datagram;
+
+// Starts a datagram receive. An ICMP error of an earlier send (WSAECONNRESET, WSAENETRESET) does
+// not end it: the receive is started again and counted.
+//
+// Returns    0, or WSAEINVAL, the system's code.
+// Threads    any.
+// Source     MS Learn, WSARecvFrom: address and its length must stay until completion.
+IOCPNET_API iocpnet_error iocpnet_start_recvfrom(iocpnet_datagram *datagram,
+                                                 const iocpnet_socket *socket, void *data,
+                                                 size_t size);
+
+// Starts a datagram send of one piece.
+//
+//   size       at most 65507 (IPv4) or 65527 (IPv6): more is refused here with WSAEMSGSIZE, since
+//              some systems fail such a call and post a packet all the same (Seen: Wine 8.0)
+//
+// Returns    0, or WSAEINVAL, WSAEMSGSIZE, the system's code.
+// Threads    any.
+IOCPNET_API iocpnet_error iocpnet_start_sendto(iocpnet_op *op, const iocpnet_socket *socket,
+                                               const void *data, size_t size,
+                                               const iocpnet_address *address);
+
+// How a unit is transmitted.
+enum {
+    IOCPNET_TRANSMIT_AUTO,     // the first of the three below that the provider has
+    IOCPNET_TRANSMIT_PACKETS,  // TransmitPackets
+    IOCPNET_TRANSMIT_FILE,     // TransmitFile and sends
+    IOCPNET_TRANSMIT_COPY      // reads and sends
+};
+
+#define IOCPNET_FILE_POSITION UINT64_MAX  // element.offset: from the file's current position
+#define IOCPNET_DISCONNECT    0x01u       // transmit.flags: TF_DISCONNECT, then FIN
+#define IOCPNET_REUSE         0x02u       // with it: TF_REUSE_SOCKET
+
+// One piece of a unit: memory, or a range of a file.
+typedef struct iocpnet_element {
+    const void *memory;  // NULL for a file
+    void *file;          // NULL for memory; else a HANDLE that can be read
+    uint64_t offset;     // file only: where the range begins, or IOCPNET_FILE_POSITION
+    uint64_t length;     // bytes; 0 (file only): to the end of the file
+} iocpnet_element;
+
+// One unit being sent. Set op.done, and mode, send_size and flags if you like, before the start.
+typedef struct iocpnet_transmit {
+    iocpnet_op op;
+    uint8_t mode;        // IOCPNET_TRANSMIT_ [the iocp's]
+    uint32_t flags;      // IOCPNET_DISCONNECT, IOCPNET_REUSE, or other TF_ bits for the system [0]
+    uint32_t send_size;  // bytes of each send the system makes [the system's own; copying: 64 KiB]
+    uint8_t mode_used;   // IOCPNET_TRANSMIT_ that was chosen; valid from the start on
+    uint8_t stage;       // private, as all below
+    bool counted;
+    iocpnet_op step;
+    iocpnet_socket socket;
+    const iocpnet_element *elements;
+    uint32_t count, at;
+    uint64_t at_done, total;
+    void *copy, *copy_event;
+    uint32_t copy_size;
+    volatile int32_t cancelled;
+    iocpnet_element own[3];
+    union {
+        void *align;
+        unsigned char bytes[16 * 24];
+    } native;
+} iocpnet_transmit;
+
+// Starts sending pieces of memory and ranges of files as one unit in the stream, with one callback
+// for the whole: bytes is how much was sent. Ranges above 2 GiB - 2 are cut into several calls.
+//
+//   elements   count pieces, 1 .. 65535; checked: exactly one of memory and file; memory of length
+//              0 is refused; a range must lie within its file
+//
+// Returns    0, or WSAEINVAL (an element; op in flight), WSAEOPNOTSUPP (a mode that was asked for
+//            and the provider lacks), the code of a failed file call, the system's code.
+// Owns       elements, memory and files stay as they are until the callback.
+// Threads    any; nothing else may be sent on the socket meanwhile. Copying reads the file in the
+//            poll, which blocks it for the time of a disk read.
+// Source     MS Learn, TransmitPackets; TransmitFile; TRANSMIT_PACKETS_ELEMENT.
+IOCPNET_API iocpnet_error iocpnet_start_transmit_packets(iocpnet_transmit *transmit,
+                                                         const iocpnet_socket *socket,
+                                                         const iocpnet_element *elements,
+                                                         size_t count);
+
+// Starts sending a range of a file with optional head and tail: the same, in the form of
+// TransmitFile.
+//
+//   file       HANDLE; NULL sends head and tail only
+//   length     0: to the end of the file
+//   head, tail NULL or bytes before and behind, borrowed until the callback
+//
+// Returns    as iocpnet_start_transmit_packets.
+// Threads    any.
+IOCPNET_API iocpnet_error iocpnet_start_transmit_file(iocpnet_transmit *transmit,
+                                                      const iocpnet_socket *socket, void *file,
+                                                      uint64_t offset, uint64_t length,
+                                                      const iocpnet_vec *head,
+                                                      const iocpnet_vec *tail);
+
+// Cancels a unit as iocpnet_op_cancel cancels an op: no further step is begun.
+//
+// Returns    0, ERROR_NOT_FOUND (1168), or WSAEINVAL: idle.
+// Threads    any; transmit must be there until its callback.
+IOCPNET_API iocpnet_error iocpnet_transmit_cancel(iocpnet_transmit *transmit);
+
+#ifndef IOCPNET_NO_SERVER
+
+// ---- D12 listener: accepting --------------------------------------------------------------------
+
+// Names a connection. Plain data: copy it, keep it, compare its id; 0 names none. After the
+// connection is gone every call with it returns WSAENOTCONN and does nothing else.
+typedef struct iocpnet_conn {
+    uint64_t id;
+} iocpnet_conn;
+
+// Why a connection closed.
+typedef enum iocpnet_reason {
+    IOCPNET_CLOSED_FINISHED,  // the peer finished, and we after it
+    IOCPNET_CLOSED_RESET,     // reset by the peer or the network: see error
+    IOCPNET_CLOSED_LOCAL,     // iocpnet_conn_close or iocpnet_conn_abort
+    IOCPNET_CLOSED_TIMEOUT,   // idle_ms or close_ms
+    IOCPNET_CLOSED_LIMIT,     // a send over the limit, or no buffer left for one
+    IOCPNET_CLOSED_STOP       // the iocp was stopped
+} iocpnet_reason;
+
+// What a connection tells you. Calls for one connection never overlap, and close is the last.
+typedef struct iocpnet_conn_events {
+    void (*open)(iocpnet_conn conn, void *user);                     // user: of the listener
+    void (*data)(iocpnet_conn conn, const void *data, size_t size);  // data: until you return
+    void (*drain)(iocpnet_conn conn);  // after a refused send: half the limit is free again
+    void (*close)(iocpnet_conn conn, iocpnet_reason reason, iocpnet_error error);
+} iocpnet_conn_events;
+
+typedef struct iocpnet_listener iocpnet_listener;
+
+// How to listen. Zero means [the default].
+typedef struct iocpnet_listener_desc {
+    const char *address;        // numeric IPv4 or IPv6 ["127.0.0.1": this machine only]
+    uint16_t port;              // [0: the system picks one; see iocpnet_listener_address]
+    bool dual_stack;            // address "::" takes IPv4 clients too
+    uint32_t accepts_min;       // AcceptEx calls kept waiting, at least [8]
+    uint32_t accepts_max;       // and at most [64]
+    uint32_t accept_data_ms;    // AcceptEx also takes the first bytes; silent ones are closed after
+                                // this [0: no first bytes, the safe way]
+    uint32_t max_connections;   // beyond it the listener stops accepting until one closes [10000]
+    uint32_t buffer_bytes;      // size of a receive and send buffer [16 KiB]
+    uint32_t buffers;           // most of them at once [2 x max_connections + 256]
+    uint32_t send_limit_bytes;  // queued to send on one connection; reading stops at half [256 KiB]
+    uint32_t idle_ms;           // close a connection silent this long [0: never]
+    uint32_t close_ms;          // a graceful close waits this long for the peer [5000]
+    bool zero_byte;             // wait without a buffer: for very many idle connections
+    bool sndbuf_0;              // SO_SNDBUF 0, and two sends outstanding
+    bool reuse;                 // sockets are used again through DisconnectEx
+    bool refuse_slow;           // a send over the limit returns WSAEWOULDBLOCK; else it closes
+    bool no_pool_cache;         // buffers without per-thread caches
+    iocpnet_conn_events on;     // on.data is required
+    void *user;                 // given to on.open; the first iocpnet_conn_user
+} iocpnet_listener_desc;
+
+// Listens, and accepts on the iocp's workers: exclusive bind, sockets not inherited.
+//
+//   listener   set to the listener; may be NULL if you do not need it
+//
+// Returns    0 or the code of the call that failed: 10048 WSAEADDRINUSE, 10049 WSAEADDRNOTAVAIL ...
+// Owns       the iocp closes and frees it when it stops.
+// Threads    any, not after a stop.
+IOCPNET_API iocpnet_error iocpnet_listener_open(iocpnet_listener **listener, iocpnet_iocp *iocp,
+                                                const iocpnet_listener_desc *desc);
+
+// The address it listens on, with the port that the system picked.
+//
+// Returns    the address.
+// Threads    any, until iocpnet_iocp_close.
+IOCPNET_API iocpnet_address iocpnet_listener_address(const iocpnet_listener *listener);
+
+// ---- D13 conn: one TCP connection ---------------------------------------------------------------
+
+// Queues bytes for the peer, behind everything queued before. What is queued leaves together.
+//
+//   data       copied before the call returns; size 0 does nothing
+//
+// Returns    0. WSAENOTCONN: closing or gone. Over the limit: WSAEWOULDBLOCK with refuse_slow, and
+//            nothing was queued; else WSAENOBUFS, and the connection closes with the reason limit,
+//            as it does when no buffer is left: a stream with a hole is no stream. So the result
+//            may be ignored.
+// Threads    any. Never blocks, never calls back before it returns.
+IOCPNET_API iocpnet_error iocpnet_conn_send(iocpnet_conn conn, const void *data, size_t size);
+
+// Closes gracefully: what is queued leaves, then FIN, then the peer's FIN is awaited up to
+// close_ms. No data callback comes after this.
+//
+// Returns    0 or WSAENOTCONN.
+// Threads    any.
+IOCPNET_API iocpnet_error iocpnet_conn_close(iocpnet_conn conn);
+
+// Closes at once with a reset; what is queued is dropped.
+//
+// Returns    0 or WSAENOTCONN.
+// Threads    any.
+IOCPNET_API iocpnet_error iocpnet_conn_abort(iocpnet_conn conn);
+
+// A pointer of yours, kept with the connection.
+//
+// Returns    the pointer; NULL for a dead name. Set: 0 or WSAENOTCONN.
+// Threads    any; setting is not ordered against getting.
+IOCPNET_API void *iocpnet_conn_user(iocpnet_conn conn);
+IOCPNET_API iocpnet_error iocpnet_conn_set_user(iocpnet_conn conn, void *user);
+
+// The two ends' addresses.
+//
+//   local      false: the peer's
+//
+// Returns    the address; size 0 for a dead name.
+// Threads    any.
+IOCPNET_API iocpnet_address iocpnet_conn_address(iocpnet_conn conn, bool local);
+
+#endif  // IOCPNET_NO_SERVER
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif  // IOCPNET_H
+
+// =================================================================================================
+#ifdef IOCPNET_IMPLEMENTATION
+#ifndef IOCPNET__IMPLEMENTED
+#define IOCPNET__IMPLEMENTED
+
+// ---- I1 config: Windows headers, and what they may lack -----------------------------------------
+
+#if defined(_WINSOCKAPI_) && !defined(_WINSOCK2API_)
+#error "winsock.h came first (from windows.h): move #include "iocpnet.h" above #include <windows.h>"
+#endif
+#if defined(_WIN32_WINNT) && _WIN32_WINNT < 0x0601
+#error "iocpnet.h needs Windows 7: compile with -D_WIN32_WINNT=0x0601 or larger, or leave it out"
+#endif
+
+#include <winsock2.h>
+#include <ws2tcpip.h>
+#include <mswsock.h>
+#include <windows.h>
+#include <string.h>
+
+#ifdef _MSC_VER
+#pragma comment(lib, "ws2_32.lib")
+#pragma warning(push)
+#pragma warning(disable : 4505)  // a private function that a program does not use, with STATIC
+#pragma warning(disable : 4127)  // a condition that is constant on this processor
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(IOCPNET_ALLOC) != defined(IOCPNET_FREE)
+#error "define both IOCPNET_ALLOC and IOCPNET_FREE, or neither"
+#endif
+
+#ifndef IOCPNET_OS
+#define IOCPNET_OS(fn) fn
+#endif
+
+#ifndef IOCPNET_ALLOC
+#define IOCPNET_ALLOC(size, ctx) \
+    ((void)(ctx), IOCPNET_OS(HeapAlloc)(IOCPNET_OS(GetProcessHeap)(), 0, (size)))
+#define IOCPNET_FREE(p, size, ctx) \
+    ((void)(ctx), (void)(size), (void)IOCPNET_OS(HeapFree)(IOCPNET_OS(GetProcessHeap)(), 0, (p)))
+#endif
+
+#ifndef IOCPNET_ASSERT
+#ifdef IOCPNET_DEBUG
+#include <assert.h>
+#define IOCPNET_ASSERT(cond) assert(cond)
+#else
+#define IOCPNET_ASSERT(cond) ((void)0)
+#endif
+#endif
+
+// With IOCPNET_STATIC every function is in one file: inline, so that an unused one is no warning.
+#ifdef IOCPNET_STATIC
+#define IOCPNET__DEF static inline
+#else
+#define IOCPNET__DEF
+#endif
+
+#ifndef WSA_FLAG_NO_HANDLE_INHERIT
+#define WSA_FLAG_NO_HANDLE_INHERIT 0x80
+#endif
+#ifndef XP1_IFS_HANDLES
+#define XP1_IFS_HANDLES 0x00020000
+#endif
+#ifndef FILE_SKIP_COMPLETION_PORT_ON_SUCCESS
+#define FILE_SKIP_COMPLETION_PORT_ON_SUCCESS 0x1
+#endif
+#ifndef FILE_SKIP_SET_EVENT_ON_HANDLE
+#define FILE_SKIP_SET_EVENT_ON_HANDLE 0x2
+#endif
+#define IOCPNET__UDP_CONNRESET     (IOC_IN | IOC_VENDOR | 12)  // SIO_UDP_CONNRESET
+#define IOCPNET__UDP_NETRESET      (IOC_IN | IOC_VENDOR | 15)  // SIO_UDP_NETRESET
+#define IOCPNET__REUSE_UNICASTPORT 0x3007                      // SO_REUSE_UNICASTPORT
+#define IOCPNET__PORT_SCALABILITY  0x3006                      // SO_PORT_SCALABILITY
+#define IOCPNET__LINE              64                          // bytes of a cache line
+#define IOCPNET__PAGE              4096
+
+#define IOCPNET__STATIC_ASSERT(cond, name) typedef char iocpnet__assert_##name[(cond) ? 1 : -1]
+IOCPNET__STATIC_ASSERT(sizeof(((iocpnet_op *)0)->overlapped) == sizeof(OVERLAPPED),
+                       overlapped_size);
+IOCPNET__STATIC_ASSERT(offsetof(OVERLAPPED, hEvent) == offsetof(iocpnet_op, overlapped.event) -
+                                                           offsetof(iocpnet_op, overlapped),
+                       overlapped_event);
+IOCPNET__STATIC_ASSERT(offsetof(OVERLAPPED, InternalHigh) ==
+                           offsetof(iocpnet_op, overlapped.internal_high) -
+                               offsetof(iocpnet_op, overlapped),
+                       overlapped_internal);
+IOCPNET__STATIC_ASSERT(sizeof(iocpnet_vec) == sizeof(WSABUF), vec_size);
+IOCPNET__STATIC_ASSERT(offsetof(WSABUF, buf) == offsetof(iocpnet_vec, data), vec_data);
+IOCPNET__STATIC_ASSERT(sizeof(SOCKET) == sizeof(uintptr_t), socket_size);
+IOCPNET__STATIC_ASSERT(sizeof(struct sockaddr_in6) == 28, address_size);
+IOCPNET__STATIC_ASSERT(IOCPNET_ACCEPT_ROOM == 2 * (sizeof(struct sockaddr_storage) + 16),
+                       accept_room);
+IOCPNET__STATIC_ASSERT(sizeof(LONG) == sizeof(int32_t), long_size);
+
+// Atomics, in one place. All are full barriers but the two loads and the store, which are an
+// acquire and a release.
+
+static void iocpnet__fence(void)
+{
+#if defined(_M_IX86) || defined(_M_X64) || defined(__i386__) || defined(__x86_64__)
+    // x86 keeps loads and stores in order; volatile keeps the compiler from moving them.
+#else
+    MemoryBarrier();
+#endif
+}
+
+static int32_t iocpnet__load(const volatile int32_t *p)
+{
+    int32_t value = *p;
+    iocpnet__fence();
+    return value;
+}
+
+static void iocpnet__store(volatile int32_t *p, int32_t value)
+{
+    iocpnet__fence();
+    *p = value;
+}
+
+static int32_t iocpnet__add(volatile int32_t *p, int32_t n)
+{
+    return (int32_t)InterlockedExchangeAdd((volatile LONG *)p, n) + n;
+}
+
+#ifndef IOCPNET_NO_SERVER
+static int32_t iocpnet__or(volatile int32_t *p, int32_t bits)
+{
+    return (int32_t)InterlockedOr((volatile LONG *)p, bits);
+}
+
+static int32_t iocpnet__exchange(volatile int32_t *p, int32_t value)
+{
+    return (int32_t)InterlockedExchange((volatile LONG *)p, value);
+}
+#endif
+
+static bool iocpnet__cas(volatile int32_t *p, int32_t from, int32_t to)
+{
+    return (int32_t)InterlockedCompareExchange((volatile LONG *)p, to, from) == from;
+}
+
+static bool iocpnet__cas64(volatile int64_t *p, int64_t from, int64_t to)
+{
+    return (int64_t)InterlockedCompareExchange64((volatile LONG64 *)p, (LONG64)to, (LONG64)from) ==
+           from;
+}
+
+static int64_t iocpnet__load64(volatile int64_t *p)
+{
+#if defined(_WIN64)
+    int64_t value = *p;
+    iocpnet__fence();
+    return value;
+#else
+    return (int64_t)InterlockedCompareExchange64((volatile LONG64 *)p, 0, 0);
+#endif
+}
+
+static void *iocpnet__load_pointer(void *const volatile *p)
+{
+    void *value = *p;
+    iocpnet__fence();
+    return value;
+}
+
+static void *iocpnet__exchange_pointer(void *volatile *p, void *value)
+{
+    return InterlockedExchangePointer((PVOID volatile *)p, value);
+}
+
+static bool iocpnet__cas_pointer(void *volatile *p, void *from, void *to)
+{
+    return InterlockedCompareExchangePointer((PVOID volatile *)p, to, from) == from;
+}
+
+// ---- I2 error: the one error space, names and texts ---------------------------------------------
+
+typedef struct iocpnet__error_row {
+    int code;
+    const char *name, *text;
+} iocpnet__error_row;
+
+#define IOCPNET__ROW(code, name, text)        \
+    {                                         \
+        code, #name, #code " " #name " " text \
+    }
+static const iocpnet__error_row iocpnet__errors[] = {
+    { 0, "0", "0 no error" },
+    IOCPNET__ROW(2, ERROR_FILE_NOT_FOUND, "There is no such file"),
+    IOCPNET__ROW(3, ERROR_PATH_NOT_FOUND, "There is no such folder"),
+    IOCPNET__ROW(4, ERROR_TOO_MANY_OPEN_FILES, "The process can open no more files"),
+    IOCPNET__ROW(5, ERROR_ACCESS_DENIED, "Access is denied"),
+    IOCPNET__ROW(6, ERROR_INVALID_HANDLE, "The handle is not valid"),
+    IOCPNET__ROW(8, ERROR_NOT_ENOUGH_MEMORY, "There is not enough memory"),
+    IOCPNET__ROW(14, ERROR_OUTOFMEMORY, "There is not enough memory"),
+    IOCPNET__ROW(32, ERROR_SHARING_VIOLATION, "The file is in use by another process"),
+    IOCPNET__ROW(38, ERROR_HANDLE_EOF, "The end of the file was reached"),
+    IOCPNET__ROW(50, ERROR_NOT_SUPPORTED, "The request is not supported"),
+    IOCPNET__ROW(64, ERROR_NETNAME_DELETED, "The connection is gone"),
+    IOCPNET__ROW(87, ERROR_INVALID_PARAMETER, "A parameter is wrong"),
+    IOCPNET__ROW(109, ERROR_BROKEN_PIPE, "The pipe has ended"),
+    IOCPNET__ROW(121, ERROR_SEM_TIMEOUT, "The time-out period has passed"),
+    IOCPNET__ROW(122, ERROR_INSUFFICIENT_BUFFER, "The room given is too small"),
+    IOCPNET__ROW(127, ERROR_PROC_NOT_FOUND, "There is no such function"),
+    IOCPNET__ROW(233, ERROR_PIPE_NOT_CONNECTED, "No process is at the other end of the pipe"),
+    IOCPNET__ROW(234, ERROR_MORE_DATA, "There is more data"),
+    IOCPNET__ROW(258, WAIT_TIMEOUT, "The wait has timed out"),
+    IOCPNET__ROW(259, ERROR_NO_MORE_ITEMS, "There are no more items"),
+    IOCPNET__ROW(735, ERROR_ABANDONED_WAIT_0, "The completion port was closed during the wait"),
+    IOCPNET__ROW(995, WSA_OPERATION_ABORTED, "The operation was cancelled"),
+    IOCPNET__ROW(996, WSA_IO_INCOMPLETE, "The operation has not finished"),
+    IOCPNET__ROW(997, WSA_IO_PENDING, "The operation is in progress"),
+    IOCPNET__ROW(998, ERROR_NOACCESS, "A memory address is not accessible"),
+    IOCPNET__ROW(1168, ERROR_NOT_FOUND, "There is nothing to find or to cancel"),
+    IOCPNET__ROW(1225, ERROR_CONNECTION_REFUSED, "The remote computer refused the connection"),
+    IOCPNET__ROW(1226, ERROR_GRACEFUL_DISCONNECT, "The connection was closed gracefully"),
+    IOCPNET__ROW(1229, ERROR_CONNECTION_INVALID, "There is no such connection"),
+    IOCPNET__ROW(1230, ERROR_CONNECTION_ACTIVE, "The connection is active already"),
+    IOCPNET__ROW(1231, ERROR_NETWORK_UNREACHABLE, "The network cannot be reached"),
+    IOCPNET__ROW(1232, ERROR_HOST_UNREACHABLE, "The remote computer cannot be reached"),
+    IOCPNET__ROW(1233, ERROR_PROTOCOL_UNREACHABLE, "The remote computer lacks the protocol"),
+    IOCPNET__ROW(1234, ERROR_PORT_UNREACHABLE, "Nobody listens on the remote port"),
+    IOCPNET__ROW(1235, ERROR_REQUEST_ABORTED, "The request was aborted"),
+    IOCPNET__ROW(1236, ERROR_CONNECTION_ABORTED, "The connection was aborted by this computer"),
+    IOCPNET__ROW(1450, ERROR_NO_SYSTEM_RESOURCES, "The system is out of resources"),
+    IOCPNET__ROW(1453, ERROR_WORKING_SET_QUOTA,
+                 "The working set is too small for the pages to lock"),
+    IOCPNET__ROW(1455, ERROR_COMMITMENT_LIMIT, "The paging file is too small"),
+    IOCPNET__ROW(1460, ERROR_TIMEOUT, "The time-out period has passed"),
+    IOCPNET__ROW(1816, ERROR_NOT_ENOUGH_QUOTA, "The quota is used up"),
+    IOCPNET__ROW(10004, WSAEINTR, "The call was interrupted"),
+    IOCPNET__ROW(10009, WSAEBADF, "The file handle is not valid"),
+    IOCPNET__ROW(10013, WSAEACCES,
+                 "Access to the address was denied: it is reserved or held exclusively"),
+    IOCPNET__ROW(10014, WSAEFAULT, "A pointer is not valid"),
+    IOCPNET__ROW(10022, WSAEINVAL, "An argument is not valid, or not in this state"),
+    IOCPNET__ROW(10024, WSAEMFILE, "No more sockets can be opened"),
+    IOCPNET__ROW(10035, WSAEWOULDBLOCK, "It cannot be done now without waiting"),
+    IOCPNET__ROW(10036, WSAEINPROGRESS, "Something is still in progress"),
+    IOCPNET__ROW(10037, WSAEALREADY, "It is in progress already"),
+    IOCPNET__ROW(10038, WSAENOTSOCK, "This is not a socket"),
+    IOCPNET__ROW(10039, WSAEDESTADDRREQ, "A destination address is needed"),
+    IOCPNET__ROW(10040, WSAEMSGSIZE, "The message is larger than the room or the limit for it"),
+    IOCPNET__ROW(10041, WSAEPROTOTYPE, "The protocol does not fit the type of socket"),
+    IOCPNET__ROW(10042, WSAENOPROTOOPT, "The option is not known or not supported"),
+    IOCPNET__ROW(10043, WSAEPROTONOSUPPORT, "The protocol is not supported"),
+    IOCPNET__ROW(10044, WSAESOCKTNOSUPPORT, "The type of socket is not supported"),
+    IOCPNET__ROW(10045, WSAEOPNOTSUPP, "The operation is not supported by this kind of object"),
+    IOCPNET__ROW(10046, WSAEPFNOSUPPORT, "The protocol family is not supported"),
+    IOCPNET__ROW(10047, WSAEAFNOSUPPORT, "The address family is not supported"),
+    IOCPNET__ROW(10048, WSAEADDRINUSE, "The address is in use"),
+    IOCPNET__ROW(10049, WSAEADDRNOTAVAIL, "The address is not one of this computer"),
+    IOCPNET__ROW(10050, WSAENETDOWN, "The network is down"),
+    IOCPNET__ROW(10051, WSAENETUNREACH, "The network cannot be reached"),
+    IOCPNET__ROW(10052, WSAENETRESET, "The network has reset the connection"),
+    IOCPNET__ROW(10053, WSAECONNABORTED, "The connection was aborted by this computer"),
+    IOCPNET__ROW(10054, WSAECONNRESET,
+                 "An existing connection was forcibly closed by the remote computer"),
+    IOCPNET__ROW(10055, WSAENOBUFS, "The system or a pool is out of buffers"),
+    IOCPNET__ROW(10056, WSAEISCONN, "The socket is connected already"),
+    IOCPNET__ROW(10057, WSAENOTCONN, "There is no such connection"),
+    IOCPNET__ROW(10058, WSAESHUTDOWN, "It has been shut down"),
+    IOCPNET__ROW(10059, WSAETOOMANYREFS, "There are too many references"),
+    IOCPNET__ROW(10060, WSAETIMEDOUT, "The time-out period has passed"),
+    IOCPNET__ROW(10061, WSAECONNREFUSED, "Nobody listens there: the connection was refused"),
+    IOCPNET__ROW(10064, WSAEHOSTDOWN, "The remote computer is down"),
+    IOCPNET__ROW(10065, WSAEHOSTUNREACH, "The remote computer cannot be reached"),
+    IOCPNET__ROW(10067, WSAEPROCLIM, "Too many processes use Winsock"),
+    IOCPNET__ROW(10091, WSASYSNOTREADY, "The network subsystem is not ready"),
+    IOCPNET__ROW(10092, WSAVERNOTSUPPORTED, "This version of Winsock is not supported"),
+    IOCPNET__ROW(10093, WSANOTINITIALISED, "Winsock has not been started"),
+    IOCPNET__ROW(10101, WSAEDISCON, "The remote computer is shutting down"),
+    IOCPNET__ROW(10106, WSAEPROVIDERFAILEDINIT, "The network provider has failed to start"),
+    IOCPNET__ROW(10107, WSASYSCALLFAILURE, "A system call that should never fail has failed"),
+    IOCPNET__ROW(11001, WSAHOST_NOT_FOUND, "There is no such host")
+};
+#undef IOCPNET__ROW
+
+static const iocpnet__error_row *iocpnet__error_find(iocpnet_error error)
+{
+    size_t i;
+
+    for (i = 0; i < sizeof iocpnet__errors / sizeof *iocpnet__errors; i++) {
+        if (iocpnet__errors[i].code == error) return &iocpnet__errors[i];
+    }
+    return NULL;
+}
+
+IOCPNET__DEF const char *iocpnet_error_name(iocpnet_error error)
+{
+    const iocpnet__error_row *row = iocpnet__error_find(error);
+
+    return row ? row->name : "unknown";
+}
+
+// Texts of codes that the table lacks: made once each, then only read.
+typedef struct iocpnet__error_extra {
+    volatile int32_t code, ready;
+    char text[120];
+} iocpnet__error_extra;
+
+static iocpnet__error_extra iocpnet__error_extras[32];
+
+static char *iocpnet__put_text(char *to, char *end, const char *text)
+{
+    while (*text && to < end)
+        *to++ = *text++;
+    *to = 0;
+    return to;
+}
+
+static char *iocpnet__put_number(char *to, char *end, uint64_t number)
+{
+    char digits[24];
+    char *p = digits + sizeof digits - 1;
+
+    *p = 0;
+    do {
+        *--p = (char)('0' + (int)(number % 10));
+        number /= 10;
+    } while (number);
+    return iocpnet__put_text(to, end, p);
+}
+
+static void iocpnet__error_describe(iocpnet__error_extra *extra, iocpnet_error error)
+{
+    char *end = extra->text + sizeof extra->text - 1;
+    char *to = iocpnet__put_number(extra->text, end, (uint32_t)error);
+    DWORD size;
+
+    to = iocpnet__put_text(to, end, " unknown ");
+    size = IOCPNET_OS(FormatMessageA)(FORMAT_MESSAGE_FROM_SYSTEM | FORMAT_MESSAGE_IGNORE_INSERTS,
+                                      NULL, (DWORD)error, 0, to, (DWORD)(end - to), NULL);
+    if (!size) (void)iocpnet__put_text(to, end, "error");
+    for (to = extra->text; *to; to++) {
+        if (*to == '\r' || *to == '\n') *to = 0;
+        if (!*to) break;
+    }
+}
+
+IOCPNET__DEF const char *iocpnet_error_text(iocpnet_error error)
+{
+    const iocpnet__error_row *row = iocpnet__error_find(error);
+    size_t i;
+
+    if (row) return row->text;
+    for (i = 0; i < sizeof iocpnet__error_extras / sizeof *iocpnet__error_extras; i++) {
+        iocpnet__error_extra *extra = &iocpnet__error_extras[i];
+        if (iocpnet__cas(&extra->code, 0, error)) {
+            iocpnet__error_describe(extra, error);
+            iocpnet__store(&extra->ready, 1);
+        }
+        if (iocpnet__load(&extra->code) != error) continue;
+        return iocpnet__load(&extra->ready) ? extra->text : "unknown error";
+    }
+    return "unknown error";
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_error_from_win32(uint32_t code)
+{
+    switch (code) {
+    case 4:
+        return WSAEMFILE;
+    case 6:
+        return WSAENOTSOCK;
+    case 8:
+    case 14:
+    case 1450:
+    case 1453:
+    case 1455:
+    case 1816:
+        return WSAENOBUFS;
+    case 50:
+        return WSAEOPNOTSUPP;
+    case 64:
+    case 233:
+        return WSAECONNRESET;
+    case 87:
+        return WSAEINVAL;
+    case 121:
+        return WSAETIMEDOUT;
+    case 234:
+        return WSAEMSGSIZE;
+    case 676:
+        return WSA_OPERATION_ABORTED;  // Seen: Wine 8.0, closesocket under a receive
+    case 998:
+        return WSAEFAULT;
+    case 1225:
+        return WSAECONNREFUSED;
+    case 1226:
+        return WSAEDISCON;
+    case 1227:
+        return WSAEADDRINUSE;
+    case 1229:
+        return WSAENOTCONN;
+    case 1230:
+        return WSAEISCONN;
+    case 1231:
+        return WSAENETUNREACH;
+    case 1232:
+        return WSAEHOSTUNREACH;
+    case 1233:
+        return WSAENETUNREACH;
+    case 1234:
+        return WSAECONNRESET;  // ICMP port unreachable
+    case 1235:
+        return WSA_OPERATION_ABORTED;
+    case 1236:
+        return WSAECONNABORTED;
+    case 1460:
+        return WSAETIMEDOUT;
+    default:
+        return (iocpnet_error)code;
+    }
+}
+
+// NTSTATUS values and their Winsock codes. Source: [MS-ERREF] 2.3.1; MS Learn,
+// WSAGetOverlappedResult.
+static const struct {
+    uint32_t status;
+    int code;
+} iocpnet__statuses[] = {
+    { 0x00000102u, WSAETIMEDOUT },           // STATUS_TIMEOUT
+    { 0x80000005u, WSAEMSGSIZE },            // STATUS_BUFFER_OVERFLOW
+    { 0x8000000Au, WSA_OPERATION_ABORTED },  // STATUS_HANDLES_CLOSED
+    { 0x8000000Du, WSAEMSGSIZE },            // STATUS_PARTIAL_COPY
+    { 0x80000014u, WSAEWOULDBLOCK },         // STATUS_DEVICE_NOT_READY and the like
+    { 0xC0000005u, WSAEFAULT },              // STATUS_ACCESS_VIOLATION
+    { 0xC0000008u, WSAENOTSOCK },            // STATUS_INVALID_HANDLE
+    { 0xC000000Du, WSAEINVAL },              // STATUS_INVALID_PARAMETER
+    { 0xC0000010u, WSAEOPNOTSUPP },          // STATUS_INVALID_DEVICE_REQUEST
+    { 0xC0000011u, 38 },                     // STATUS_END_OF_FILE: ERROR_HANDLE_EOF
+    { 0xC0000016u, WSAEMSGSIZE },            // STATUS_MORE_PROCESSING_REQUIRED
+    { 0xC0000017u, WSAENOBUFS },             // STATUS_NO_MEMORY
+    { 0xC0000022u, WSAEACCES },              // STATUS_ACCESS_DENIED
+    { 0xC0000023u, WSAEFAULT },              // STATUS_BUFFER_TOO_SMALL
+    { 0xC0000024u, WSAENOTSOCK },            // STATUS_OBJECT_TYPE_MISMATCH
+    { 0xC0000044u, WSAENOBUFS },             // STATUS_QUOTA_EXCEEDED
+    { 0xC000009Au, WSAENOBUFS },             // STATUS_INSUFFICIENT_RESOURCES
+    { 0xC00000A1u, WSAENOBUFS },             // STATUS_WORKING_SET_QUOTA
+    { 0xC00000B0u, WSAENOTCONN },            // STATUS_PIPE_DISCONNECTED
+    { 0xC00000B5u, WSAETIMEDOUT },           // STATUS_IO_TIMEOUT
+    { 0xC00000BBu, WSAEOPNOTSUPP },          // STATUS_NOT_SUPPORTED
+    { 0xC00000BEu, WSAEHOSTUNREACH },        // STATUS_BAD_NETWORK_PATH
+    { 0xC00000C9u, WSAECONNRESET },          // STATUS_NETWORK_NAME_DELETED
+    { 0xC0000120u, WSA_OPERATION_ABORTED },  // STATUS_CANCELLED
+    { 0xC000011Fu, WSAEMFILE },              // STATUS_TOO_MANY_OPENED_FILES
+    { 0xC000012Du, WSAENOBUFS },             // STATUS_COMMITMENT_LIMIT
+    { 0xC000013Bu, WSAECONNABORTED },        // STATUS_LOCAL_DISCONNECT
+    { 0xC000013Cu, WSAECONNRESET },          // STATUS_REMOTE_DISCONNECT
+    { 0xC000013Eu, WSAENOBUFS },             // STATUS_LINK_FAILED and STATUS_REMOTE_RESOURCES
+    { 0xC0000141u, WSAEADDRNOTAVAIL },       // STATUS_INVALID_ADDRESS
+    { 0xC0000207u, WSAEADDRNOTAVAIL },       // STATUS_INVALID_ADDRESS_COMPONENT
+    { 0xC0000208u, WSAENOBUFS },             // STATUS_TOO_MANY_ADDRESSES
+    { 0xC000020Au, WSAEADDRINUSE },          // STATUS_ADDRESS_ALREADY_EXISTS
+    { 0xC000020Bu, WSAEADDRNOTAVAIL },       // STATUS_ADDRESS_CLOSED
+    { 0xC000020Cu, WSAECONNABORTED },        // STATUS_CONNECTION_DISCONNECTED
+    { 0xC000020Du, WSAECONNRESET },          // STATUS_CONNECTION_RESET
+    { 0xC0000236u, WSAECONNREFUSED },        // STATUS_CONNECTION_REFUSED
+    { 0xC0000237u, WSAEDISCON },             // STATUS_GRACEFUL_DISCONNECT
+    { 0xC0000238u, WSAEADDRINUSE },          // STATUS_ADDRESS_ALREADY_ASSOCIATED
+    { 0xC000023Au, WSAENOTCONN },            // STATUS_CONNECTION_INVALID
+    { 0xC000023Bu, WSAEISCONN },             // STATUS_CONNECTION_ACTIVE
+    { 0xC000023Cu, WSAENETUNREACH },         // STATUS_NETWORK_UNREACHABLE
+    { 0xC000023Du, WSAEHOSTUNREACH },        // STATUS_HOST_UNREACHABLE
+    { 0xC000023Eu, WSAENETUNREACH },         // STATUS_PROTOCOL_UNREACHABLE
+    { 0xC000023Fu, WSAECONNRESET },          // STATUS_PORT_UNREACHABLE
+    { 0xC0000240u, WSA_OPERATION_ABORTED },  // STATUS_REQUEST_ABORTED
+    { 0xC0000241u, WSAECONNABORTED },        // STATUS_CONNECTION_ABORTED
+    { 0xC0000259u, WSAENETDOWN },            // STATUS_HOST_DOWN
+    { 0xC00002D7u, WSAEFAULT }               // STATUS_DATATYPE_MISALIGNMENT_ERROR
+};
+
+IOCPNET__DEF iocpnet_error iocpnet_error_from_status(uint32_t status)
+{
+    typedef ULONG(WINAPI * to_dos)(LONG status);
+    to_dos convert = NULL;
+    HMODULE ntdll;
+    size_t i;
+
+    if (status < 0x80000000u && status != 0x102u) return 0;
+    for (i = 0; i < sizeof iocpnet__statuses / sizeof *iocpnet__statuses; i++) {
+        if (iocpnet__statuses[i].status == status) return iocpnet__statuses[i].code;
+    }
+
+    // A rare one: the system knows its Win32 code. Rare enough to look the function up each time.
+    ntdll = IOCPNET_OS(GetModuleHandleA)("ntdll.dll");
+    if (ntdll) {
+        convert =
+            (to_dos)(iocpnet_ext_fn *)IOCPNET_OS(GetProcAddress)(ntdll, "RtlNtStatusToDosError");
+    }
+    if (!convert) return WSASYSCALLFAILURE;
+    return iocpnet_error_from_win32((uint32_t)convert((LONG)status));
+}
+
+// ---- I3 os: every Windows call we make ----------------------------------------------------------
+//
+// All calls into Windows are written IOCPNET_OS(WSARecv)(...). To see them all, search for
+// IOCPNET_OS( in this file. Interlocked functions are instructions, not calls.
+//
+// The locks of this file, all of them (none is held while user code runs, none is taken for a
+// received or sent byte):
+//   pool.lock         a slab is cut, or a thread's cache and the depot are both empty or full
+//   iocp.lock         a worker or a key is added
+//   listener.lock     an accept is started, a listener is closed, a socket is put by for reuse
+//   iocpnet__lock     first and last iocp, a provider's extension functions, a name is taken or
+//   freed iocpnet__debug    the ledger, with IOCPNET_DEBUG only
+
+static SRWLOCK iocpnet__lock = SRWLOCK_INIT;
+
+static void iocpnet__lock_enter(void *lock)
+{
+    IOCPNET_OS(AcquireSRWLockExclusive)((SRWLOCK *)lock);
+}
+
+static void iocpnet__lock_leave(void *lock)
+{
+    IOCPNET_OS(ReleaseSRWLockExclusive)((SRWLOCK *)lock);
+}
+
+static iocpnet_error iocpnet__last_error(void)
+{
+    DWORD code = IOCPNET_OS(GetLastError)();
+
+    return code ? iocpnet_error_from_win32(code) : WSASYSCALLFAILURE;
+}
+
+static iocpnet_error iocpnet__wsa_error(void)
+{
+    int code = IOCPNET_OS(WSAGetLastError)();
+
+    return code ? iocpnet_error_from_win32((uint32_t)code) : WSASYSCALLFAILURE;
+}
+
+static uint64_t iocpnet__now(void)
+{
+    return IOCPNET_OS(GetTickCount64)();
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_os_init(void)
+{
+    WSADATA data;
+
+    return IOCPNET_OS(WSAStartup)(MAKEWORD(2, 2), &data);
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_os_fini(void)
+{
+    return IOCPNET_OS(WSACleanup)() ? iocpnet__wsa_error() : 0;
+}
+
+#ifdef IOCPNET_DEBUG
+static SRWLOCK iocpnet__debug = SRWLOCK_INIT;
+static iocpnet_op *iocpnet__debug_ops;  // newest first
+static volatile int32_t iocpnet__debug_sockets, iocpnet__debug_blocks, iocpnet__debug_lent;
+#define IOCPNET__LEDGER(what, n) ((void)iocpnet__add(&iocpnet__debug_##what, (n)))
+#else
+#define IOCPNET__LEDGER(what, n) ((void)0)
+#endif
+
+static void *iocpnet__alloc(size_t size)
+{
+    void *p = IOCPNET_ALLOC(size, NULL);
+
+    if (!p) return NULL;
+    memset(p, 0, size);
+    IOCPNET__LEDGER(blocks, 1);
+    return p;
+}
+
+static void iocpnet__free(void *p, size_t size)
+{
+    if (!p) return;
+    IOCPNET__LEDGER(blocks, -1);
+    IOCPNET_FREE(p, size, NULL);
+    (void)size;
+}
+
+// A value per thread: TLS for speed, and FLS beside it for its call when the thread ends.
+typedef struct iocpnet__local {
+    DWORD tls, fls;
+} iocpnet__local;
+
+static iocpnet_error iocpnet__local_init(iocpnet__local *local, PFLS_CALLBACK_FUNCTION ended)
+{
+    local->tls = IOCPNET_OS(TlsAlloc)();
+    if (local->tls == TLS_OUT_OF_INDEXES) return 259;
+    local->fls = IOCPNET_OS(FlsAlloc)(ended);
+    if (local->fls != FLS_OUT_OF_INDEXES) return 0;
+    IOCPNET_OS(TlsFree)(local->tls);
+    return 259;
+}
+
+static void iocpnet__local_fini(iocpnet__local *local)
+{
+    IOCPNET_OS(FlsFree)(local->fls);  // calls ended for every thread that has a value
+    IOCPNET_OS(TlsFree)(local->tls);
+}
+
+static void *iocpnet__local_get(const iocpnet__local *local)
+{
+    return IOCPNET_OS(TlsGetValue)(local->tls);
+}
+
+static bool iocpnet__local_set(const iocpnet__local *local, void *value)
+{
+    if (!IOCPNET_OS(FlsSetValue)(local->fls, value)) return false;
+    if (IOCPNET_OS(TlsSetValue)(local->tls, value)) return true;
+    IOCPNET_OS(FlsSetValue)(local->fls, NULL);
+    return false;
+}
+
+// ---- I4 stats: counters per worker, one snapshot ------------------------------------------------
+
+// Written by one thread only (a worker's), or by many (the foreign ones of an iocp). Readers sum.
+typedef struct iocpnet__counters {
+    volatile int64_t count[IOCPNET_COUNTERS];
+    volatile int64_t started[IOCPNET_OP_KINDS];
+    volatile int64_t finished[IOCPNET_OP_KINDS];
+} iocpnet__counters;
+
+static void iocpnet__count_shared(volatile int64_t *counter, int64_t n)
+{
+    int64_t value;
+
+    do {
+        value = iocpnet__load64(counter);
+    } while (!iocpnet__cas64(counter, value, value + n));
+}
+
+static void iocpnet__count_own(volatile int64_t *counter, int64_t n)
+{
+#if defined(_WIN64)
+    *counter = *counter + n;
+#else
+    iocpnet__count_shared(counter, n);  // a 64-bit store is two, and a reader could see one of them
+#endif
+}
+
+IOCPNET__DEF const char *iocpnet_stats_name(int counter)
+{
+    static const char *const names[IOCPNET_COUNTERS] = {
+        "polls",           "packets",         "in_place",       "posts",          "post_failures",
+        "stray_packets",   "receives",        "bytes_received", "sends",          "bytes_sent",
+        "datagram_resets", "transmit_copies", "accepts_failed", "accepts_reaped", "opened",
+        "closed",          "closed_finished", "closed_reset",   "closed_local",   "closed_timeout",
+        "closed_limit",    "closed_stop",     "no_buffers",     "reads_paused",   "sends_refused",
+        "sockets_reused",  "reuse_failed"
+    };
+
+    return counter >= 0 && counter < IOCPNET_COUNTERS ? names[counter] : NULL;
+}
+
+IOCPNET__DEF const char *iocpnet_stats_kind(int kind)
+{
+    static const char *const names[IOCPNET_OP_KINDS] = { "none",       "accept", "connect",
+                                                         "disconnect", "recv",   "send",
+                                                         "recvfrom",   "sendto", "transmit",
+                                                         "post" };
+
+    return kind >= 0 && kind < IOCPNET_OP_KINDS ? names[kind] : NULL;
+}
+
+// ---- I5 pool: page-aligned buffers and fixed-size objects ---------------------------------------
+//
+// Items move in magazines, small arrays of pointers (after Bonwick). A thread's cache holds two; it
+// swaps a whole one with the depot, a lock-free list, when both are empty or both are full. When
+// the depot can't help, the shelf does: an array under a lock, with room for all items, which also
+// cuts new ones from the slabs. Nothing is ever written into a free item.
+
+enum { IOCPNET__ROUNDS = 29 };  // items in a magazine: makes it 256 bytes
+
+typedef struct iocpnet__magazine {
+    SLIST_ENTRY link;
+    uint32_t count, unused;
+    void *items[IOCPNET__ROUNDS];
+} iocpnet__magazine;
+
+typedef struct iocpnet__cache {
+    iocpnet_pool *pool;
+    iocpnet__magazine *loaded, *spare;
+    volatile int64_t takes, gives, exchanges;
+    struct iocpnet__cache *next;  // in pool.caches, for good
+    volatile int32_t used;        // a thread has it
+    iocpnet__magazine own[2];     // so that the number of magazines grows with that of caches
+} iocpnet__cache;
+
+struct iocpnet_pool {
+    SLIST_HEADER full, empty;  // the depot
+    unsigned char *data;       // limit items, reserved at once
+    iocpnet_buffer *headers;   // of buffers; apart from the bytes
+    void **shelf;
+    iocpnet__magazine *magazines;
+    size_t stride, data_bytes, header_bytes, fixed_bytes, committed;
+    uint32_t size, limit, slab, rounds, depot;
+    bool objects, no_cache;
+    iocpnet__local local;
+    void *volatile caches;
+    SRWLOCK lock;  // protects all below
+    uint32_t made, slabs, shelved, ready;
+    int64_t takes, gives, failures;
+#ifdef IOCPNET_DEBUG
+    void *quarantine[64];
+    uint32_t quarantined, quarantine_at, quarantine_size;
+#endif
+};
+
+static size_t iocpnet__round_up(size_t n, size_t to)
+{
+    return (n + to - 1) / to * to;
+}
+
+static void iocpnet__pool_shelve(iocpnet_pool *pool, iocpnet__magazine *magazine)
+{
+    while (magazine->count)
+        pool->shelf[pool->shelved++] = magazine->items[--magazine->count];
+}
+
+// Called when a thread ends: what its cache held goes to the shelf, the cache to the next thread.
+static void WINAPI iocpnet__pool_thread_ended(void *value)
+{
+    iocpnet__cache *cache = (iocpnet__cache *)value;
+
+    iocpnet__lock_enter(&cache->pool->lock);
+    iocpnet__pool_shelve(cache->pool, cache->loaded);
+    iocpnet__pool_shelve(cache->pool, cache->spare);
+    iocpnet__lock_leave(&cache->pool->lock);
+    iocpnet__store(&cache->used, 0);
+}
+
+static void iocpnet__pool_free(iocpnet_pool *pool)
+{
+    iocpnet__cache *cache = (iocpnet__cache *)pool->caches;
+    iocpnet__cache *next;
+
+    for (; cache; cache = next) {
+        next = cache->next;
+        IOCPNET_OS(VirtualFree)(cache, 0, MEM_RELEASE);
+        IOCPNET__LEDGER(blocks, -1);
+    }
+    if (pool->data) IOCPNET_OS(VirtualFree)(pool->data, 0, MEM_RELEASE);
+    if (pool->headers) IOCPNET_OS(VirtualFree)(pool->headers, 0, MEM_RELEASE);
+    IOCPNET_OS(VirtualFree)(pool, 0, MEM_RELEASE);
+    IOCPNET__LEDGER(blocks, -1);
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_pool_create(iocpnet_pool **out, const iocpnet_pool_desc *desc)
+{
+    uint32_t size = desc && desc->size ? desc->size : IOCPNET__PAGE;
+    uint32_t limit = desc && desc->limit ? desc->limit : 4096;
+    uint32_t slab_bytes = desc && desc->slab_bytes ? desc->slab_bytes : 256 * 1024;
+    bool objects = desc && desc->objects;
+    size_t stride = 16;
+    size_t depot, shelf_bytes, magazine_bytes, fixed;
+    iocpnet_error error = 0;
+    iocpnet_pool *pool = NULL;
+
+    *out = NULL;
+
+    // A buffer of a page or more starts on one; a smaller one is cut so that none lies across two.
+    if (objects) {
+        stride = iocpnet__round_up(size, 16);
+    } else if (size >= IOCPNET__PAGE) {
+        stride = iocpnet__round_up(size, IOCPNET__PAGE);
+    } else {
+        while (stride < size)
+            stride *= 2;
+    }
+    if (size > INT32_MAX || stride < size || limit > INT32_MAX) return WSAEINVAL;
+    if (stride > (SIZE_MAX - 65536) / limit) return WSAEINVAL;
+
+    // One block: the pool, the shelf, the depot's magazines. Touched only as far as it is used.
+    depot = limit / IOCPNET__ROUNDS + 1;
+    shelf_bytes = iocpnet__round_up(sizeof(void *) * limit, IOCPNET__LINE);
+    magazine_bytes = iocpnet__round_up(sizeof(iocpnet__magazine), 16);
+    fixed = iocpnet__round_up(sizeof(iocpnet_pool), IOCPNET__LINE);
+    pool =
+        (iocpnet_pool *)IOCPNET_OS(VirtualAlloc)(NULL, fixed + shelf_bytes + depot * magazine_bytes,
+                                                 MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE);
+    if (!pool) return 8;
+    IOCPNET__LEDGER(blocks, 1);
+    pool->shelf = (void **)(void *)((char *)pool + fixed);
+    pool->magazines = (iocpnet__magazine *)(void *)((char *)pool + fixed + shelf_bytes);
+    pool->fixed_bytes = fixed + shelf_bytes + depot * magazine_bytes;
+    pool->size = size;
+    pool->limit = limit;
+    pool->stride = stride;
+    pool->objects = objects;
+    pool->no_cache = desc && desc->no_cache;
+    pool->depot = (uint32_t)depot;
+    pool->slab = (uint32_t)(slab_bytes / stride ? slab_bytes / stride : 1);
+    pool->rounds = limit / 16 < IOCPNET__ROUNDS ? limit / 16 : (uint32_t)IOCPNET__ROUNDS;
+    if (!pool->rounds) pool->rounds = 1;
+    pool->data_bytes = iocpnet__round_up(stride * limit, IOCPNET__PAGE);
+    pool->header_bytes =
+        objects ? 0 : iocpnet__round_up(sizeof(iocpnet_buffer) * limit, IOCPNET__PAGE);
+#ifdef IOCPNET_DEBUG
+    pool->quarantine_size = limit / 4 < 64 ? limit / 4 : 64;
+#endif
+    IOCPNET_OS(InitializeSRWLock)(&pool->lock);
+    IOCPNET_OS(InitializeSListHead)(&pool->full);
+    IOCPNET_OS(InitializeSListHead)(&pool->empty);
+
+    error = 8;
+    pool->data = (unsigned char *)IOCPNET_OS(VirtualAlloc)(NULL, pool->data_bytes, MEM_RESERVE,
+                                                           PAGE_READWRITE);
+    if (!pool->data) goto free_pool;
+    if (!objects) {
+        pool->headers = (iocpnet_buffer *)IOCPNET_OS(VirtualAlloc)(NULL, pool->header_bytes,
+                                                                   MEM_RESERVE, PAGE_READWRITE);
+        if (!pool->headers) goto free_pool;
+    }
+    error = iocpnet__local_init(&pool->local, iocpnet__pool_thread_ended);
+    if (error) goto free_pool;
+    *out = pool;
+    return 0;
+
+free_pool:
+    iocpnet__pool_free(pool);
+    return error;
+}
+
+// Commits the next slab. Lock held.
+static bool iocpnet__pool_grow(iocpnet_pool *pool)
+{
+    uint32_t more = pool->limit - pool->ready < pool->slab ? pool->limit - pool->ready : pool->slab;
+    size_t bytes = more * pool->stride;
+
+    if (!more) return false;
+    if (!IOCPNET_OS(VirtualAlloc)(pool->data + pool->ready * pool->stride, bytes, MEM_COMMIT,
+                                  PAGE_READWRITE)) {
+        return false;
+    }
+    if (!pool->objects &&
+        !IOCPNET_OS(VirtualAlloc)(pool->headers + pool->ready, more * sizeof(iocpnet_buffer),
+                                  MEM_COMMIT, PAGE_READWRITE)) {
+        return false;  // the data stay committed, and are committed again next time: no harm
+    }
+    pool->ready += more;
+    pool->slabs++;
+    pool->committed += bytes + (pool->objects ? 0 : more * sizeof(iocpnet_buffer));
+    return true;
+}
+
+// Takes one item from the shelf or cuts it from a slab. Lock held.
+static void *iocpnet__pool_unshelve(iocpnet_pool *pool)
+{
+    iocpnet_buffer *header;
+    uint32_t i;
+
+    if (pool->shelved) return pool->shelf[--pool->shelved];
+    if (pool->made == pool->ready && !iocpnet__pool_grow(pool)) return NULL;
+    i = pool->made++;
+    if (pool->objects) return pool->data + i * pool->stride;
+    header = pool->headers + i;
+    header->data = pool->data + i * pool->stride;
+    header->size = pool->size;
+    header->pool = pool;
+    return header;
+}
+
+static iocpnet__cache *iocpnet__pool_cache_make(iocpnet_pool *pool)
+{
+    iocpnet__cache *cache = (iocpnet__cache *)iocpnet__load_pointer(&pool->caches);
+    void *first;
+
+    for (; cache; cache = cache->next) {
+        if (!iocpnet__load(&cache->used) && iocpnet__cas(&cache->used, 0, 1)) goto found;
+    }
+    cache = (iocpnet__cache *)IOCPNET_OS(VirtualAlloc)(NULL, sizeof *cache,
+                                                       MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE);
+    if (!cache) return NULL;
+    IOCPNET__LEDGER(blocks, 1);
+    cache->pool = pool;
+    cache->used = 1;
+    cache->loaded = &cache->own[0];
+    cache->spare = &cache->own[1];
+    do {
+        first = iocpnet__load_pointer(&pool->caches);
+        cache->next = (iocpnet__cache *)first;
+    } while (!iocpnet__cas_pointer(&pool->caches, first, cache));
+found:
+    if (iocpnet__local_set(&pool->local, cache)) return cache;
+    iocpnet__store(&cache->used, 0);
+    return NULL;
+}
+
+static iocpnet__cache *iocpnet__pool_cache(iocpnet_pool *pool)
+{
+    iocpnet__cache *cache;
+
+    if (pool->no_cache) return NULL;
+    cache = (iocpnet__cache *)iocpnet__local_get(&pool->local);
+    return cache ? cache : iocpnet__pool_cache_make(pool);
+}
+
+static void iocpnet__pool_swap(iocpnet__cache *cache)
+{
+    iocpnet__magazine *magazine = cache->loaded;
+
+    cache->loaded = cache->spare;
+    cache->spare = magazine;
+}
+
+static void *iocpnet__pool_take_locked(iocpnet_pool *pool)
+{
+    void *item;
+
+    iocpnet__lock_enter(&pool->lock);
+    item = iocpnet__pool_unshelve(pool);
+    if (item) {
+        pool->takes++;
+    } else {
+        pool->failures++;
+    }
+    iocpnet__lock_leave(&pool->lock);
+    return item;
+}
+
+// This thread's cache is empty, or it has none.
+static void *iocpnet__pool_take_slow(iocpnet_pool *pool, iocpnet__cache *cache)
+{
+    PSLIST_ENTRY full;
+    void *item;
+
+    if (!cache) return iocpnet__pool_take_locked(pool);
+    if (!cache->spare->count) {
+        full = IOCPNET_OS(InterlockedPopEntrySList)(&pool->full);
+        if (full) {
+            IOCPNET_OS(InterlockedPushEntrySList)(&pool->empty, &cache->spare->link);
+            cache->spare = (iocpnet__magazine *)(void *)full;
+        } else {
+            iocpnet__lock_enter(&pool->lock);
+            while (cache->spare->count < pool->rounds) {
+                item = iocpnet__pool_unshelve(pool);
+                if (!item) break;
+                cache->spare->items[cache->spare->count++] = item;
+            }
+            if (!cache->spare->count) pool->failures++;
+            iocpnet__lock_leave(&pool->lock);
+            if (!cache->spare->count) return NULL;
+        }
+        iocpnet__count_own(&cache->exchanges, 1);
+    }
+    iocpnet__pool_swap(cache);
+    iocpnet__count_own(&cache->takes, 1);
+    return cache->loaded->items[--cache->loaded->count];
+}
+
+static void *iocpnet__pool_take(iocpnet_pool *pool)
+{
+    iocpnet__cache *cache = iocpnet__pool_cache(pool);
+
+    if (!cache || !cache->loaded->count) return iocpnet__pool_take_slow(pool, cache);
+    iocpnet__count_own(&cache->takes, 1);
+    return cache->loaded->items[--cache->loaded->count];
+}
+
+static void iocpnet__pool_give_locked(iocpnet_pool *pool, void *item)
+{
+    iocpnet__lock_enter(&pool->lock);
+    pool->shelf[pool->shelved++] = item;
+    pool->gives++;
+    iocpnet__lock_leave(&pool->lock);
+}
+
+// An empty magazine: from the depot, or one of those that were never used. The depot has enough for
+// all items; NULL only while other threads are between taking one and leaving another.
+static iocpnet__magazine *iocpnet__pool_empty(iocpnet_pool *pool)
+{
+    PSLIST_ENTRY empty = IOCPNET_OS(InterlockedPopEntrySList)(&pool->empty);
+    iocpnet__magazine *fresh = NULL;
+
+    if (empty) return (iocpnet__magazine *)(void *)empty;
+    iocpnet__lock_enter(&pool->lock);
+    if (pool->depot) fresh = pool->magazines + --pool->depot;
+    iocpnet__lock_leave(&pool->lock);
+    return fresh;
+}
+
+// This thread's loaded magazine is full, or it has no cache.
+static void iocpnet__pool_give_slow(iocpnet_pool *pool, iocpnet__cache *cache, void *item)
+{
+    iocpnet__magazine *empty;
+
+    if (!cache) {
+        iocpnet__pool_give_locked(pool, item);
+        return;
+    }
+    if (cache->spare->count >= pool->rounds) {
+        empty = iocpnet__pool_empty(pool);
+        if (!empty) {
+            iocpnet__pool_give_locked(pool, item);
+            return;
+        }
+        IOCPNET_OS(InterlockedPushEntrySList)(&pool->full, &cache->spare->link);
+        cache->spare = empty;
+        iocpnet__count_own(&cache->exchanges, 1);
+    }
+    iocpnet__pool_swap(cache);
+    iocpnet__count_own(&cache->gives, 1);
+    cache->loaded->items[cache->loaded->count++] = item;
+}
+
+static void iocpnet__pool_give(iocpnet_pool *pool, void *item)
+{
+    iocpnet__cache *cache = iocpnet__pool_cache(pool);
+
+    if (!cache || cache->loaded->count >= pool->rounds) {
+        iocpnet__pool_give_slow(pool, cache, item);
+        return;
+    }
+    iocpnet__count_own(&cache->gives, 1);
+    cache->loaded->items[cache->loaded->count++] = item;
+}
+
+#ifdef IOCPNET_DEBUG
+static unsigned char *iocpnet__pool_bytes(iocpnet_pool *pool, void *item)
+{
+    return pool->objects ? (unsigned char *)item : ((iocpnet_buffer *)item)->data;
+}
+
+static void iocpnet__pool_check(iocpnet_pool *pool, void *item)
+{
+    const unsigned char *bytes = iocpnet__pool_bytes(pool, item);
+    uint32_t i;
+
+    for (i = 0; i < pool->size && bytes[i] == 0xDD; i++)
+        continue;
+    IOCPNET_ASSERT(i == pool->size && "a buffer or object was written after it was given back");
+}
+
+// Poisons an item and keeps it for a while, so that late writes into it are seen.
+static void *iocpnet__pool_quarantine(iocpnet_pool *pool, void *item)
+{
+    void *oldest = NULL;
+
+    if (item) memset(iocpnet__pool_bytes(pool, item), 0xDD, pool->size);
+    iocpnet__lock_enter(&pool->lock);
+    if (!pool->quarantine_size) {
+        oldest = item;
+    } else if (!item || pool->quarantined == pool->quarantine_size) {
+        if (pool->quarantined) {
+            oldest = pool->quarantine[pool->quarantine_at];
+            pool->quarantine_at = (pool->quarantine_at + 1) % pool->quarantine_size;
+            pool->quarantined--;
+        }
+    }
+    if (item && oldest != item) {
+        pool->quarantine[(pool->quarantine_at + pool->quarantined++) % pool->quarantine_size] =
+            item;
+    }
+    iocpnet__lock_leave(&pool->lock);
+    if (oldest) iocpnet__pool_check(pool, oldest);
+    return oldest;
+}
+#endif
+
+static void *iocpnet__pool_lend(iocpnet_pool *pool)
+{
+    void *item = iocpnet__pool_take(pool);
+
+#ifdef IOCPNET_DEBUG
+    if (!item) {
+        // The quarantine counts as free: without it a limit would come too early.
+        void *old = iocpnet__pool_quarantine(pool, NULL);
+        if (old) {
+            iocpnet__pool_give(pool, old);
+            item = iocpnet__pool_take(pool);
+        }
+    }
+    if (item) {
+        memset(iocpnet__pool_bytes(pool, item), 0xCD, pool->size);
+        IOCPNET__LEDGER(lent, 1);
+    }
+#endif
+    return item;
+}
+
+static void iocpnet__pool_return(iocpnet_pool *pool, void *item)
+{
+#ifdef IOCPNET_DEBUG
+    IOCPNET__LEDGER(lent, -1);
+    item = iocpnet__pool_quarantine(pool, item);
+    if (!item) return;
+#endif
+    iocpnet__pool_give(pool, item);
+}
+
+IOCPNET__DEF iocpnet_buffer *iocpnet_pool_take(iocpnet_pool *pool)
+{
+    iocpnet_buffer *buffer;
+
+    IOCPNET_ASSERT(!pool->objects);
+    buffer = (iocpnet_buffer *)iocpnet__pool_lend(pool);
+    if (!buffer) return NULL;
+    buffer->used = 0;
+    buffer->sent = 0;
+    buffer->next = NULL;
+    buffer->references = 1;
+    return buffer;
+}
+
+IOCPNET__DEF iocpnet_buffer *iocpnet_buffer_share(iocpnet_buffer *buffer)
+{
+    iocpnet__add(&buffer->references, 1);
+    return buffer;
+}
+
+IOCPNET__DEF void iocpnet_buffer_give(iocpnet_buffer *buffer)
+{
+    if (!buffer) return;
+    IOCPNET_ASSERT(buffer->references > 0);
+
+    // Nobody can add a reference to one that only we hold, so that case needs no locked
+    // instruction.
+    if (iocpnet__load(&buffer->references) != 1 && iocpnet__add(&buffer->references, -1)) return;
+    buffer->references = 0;
+    iocpnet__pool_return(buffer->pool, buffer);
+}
+
+IOCPNET__DEF void *iocpnet_pool_take_object(iocpnet_pool *pool)
+{
+    IOCPNET_ASSERT(pool->objects);
+    return iocpnet__pool_lend(pool);
+}
+
+IOCPNET__DEF void iocpnet_pool_give_object(iocpnet_pool *pool, void *object)
+{
+    if (object) iocpnet__pool_return(pool, object);
+}
+
+IOCPNET__DEF void iocpnet_pool_stats_read(iocpnet_pool *pool, iocpnet_pool_stats *stats)
+{
+    iocpnet__cache *cache;
+    int64_t takes, gives, exchanges = 0;
+
+    iocpnet__lock_enter(&pool->lock);
+    takes = pool->takes;
+    gives = pool->gives;
+    stats->failures = (uint64_t)pool->failures;
+    stats->made = pool->made;
+    stats->slabs = pool->slabs;
+    stats->bytes = pool->committed + pool->fixed_bytes;
+#ifdef IOCPNET_DEBUG
+    gives += pool->quarantined;
+#endif
+    iocpnet__lock_leave(&pool->lock);
+    stats->limit = pool->limit;
+
+    cache = (iocpnet__cache *)iocpnet__load_pointer(&pool->caches);
+    for (; cache; cache = cache->next) {
+        gives += iocpnet__load64(&cache->gives);
+        exchanges += iocpnet__load64(&cache->exchanges);
+    }
+    cache = (iocpnet__cache *)iocpnet__load_pointer(&pool->caches);
+    for (; cache; cache = cache->next)
+        takes += iocpnet__load64(&cache->takes);
+    stats->takes = (uint64_t)takes;
+    stats->gives = (uint64_t)gives;
+    stats->exchanges = (uint64_t)exchanges;
+    stats->out = (uint32_t)(takes > gives ? takes - gives : 0);
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_pool_destroy(iocpnet_pool *pool)
+{
+    iocpnet_pool_stats stats;
+
+    if (!pool) return 0;
+    iocpnet_pool_stats_read(pool, &stats);
+    if (stats.out) return WSAEINPROGRESS;
+#ifdef IOCPNET_DEBUG
+    while (iocpnet__pool_quarantine(pool, NULL))
+        continue;
+#endif
+    iocpnet__local_fini(&pool->local);
+    iocpnet__pool_free(pool);
+    return 0;
+}
+
+// ---- I6 iocp: the completion port ---------------------------------------------------------------
+
+enum { IOCPNET__RUNNING, IOCPNET__STOPPING, IOCPNET__STOPPED };  // iocp.state
+enum { IOCPNET__IDLE, IOCPNET__IN_FLIGHT };                      // op.state
+enum { IOCPNET__POSTED = 1 };  // op.flags: overlapped.internal is a Winsock code, not an NTSTATUS
+enum {
+    IOCPNET__BATCH = 256,
+    IOCPNET__KEYS = 63,
+    IOCPNET__LONGEST_WAIT_MS = 1000,
+    IOCPNET__TICK_MS = 50,
+    IOCPNET__GRACE_MS = 2000
+};
+
+// What one thread needs to poll one iocp. Only that thread writes it.
+typedef struct iocpnet__worker {
+    iocpnet_iocp *iocp;
+    struct iocpnet__worker *next;  // in iocp.workers, for good
+    volatile int32_t used;         // a thread has it
+    bool polling;
+    uint32_t ask, patience, full;  // packets to ask for; full batches before asking for more
+    uintptr_t handle;              // whose packet is being run: only its operations finish in place
+    uint32_t inline_left;
+    iocpnet_op *inline_first, *inline_last;
+    void *running;  // the connection whose callbacks may be running
+    iocpnet__counters counters;
+    OVERLAPPED_ENTRY entries[IOCPNET__BATCH];
+} iocpnet__worker;
+
+typedef struct iocpnet__key {
+    uintptr_t key;
+    iocpnet_raw_fn *raw;
+    void *user;
+} iocpnet__key;
+
+struct iocpnet_iocp {
+    HANDLE handle;
+    iocpnet_iocp_desc desc;
+    iocpnet__local local;     // this thread's worker
+    void *volatile workers;   // all that there ever were
+    void *volatile overflow;  // ops whose post failed, newest first
+    volatile int32_t state, aborted, attached;
+    volatile int64_t deadline;
+    volatile int64_t tick_due;
+    volatile int32_t timed;     // how many things want ticks
+    const iocpnet_ext *ext[4];  // of sockets we make: by family and kind
+    iocpnet__key keys[IOCPNET__KEYS + 1];
+    HANDLE *threads;
+    uint32_t thread_count;
+    SRWLOCK lock;
+    iocpnet__counters foreign;  // counted by threads that are not polling
+
+    // Hooks of the server part, which lies above.
+    void *volatile listeners;
+    void (*on_stop)(iocpnet_iocp *iocp, bool abort);
+    void (*on_tick)(iocpnet_iocp *iocp, uint64_t now);
+    void (*on_close)(iocpnet_iocp *iocp);
+};
+
+// The worker whose poll this thread is in, whichever iocp's. One index for all iocps of the
+// process.
+static DWORD iocpnet__current = TLS_OUT_OF_INDEXES;
+static uint32_t iocpnet__opened;             // iocps open; iocpnet__lock
+static volatile int32_t iocpnet__transmits;  // native file transfers running in this process
+
+static iocpnet__worker *iocpnet__worker_here(const iocpnet_iocp *iocp)
+{
+    iocpnet__worker *worker;
+
+    if (iocpnet__current == TLS_OUT_OF_INDEXES) return NULL;
+    worker = (iocpnet__worker *)IOCPNET_OS(TlsGetValue)(iocpnet__current);
+    return worker && worker->iocp == iocp ? worker : NULL;
+}
+
+static void iocpnet__count(iocpnet_iocp *iocp, int counter, uint64_t n)
+{
+    iocpnet__worker *worker = iocpnet__worker_here(iocp);
+
+    if (worker) {
+        iocpnet__count_own(&worker->counters.count[counter], (int64_t)n);
+    } else {
+        iocpnet__count_shared(&iocp->foreign.count[counter], (int64_t)n);
+    }
+}
+
+static void iocpnet__count_op(iocpnet_iocp *iocp, int kind, bool finished)
+{
+    iocpnet__worker *worker = iocpnet__worker_here(iocp);
+
+    if (worker) {
+        iocpnet__count_own(
+            finished ? &worker->counters.finished[kind] : &worker->counters.started[kind], 1);
+    } else {
+        iocpnet__count_shared(
+            finished ? &iocp->foreign.finished[kind] : &iocp->foreign.started[kind], 1);
+    }
+}
+
+static void iocpnet__report(iocpnet_iocp *iocp, iocpnet_error error, const char *place)
+{
+    if (iocp->desc.on_error) iocp->desc.on_error(iocp->desc.user, error, place);
+}
+
+static void WINAPI iocpnet__iocp_thread_ended(void *value)
+{
+    iocpnet__store(&((iocpnet__worker *)value)->used, 0);
+}
+
+static iocpnet__worker *iocpnet__worker_make(iocpnet_iocp *iocp)
+{
+    iocpnet__worker *worker;
+    void *first;
+
+    worker = (iocpnet__worker *)iocpnet__load_pointer(&iocp->workers);
+    for (; worker; worker = worker->next) {
+        if (!iocpnet__load(&worker->used) && iocpnet__cas(&worker->used, 0, 1)) goto found;
+    }
+    worker = (iocpnet__worker *)iocpnet__alloc(sizeof *worker);
+    if (!worker) return NULL;
+    worker->iocp = iocp;
+    worker->used = 1;
+    worker->ask = 1;
+    worker->patience = 1;
+    do {
+        first = iocpnet__load_pointer(&iocp->workers);
+        worker->next = (iocpnet__worker *)first;
+    } while (!iocpnet__cas_pointer(&iocp->workers, first, worker));
+found:
+    if (iocpnet__local_set(&iocp->local, worker)) return worker;
+    iocpnet__store(&worker->used, 0);
+    return NULL;
+}
+
+// Sums every worker's counters. Reads all that finished before all that started: so what is in
+// flight is never shown too small, and a sum of 0 was true at the moment between.
+static void iocpnet__sum(iocpnet_iocp *iocp, iocpnet_stats *stats)
+{
+    iocpnet__worker *worker = NULL;  // first the foreign counters, then the workers'
+    iocpnet__worker *first = (iocpnet__worker *)iocpnet__load_pointer(&iocp->workers);
+    iocpnet__counters *c;
+    int i;
+
+    memset(stats, 0, sizeof *stats);
+    do {
+        c = worker ? &worker->counters : &iocp->foreign;
+        for (i = 0; i < IOCPNET_OP_KINDS; i++) {
+            stats->pending[i] -= (uint64_t)iocpnet__load64(&c->finished[i]);
+        }
+        stats->connections -= (uint64_t)iocpnet__load64(&c->count[IOCPNET_COUNT_CLOSED]);
+        if (worker && iocpnet__load(&worker->used)) stats->workers++;
+        worker = worker ? worker->next : first;
+    } while (worker);
+
+    // A worker that came meanwhile is at the front of the list: read the list anew.
+    first = (iocpnet__worker *)iocpnet__load_pointer(&iocp->workers);
+    do {
+        c = worker ? &worker->counters : &iocp->foreign;
+        for (i = 0; i < IOCPNET_OP_KINDS; i++) {
+            stats->started[i] += (uint64_t)iocpnet__load64(&c->started[i]);
+        }
+        for (i = 0; i < IOCPNET_COUNTERS; i++) {
+            stats->count[i] += (uint64_t)iocpnet__load64(&c->count[i]);
+        }
+        worker = worker ? worker->next : first;
+    } while (worker);
+    stats->connections += stats->count[IOCPNET_COUNT_OPENED];
+    for (i = 0; i < IOCPNET_OP_KINDS; i++) {
+        stats->pending[i] += stats->started[i];
+        stats->pending_all += stats->pending[i];
+    }
+}
+
+IOCPNET__DEF void iocpnet_iocp_stats(iocpnet_iocp *iocp, iocpnet_stats *stats)
+{
+    iocpnet__sum(iocp, stats);
+}
+
+// What a start does first: refuses misuse, writes every field, counts, enters the ledger.
+static iocpnet_error iocpnet__op_begin(iocpnet_op *op, iocpnet_iocp *iocp, uintptr_t handle,
+                                       int kind, iocpnet_op_fn *finish)
+{
+    IOCPNET_ASSERT(op->state == IOCPNET__IDLE && "the op is in flight");
+    IOCPNET_ASSERT(op->done && "op.done is not set");
+    if (op->state != IOCPNET__IDLE || !op->done) return WSAEINVAL;
+
+    memset(&op->overlapped, 0, sizeof op->overlapped);
+    op->finish = finish;
+    op->iocp = iocp;
+    op->handle = handle;
+    op->next = NULL;
+    op->kind = (uint8_t)kind;
+    op->flags = 0;
+#ifdef IOCPNET_DEBUG
+    op->started_ms = iocpnet__now();
+    iocpnet__lock_enter(&iocpnet__debug);
+    op->newer = NULL;
+    op->older = iocpnet__debug_ops;
+    if (op->older) op->older->newer = op;
+    iocpnet__debug_ops = op;
+    iocpnet__lock_leave(&iocpnet__debug);
+#endif
+    iocpnet__store(&op->state, IOCPNET__IN_FLIGHT);
+    iocpnet__count_op(iocp, kind, false);
+    return 0;
+}
+
+// The op is the program's again.
+static void iocpnet__op_end(iocpnet_op *op)
+{
+    IOCPNET_ASSERT(op->state == IOCPNET__IN_FLIGHT && "a packet of an op that is not in flight");
+#ifdef IOCPNET_DEBUG
+    iocpnet__lock_enter(&iocpnet__debug);
+    if (op->older) op->older->newer = op->newer;
+    if (op->newer) op->newer->older = op->older;
+    if (iocpnet__debug_ops == op) iocpnet__debug_ops = op->older;
+    iocpnet__lock_leave(&iocpnet__debug);
+#endif
+    iocpnet__store(&op->state, IOCPNET__IDLE);
+}
+
+// The start has failed: no callback.
+static iocpnet_error iocpnet__op_undo(iocpnet_op *op, iocpnet_error error)
+{
+    iocpnet_iocp *iocp = op->iocp;
+    int kind = op->kind;
+
+    iocpnet__op_end(op);
+    iocpnet__count_op(iocp, kind, true);
+    return error;
+}
+
+// The callback. It counts as finished only after it: so a stop waits for what it may start. op may
+// be gone then.
+static void iocpnet__op_done(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    iocpnet_iocp *iocp = op->iocp;
+    int kind = op->kind;
+
+    iocpnet__op_end(op);
+    op->done(op, error, bytes);
+    iocpnet__count_op(iocp, kind, true);
+}
+
+// An op's result is there: what the kit does first, then the callback.
+static void iocpnet__op_finish(iocpnet_op *op)
+{
+    size_t bytes = op->overlapped.internal_high;
+    iocpnet_error error = op->flags & IOCPNET__POSTED
+                              ? (iocpnet_error)op->overlapped.internal
+                              : iocpnet_error_from_status((uint32_t)op->overlapped.internal);
+
+    if (op->finish) {
+        op->finish(op, error, bytes);
+    } else {
+        iocpnet__op_done(op, error, bytes);
+    }
+}
+
+// Sends a packet for an op through the port; if the system can't, through the overflow list.
+static void iocpnet__op_post(iocpnet_iocp *iocp, iocpnet_op *op)
+{
+    void *first;
+
+    if (IOCPNET_OS(PostQueuedCompletionStatus)(iocp->handle, 0, 1,
+                                               (OVERLAPPED *)(void *)&op->overlapped)) {
+        iocpnet__count(iocp, IOCPNET_COUNT_POSTS, 1);
+        return;
+    }
+    iocpnet__count(iocp, IOCPNET_COUNT_POST_FAILURES, 1);
+    do {
+        first = iocpnet__load_pointer(&iocp->overflow);
+        op->next = (iocpnet_op *)first;
+    } while (!iocpnet__cas_pointer(&iocp->overflow, first, op));
+}
+
+// Finished at once in skip mode: the op is ours, no packet comes. In place if it is on the handle
+// that this thread is dispatching and the bound allows, else through the port.
+static void iocpnet__op_finished_at_once(iocpnet_iocp *iocp, iocpnet_op *op, size_t bytes)
+{
+    iocpnet__worker *worker = iocpnet__worker_here(iocp);
+
+    op->flags = IOCPNET__POSTED;
+    op->overlapped.internal = 0;
+    op->overlapped.internal_high = bytes;
+    if (!worker || worker->handle != op->handle || !worker->inline_left) {
+        iocpnet__op_post(iocp, op);
+        return;
+    }
+    worker->inline_left--;
+    iocpnet__count_own(&worker->counters.count[IOCPNET_COUNT_IN_PLACE], 1);
+    op->next = NULL;
+    if (worker->inline_last) {
+        worker->inline_last->next = op;
+    } else {
+        worker->inline_first = op;
+    }
+    worker->inline_last = op;
+}
+
+// The end of every start. code is that of the call. Unless the call failed, or finished in skip
+// mode, op may already be gone: it is not touched.
+static iocpnet_error iocpnet__op_issued(iocpnet_iocp *iocp, iocpnet_op *op, bool skip, int code,
+                                        DWORD bytes)
+{
+    if (code == WSA_IO_PENDING) return 0;
+    if (code) return iocpnet__op_undo(op, iocpnet_error_from_win32((uint32_t)code));
+    if (skip) iocpnet__op_finished_at_once(iocp, op, bytes);
+    return 0;
+}
+
+static void iocpnet__run_op(iocpnet__worker *worker, iocpnet_op *op)
+{
+    worker->handle = op->handle;
+    worker->inline_left = worker->iocp->desc.inline_limit;
+    iocpnet__op_finish(op);
+    while (worker->inline_first) {
+        op = worker->inline_first;
+        worker->inline_first = op->next;
+        if (!worker->inline_first) worker->inline_last = NULL;
+        iocpnet__op_finish(op);
+    }
+    worker->handle = 0;
+    worker->inline_left = 0;
+}
+
+static void iocpnet__run_packet(iocpnet__worker *worker, const OVERLAPPED_ENTRY *entry)
+{
+    iocpnet_iocp *iocp = worker->iocp;
+    OVERLAPPED *overlapped = entry->lpOverlapped;
+    ULONG_PTR number = entry->lpCompletionKey;
+    iocpnet__key *key;
+
+    if (!number && !overlapped) return;  // a wake-up
+    if (!number || number > (ULONG_PTR)iocpnet__load(&iocp->attached)) {
+        iocpnet__count_own(&worker->counters.count[IOCPNET_COUNT_STRAY_PACKETS], 1);
+        return;
+    }
+    key = &iocp->keys[number];
+    if (key->raw) {
+        key->raw(key->user, key->key, overlapped,
+                 overlapped ? iocpnet_error_from_status((uint32_t)overlapped->Internal) : 0,
+                 entry->dwNumberOfBytesTransferred);
+    } else if (overlapped) {
+        iocpnet__run_op(worker, IOCPNET_OUTER(overlapped, iocpnet_op, overlapped));
+    }
+}
+
+// Runs what waits in the overflow list, oldest first. True if there was something.
+static bool iocpnet__run_overflow(iocpnet__worker *worker)
+{
+    iocpnet_op *list, *op, *next, *ordered = NULL;
+
+    if (!iocpnet__load_pointer(&worker->iocp->overflow)) return false;
+    list = (iocpnet_op *)iocpnet__exchange_pointer(&worker->iocp->overflow, NULL);
+    for (op = list; op; op = next) {
+        next = op->next;
+        op->next = ordered;
+        ordered = op;
+    }
+    for (op = ordered; op; op = next) {
+        next = op->next;
+        iocpnet__run_op(worker, op);
+    }
+    return list != NULL;
+}
+
+// Asks for more packets while batches come back full, for fewer otherwise. Asking for more than
+// there are costs some systems a call more (Seen: Wine 8.0, one request), so after each vain try it
+// takes twice as many full batches until the next.
+static void iocpnet__worker_learn(iocpnet__worker *worker, uint32_t got)
+{
+    if (got < worker->ask) {
+        worker->ask = worker->ask / 2 ? worker->ask / 2 : 1;
+        worker->patience = worker->patience < 1024 ? worker->patience * 2 : 1024;
+        worker->full = 0;
+    } else if (++worker->full >= worker->patience && worker->ask < worker->iocp->desc.batch) {
+        worker->ask =
+            worker->ask * 2 < worker->iocp->desc.batch ? worker->ask * 2 : worker->iocp->desc.batch;
+        worker->patience = worker->patience > 1 ? worker->patience / 2 : 1;
+        worker->full = 0;
+    }
+}
+
+static void iocpnet__wake_workers(iocpnet_iocp *iocp)
+{
+    uint32_t i;
+
+    // A lost wake-up costs time only: no wait is longer than IOCPNET__LONGEST_WAIT_MS.
+    for (i = 0; i < iocp->thread_count; i++) {
+        IOCPNET_OS(PostQueuedCompletionStatus)(iocp->handle, 0, 0, NULL);
+    }
+}
+
+// While stopping: aborts at the deadline, ends it when nothing is left.
+static void iocpnet__stop_advance(iocpnet_iocp *iocp)
+{
+    iocpnet_stats stats;
+
+    if (iocpnet__load(&iocp->state) != IOCPNET__STOPPING) return;
+    iocpnet__sum(iocp, &stats);
+    if (!stats.pending_all && !stats.connections) {
+        if (iocpnet__cas(&iocp->state, IOCPNET__STOPPING, IOCPNET__STOPPED))
+            iocpnet__wake_workers(iocp);
+        return;
+    }
+    if ((int64_t)iocpnet__now() >= iocpnet__load64(&iocp->deadline) && iocp->on_stop &&
+        iocpnet__cas(&iocp->aborted, 0, 1)) {
+        iocp->on_stop(iocp, true);
+    }
+}
+
+static void iocpnet__tick(iocpnet_iocp *iocp)
+{
+    int64_t now = (int64_t)iocpnet__now();
+    int64_t due = iocpnet__load64(&iocp->tick_due);
+
+    if (now < due || !iocpnet__cas64(&iocp->tick_due, due, now + IOCPNET__TICK_MS)) return;
+    if (iocp->on_tick) iocp->on_tick(iocp, (uint64_t)now);
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeout_ms)
+{
+    iocpnet__worker *worker = (iocpnet__worker *)iocpnet__local_get(&iocp->local);
+    uint32_t longest = IOCPNET__LONGEST_WAIT_MS;
+    iocpnet_error error = 0;
+    bool ran;
+    void *outer;
+    ULONG got = 0;
+    ULONG i;
+
+    if (!worker) worker = iocpnet__worker_make(iocp);
+    if (!worker) return WSAENOBUFS;
+    outer = IOCPNET_OS(TlsGetValue)(iocpnet__current);
+    if (worker->polling || outer) return WSAEINVAL;  // in a callback, of this iocp or of another
+    if (iocpnet__load(&iocp->state) == IOCPNET__STOPPED) return WSAESHUTDOWN;
+    if (!IOCPNET_OS(TlsSetValue)(iocpnet__current, worker)) return iocpnet__last_error();
+    worker->polling = true;
+
+    ran = iocpnet__run_overflow(worker);
+    if (iocpnet__load(&iocp->timed) || iocpnet__load(&iocp->state)) longest = IOCPNET__TICK_MS;
+    if (iocpnet__load_pointer(&iocp->overflow)) longest = 1;
+    if (ran) longest = 0;
+    iocpnet__count_own(&worker->counters.count[IOCPNET_COUNT_POLLS], 1);
+    if (!IOCPNET_OS(GetQueuedCompletionStatusEx)(iocp->handle, worker->entries, worker->ask, &got,
+                                                 timeout_ms < longest ? timeout_ms : longest,
+                                                 FALSE)) {
+        DWORD code = IOCPNET_OS(GetLastError)();
+        got = 0;
+        if (code != WAIT_TIMEOUT) error = iocpnet_error_from_win32(code);
+        if (code == WAIT_TIMEOUT && !ran) error = WAIT_TIMEOUT;
+    } else {
+        iocpnet__worker_learn(worker, got);
+        iocpnet__count_own(&worker->counters.count[IOCPNET_COUNT_PACKETS], (int64_t)got);
+    }
+    for (i = 0; i < got; i++)
+        iocpnet__run_packet(worker, &worker->entries[i]);
+    if (iocpnet__load(&iocp->timed)) iocpnet__tick(iocp);
+    if (iocpnet__load(&iocp->state)) iocpnet__stop_advance(iocp);
+
+    worker->polling = false;
+    IOCPNET_OS(TlsSetValue)(iocpnet__current, NULL);
+    return error;
+}
+
+static DWORD WINAPI iocpnet__worker_main(void *parameter)
+{
+    iocpnet_iocp *iocp = (iocpnet_iocp *)parameter;
+    iocpnet_error error;
+
+    do {
+        error = iocpnet_iocp_poll(iocp, IOCPNET_FOREVER);
+        if (error && error != WAIT_TIMEOUT && error != WSAESHUTDOWN) {
+            iocpnet__report(iocp, error, "GetQueuedCompletionStatusEx");
+            IOCPNET_OS(Sleep)(10);  // such as no memory for a worker: it may pass
+        }
+    } while (error != WSAESHUTDOWN);
+
+    // This one may have taken several wake-ups in one batch: pass one on.
+    IOCPNET_OS(PostQueuedCompletionStatus)(iocp->handle, 0, 0, NULL);
+    return 0;
+}
+
+static uint32_t iocpnet__processors(void)
+{
+    DWORD n = IOCPNET_OS(GetActiveProcessorCount)(ALL_PROCESSOR_GROUPS);
+
+    return n ? (uint32_t)n : 1;
+}
+
+// Client editions run two file transfers at a time and queue the rest.
+// Source: MS Learn, TransmitFile, "Remarks".
+static uint32_t iocpnet__transmit_cap(void)
+{
+    OSVERSIONINFOEXW version;
+    DWORDLONG mask = IOCPNET_OS(VerSetConditionMask)(0, VER_PRODUCT_TYPE, VER_EQUAL);
+
+    memset(&version, 0, sizeof version);
+    version.dwOSVersionInfoSize = sizeof version;
+    version.wProductType = VER_NT_WORKSTATION;
+    return IOCPNET_OS(VerifyVersionInfoW)(&version, VER_PRODUCT_TYPE, mask) ? 2 : INT32_MAX;
+}
+
+// The index that all iocps of the process share, for as long as there is one.
+static bool iocpnet__current_acquire(void)
+{
+    bool ok = true;
+
+    iocpnet__lock_enter(&iocpnet__lock);
+    if (!iocpnet__opened) {
+        iocpnet__current = IOCPNET_OS(TlsAlloc)();
+        ok = iocpnet__current != TLS_OUT_OF_INDEXES;
+    }
+    if (ok) iocpnet__opened++;
+    iocpnet__lock_leave(&iocpnet__lock);
+    return ok;
+}
+
+static void iocpnet__current_release(void)
+{
+    iocpnet__lock_enter(&iocpnet__lock);
+    if (!--iocpnet__opened) {
+        IOCPNET_OS(TlsFree)(iocpnet__current);
+        iocpnet__current = TLS_OUT_OF_INDEXES;
+    }
+    iocpnet__lock_leave(&iocpnet__lock);
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_iocp_open(iocpnet_iocp **out, const iocpnet_iocp_desc *desc)
+{
+    iocpnet_error error;
+    iocpnet_iocp *iocp = NULL;
+
+    *out = NULL;
+    error = iocpnet_os_init();
+    if (error) return error;
+    error = 8;
+    iocp = (iocpnet_iocp *)iocpnet__alloc(sizeof *iocp);
+    if (!iocp) goto end_winsock;
+    if (desc) iocp->desc = *desc;
+    if (!iocp->desc.concurrency) iocp->desc.concurrency = iocpnet__processors();
+    if (!iocp->desc.threads) iocp->desc.threads = 2 * iocp->desc.concurrency;
+    if (!iocp->desc.batch) iocp->desc.batch = 64;
+    if (iocp->desc.batch > IOCPNET__BATCH) iocp->desc.batch = IOCPNET__BATCH;
+    if (!iocp->desc.inline_limit) iocp->desc.inline_limit = 8;
+    if (iocp->desc.no_inline) iocp->desc.inline_limit = 0;
+    if (!iocp->desc.transmits) iocp->desc.transmits = iocpnet__transmit_cap();
+    iocp->attached = 1;  // key 1 is that of what we post ourselves
+    IOCPNET_OS(InitializeSRWLock)(&iocp->lock);
+
+    error = 259;
+    if (!iocpnet__current_acquire()) goto free_iocp;
+    error = iocpnet__local_init(&iocp->local, iocpnet__iocp_thread_ended);
+    if (error) goto release_current;
+    iocp->handle =
+        IOCPNET_OS(CreateIoCompletionPort)(INVALID_HANDLE_VALUE, NULL, 0, iocp->desc.concurrency);
+    if (!iocp->handle) {
+        error = iocpnet__last_error();
+        goto fini_local;
+    }
+    *out = iocp;
+    return 0;
+
+fini_local:
+    iocpnet__local_fini(&iocp->local);
+release_current:
+    iocpnet__current_release();
+free_iocp:
+    iocpnet__free(iocp, sizeof *iocp);
+end_winsock:
+    iocpnet_os_fini();
+    return error;
+}
+
+// The number that names a kind of handle to the port: its row in keys.
+static ULONG_PTR iocpnet__key_number(iocpnet_iocp *iocp, uintptr_t key, iocpnet_raw_fn *raw,
+                                     void *user)
+{
+    int32_t last, i;
+    ULONG_PTR number = 0;
+
+    if (!raw && !key) return 1;
+    iocpnet__lock_enter(&iocp->lock);
+    last = iocp->attached;
+    for (i = 2; i <= last && !number; i++) {
+        const iocpnet__key *row = &iocp->keys[i];
+        if (row->key == key && row->raw == raw && row->user == user) number = (ULONG_PTR)i;
+    }
+    if (!number && last < IOCPNET__KEYS) {
+        iocp->keys[last + 1].key = key;
+        iocp->keys[last + 1].raw = raw;
+        iocp->keys[last + 1].user = user;
+        iocpnet__store(&iocp->attached, last + 1);
+        number = (ULONG_PTR)last + 1;
+    }
+    iocpnet__lock_leave(&iocp->lock);
+    return number;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_iocp_attach(iocpnet_iocp *iocp, uintptr_t handle, uintptr_t key,
+                                               iocpnet_raw_fn *raw, void *user)
+{
+    ULONG_PTR number = iocpnet__key_number(iocp, key, raw, user);
+
+    if (!number) return WSAENOBUFS;
+    if (IOCPNET_OS(CreateIoCompletionPort)((HANDLE)handle, iocp->handle, number, 0)) return 0;
+    return iocpnet__last_error();
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_iocp_post(iocpnet_iocp *iocp, iocpnet_op *op,
+                                             iocpnet_error error, size_t bytes)
+{
+    iocpnet_error misuse;
+
+    if (iocpnet__load(&iocp->state) == IOCPNET__STOPPED) return WSAESHUTDOWN;
+    misuse = iocpnet__op_begin(op, iocp, 0, IOCPNET_OP_POST, NULL);
+    if (misuse) return misuse;
+    op->flags = IOCPNET__POSTED;
+    op->overlapped.internal = (uintptr_t)(uint32_t)error;
+    op->overlapped.internal_high = bytes;
+    iocpnet__op_post(iocp, op);
+    return 0;
+}
+
+// Some headers lack these two.
+WINBASEAPI WORD WINAPI GetActiveProcessorGroupCount(void);
+WINBASEAPI BOOL WINAPI SetThreadGroupAffinity(HANDLE, const GROUP_AFFINITY *, PGROUP_AFFINITY);
+
+// Threads begin in the first processor group of the process; on a machine with several, worker i
+// goes to group i modulo their number. Source: MS Learn, "Processor Groups".
+static void iocpnet__worker_place(HANDLE thread, uint32_t i)
+{
+    WORD groups = IOCPNET_OS(GetActiveProcessorGroupCount)();
+    GROUP_AFFINITY affinity;
+    DWORD n;
+
+    if (groups < 2) return;
+    memset(&affinity, 0, sizeof affinity);
+    affinity.Group = (WORD)(i % groups);
+    n = IOCPNET_OS(GetActiveProcessorCount)(affinity.Group);
+    if (!n) return;
+    affinity.Mask = n >= 8 * sizeof affinity.Mask ? ~(KAFFINITY)0 : ((KAFFINITY)1 << n) - 1;
+    IOCPNET_OS(SetThreadGroupAffinity)(thread, &affinity, NULL);
+}
+
+static void iocpnet__join_workers(iocpnet_iocp *iocp)
+{
+    uint32_t i;
+
+    for (i = 0; i < iocp->thread_count; i++) {
+        IOCPNET_OS(WaitForSingleObject)(iocp->threads[i], INFINITE);
+        IOCPNET_OS(CloseHandle)(iocp->threads[i]);
+    }
+    iocpnet__free(iocp->threads, iocp->desc.threads * sizeof *iocp->threads);
+    iocp->threads = NULL;
+    iocp->thread_count = 0;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_iocp_start(iocpnet_iocp *iocp)
+{
+    iocpnet_error error = 0;
+    uint32_t i;
+
+    if (iocp->threads || iocpnet__load(&iocp->state)) return WSAEINVAL;
+    iocp->threads = (HANDLE *)iocpnet__alloc(iocp->desc.threads * sizeof *iocp->threads);
+    if (!iocp->threads) return 8;
+    for (i = 0; i < iocp->desc.threads && !error; i++) {
+        HANDLE thread = IOCPNET_OS(CreateThread)(NULL, 0, iocpnet__worker_main, iocp, 0, NULL);
+        if (!thread) {
+            error = iocpnet__last_error();
+            break;
+        }
+        iocpnet__worker_place(thread, i);
+        iocp->threads[iocp->thread_count++] = thread;
+    }
+    if (!error) return 0;
+
+    // Fewer than asked for would be a server that is slow for no visible reason: none is left.
+    iocpnet__store(&iocp->state, IOCPNET__STOPPED);
+    iocpnet__wake_workers(iocp);
+    iocpnet__join_workers(iocp);
+    iocpnet__store(&iocp->state, IOCPNET__RUNNING);
+    return error;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_iocp_stop(iocpnet_iocp *iocp, uint32_t deadline_ms)
+{
+    iocpnet__worker *worker = iocpnet__worker_here(iocp);
+    int64_t deadline = (int64_t)(iocpnet__now() + deadline_ms);
+    iocpnet_error error = 0;
+    iocpnet_stats stats;
+    int64_t was;
+
+    // The earliest of several stops' deadlines holds; one that had passed is set anew.
+    was = iocpnet__load64(&iocp->deadline);
+    if (!was || deadline < was || iocpnet__load(&iocp->aborted)) {
+        iocpnet__cas64(&iocp->deadline, was, deadline);
+    }
+    if (iocpnet__cas(&iocp->state, IOCPNET__RUNNING, IOCPNET__STOPPING)) {
+        if (iocp->on_stop) iocp->on_stop(iocp, false);
+        iocpnet__wake_workers(iocp);
+    } else if (iocpnet__load(&iocp->state) == IOCPNET__STOPPED) {
+        iocpnet__sum(iocp, &stats);
+        if (!stats.pending_all) return 0;
+        // Something was started after the stop: it ends as the rest did.
+        iocpnet__cas(&iocp->state, IOCPNET__STOPPED, IOCPNET__STOPPING);
+    }
+    if (worker) return 0;
+
+    for (;;) {
+        error = iocpnet_iocp_poll(iocp, IOCPNET__TICK_MS / 2);
+        if (error == WSAESHUTDOWN) return 0;
+        if (error && error != WAIT_TIMEOUT) {
+            iocpnet__report(iocp, error, "GetQueuedCompletionStatusEx");
+            if (error == WSAEINVAL) return error;
+            IOCPNET_OS(Sleep)(1);
+        }
+        if ((int64_t)iocpnet__now() > deadline + IOCPNET__GRACE_MS) return WSAETIMEDOUT;
+    }
+}
+
+// Ctrl-C for iocpnet_iocp_run. One iocp of the process at a time.
+static void *volatile iocpnet__ctrl_iocp;
+static volatile int32_t iocpnet__ctrl_ms, iocpnet__ctrl_busy, iocpnet__ctrl_count;
+static volatile int32_t iocpnet__ctrl_error;
+
+static BOOL WINAPI iocpnet__ctrl(DWORD event)
+{
+    iocpnet_iocp *iocp;
+    uint32_t ms = (uint32_t)iocpnet__load(&iocpnet__ctrl_ms);
+    iocpnet_error error;
+
+    if (event == CTRL_LOGOFF_EVENT) return FALSE;  // a service goes on when a user leaves
+    iocpnet__add(&iocpnet__ctrl_busy, 1);
+    iocp = (iocpnet_iocp *)iocpnet__load_pointer(&iocpnet__ctrl_iocp);
+    if (iocp) {
+        if (event != CTRL_C_EVENT && event != CTRL_BREAK_EVENT && ms > 4000) ms = 4000;
+        if (iocpnet__add(&iocpnet__ctrl_count, 1) > 1) ms = 0;  // pressed again: now
+        error = iocpnet_iocp_stop(iocp, ms);
+        if (error) iocpnet__store(&iocpnet__ctrl_error, error);
+    }
+    iocpnet__add(&iocpnet__ctrl_busy, -1);
+
+    // After console close the process lives only as long as this function does.
+    if (iocp && event != CTRL_C_EVENT && event != CTRL_BREAK_EVENT) IOCPNET_OS(Sleep)(1000);
+    return iocp != NULL;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_iocp_run(iocpnet_iocp *iocp, uint32_t ctrl_c_ms)
+{
+    iocpnet_error error;
+    uint32_t i;
+    bool ctrl = ctrl_c_ms != 0;
+
+    if (ctrl) {
+        if (!iocpnet__cas_pointer(&iocpnet__ctrl_iocp, NULL, iocp)) return WSAEINVAL;
+        iocpnet__store(&iocpnet__ctrl_ms, (int32_t)(ctrl_c_ms & INT32_MAX));
+        iocpnet__store(&iocpnet__ctrl_error, 0);
+        iocpnet__store(&iocpnet__ctrl_count, 0);
+        if (!IOCPNET_OS(SetConsoleCtrlHandler)(iocpnet__ctrl, TRUE)) {
+            error = iocpnet__last_error();
+            iocpnet__exchange_pointer(&iocpnet__ctrl_iocp, NULL);
+            return error;
+        }
+    }
+    error = iocpnet_iocp_start(iocp);
+    for (i = 0; !error && i < iocp->thread_count; i++) {
+        while (IOCPNET_OS(WaitForSingleObject)(iocp->threads[i], 100) == WAIT_TIMEOUT) {
+            error = iocpnet__load(&iocpnet__ctrl_error);
+            if (ctrl && error) break;
+            error = 0;
+        }
+    }
+    if (ctrl) {
+        iocpnet__exchange_pointer(&iocpnet__ctrl_iocp, NULL);
+        while (iocpnet__load(&iocpnet__ctrl_busy))
+            IOCPNET_OS(Sleep)(1);
+        IOCPNET_OS(SetConsoleCtrlHandler)(iocpnet__ctrl, FALSE);
+    }
+    return error;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_iocp_close(iocpnet_iocp *iocp)
+{
+    iocpnet__worker *worker, *next;
+    iocpnet_error error;
+
+    if (!iocp) return 0;
+    if (iocpnet__worker_here(iocp)) return WSAEINVAL;
+    error = iocpnet_iocp_stop(iocp, 5000);
+    if (error) return error;
+
+    if (iocp->threads) iocpnet__join_workers(iocp);
+    if (iocp->on_close) iocp->on_close(iocp);
+    IOCPNET_OS(CloseHandle)(iocp->handle);
+    iocpnet__local_fini(&iocp->local);
+    for (worker = (iocpnet__worker *)iocp->workers; worker; worker = next) {
+        next = worker->next;
+        iocpnet__free(worker, sizeof *worker);
+    }
+    iocpnet__current_release();
+    iocpnet__free(iocp, sizeof *iocp);
+    iocpnet_os_fini();
+    return 0;
+}
+
+// ---- I7 op: an OVERLAPPED that knows its way home -----------------------------------------------
+
+IOCPNET__DEF bool iocpnet_op_pending(const iocpnet_op *op)
+{
+    return iocpnet__load(&op->state) != IOCPNET__IDLE;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_op_cancel(iocpnet_op *op)
+{
+    if (!iocpnet_op_pending(op)) return WSAEINVAL;
+    if (!op->handle) return 1168;  // posted: on its way
+    if (IOCPNET_OS(CancelIoEx)((HANDLE)op->handle, (OVERLAPPED *)(void *)&op->overlapped)) return 0;
+    return iocpnet__last_error();
+}
+
+#ifdef IOCPNET_DEBUG
+static void iocpnet__ledger_line(iocpnet_ledger_fn *line, void *user, const char *what, int32_t n)
+{
+    char text[96];
+    char *end = text + sizeof text - 1;
+    char *to;
+
+    if (!line) return;
+    to = iocpnet__put_number(text, end, (uint32_t)n);
+    to = iocpnet__put_text(to, end, " ");
+    (void)iocpnet__put_text(to, end, what);
+    line(user, text);
+}
+
+IOCPNET__DEF size_t iocpnet_ledger(iocpnet_ledger_fn *line, void *user)
+{
+    uint64_t now = iocpnet__now();
+    const iocpnet_op *op;
+    size_t n = 0;
+    int32_t left;
+
+    iocpnet__lock_enter(&iocpnet__debug);
+    for (op = iocpnet__debug_ops; op; op = op->older, n++) {
+        char text[96];
+        char *end = text + sizeof text - 1;
+        char *to;
+
+        if (!line) continue;
+        to = iocpnet__put_text(text, end, iocpnet_stats_kind(op->kind));
+        to = iocpnet__put_text(to, end, " on ");
+        to = iocpnet__put_number(to, end, op->handle);
+        to = iocpnet__put_text(to, end, " for ");
+        to = iocpnet__put_number(to, end, now - op->started_ms);
+        (void)iocpnet__put_text(to, end, " ms");
+        line(user, text);
+    }
+    iocpnet__lock_leave(&iocpnet__debug);
+
+    left = iocpnet__load(&iocpnet__debug_sockets);
+    if (left) iocpnet__ledger_line(line, user, "sockets open", left);
+    n += (size_t)left;
+    left = iocpnet__load(&iocpnet__debug_lent);
+    if (left) iocpnet__ledger_line(line, user, "buffers and objects out", left);
+    n += (size_t)left;
+    left = iocpnet__load(&iocpnet__debug_blocks);
+    if (left) iocpnet__ledger_line(line, user, "blocks allocated", left);
+    n += (size_t)left;
+    return n;
+}
+#endif
+
+// ---- I8 ext: the extension functions ------------------------------------------------------------
+
+typedef struct iocpnet__provider {
+    GUID id;
+    int family, type, protocol;
+    iocpnet_ext ext;
+} iocpnet__provider;
+
+static iocpnet__provider iocpnet__providers[16];
+static uint32_t iocpnet__provider_count;
+
+// Source: mswsock.h.
+static const GUID iocpnet__ext_ids[8] = {
+    { 0xb5367df1, 0xcbac, 0x11cf, { 0x95, 0xca, 0x00, 0x80, 0x5f, 0x48, 0xa1, 0x92 } },
+    { 0xb5367df2, 0xcbac, 0x11cf, { 0x95, 0xca, 0x00, 0x80, 0x5f, 0x48, 0xa1, 0x92 } },
+    { 0x25a207b9, 0xddf3, 0x4660, { 0x8e, 0xe9, 0x76, 0xe5, 0x8c, 0x74, 0x06, 0x3e } },
+    { 0x7fda2e11, 0x8630, 0x436f, { 0xa0, 0x31, 0xf5, 0x36, 0xa6, 0xee, 0xc1, 0x57 } },
+    { 0xb5367df0, 0xcbac, 0x11cf, { 0x95, 0xca, 0x00, 0x80, 0x5f, 0x48, 0xa1, 0x92 } },
+    { 0xd9689da0, 0x1f90, 0x11d3, { 0x99, 0x71, 0x00, 0xc0, 0x4f, 0x68, 0xc8, 0x76 } },
+    { 0xf689d7c8, 0x6f1f, 0x436b, { 0x8a, 0x53, 0xe5, 0x4f, 0xe3, 0x51, 0xc3, 0x22 } },
+    { 0xa441e712, 0x754f, 0x43ca, { 0x84, 0xa7, 0x0d, 0xee, 0x44, 0xcf, 0x60, 0x6d } }
+};
+
+static iocpnet_ext_fn *iocpnet__ext_ask(SOCKET socket, int which)
+{
+    GUID id = iocpnet__ext_ids[which];
+    iocpnet_ext_fn *fn = NULL;
+    DWORD bytes = 0;
+
+    if (IOCPNET_OS(WSAIoctl)(socket, SIO_GET_EXTENSION_FUNCTION_POINTER, &id, sizeof id,
+                             (void *)&fn, sizeof fn, &bytes, NULL, NULL)) {
+        return NULL;
+    }
+    return fn;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_ext_load(uintptr_t socket, const iocpnet_ext **out)
+{
+    WSAPROTOCOL_INFOW info;
+    int size = sizeof info;
+    iocpnet__provider *provider = NULL;
+    iocpnet_ext *ext;
+    uint32_t i;
+
+    *out = NULL;
+    memset(&info, 0, sizeof info);
+    if (IOCPNET_OS(getsockopt)(socket, SOL_SOCKET, SO_PROTOCOL_INFOW, (char *)&info, &size)) {
+        return iocpnet__wsa_error();
+    }
+    iocpnet__lock_enter(&iocpnet__lock);
+    for (i = 0; i < iocpnet__provider_count; i++) {
+        provider = &iocpnet__providers[i];
+        if (provider->family == info.iAddressFamily && provider->type == info.iSocketType &&
+            provider->protocol == info.iProtocol &&
+            !memcmp(&provider->id, &info.ProviderId, sizeof provider->id)) {
+            goto found;
+        }
+    }
+    provider = NULL;
+    if (i == sizeof iocpnet__providers / sizeof *iocpnet__providers) goto found;
+    provider = &iocpnet__providers[i];
+    provider->id = info.ProviderId;
+    provider->family = info.iAddressFamily;
+    provider->type = info.iSocketType;
+    provider->protocol = info.iProtocol;
+    ext = &provider->ext;
+    ext->accept_ex = iocpnet__ext_ask(socket, 0);
+    ext->get_accept_ex_sockaddrs = iocpnet__ext_ask(socket, 1);
+    ext->connect_ex = iocpnet__ext_ask(socket, 2);
+    ext->disconnect_ex = iocpnet__ext_ask(socket, 3);
+    ext->transmit_file = iocpnet__ext_ask(socket, 4);
+    ext->transmit_packets = iocpnet__ext_ask(socket, 5);
+    ext->wsa_recv_msg = iocpnet__ext_ask(socket, 6);
+    ext->wsa_send_msg = iocpnet__ext_ask(socket, 7);
+    ext->ifs_handles = (info.dwServiceFlags1 & XP1_IFS_HANDLES) != 0;
+    iocpnet__provider_count++;
+found:
+    iocpnet__lock_leave(&iocpnet__lock);
+    if (!provider) return WSAENOBUFS;
+    *out = &provider->ext;
+    return 0;
+}
+
+// ---- I9 start: the overlapped calls as starts on an op ------------------------------------------
+
+typedef BOOL(PASCAL *iocpnet__accept_ex)(SOCKET, SOCKET, PVOID, DWORD, DWORD, DWORD, LPDWORD,
+                                         LPOVERLAPPED);
+typedef VOID(PASCAL *iocpnet__get_sockaddrs)(PVOID, DWORD, DWORD, DWORD, struct sockaddr **, LPINT,
+                                             struct sockaddr **, LPINT);
+typedef BOOL(PASCAL *iocpnet__connect_ex)(SOCKET, const struct sockaddr *, int, PVOID, DWORD,
+                                          LPDWORD, LPOVERLAPPED);
+typedef BOOL(PASCAL *iocpnet__disconnect_ex)(SOCKET, LPOVERLAPPED, DWORD, DWORD);
+typedef BOOL(PASCAL *iocpnet__transmit_file)(SOCKET, HANDLE, DWORD, DWORD, LPOVERLAPPED,
+                                             LPTRANSMIT_FILE_BUFFERS, DWORD);
+typedef BOOL(PASCAL *iocpnet__transmit_packets)(SOCKET, void *, DWORD, DWORD, LPOVERLAPPED, DWORD);
+
+// TRANSMIT_PACKETS_ELEMENT, whose unions have no names that all compilers take.
+typedef struct iocpnet__packet {
+    ULONG flags;  // 1 memory, 2 file
+    ULONG length;
+    union {
+        struct {
+            LONGLONG offset;
+            HANDLE file;
+        } range;
+        void *memory;
+    } u;
+} iocpnet__packet;
+
+IOCPNET__STATIC_ASSERT(sizeof(iocpnet__packet) == 24, packet_size);
+IOCPNET__STATIC_ASSERT(sizeof(TRANSMIT_FILE_BUFFERS) <= 16 * 24, file_buffers_size);
+
+enum { IOCPNET__PIECES = 16 };                         // elements given to the system at a time
+static const uint64_t iocpnet__unit_max = 2147483646;  // bytes of one call; MS Learn, TransmitFile
+static const char iocpnet__nothing[1] = { 0 };         // where a zero-byte receive points
+
+IOCPNET__DEF iocpnet_error iocpnet_address_parse(iocpnet_address *address, const char *text,
+                                                 uint16_t port)
+{
+    struct sockaddr_in v4;
+    struct sockaddr_in6 v6;
+
+    memset(address, 0, sizeof *address);
+    if (!text) text = "127.0.0.1";
+    memset(&v4, 0, sizeof v4);
+    memset(&v6, 0, sizeof v6);
+    v4.sin_family = AF_INET;
+    v6.sin6_family = AF_INET6;
+    v4.sin_port = v6.sin6_port = IOCPNET_OS(htons)(port);
+    if (IOCPNET_OS(inet_pton)(AF_INET, text, &v4.sin_addr) == 1) {
+        memcpy(&address->u, &v4, sizeof v4);
+        address->size = (int32_t)sizeof v4;
+    } else if (IOCPNET_OS(inet_pton)(AF_INET6, text, &v6.sin6_addr) == 1) {
+        memcpy(&address->u, &v6, sizeof v6);
+        address->size = (int32_t)sizeof v6;
+    } else {
+        return WSAEINVAL;
+    }
+    return 0;
+}
+
+IOCPNET__DEF uint16_t iocpnet_address_port(const iocpnet_address *address)
+{
+    // The port lies at the same place in both families, high byte first.
+    if (!address->size) return 0;
+    return (uint16_t)(address->u.bytes[2] << 8 | address->u.bytes[3]);
+}
+
+IOCPNET__DEF char *iocpnet_address_text(const iocpnet_address *address, char *text, size_t size)
+{
+    bool v6 = address->size && address->u.family == AF_INET6;
+    char *end = text + size - 1;
+    char *to = text;
+    char host[64];
+
+    if (!size) return text;
+    if (!address->size ||
+        !IOCPNET_OS(inet_ntop)(address->u.family, (PVOID)(address->u.bytes + (v6 ? 8 : 4)), host,
+                               sizeof host)) {
+        (void)iocpnet__put_text(to, end, "(none)");
+        return text;
+    }
+    to = iocpnet__put_text(to, end, v6 ? "[" : "");
+    to = iocpnet__put_text(to, end, host);
+    to = iocpnet__put_text(to, end, v6 ? "]:" : ":");
+    (void)iocpnet__put_number(to, end, iocpnet_address_port(address));
+    return text;
+}
+
+static void iocpnet__address_set(iocpnet_address *address, const void *from, int size)
+{
+    memset(address, 0, sizeof *address);
+    if (size <= 0 || size > (int)sizeof address->u) return;
+    memcpy(&address->u, from, (size_t)size);
+    address->size = size;
+}
+
+// The system's provider for a family and kind does not change while the process lives, so sockets
+// we make ourselves need to ask only once.
+static iocpnet_error iocpnet__socket_ext(iocpnet_socket *socket)
+{
+    const iocpnet_ext **known;
+
+    known = &socket->iocp->ext[(socket->family == AF_INET6 ? 2 : 0) + (socket->datagram ? 1 : 0)];
+    socket->ext =
+        (const iocpnet_ext *)iocpnet__load_pointer((void *const volatile *)(const void *)known);
+    if (socket->ext) return 0;
+    {
+        iocpnet_error error = iocpnet_ext_load(socket->handle, &socket->ext);
+        if (!error) {
+            iocpnet__exchange_pointer((void *volatile *)(void *)known,
+                                      (void *)(uintptr_t)socket->ext);
+        }
+        return error;
+    }
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_socket_close(iocpnet_socket *socket)
+{
+    SOCKET handle = socket->handle;
+
+    if (handle == INVALID_SOCKET) return WSAENOTSOCK;
+    socket->handle = INVALID_SOCKET;
+
+    // Cancel first: without it a pending send keeps its packet back until the peer reads.
+    // Seen: Wine 8.0. On Windows closesocket cancels as well.
+    IOCPNET_OS(CancelIoEx)((HANDLE)handle, NULL);
+    IOCPNET__LEDGER(sockets, -1);
+    return IOCPNET_OS(closesocket)(handle) ? iocpnet__wsa_error() : 0;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_socket_open(iocpnet_socket *socket, iocpnet_iocp *iocp,
+                                               int family, bool datagram)
+{
+    int type = datagram ? SOCK_DGRAM : SOCK_STREAM;
+    int protocol = datagram ? IPPROTO_UDP : IPPROTO_TCP;
+    DWORD off = FALSE;
+    DWORD bytes = 0;
+    iocpnet_error error;
+
+    memset(socket, 0, sizeof *socket);
+    socket->iocp = iocp;
+    socket->family = (uint16_t)family;
+    socket->datagram = datagram;
+    socket->handle = IOCPNET_OS(WSASocketW)(family, type, protocol, NULL, 0,
+                                            WSA_FLAG_OVERLAPPED | WSA_FLAG_NO_HANDLE_INHERIT);
+    if (socket->handle == INVALID_SOCKET) {
+        error = iocpnet__wsa_error();
+        if (error != WSAEINVAL) return error;
+        // Windows 7 before its first service pack lacks the flag.
+        socket->handle =
+            IOCPNET_OS(WSASocketW)(family, type, protocol, NULL, 0, WSA_FLAG_OVERLAPPED);
+        if (socket->handle == INVALID_SOCKET) return iocpnet__wsa_error();
+        IOCPNET_OS(SetHandleInformation)((HANDLE)socket->handle, HANDLE_FLAG_INHERIT, 0);
+    }
+    IOCPNET__LEDGER(sockets, 1);
+    error = iocpnet__socket_ext(socket);
+    if (error) goto close_socket;
+    error = iocpnet_iocp_attach(iocp, socket->handle, 0, NULL, NULL);
+    if (error) goto close_socket;
+
+    // Safe only on our own TCP sockets of providers with true handles: others may post all the
+    // same. Source: MS Learn, SetFileCompletionNotificationModes, "Remarks".
+    if (!datagram && !iocp->desc.no_skip && socket->ext->ifs_handles) {
+        socket->skip = IOCPNET_OS(SetFileCompletionNotificationModes)(
+                           (HANDLE)socket->handle, FILE_SKIP_COMPLETION_PORT_ON_SUCCESS |
+                                                       FILE_SKIP_SET_EVENT_ON_HANDLE) != 0;
+    }
+
+    // Without these an ICMP error of one peer fails the receive for all. Where the system lacks
+    // them the receive bears it.
+    if (datagram) {
+        IOCPNET_OS(WSAIoctl)
+        (socket->handle, IOCPNET__UDP_CONNRESET, &off, sizeof off, NULL, 0, &bytes, NULL, NULL);
+        IOCPNET_OS(WSAIoctl)
+        (socket->handle, IOCPNET__UDP_NETRESET, &off, sizeof off, NULL, 0, &bytes, NULL, NULL);
+    }
+    return 0;
+
+close_socket:
+    iocpnet_socket_close(socket);
+    return error;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_socket_adopt(iocpnet_socket *socket, iocpnet_iocp *iocp,
+                                                uintptr_t handle)
+{
+    WSAPROTOCOL_INFOW info;
+    int size = sizeof info;
+    iocpnet_error error;
+
+    memset(socket, 0, sizeof *socket);
+    memset(&info, 0, sizeof info);
+    socket->handle = INVALID_SOCKET;
+    socket->iocp = iocp;
+    if (IOCPNET_OS(getsockopt)(handle, SOL_SOCKET, SO_PROTOCOL_INFOW, (char *)&info, &size)) {
+        return iocpnet__wsa_error();
+    }
+    socket->family = (uint16_t)info.iAddressFamily;
+    socket->datagram = info.iSocketType == SOCK_DGRAM;
+    error = iocpnet_ext_load(handle, &socket->ext);
+    if (!error) error = iocpnet_iocp_attach(iocp, handle, 0, NULL, NULL);
+    if (error) return error;
+    socket->handle = handle;
+    IOCPNET__LEDGER(sockets, 1);
+    return 0;
+}
+
+static iocpnet_error iocpnet__bind(const iocpnet_socket *socket, const iocpnet_address *address)
+{
+    iocpnet_address any;
+
+    if (!address) {
+        memset(&any, 0, sizeof any);
+        any.u.family = socket->family;
+        any.size = socket->family == AF_INET6 ? 28 : 16;
+        address = &any;
+    }
+    if (!IOCPNET_OS(bind)(socket->handle, (const struct sockaddr *)(const void *)&address->u,
+                          address->size)) {
+        return 0;
+    }
+    return iocpnet__wsa_error();
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_socket_bind(const iocpnet_socket *socket,
+                                               const iocpnet_address *address)
+{
+    BOOL on = TRUE;
+
+    // Nobody else may take a port that we listen on. Source: MS Learn, "Using SO_REUSEADDR and
+    // SO_EXCLUSIVEADDRUSE".
+    if (address && !socket->datagram &&
+        IOCPNET_OS(setsockopt)(socket->handle, SOL_SOCKET, SO_EXCLUSIVEADDRUSE, (const char *)&on,
+                               sizeof on)) {
+        return iocpnet__wsa_error();
+    }
+    return iocpnet__bind(socket, address);
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_socket_listen(const iocpnet_socket *socket, int backlog)
+{
+    // A negative backlog is SOMAXCONN_HINT: Windows 8 and later take up to 65535.
+    if (!IOCPNET_OS(listen)(socket->handle, backlog ? backlog : -4096)) return 0;
+    if (!backlog && !IOCPNET_OS(listen)(socket->handle, SOMAXCONN)) return 0;
+    return iocpnet__wsa_error();
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_socket_address(const iocpnet_socket *socket,
+                                                  iocpnet_address *address)
+{
+    struct sockaddr_storage storage;
+    int size = sizeof storage;
+
+    memset(address, 0, sizeof *address);
+    memset(&storage, 0, sizeof storage);
+    if (IOCPNET_OS(getsockname)(socket->handle, (struct sockaddr *)&storage, &size)) {
+        return iocpnet__wsa_error();
+    }
+    iocpnet__address_set(address, &storage, size);
+    return 0;
+}
+
+// An accept's packet: the socket is not quite connected until its context is updated.
+static void iocpnet__accept_finish(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    iocpnet_accept *accept = IOCPNET_OUTER(op, iocpnet_accept, op);
+    bool with_data = accept->size != 0;
+    struct sockaddr *local = NULL;
+    struct sockaddr *peer = NULL;
+    INT local_size = 0;
+    INT peer_size = 0;
+    iocpnet__get_sockaddrs get = (iocpnet__get_sockaddrs)accept->ext->get_accept_ex_sockaddrs;
+
+    memset(&accept->local, 0, sizeof accept->local);
+    memset(&accept->peer, 0, sizeof accept->peer);
+    if (!error &&
+        IOCPNET_OS(setsockopt)(accept->socket, SOL_SOCKET, SO_UPDATE_ACCEPT_CONTEXT,
+                               (const char *)&accept->listener, sizeof accept->listener)) {
+        error = iocpnet__wsa_error();
+        bytes = 0;
+    }
+    if (!error && get) {
+        get(with_data ? accept->data : accept->addresses,
+            with_data ? accept->size - IOCPNET_ACCEPT_ROOM : 0, IOCPNET_ACCEPT_ROOM / 2,
+            IOCPNET_ACCEPT_ROOM / 2, &local, &local_size, &peer, &peer_size);
+        iocpnet__address_set(&accept->local, local, local ? local_size : 0);
+        iocpnet__address_set(&accept->peer, peer, peer ? peer_size : 0);
+    }
+    iocpnet__op_done(op, error, bytes);
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_start_accept(iocpnet_accept *accept,
+                                                const iocpnet_socket *listener,
+                                                const iocpnet_socket *socket, void *data,
+                                                size_t size)
+{
+    iocpnet_iocp *iocp = listener->iocp;
+    bool skip = listener->skip;
+    DWORD room = (DWORD)(data ? size - IOCPNET_ACCEPT_ROOM : 0);
+    DWORD bytes = 0;
+    iocpnet__accept_ex accept_ex = (iocpnet__accept_ex)listener->ext->accept_ex;
+    iocpnet_error error;
+    int code = 0;
+
+    if (data && (size <= IOCPNET_ACCEPT_ROOM || size > INT32_MAX)) return WSAEINVAL;
+    if (!accept_ex) return WSAEOPNOTSUPP;
+    error = iocpnet__op_begin(&accept->op, iocp, listener->handle, IOCPNET_OP_ACCEPT,
+                              iocpnet__accept_finish);
+    if (error) return error;
+    accept->listener = listener->handle;
+    accept->socket = socket->handle;
+    accept->data = data;
+    accept->size = (uint32_t)(data ? size : 0);
+    accept->ext = listener->ext;
+    if (!accept_ex(listener->handle, socket->handle, data ? data : accept->addresses, room,
+                   IOCPNET_ACCEPT_ROOM / 2, IOCPNET_ACCEPT_ROOM / 2, &bytes,
+                   (OVERLAPPED *)(void *)&accept->op.overlapped)) {
+        code = IOCPNET_OS(WSAGetLastError)();
+    }
+    return iocpnet__op_issued(iocp, &accept->op, skip, code, bytes);
+}
+
+static void iocpnet__connect_finish(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    if (!error &&
+        IOCPNET_OS(setsockopt)(op->handle, SOL_SOCKET, SO_UPDATE_CONNECT_CONTEXT, NULL, 0)) {
+        error = iocpnet__wsa_error();
+    }
+    iocpnet__op_done(op, error, bytes);
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_start_connect(iocpnet_op *op, const iocpnet_socket *socket,
+                                                 const iocpnet_address *address, const void *data,
+                                                 size_t size)
+{
+    iocpnet_iocp *iocp = socket->iocp;
+    bool skip = socket->skip;
+    SOCKET handle = socket->handle;
+    iocpnet__connect_ex connect_ex = (iocpnet__connect_ex)socket->ext->connect_ex;
+    BOOL on = TRUE;
+    DWORD bytes = 0;
+    iocpnet_error error;
+    int code = 0;
+
+    if (!address->size || size > INT32_MAX) return WSAEINVAL;
+    if (!connect_ex) return WSAEOPNOTSUPP;
+    error = iocpnet__op_begin(op, iocp, handle, IOCPNET_OP_CONNECT, iocpnet__connect_finish);
+    if (error) return error;
+
+    // A bind to the wildcard takes a port of its own for each socket, and there are only 16,384;
+    // the first option, or the second on older systems, lets the port be shared between different
+    // peers. Source: MS Learn, SOL_SOCKET Socket Options.
+    if (IOCPNET_OS(setsockopt)(handle, SOL_SOCKET, IOCPNET__REUSE_UNICASTPORT, (const char *)&on,
+                               sizeof on)) {
+        IOCPNET_OS(setsockopt)
+        (handle, SOL_SOCKET, IOCPNET__PORT_SCALABILITY, (const char *)&on, sizeof on);
+    }
+    error = iocpnet__bind(socket, NULL);
+    if (error && error != WSAEINVAL)
+        return iocpnet__op_undo(op, error);  // WSAEINVAL: bound already
+    if (!connect_ex(handle, (const struct sockaddr *)(const void *)&address->u, address->size,
+                    (PVOID)(uintptr_t)data, (DWORD)size, &bytes,
+                    (OVERLAPPED *)(void *)&op->overlapped)) {
+        code = IOCPNET_OS(WSAGetLastError)();
+    }
+    return iocpnet__op_issued(iocp, op, skip, code, bytes);
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_start_disconnect(iocpnet_op *op, const iocpnet_socket *socket,
+                                                    bool reuse)
+{
+    iocpnet_iocp *iocp = socket->iocp;
+    bool skip = socket->skip;
+    iocpnet__disconnect_ex disconnect_ex = (iocpnet__disconnect_ex)socket->ext->disconnect_ex;
+    iocpnet_error error;
+    int code = 0;
+
+    if (!disconnect_ex) return WSAEOPNOTSUPP;
+    error = iocpnet__op_begin(op, iocp, socket->handle, IOCPNET_OP_DISCONNECT, NULL);
+    if (error) return error;
+    if (!disconnect_ex(socket->handle, (OVERLAPPED *)(void *)&op->overlapped,
+                       reuse ? TF_REUSE_SOCKET : 0, 0)) {
+        code = IOCPNET_OS(WSAGetLastError)();
+    }
+    return iocpnet__op_issued(iocp, op, skip, code, 0);
+}
+
+static void iocpnet__recv_finish(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    if (bytes) {
+        iocpnet__count(op->iocp, IOCPNET_COUNT_RECEIVES, 1);
+        iocpnet__count(op->iocp, IOCPNET_COUNT_BYTES_RECEIVED, bytes);
+    }
+    iocpnet__op_done(op, error, bytes);
+}
+
+static void iocpnet__send_finish(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    iocpnet__count(op->iocp, IOCPNET_COUNT_SENDS, 1);
+    iocpnet__count(op->iocp, IOCPNET_COUNT_BYTES_SENT, bytes);
+    iocpnet__op_done(op, error, bytes);
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_start_recv(iocpnet_op *op, const iocpnet_socket *socket,
+                                              void *data, size_t size)
+{
+    iocpnet_iocp *iocp = socket->iocp;
+    bool skip = socket->skip;
+    DWORD bytes = 0;
+    DWORD flags = 0;  // in and out, so never kept; written only before the call returns
+    WSABUF buffer;
+    iocpnet_error error;
+    int code = 0;
+
+    if (size > INT32_MAX) return WSAEINVAL;
+    error = iocpnet__op_begin(op, iocp, socket->handle, IOCPNET_OP_RECV, iocpnet__recv_finish);
+    if (error) return error;
+    buffer.len = (ULONG)size;
+    buffer.buf = size ? (char *)data : (char *)(uintptr_t)iocpnet__nothing;
+    if (IOCPNET_OS(WSARecv)(socket->handle, &buffer, 1, &bytes, &flags,
+                            (OVERLAPPED *)(void *)&op->overlapped, NULL)) {
+        code = IOCPNET_OS(WSAGetLastError)();
+    }
+    return iocpnet__op_issued(iocp, op, skip, code, bytes);
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_start_send(iocpnet_op *op, const iocpnet_socket *socket,
+                                              const iocpnet_vec *vec, size_t count)
+{
+    iocpnet_iocp *iocp = socket->iocp;
+    bool skip = socket->skip;
+    DWORD bytes = 0;
+    uint64_t total = 0;
+    iocpnet_error error;
+    int code = 0;
+    size_t i;
+
+    if (!count || count > 1024) return WSAEINVAL;
+    for (i = 0; i < count; i++)
+        total += vec[i].size;
+    if (total > INT32_MAX) return WSAEINVAL;
+    error = iocpnet__op_begin(op, iocp, socket->handle, IOCPNET_OP_SEND, iocpnet__send_finish);
+    if (error) return error;
+    if (IOCPNET_OS(WSASend)(socket->handle, (WSABUF *)(uintptr_t)vec, (DWORD)count, &bytes, 0,
+                            (OVERLAPPED *)(void *)&op->overlapped, NULL)) {
+        code = IOCPNET_OS(WSAGetLastError)();
+    }
+    return iocpnet__op_issued(iocp, op, skip, code, bytes);
+}
+
+static bool iocpnet__is_datagram_reset(iocpnet_error error)
+{
+    return error == WSAECONNRESET || error == WSAENETRESET || error == WSAECONNREFUSED;
+}
+
+// Issues the receive. The op is in flight.
+static int iocpnet__recvfrom_issue(iocpnet_datagram *datagram, DWORD *bytes)
+{
+    DWORD flags = 0;
+    WSABUF buffer;
+
+    buffer.len = datagram->size;
+    buffer.buf = datagram->size ? (char *)datagram->data : (char *)(uintptr_t)iocpnet__nothing;
+    datagram->address_size = (int32_t)sizeof datagram->peer.u;
+    if (!IOCPNET_OS(WSARecvFrom)(datagram->socket.handle, &buffer, 1, bytes, &flags,
+                                 (struct sockaddr *)(void *)&datagram->peer.u,
+                                 (LPINT)&datagram->address_size,
+                                 (OVERLAPPED *)(void *)&datagram->op.overlapped, NULL)) {
+        return 0;
+    }
+    return IOCPNET_OS(WSAGetLastError)();
+}
+
+// Tries again after an ICMP error, as often as the system reports one at once; each is another
+// datagram of ours that found nobody, so the number is bounded by what was sent. 0: in flight
+// again.
+static int iocpnet__recvfrom_again(iocpnet_datagram *datagram)
+{
+    iocpnet_iocp *iocp = datagram->op.iocp;
+    bool skip = datagram->socket.skip;
+    DWORD bytes = 0;
+    int code;
+
+    do {
+        memset(&datagram->op.overlapped, 0, sizeof datagram->op.overlapped);
+        code = iocpnet__recvfrom_issue(datagram, &bytes);
+        if (code == WSA_IO_PENDING) return 0;
+        if (!code) {
+            if (skip) iocpnet__op_finished_at_once(iocp, &datagram->op, bytes);
+            return 0;
+        }
+        iocpnet__count(iocp, IOCPNET_COUNT_DATAGRAM_RESETS, 1);
+    } while (iocpnet__is_datagram_reset(iocpnet_error_from_win32((uint32_t)code)));
+    return iocpnet_error_from_win32((uint32_t)code);
+}
+
+static void iocpnet__recvfrom_finish(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    iocpnet_datagram *datagram = IOCPNET_OUTER(op, iocpnet_datagram, op);
+
+    if (iocpnet__is_datagram_reset(error)) {
+        iocpnet__count(op->iocp, IOCPNET_COUNT_DATAGRAM_RESETS, 1);
+        error = iocpnet__recvfrom_again(datagram);
+        if (!error) return;
+        bytes = 0;
+    }
+    datagram->truncated = error == WSAEMSGSIZE;
+    if (datagram->truncated) {
+        error = 0;
+        bytes = datagram->size;
+    }
+    datagram->peer.size = error ? 0 : datagram->address_size;
+    if (!error) {
+        iocpnet__count(op->iocp, IOCPNET_COUNT_RECEIVES, 1);
+        iocpnet__count(op->iocp, IOCPNET_COUNT_BYTES_RECEIVED, bytes);
+    }
+    iocpnet__op_done(op, error, bytes);
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_start_recvfrom(iocpnet_datagram *datagram,
+                                                  const iocpnet_socket *socket, void *data,
+                                                  size_t size)
+{
+    iocpnet_iocp *iocp = socket->iocp;
+    iocpnet_op *op = &datagram->op;
+    bool skip = socket->skip;
+    DWORD bytes = 0;
+    iocpnet_error error;
+    int code;
+
+    if (size > INT32_MAX) return WSAEINVAL;
+    error =
+        iocpnet__op_begin(op, iocp, socket->handle, IOCPNET_OP_RECVFROM, iocpnet__recvfrom_finish);
+    if (error) return error;
+    datagram->data = data;
+    datagram->size = (uint32_t)size;
+    datagram->socket = *socket;
+    datagram->truncated = false;
+    datagram->peer.size = 0;
+    code = iocpnet__recvfrom_issue(datagram, &bytes);
+    if (code == WSAEMSGSIZE || code == ERROR_MORE_DATA) {
+        // A cut datagram at once: Windows posts a packet for it (a warning is not a failure to the
+        // port), and so does Wine 8.0 (Seen). It brings the bytes.
+        return 0;
+    }
+    if (code && code != WSA_IO_PENDING &&
+        iocpnet__is_datagram_reset(iocpnet_error_from_win32((uint32_t)code))) {
+        iocpnet__count(iocp, IOCPNET_COUNT_DATAGRAM_RESETS, 1);
+        code = iocpnet__recvfrom_again(datagram);
+        return code ? iocpnet__op_undo(op, code) : 0;
+    }
+    return iocpnet__op_issued(iocp, op, skip, code, bytes);
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_start_sendto(iocpnet_op *op, const iocpnet_socket *socket,
+                                                const void *data, size_t size,
+                                                const iocpnet_address *address)
+{
+    iocpnet_iocp *iocp = socket->iocp;
+    bool skip = socket->skip;
+    DWORD bytes = 0;
+    WSABUF buffer;
+    iocpnet_error error;
+    int code = 0;
+
+    if (!address->size) return WSAEINVAL;
+    if (size > (size_t)(address->u.family == AF_INET6 ? 65527 : 65507)) return WSAEMSGSIZE;
+    error = iocpnet__op_begin(op, iocp, socket->handle, IOCPNET_OP_SENDTO, iocpnet__send_finish);
+    if (error) return error;
+    buffer.len = (ULONG)size;
+    buffer.buf = size ? (char *)(uintptr_t)data : (char *)(uintptr_t)iocpnet__nothing;
+    if (IOCPNET_OS(WSASendTo)(socket->handle, &buffer, 1, &bytes, 0,
+                              (const struct sockaddr *)(const void *)&address->u, address->size,
+                              (OVERLAPPED *)(void *)&op->overlapped, NULL)) {
+        code = IOCPNET_OS(WSAGetLastError)();
+    }
+    return iocpnet__op_issued(iocp, op, skip, code, bytes);
+}
+
+// Where an element's bytes are: a file's range is asked of the file, which must hold all of it.
+static iocpnet_error iocpnet__element_range(const iocpnet_element *element, uint64_t *offset,
+                                            uint64_t *length)
+{
+    LARGE_INTEGER zero, at, size;
+
+    *offset = 0;
+    *length = element->length;
+    if (!element->memory == !element->file) return WSAEINVAL;
+    if (element->memory) return element->length && element->length <= SIZE_MAX / 2 ? 0 : WSAEINVAL;
+    if (!IOCPNET_OS(GetFileSizeEx)(element->file, &size)) return iocpnet__last_error();
+    *offset = element->offset;
+    if (element->offset == IOCPNET_FILE_POSITION) {
+        zero.QuadPart = 0;
+        if (!IOCPNET_OS(SetFilePointerEx)(element->file, zero, &at, FILE_CURRENT)) {
+            return iocpnet__last_error();
+        }
+        *offset = (uint64_t)at.QuadPart;
+    }
+    if (*offset > (uint64_t)size.QuadPart) return WSAEINVAL;
+    if (!element->length) *length = (uint64_t)size.QuadPart - *offset;
+    return *length <= (uint64_t)size.QuadPart - *offset ? 0 : WSAEINVAL;
+}
+
+// What is left of element i of a unit, of which done bytes have been sent.
+static iocpnet_error iocpnet__element_rest(const iocpnet_transmit *transmit, uint32_t i,
+                                           uint64_t *offset, uint64_t *length)
+{
+    uint64_t done = i == transmit->at ? transmit->at_done : 0;
+    iocpnet_error error = iocpnet__element_range(&transmit->elements[i], offset, length);
+
+    if (error) return error;
+    if (*length < done) return 38;  // ERROR_HANDLE_EOF: the file has shrunk
+    *offset += done;
+    *length -= done;
+    return 0;
+}
+
+static void *iocpnet__element_memory(const iocpnet_element *element, uint64_t offset)
+{
+    return (char *)(uintptr_t)element->memory + (size_t)offset;
+}
+
+// Moves on by the bytes of a finished step, over as many elements as they cover.
+static iocpnet_error iocpnet__transmit_moved(iocpnet_transmit *transmit, uint64_t bytes)
+{
+    uint64_t offset, length;
+    iocpnet_error error;
+
+    transmit->total += bytes;
+    while (transmit->at < transmit->count) {
+        error = iocpnet__element_rest(transmit, transmit->at, &offset, &length);
+        if (error) return error;
+        if (length > bytes) {
+            transmit->at_done += bytes;
+            return 0;
+        }
+        bytes -= length;
+        transmit->at++;
+        transmit->at_done = 0;
+    }
+    return 0;
+}
+
+static void iocpnet__transmit_end(iocpnet_transmit *transmit)
+{
+    if (transmit->counted) iocpnet__add(&iocpnet__transmits, -1);
+    if (transmit->copy_event) IOCPNET_OS(CloseHandle)(transmit->copy_event);
+    iocpnet__free(transmit->copy, transmit->copy_size);
+    transmit->counted = false;
+    transmit->copy_event = NULL;
+    transmit->copy = NULL;
+}
+
+static iocpnet_error iocpnet__transmit_step(iocpnet_transmit *transmit);
+
+enum { IOCPNET__TRANSMIT_ENDED = -1 };  // of transmit_step: there is nothing more to do
+enum { IOCPNET__STAGE_BYTES, IOCPNET__STAGE_FLAGGED, IOCPNET__STAGE_DISCONNECT };
+
+static void iocpnet__transmit_stepped(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    iocpnet_transmit *transmit = IOCPNET_OUTER(op, iocpnet_transmit, step);
+
+    if (transmit->stage != IOCPNET__STAGE_DISCONNECT) {
+        if (!error && !bytes) error = 38;  // the file has ended early: it would never end otherwise
+        if (error) {
+            transmit->total += bytes;
+        } else {
+            error = iocpnet__transmit_moved(transmit, bytes);
+        }
+    }
+    if (!error && iocpnet__load(&transmit->cancelled)) error = WSA_OPERATION_ABORTED;
+    if (!error) error = iocpnet__transmit_step(transmit);
+    if (!error) return;
+    if (error == IOCPNET__TRANSMIT_ENDED) error = 0;
+    iocpnet__transmit_end(transmit);
+    iocpnet__op_done(&transmit->op, error, (size_t)transmit->total);
+}
+
+// DISCONNECT and REUSE belong to the step that sends the last byte.
+static DWORD iocpnet__transmit_flags(iocpnet_transmit *transmit, bool last)
+{
+    if (!last) return transmit->flags & ~(DWORD)(IOCPNET_DISCONNECT | IOCPNET_REUSE);
+    if (transmit->flags & IOCPNET_DISCONNECT) transmit->stage = IOCPNET__STAGE_FLAGGED;
+    return transmit->flags;
+}
+
+// True when nothing but empty files comes after element i.
+static bool iocpnet__transmit_is_last(const iocpnet_transmit *transmit, uint32_t i)
+{
+    uint64_t offset, length;
+
+    for (i++; i < transmit->count; i++) {
+        if (iocpnet__element_range(&transmit->elements[i], &offset, &length) || length)
+            return false;
+    }
+    return true;
+}
+
+static iocpnet_error iocpnet__transmit_by_packets(iocpnet_transmit *transmit)
+{
+    iocpnet_iocp *iocp = transmit->socket.iocp;
+    iocpnet_op *step = &transmit->step;
+    bool skip = transmit->socket.skip;
+    iocpnet__transmit_packets send =
+        (iocpnet__transmit_packets)transmit->socket.ext->transmit_packets;
+    iocpnet__packet *packets = (iocpnet__packet *)(void *)&transmit->native;
+    uint64_t room = iocpnet__unit_max;
+    uint64_t offset, length;
+    bool whole = true;
+    DWORD flags;
+    DWORD n = 0;
+    uint32_t i;
+    iocpnet_error error;
+    int code = 0;
+
+    memset(packets, 0, sizeof transmit->native);
+    for (i = transmit->at; i < transmit->count && n < IOCPNET__PIECES && room && whole; i++) {
+        const iocpnet_element *element = &transmit->elements[i];
+        error = iocpnet__element_rest(transmit, i, &offset, &length);
+        if (error) return error;
+        if (!length) continue;
+        whole = length <= room;
+        packets[n].flags = element->file ? 2 : 1;
+        packets[n].length = (ULONG)(whole ? length : room);
+        if (element->file) {
+            packets[n].u.range.offset = (LONGLONG)offset;
+            packets[n].u.range.file = element->file;
+        } else {
+            packets[n].u.memory = iocpnet__element_memory(element, offset);
+        }
+        room -= packets[n++].length;
+    }
+    flags = iocpnet__transmit_flags(transmit, whole && iocpnet__transmit_is_last(transmit, i - 1));
+    error = iocpnet__op_begin(step, iocp, transmit->socket.handle, IOCPNET_OP_SEND,
+                              iocpnet__send_finish);
+    if (error) return error;
+    if (!send(transmit->socket.handle, packets, n, transmit->send_size,
+              (OVERLAPPED *)(void *)&step->overlapped, flags)) {
+        code = IOCPNET_OS(WSAGetLastError)();
+    }
+    return iocpnet__op_issued(iocp, step, skip, code, (DWORD)(iocpnet__unit_max - room));
+}
+
+// Element i is memory that fits beside a file's range in one call.
+static bool iocpnet__transmit_fits(const iocpnet_transmit *transmit, uint32_t i, uint64_t room)
+{
+    return i < transmit->count && transmit->elements[i].memory &&
+           transmit->elements[i].length - (i == transmit->at ? transmit->at_done : 0) <= room;
+}
+
+static iocpnet_error iocpnet__transmit_by_file(iocpnet_transmit *transmit, uint32_t file)
+{
+    iocpnet_iocp *iocp = transmit->socket.iocp;
+    iocpnet_op *step = &transmit->step;
+    bool skip = transmit->socket.skip;
+    iocpnet__transmit_file send = (iocpnet__transmit_file)transmit->socket.ext->transmit_file;
+    TRANSMIT_FILE_BUFFERS *ends = (TRANSMIT_FILE_BUFFERS *)(void *)&transmit->native;
+    const iocpnet_element *element = &transmit->elements[transmit->at];
+    uint64_t room = iocpnet__unit_max;
+    uint64_t offset, length, rest;
+    uint32_t last = file;
+    bool whole;
+    DWORD flags;
+    iocpnet_error error;
+    int code = 0;
+
+    memset(ends, 0, sizeof *ends);
+    if (file != transmit->at) {
+        ends->Head = iocpnet__element_memory(element, transmit->at_done);
+        ends->HeadLength = (DWORD)(element->length - transmit->at_done);
+        room -= ends->HeadLength;
+    }
+    error = iocpnet__element_rest(transmit, file, &offset, &rest);
+    if (error) return error;
+    whole = rest <= room;
+    length = whole ? rest : room;
+    room -= length;
+    if (whole && iocpnet__transmit_fits(transmit, file + 1, room)) {
+        last = file + 1;
+        ends->Tail = iocpnet__element_memory(&transmit->elements[last], 0);
+        ends->TailLength = (DWORD)transmit->elements[last].length;
+        room -= ends->TailLength;
+    }
+    flags = iocpnet__transmit_flags(transmit, whole && iocpnet__transmit_is_last(transmit, last));
+    error = iocpnet__op_begin(step, iocp, transmit->socket.handle, IOCPNET_OP_SEND,
+                              iocpnet__send_finish);
+    if (error) return error;
+    step->overlapped.offset = (uint32_t)offset;
+    step->overlapped.offset_high = (uint32_t)(offset >> 32);
+    if (!send(transmit->socket.handle, transmit->elements[file].file, (DWORD)length,
+              transmit->send_size, (OVERLAPPED *)(void *)&step->overlapped, ends, flags)) {
+        code = IOCPNET_OS(WSAGetLastError)();
+    }
+    return iocpnet__op_issued(iocp, step, skip, code, (DWORD)(iocpnet__unit_max - room));
+}
+
+// Sends as many pieces of memory as follow each other.
+static iocpnet_error iocpnet__transmit_by_send(iocpnet_transmit *transmit)
+{
+    iocpnet_vec vec[IOCPNET__PIECES];
+    uint64_t room = INT32_MAX;
+    uint64_t rest;
+    size_t n = 0;
+    uint32_t i;
+
+    for (i = transmit->at; i < transmit->count && n < IOCPNET__PIECES && room; i++) {
+        const iocpnet_element *element = &transmit->elements[i];
+        uint64_t done = i == transmit->at ? transmit->at_done : 0;
+        if (!element->memory) break;
+        rest = element->length - done;
+        vec[n].data = iocpnet__element_memory(element, done);
+        vec[n].size = (uint32_t)(rest <= room ? rest : room);
+        room -= vec[n++].size;
+    }
+    return iocpnet_start_send(&transmit->step, &transmit->socket, vec, n);
+}
+
+// Reads the next bytes of a file, here and now, and starts sending them. The event's low bit keeps
+// the packet away from whatever port the file is attached to.
+// Source: MS Learn, GetQueuedCompletionStatus, "Remarks".
+static iocpnet_error iocpnet__transmit_by_copy(iocpnet_transmit *transmit, HANDLE file,
+                                               uint64_t offset, uint64_t length)
+{
+    OVERLAPPED overlapped;
+    iocpnet_vec vec;
+    DWORD want;
+
+    if (!transmit->copy) {
+        transmit->copy_size = transmit->send_size ? transmit->send_size : 65536;
+        transmit->copy = iocpnet__alloc(transmit->copy_size);
+        if (!transmit->copy) return WSAENOBUFS;
+    }
+    if (!transmit->copy_event)
+        transmit->copy_event = IOCPNET_OS(CreateEventW)(NULL, TRUE, FALSE, NULL);
+    if (!transmit->copy_event) return iocpnet__last_error();
+    want = (DWORD)(length < transmit->copy_size ? length : transmit->copy_size);
+    memset(&overlapped, 0, sizeof overlapped);
+    overlapped.Offset = (DWORD)offset;
+    overlapped.OffsetHigh = (DWORD)(offset >> 32);
+    overlapped.hEvent = (HANDLE)((ULONG_PTR)transmit->copy_event | 1);
+    if (!IOCPNET_OS(ReadFile)(file, transmit->copy, want, NULL, &overlapped)) {
+        DWORD code = IOCPNET_OS(GetLastError)();
+        if (code != ERROR_IO_PENDING) return iocpnet_error_from_win32(code);
+        IOCPNET_OS(WaitForSingleObject)(transmit->copy_event, INFINITE);
+    }
+    if (overlapped.Internal) return iocpnet_error_from_status((uint32_t)overlapped.Internal);
+    if (!overlapped.InternalHigh) return 38;
+    vec.data = transmit->copy;
+    vec.size = (uint32_t)overlapped.InternalHigh;
+    return iocpnet_start_send(&transmit->step, &transmit->socket, &vec, 1);
+}
+
+// Begins the next step of a unit. Returns 0: begun, transmit may be gone; ENDED: all is done; else
+// what stopped it.
+static iocpnet_error iocpnet__transmit_step(iocpnet_transmit *transmit)
+{
+    uint64_t offset = 0;
+    uint64_t length = 0;
+    uint64_t next_offset, next_length;
+    const iocpnet_element *element;
+    iocpnet_error error = 0;
+
+    // Empty files are passed over.
+    while (transmit->at < transmit->count && !length) {
+        error = iocpnet__element_rest(transmit, transmit->at, &offset, &length);
+        if (error) return error;
+        if (length) break;
+        transmit->at++;
+        transmit->at_done = 0;
+    }
+    if (transmit->at == transmit->count) {
+        // The last byte has left. A disconnect that no step has carried is made now.
+        if (!(transmit->flags & IOCPNET_DISCONNECT) || transmit->stage != IOCPNET__STAGE_BYTES) {
+            return IOCPNET__TRANSMIT_ENDED;
+        }
+        transmit->stage = IOCPNET__STAGE_DISCONNECT;
+        return iocpnet_start_disconnect(&transmit->step, &transmit->socket,
+                                        (transmit->flags & IOCPNET_REUSE) != 0);
+    }
+    if (transmit->mode_used == IOCPNET_TRANSMIT_PACKETS)
+        return iocpnet__transmit_by_packets(transmit);
+
+    element = &transmit->elements[transmit->at];
+    if (transmit->mode_used == IOCPNET_TRANSMIT_COPY && element->file) {
+        return iocpnet__transmit_by_copy(transmit, element->file, offset, length);
+    }
+    if (element->file) return iocpnet__transmit_by_file(transmit, transmit->at);
+
+    // Memory right before a file goes as the head of that transfer.
+    if (transmit->mode_used == IOCPNET_TRANSMIT_FILE && transmit->at + 1 < transmit->count &&
+        transmit->elements[transmit->at + 1].file &&
+        iocpnet__transmit_fits(transmit, transmit->at, iocpnet__unit_max / 2)) {
+        error = iocpnet__element_range(&transmit->elements[transmit->at + 1], &next_offset,
+                                       &next_length);
+        if (error) return error;
+        if (next_length) return iocpnet__transmit_by_file(transmit, transmit->at + 1);
+    }
+    return iocpnet__transmit_by_send(transmit);
+}
+
+// What the provider has and the number of transfers at a time allows.
+static iocpnet_error iocpnet__transmit_choose(iocpnet_transmit *transmit, bool files)
+{
+    iocpnet_iocp *iocp = transmit->socket.iocp;
+    const iocpnet_ext *ext = transmit->socket.ext;
+    int mode = transmit->mode ? transmit->mode : iocp->desc.transmit_mode;
+
+    if (mode == IOCPNET_TRANSMIT_PACKETS && !ext->transmit_packets) return WSAEOPNOTSUPP;
+    if (mode == IOCPNET_TRANSMIT_FILE && files && !ext->transmit_file) return WSAEOPNOTSUPP;
+    if (mode == IOCPNET_TRANSMIT_AUTO) {
+        mode = ext->transmit_packets          ? IOCPNET_TRANSMIT_PACKETS
+               : ext->transmit_file || !files ? IOCPNET_TRANSMIT_FILE
+                                              : IOCPNET_TRANSMIT_COPY;
+        if (mode == IOCPNET_TRANSMIT_COPY) iocpnet__count(iocp, IOCPNET_COUNT_TRANSMIT_COPIES, 1);
+    }
+    if (mode != IOCPNET_TRANSMIT_COPY && (files || mode == IOCPNET_TRANSMIT_PACKETS)) {
+        transmit->counted = true;
+        if ((uint32_t)iocpnet__add(&iocpnet__transmits, 1) > iocp->desc.transmits) {
+            iocpnet__add(&iocpnet__transmits, -1);
+            transmit->counted = false;
+            mode = IOCPNET_TRANSMIT_COPY;
+            iocpnet__count(iocp, IOCPNET_COUNT_TRANSMIT_COPIES, 1);
+        }
+    }
+    transmit->mode_used = (uint8_t)mode;
+    return 0;
+}
+
+static iocpnet_error iocpnet__transmit_begin(iocpnet_transmit *transmit,
+                                             const iocpnet_socket *socket,
+                                             const iocpnet_element *elements, size_t count)
+{
+    iocpnet_iocp *iocp = socket->iocp;
+    uint64_t offset, length;
+    bool files = false;
+    iocpnet_error error;
+    size_t i;
+
+    for (i = 0; i < count; i++) {
+        error = iocpnet__element_range(&elements[i], &offset, &length);
+        if (error) return error;
+        if (elements[i].file) files = true;
+    }
+    if (transmit->flags & IOCPNET_REUSE && !(transmit->flags & IOCPNET_DISCONNECT))
+        return WSAEINVAL;
+    error = iocpnet__op_begin(&transmit->op, iocp, socket->handle, IOCPNET_OP_TRANSMIT, NULL);
+    if (error) return error;
+    memset(&transmit->step, 0, sizeof transmit->step);
+    transmit->step.done = iocpnet__transmit_stepped;
+    transmit->socket = *socket;
+    transmit->elements = elements;
+    transmit->count = (uint32_t)count;
+    transmit->at = 0;
+    transmit->at_done = 0;
+    transmit->total = 0;
+    transmit->stage = IOCPNET__STAGE_BYTES;
+    transmit->counted = false;
+    transmit->copy = NULL;
+    transmit->copy_size = 0;
+    transmit->copy_event = NULL;
+    iocpnet__store(&transmit->cancelled, 0);
+    error = iocpnet__transmit_choose(transmit, files);
+    if (error) return iocpnet__op_undo(&transmit->op, error);
+    error = iocpnet__transmit_step(transmit);
+    if (!error) return 0;
+    if (error == IOCPNET__TRANSMIT_ENDED) {
+        // Nothing but empty files: the callback still has to come, and from a poll.
+        iocpnet__transmit_end(transmit);
+        iocpnet__op_finished_at_once(iocp, &transmit->op, 0);
+        return 0;
+    }
+    iocpnet__transmit_end(transmit);
+    return iocpnet__op_undo(&transmit->op, error);
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_start_transmit_packets(iocpnet_transmit *transmit,
+                                                          const iocpnet_socket *socket,
+                                                          const iocpnet_element *elements,
+                                                          size_t count)
+{
+    if (!count || count > 65535) return WSAEINVAL;
+    if (iocpnet_op_pending(&transmit->op)) return WSAEINVAL;
+    return iocpnet__transmit_begin(transmit, socket, elements, count);
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_start_transmit_file(iocpnet_transmit *transmit,
+                                                       const iocpnet_socket *socket, void *file,
+                                                       uint64_t offset, uint64_t length,
+                                                       const iocpnet_vec *head,
+                                                       const iocpnet_vec *tail)
+{
+    size_t n = 0;
+
+    if (iocpnet_op_pending(&transmit->op)) return WSAEINVAL;
+    memset(transmit->own, 0, sizeof transmit->own);
+    if (head && head->size) {
+        transmit->own[n].memory = head->data;
+        transmit->own[n++].length = head->size;
+    }
+    if (file) {
+        transmit->own[n].file = file;
+        transmit->own[n].offset = offset;
+        transmit->own[n++].length = length;
+    }
+    if (tail && tail->size) {
+        transmit->own[n].memory = tail->data;
+        transmit->own[n++].length = tail->size;
+    }
+    return n ? iocpnet__transmit_begin(transmit, socket, transmit->own, n) : WSAEINVAL;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_transmit_cancel(iocpnet_transmit *transmit)
+{
+    iocpnet_error error;
+
+    if (!iocpnet_op_pending(&transmit->op)) return WSAEINVAL;
+    iocpnet__store(&transmit->cancelled, 1);  // read between two steps
+    error = iocpnet_op_cancel(&transmit->step);
+    return error == WSAEINVAL ? 0 : error;
+}
+
+#ifndef IOCPNET_NO_SERVER
+
+// ---- I12 listener: accepting --------------------------------------------------------------------
+
+typedef struct iocpnet__conn iocpnet__conn;
+
+// One accept that is waiting or could be.
+typedef struct iocpnet__waiting {
+    iocpnet_accept accept;
+    iocpnet_listener *listener;
+    iocpnet_socket socket;
+    iocpnet_buffer *buffer;         // of first data
+    struct iocpnet__waiting *next;  // in listener.free
+    uint64_t seen_ms;               // the sweep first saw it connected; 0: not yet
+    bool posted, reaped;
+} iocpnet__waiting;
+
+struct iocpnet_listener {
+    iocpnet_listener *next;
+    iocpnet_iocp *iocp;
+    iocpnet_listener_desc desc;
+    iocpnet_socket socket;
+    iocpnet_address address;
+    iocpnet_socket like;  // what every accepted socket is like, but for its handle
+    iocpnet_pool *conns, *buffers;
+    iocpnet__waiting *slots;   // accepts_max
+    volatile int32_t waiting;  // accepts posted
+    volatile int32_t open;     // connections
+    SRWLOCK lock;              // protects all below
+    bool closed, timed, deficit;
+    uint32_t target, quiet;
+    iocpnet__waiting *free;
+    uintptr_t *spare;  // sockets to use again
+    uint32_t spares;
+};
+
+static void iocpnet__listener_fill(iocpnet_listener *listener);
+static void iocpnet__conn_begin(iocpnet__waiting *slot,
+                                size_t bytes);  // accepting makes connections
+
+static uint32_t iocpnet__or_default(uint32_t value, uint32_t normal)
+{
+    return value ? value : normal;
+}
+
+static void iocpnet__listener_put_back(iocpnet_listener *listener, iocpnet__waiting *slot)
+{
+    iocpnet__lock_enter(&listener->lock);
+    slot->posted = false;
+    slot->next = listener->free;
+    listener->free = slot;
+    iocpnet__lock_leave(&listener->lock);
+    iocpnet__add(&listener->waiting, -1);
+}
+
+// An accept has finished, or failed: nothing that happens here ends the listener.
+static void iocpnet__listener_accepted(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    iocpnet_accept *accept = IOCPNET_OUTER(op, iocpnet_accept, op);
+    iocpnet__waiting *slot = IOCPNET_OUTER(accept, iocpnet__waiting, accept);
+    iocpnet_listener *listener = slot->listener;
+
+    if (error) {
+        if (!listener->closed) iocpnet__count(listener->iocp, IOCPNET_COUNT_ACCEPTS_FAILED, 1);
+        iocpnet_socket_close(&slot->socket);
+        iocpnet_buffer_give(slot->buffer);
+        slot->buffer = NULL;
+    } else {
+        iocpnet__conn_begin(slot, bytes);
+    }
+    iocpnet__listener_put_back(listener, slot);
+    iocpnet__listener_fill(listener);
+}
+
+// Makes one accept wait. Lock held, so that the listening socket can't be closed meanwhile.
+static iocpnet_error iocpnet__listener_post(iocpnet_listener *listener)
+{
+    iocpnet__waiting *slot = listener->free;
+    iocpnet_error error = 0;
+    void *data = NULL;
+    size_t size = 0;
+
+    if (listener->desc.accept_data_ms) {
+        slot->buffer = iocpnet_pool_take(listener->buffers);
+        if (!slot->buffer) return WSAENOBUFS;
+        data = slot->buffer->data;
+        size = slot->buffer->size;
+    }
+    if (listener->spares) {
+        slot->socket = listener->like;
+        slot->socket.handle = listener->spare[--listener->spares];
+        iocpnet__count(listener->iocp, IOCPNET_COUNT_SOCKETS_REUSED, 1);
+    } else {
+        error = iocpnet_socket_open(&slot->socket, listener->iocp, listener->socket.family, false);
+        if (error) goto give_buffer;
+        listener->like = slot->socket;
+    }
+    listener->free = slot->next;
+    slot->listener = listener;
+    slot->seen_ms = 0;
+    slot->reaped = false;
+    slot->posted = true;
+    slot->accept.op.done = iocpnet__listener_accepted;
+    iocpnet__add(&listener->waiting, 1);
+    error = iocpnet_start_accept(&slot->accept, &listener->socket, &slot->socket, data, size);
+    if (!error) return 0;
+
+    iocpnet__add(&listener->waiting, -1);
+    slot->posted = false;
+    slot->next = listener->free;
+    listener->free = slot;
+    iocpnet_socket_close(&slot->socket);
+give_buffer:
+    iocpnet_buffer_give(slot->buffer);
+    slot->buffer = NULL;
+    return error;
+}
+
+// Brings the number of waiting accepts to where it should be. What fails is tried again by the
+// tick.
+static void iocpnet__listener_fill(iocpnet_listener *listener)
+{
+    int32_t room = (int32_t)listener->desc.max_connections;
+    iocpnet_error error = 0;
+    bool deficit;
+
+    iocpnet__lock_enter(&listener->lock);
+    if (!iocpnet__load(&listener->waiting) && listener->target < listener->desc.accepts_max) {
+        // None was left waiting: more are needed.
+        listener->target = listener->target * 2 < listener->desc.accepts_max
+                               ? listener->target * 2
+                               : listener->desc.accepts_max;
+        listener->quiet = 0;
+    }
+    while (!error && !listener->closed && listener->free &&
+           (uint32_t)iocpnet__load(&listener->waiting) < listener->target &&
+           iocpnet__load(&listener->waiting) + iocpnet__load(&listener->open) < room) {
+        error = iocpnet__listener_post(listener);
+    }
+    deficit = error && !listener->closed;
+    if (deficit != listener->deficit) iocpnet__add(&listener->iocp->timed, deficit ? 1 : -1);
+    if (deficit && !listener->deficit) iocpnet__report(listener->iocp, error, "accept");
+    listener->deficit = deficit;
+    iocpnet__lock_leave(&listener->lock);
+}
+
+// Closes the accept sockets of clients that have connected and said nothing for too long. One that
+// is not connected is left alone. The packet frees the slot.
+static void iocpnet__listener_sweep(iocpnet_listener *listener, uint64_t now)
+{
+    uint32_t i;
+
+    iocpnet__lock_enter(&listener->lock);
+    for (i = 0; i < listener->desc.accepts_max; i++) {
+        iocpnet__waiting *slot = &listener->slots[i];
+        int seconds = -1;
+        int size = sizeof seconds;
+
+        if (!slot->posted || slot->reaped || !iocpnet_op_pending(&slot->accept.op)) continue;
+        if (IOCPNET_OS(getsockopt)(slot->socket.handle, SOL_SOCKET, SO_CONNECT_TIME,
+                                   (char *)&seconds, &size) ||
+            seconds == -1) {
+            continue;
+        }
+        if (!slot->seen_ms) slot->seen_ms = now;
+        if (now - slot->seen_ms < listener->desc.accept_data_ms) continue;
+        slot->reaped = true;
+        iocpnet__count(listener->iocp, IOCPNET_COUNT_ACCEPTS_REAPED, 1);
+        IOCPNET_OS(shutdown)(slot->socket.handle, SD_BOTH);
+        IOCPNET_OS(CancelIoEx)
+        ((HANDLE)listener->socket.handle, (OVERLAPPED *)(void *)&slot->accept.op.overlapped);
+    }
+    iocpnet__lock_leave(&listener->lock);
+}
+
+static void iocpnet__listener_tick(iocpnet_listener *listener, uint64_t now)
+{
+    if (listener->desc.accept_data_ms) iocpnet__listener_sweep(listener, now);
+    iocpnet__lock_enter(&listener->lock);
+    if (listener->target > listener->desc.accepts_min && ++listener->quiet > 100) {
+        listener->target--;
+        listener->quiet = 90;
+    }
+    iocpnet__lock_leave(&listener->lock);
+    if (listener->deficit) iocpnet__listener_fill(listener);
+}
+
+static void iocpnet__listener_close(iocpnet_listener *listener)
+{
+    iocpnet__lock_enter(&listener->lock);
+    if (!listener->closed) {
+        listener->closed = true;
+        iocpnet_socket_close(&listener->socket);  // every waiting accept's packet comes
+        while (listener->spares) {
+            iocpnet_socket spare = listener->like;
+            spare.handle = listener->spare[--listener->spares];
+            iocpnet_socket_close(&spare);
+        }
+    }
+    iocpnet__lock_leave(&listener->lock);
+}
+
+static void iocpnet__listener_free(iocpnet_listener *listener)
+{
+    iocpnet_error error;
+
+    if (listener->timed) iocpnet__add(&listener->iocp->timed, -1);
+    error = iocpnet_pool_destroy(listener->conns);
+    IOCPNET_ASSERT(!error && "a connection is left");
+    error = iocpnet_pool_destroy(listener->buffers);
+    IOCPNET_ASSERT(!error && "a buffer is left");
+    (void)error;
+    iocpnet__free(listener->slots, listener->desc.accepts_max * sizeof *listener->slots);
+    iocpnet__free(listener->spare, listener->desc.accepts_max * sizeof *listener->spare);
+    iocpnet__free(listener, sizeof *listener);
+}
+
+IOCPNET__DEF iocpnet_address iocpnet_listener_address(const iocpnet_listener *listener)
+{
+    return listener->address;
+}
+
+// ---- I13 conn: one TCP connection ---------------------------------------------------------------
+//
+// A connection's inbox is one word of bits. Whoever sets a bit and finds BUSY clear owns the
+// connection until he has cleared BUSY again; all others have only left their bit. So its callbacks
+// never overlap, and nobody waits. Only a poll runs it: other threads, and callbacks of other
+// connections, post its own packet (notify).
+
+enum {
+    IOCPNET__BUSY = 0x001,      // somebody runs it, or its packet is posted
+    IOCPNET__OPEN = 0x002,      // new
+    IOCPNET__RECEIVED = 0x004,  // recv has finished
+    IOCPNET__SENT = 0x008,      // send[0] has finished
+    IOCPNET__SENT_2 = 0x010,    // the second send has finished
+    IOCPNET__OFFERED = 0x020,   // another thread has queued buffers
+    IOCPNET__CLOSE = 0x040,     // close gracefully
+    IOCPNET__ABORT = 0x080,     // close now
+    IOCPNET__STOP = 0x100,      // as CLOSE, for the iocp stops
+    IOCPNET__STOP_NOW = 0x200,  // as ABORT, for the stop's deadline has passed
+    IOCPNET__LATE = 0x400,      // a deadline has passed
+    IOCPNET__OVER = 0x800,      // a send was over the limit
+    IOCPNET__RETRY = 0x1000,    // try again what the system had no memory for
+    IOCPNET__GONE = 0x2000      // disconnected for reuse
+};
+
+typedef struct iocpnet__send {
+    iocpnet_op op;
+    iocpnet__conn *conn;
+    iocpnet_buffer *first;  // what it sends, linked by next
+    uint32_t bytes;
+} iocpnet__send;
+
+struct iocpnet__conn {
+    iocpnet_op recv, notify;
+    iocpnet__send send;
+    iocpnet__send *second;  // SO_SNDBUF 0 only
+    iocpnet_listener *listener;
+    uintptr_t handle;
+    uint64_t id;
+    void *volatile user;
+    volatile int32_t bits;
+    volatile int32_t queued;   // bytes that conn_send took and the system has not given back
+    void *volatile offered;    // buffers of other threads, newest first
+    volatile int32_t closing;  // no more sends are taken
+
+    // All below is the runner's.
+    iocpnet_buffer *head, *tail;  // the send queue
+    iocpnet_buffer *buffer;       // to receive into, or received
+    uint64_t active_ms;           // last received, or when closing began
+    iocpnet_error error;
+    uint8_t reason;
+    bool reasoned, receiving, zero, sending, sending_2, finished, shut, closed, disconnecting,
+        starved, timed, refused, paused, opened, more;
+    unsigned char peer[28], local[28];
+    uint8_t address_size;
+};
+
+// Names. A slot's word holds generation (32 bits), LIVE (1 bit) and references (31 bits), so that
+// taking a reference and checking the generation are one step. Slots are never freed: 64 KiB for
+// each 4,096 connections that were ever open at once, for the life of the process.
+typedef struct iocpnet__name {
+    volatile int64_t word;
+    iocpnet__conn *conn;
+    uint32_t next, unused;  // the free list; 0 ends it
+} iocpnet__name;
+
+enum { IOCPNET__NAME_CHUNK = 2048, IOCPNET__NAME_CHUNKS = 512 };
+static const int64_t iocpnet__name_live = 0x80000000;
+static iocpnet__name *volatile iocpnet__names[IOCPNET__NAME_CHUNKS];
+static volatile int32_t iocpnet__name_count;  // slots made; written under iocpnet__lock
+static uint32_t iocpnet__name_free_first, iocpnet__name_free_last;  // iocpnet__lock
+
+static iocpnet__name *iocpnet__name_at(uint32_t index)
+{
+    return iocpnet__names[index / IOCPNET__NAME_CHUNK] + index % IOCPNET__NAME_CHUNK;
+}
+
+// Gives a connection its name: one reference, live. Slot 0 is never used.
+static bool iocpnet__name_take(iocpnet__conn *conn)
+{
+    uint32_t index = 0;
+    iocpnet__name *name;
+    uint64_t generation;
+
+    iocpnet__lock_enter(&iocpnet__lock);
+    index = iocpnet__name_free_first;
+    if (index) {
+        iocpnet__name_free_first = iocpnet__name_at(index)->next;
+        if (!iocpnet__name_free_first) iocpnet__name_free_last = 0;
+    } else if (iocpnet__name_count < IOCPNET__NAME_CHUNK * IOCPNET__NAME_CHUNKS - 1) {
+        uint32_t fresh = (uint32_t)iocpnet__name_count + 1;
+        if (!iocpnet__names[fresh / IOCPNET__NAME_CHUNK]) {
+            iocpnet__names[fresh / IOCPNET__NAME_CHUNK] = (iocpnet__name *)IOCPNET_OS(VirtualAlloc)(
+                NULL, IOCPNET__NAME_CHUNK * sizeof(iocpnet__name), MEM_RESERVE | MEM_COMMIT,
+                PAGE_READWRITE);
+        }
+        if (iocpnet__names[fresh / IOCPNET__NAME_CHUNK]) {
+            index = fresh;
+            iocpnet__name_at(index)->word = (int64_t)1 << 32;
+            iocpnet__store(&iocpnet__name_count, (int32_t)fresh);
+        }
+    }
+    iocpnet__lock_leave(&iocpnet__lock);
+    if (!index) return false;
+    name = iocpnet__name_at(index);
+    name->conn = conn;
+    generation = (uint64_t)iocpnet__load64(&name->word) >> 32;
+    conn->id = generation << 32 | index;
+    iocpnet__cas64(&name->word, (int64_t)(generation << 32),
+                   (int64_t)(generation << 32) | iocpnet__name_live | 1);
+    return true;
+}
+
+// A reference to the connection of a name, or NULL when the name is dead.
+static iocpnet__conn *iocpnet__name_enter(uint64_t id)
+{
+    uint32_t index = (uint32_t)id;
+    iocpnet__name *name;
+    int64_t word;
+
+    if (!index || index > (uint32_t)iocpnet__load(&iocpnet__name_count)) return NULL;
+    name = iocpnet__name_at(index);
+    do {
+        word = iocpnet__load64(&name->word);
+        if ((uint64_t)word >> 32 != id >> 32 || !(word & iocpnet__name_live)) return NULL;
+    } while (!iocpnet__cas64(&name->word, word, word + 1));
+    return name->conn;
+}
+
+static void iocpnet__conn_free(iocpnet__conn *conn);
+
+// Drops a reference; kill ends the name as well. The last one frees the connection.
+static void iocpnet__name_leave(iocpnet__conn *conn, bool kill)
+{
+    uint32_t index = (uint32_t)conn->id;
+    iocpnet__name *name = iocpnet__name_at(index);
+    int64_t word, next;
+
+    do {
+        word = iocpnet__load64(&name->word);
+        next = word - 1;
+        if (kill)
+            next =
+                (int64_t)(((uint64_t)next & ~(uint64_t)iocpnet__name_live) + ((uint64_t)1 << 32));
+    } while (!iocpnet__cas64(&name->word, word, next));
+    if (next & 0xFFFFFFFF) return;  // alive, or somebody is still in a call with it
+
+    iocpnet__conn_free(conn);
+    if ((uint64_t)next >> 32 == 0xFFFFFFFF) return;  // its generations are used up: retired
+    iocpnet__lock_enter(&iocpnet__lock);
+    name->next = 0;
+    if (iocpnet__name_free_last) {
+        iocpnet__name_at(iocpnet__name_free_last)->next = index;
+    } else {
+        iocpnet__name_free_first = index;
+    }
+    iocpnet__name_free_last = index;
+    iocpnet__lock_leave(&iocpnet__lock);
+}
+
+static iocpnet_conn iocpnet__conn_name(const iocpnet__conn *conn)
+{
+    iocpnet_conn name;
+
+    name.id = conn->id;
+    return name;
+}
+
+static iocpnet_socket iocpnet__conn_socket(const iocpnet__conn *conn)
+{
+    iocpnet_socket socket = conn->listener->like;
+
+    socket.handle = conn->handle;
+    return socket;
+}
+
+static void iocpnet__give_list(iocpnet_buffer *buffer)
+{
+    iocpnet_buffer *next;
+
+    for (; buffer; buffer = next) {
+        next = buffer->next;
+        iocpnet_buffer_give(buffer);
+    }
+}
+
+static void iocpnet__conn_free(iocpnet__conn *conn)
+{
+    iocpnet_listener *listener = conn->listener;
+
+    iocpnet__give_list((iocpnet_buffer *)conn->offered);
+    iocpnet__free(conn->second, sizeof *conn->second);
+    iocpnet_pool_give_object(listener->conns, conn);
+    iocpnet__add(&listener->open, -1);
+    if (!listener->closed) iocpnet__listener_fill(listener);
+    iocpnet__count(listener->iocp, IOCPNET_COUNT_CLOSED, 1);  // last: a stop waits for it
+}
+
+static void iocpnet__conn_run(iocpnet__conn *conn);
+
+// From a packet of its own, in a poll and in no callback: run it if nobody does.
+static void iocpnet__conn_packet(iocpnet__conn *conn, int32_t bits)
+{
+    if (!(iocpnet__or(&conn->bits, bits | IOCPNET__BUSY) & IOCPNET__BUSY)) iocpnet__conn_run(conn);
+}
+
+// From anywhere else: have it run by a poll.
+static void iocpnet__conn_signal(iocpnet__conn *conn, int32_t bits)
+{
+    if (iocpnet__or(&conn->bits, bits | IOCPNET__BUSY) & IOCPNET__BUSY) return;
+    (void)iocpnet_iocp_post(conn->listener->iocp, &conn->notify, 0, 0);
+}
+
+static void iocpnet__conn_notified(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    (void)error;
+    (void)bytes;
+    iocpnet__conn_run(IOCPNET_OUTER(op, iocpnet__conn, notify));  // BUSY was set by who posted
+}
+
+// A result waits in the op, which is ours, for the runner to look at.
+static void iocpnet__keep_result(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    op->overlapped.internal = (uintptr_t)(uint32_t)error;
+    op->overlapped.internal_high = bytes;
+}
+
+static void iocpnet__conn_received(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    iocpnet__keep_result(op, error, bytes);
+    iocpnet__conn_packet(IOCPNET_OUTER(op, iocpnet__conn, recv), IOCPNET__RECEIVED);
+}
+
+static void iocpnet__conn_sent(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    iocpnet__send *send = IOCPNET_OUTER(op, iocpnet__send, op);
+
+    iocpnet__keep_result(op, error, bytes);
+    iocpnet__conn_packet(send->conn, send == &send->conn->send ? IOCPNET__SENT : IOCPNET__SENT_2);
+}
+
+static void iocpnet__conn_disconnected(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    iocpnet__keep_result(op, error, bytes);
+    iocpnet__conn_packet(IOCPNET_OUTER(op, iocpnet__conn, recv), IOCPNET__GONE);
+}
+
+// The first cause is the reason.
+static void iocpnet__conn_because(iocpnet__conn *conn, iocpnet_reason reason, iocpnet_error error)
+{
+    if (conn->reasoned) return;
+    conn->reasoned = true;
+    conn->reason = (uint8_t)reason;
+    conn->error = error;
+}
+
+static void iocpnet__conn_time(iocpnet__conn *conn, bool timed)
+{
+    if (conn->timed == timed) return;
+    conn->timed = timed;
+    iocpnet__add(&conn->listener->iocp->timed, timed ? 1 : -1);
+}
+
+static void iocpnet__conn_drop_queue(iocpnet__conn *conn)
+{
+    iocpnet__give_list(conn->head);
+    conn->head = NULL;
+    conn->tail = NULL;
+}
+
+// Abort: closes the socket now; the packets of what is pending still come.
+static void iocpnet__conn_cut(iocpnet__conn *conn, bool reset)
+{
+    iocpnet_socket socket;
+    struct linger linger;
+
+    iocpnet__store(&conn->closing, 1);
+    iocpnet__conn_drop_queue(conn);
+    if (conn->closed || conn->disconnecting) return;
+    conn->closed = true;
+    if (reset) {
+        linger.l_onoff = 1;
+        linger.l_linger = 0;
+        IOCPNET_OS(setsockopt)
+        (conn->handle, SOL_SOCKET, SO_LINGER, (const char *)&linger, sizeof linger);
+    }
+    if (conn->receiving || conn->sending || conn->sending_2) {
+        IOCPNET_OS(CancelIoEx)((HANDLE)conn->handle, NULL);
+    }
+    socket = iocpnet__conn_socket(conn);
+    IOCPNET__LEDGER(sockets, -1);
+    IOCPNET_OS(closesocket)(socket.handle);
+}
+
+static void iocpnet__conn_fail(iocpnet__conn *conn, iocpnet_error error)
+{
+    iocpnet__conn_because(conn, IOCPNET_CLOSED_RESET, error);
+    iocpnet__conn_cut(conn, true);
+}
+
+// The system was out of memory for a call: it is tried again by the tick.
+static bool iocpnet__conn_bears(iocpnet__conn *conn, iocpnet_error error)
+{
+    if (error != WSAENOBUFS) return false;
+    iocpnet__count(conn->listener->iocp, IOCPNET_COUNT_NO_BUFFERS, 1);
+    conn->starved = true;
+    iocpnet__conn_time(conn, true);
+    return true;
+}
+
+static void iocpnet__conn_append(iocpnet__conn *conn, iocpnet_buffer *first, iocpnet_buffer *last)
+{
+    if (conn->tail) {
+        conn->tail->next = first;
+    } else {
+        conn->head = first;
+    }
+    conn->tail = last;
+}
+
+// Takes over what other threads have queued, oldest first.
+static void iocpnet__conn_take_offered(iocpnet__conn *conn)
+{
+    iocpnet_buffer *list, *next;
+    iocpnet_buffer *first = NULL;
+    iocpnet_buffer *last = NULL;
+
+    if (!iocpnet__load_pointer(&conn->offered)) return;
+    list = (iocpnet_buffer *)iocpnet__exchange_pointer(&conn->offered, NULL);
+    last = list;
+    for (; list; list = next) {
+        next = list->next;
+        list->next = first;
+        first = list;
+    }
+    if (first) iocpnet__conn_append(conn, first, last);
+}
+
+// Sends what is queued: up to 64 buffers in one call.
+static void iocpnet__conn_send_one(iocpnet__conn *conn, iocpnet__send *send, bool *sending)
+{
+    iocpnet_socket socket = iocpnet__conn_socket(conn);
+    iocpnet_buffer *first = conn->head;
+    iocpnet_buffer *last = NULL;
+    iocpnet_buffer *rest;
+    iocpnet_vec vec[64];
+    uint32_t bytes = 0;
+    size_t n = 0;
+    iocpnet_error error;
+
+    for (rest = first; rest && n < 64; rest = rest->next) {
+        vec[n].data = rest->data + rest->sent;
+        vec[n].size = rest->used - rest->sent;
+        bytes += vec[n++].size;
+        last = rest;
+    }
+    conn->head = rest;
+    if (!rest) conn->tail = NULL;
+    last->next = NULL;
+    send->conn = conn;
+    send->first = first;
+    send->bytes = bytes;
+    send->op.done = iocpnet__conn_sent;
+    *sending = true;
+    error = iocpnet_start_send(&send->op, &socket, vec, n);
+    if (!error) return;
+
+    *sending = false;
+    last->next = rest;
+    conn->head = first;
+    if (!rest) conn->tail = last;
+    if (!iocpnet__conn_bears(conn, error)) iocpnet__conn_fail(conn, error);
+}
+
+static void iocpnet__conn_flush(iocpnet__conn *conn)
+{
+    if (conn->head && !conn->sending && !conn->closed && !conn->starved) {
+        iocpnet__conn_send_one(conn, &conn->send, &conn->sending);
+    }
+    if (conn->second && conn->head && !conn->sending_2 && !conn->closed && !conn->starved) {
+        iocpnet__conn_send_one(conn, conn->second, &conn->sending_2);
+    }
+}
+
+// A send has finished: its buffers are given back. What a short one left goes out next; where two
+// are outstanding that would be out of order, so it ends the connection.
+static void iocpnet__conn_send_done(iocpnet__conn *conn, iocpnet__send *send, bool *sending)
+{
+    size_t bytes = send->op.overlapped.internal_high;
+    iocpnet_error error = (iocpnet_error)send->op.overlapped.internal;
+    iocpnet_buffer *buffer = send->first;
+    iocpnet_buffer *last;
+    uint32_t part;
+
+    *sending = false;
+    send->first = NULL;
+    iocpnet__add(&conn->queued, -(int32_t)(bytes < send->bytes ? bytes : send->bytes));
+    if (!error && bytes < send->bytes && conn->second) error = WSAECONNABORTED;
+    if (error || conn->closed) {
+        iocpnet__give_list(buffer);
+        if (error && !conn->closed && !iocpnet__conn_bears(conn, error))
+            iocpnet__conn_fail(conn, error);
+        if (error == WSAENOBUFS) iocpnet__conn_fail(conn, error);  // some bytes may have left
+        return;
+    }
+    while (buffer && bytes >= buffer->used - buffer->sent) {
+        iocpnet_buffer *next = buffer->next;
+        bytes -= buffer->used - buffer->sent;
+        iocpnet_buffer_give(buffer);
+        buffer = next;
+    }
+    if (!buffer) return;
+    part = (uint32_t)bytes;
+    buffer->sent += part;
+    for (last = buffer; last->next; last = last->next)
+        continue;
+    last->next = conn->head;
+    conn->head = buffer;
+    if (!conn->tail) conn->tail = last;
+}
+
+static void iocpnet__conn_finish_reading(iocpnet__conn *conn)
+{
+    conn->finished = true;
+    if (iocpnet__load(&conn->closing)) return;
+    iocpnet__conn_because(conn, IOCPNET_CLOSED_FINISHED, 0);
+    iocpnet__store(&conn->closing, 1);
+    if (conn->listener->desc.close_ms) iocpnet__conn_time(conn, true);
+    conn->active_ms = iocpnet__now();
+}
+
+// A receive has finished: bytes for the user, the end, or, after a zero-byte one, a reason to look.
+static void iocpnet__conn_receive_done(iocpnet__conn *conn)
+{
+    size_t bytes = conn->recv.overlapped.internal_high;
+    iocpnet_error error = (iocpnet_error)conn->recv.overlapped.internal;
+    bool zero = conn->zero;
+
+    conn->receiving = false;
+    conn->zero = false;
+    conn->more = false;
+    if (conn->closed) return;
+    if (error) {
+        if (!iocpnet__conn_bears(conn, error)) iocpnet__conn_fail(conn, error);
+    } else if (zero) {
+        conn->more = true;
+    } else if (!bytes) {
+        iocpnet__conn_finish_reading(conn);
+    } else if (!iocpnet__load(&conn->closing)) {
+        conn->more = bytes == conn->buffer->size;
+        if (conn->listener->desc.idle_ms) conn->active_ms = iocpnet__now();
+        conn->listener->desc.on.data(iocpnet__conn_name(conn), conn->buffer->data, bytes);
+    }
+}
+
+static void iocpnet__conn_receive(iocpnet__conn *conn)
+{
+    iocpnet_socket socket = iocpnet__conn_socket(conn);
+    bool zero = conn->listener->desc.zero_byte && !conn->more;
+    iocpnet_error error;
+
+    if (zero) {
+        iocpnet_buffer_give(conn->buffer);
+        conn->buffer = NULL;
+    } else if (!conn->buffer) {
+        conn->buffer = iocpnet_pool_take(conn->listener->buffers);
+        if (!conn->buffer) {
+            (void)iocpnet__conn_bears(conn, WSAENOBUFS);
+            return;
+        }
+    }
+    conn->zero = zero;
+    conn->receiving = true;
+    error = iocpnet_start_recv(&conn->recv, &socket, zero ? NULL : conn->buffer->data,
+                               zero ? 0 : conn->buffer->size);
+    if (!error) return;
+    conn->receiving = false;
+    if (!iocpnet__conn_bears(conn, error)) iocpnet__conn_fail(conn, error);
+}
+
+// Both sides have finished: the socket is closed, or disconnected to be used again.
+static void iocpnet__conn_leave_socket(iocpnet__conn *conn)
+{
+    iocpnet_socket socket = iocpnet__conn_socket(conn);
+
+    if (conn->listener->desc.reuse && !conn->listener->closed && socket.ext->disconnect_ex) {
+        conn->recv.done = iocpnet__conn_disconnected;
+        conn->disconnecting = true;
+        if (!iocpnet_start_disconnect(&conn->recv, &socket, true)) return;
+        conn->disconnecting = false;
+        iocpnet__count(conn->listener->iocp, IOCPNET_COUNT_REUSE_FAILED, 1);
+    }
+    iocpnet__conn_cut(conn, false);
+}
+
+static void iocpnet__conn_disconnect_done(iocpnet__conn *conn)
+{
+    iocpnet_listener *listener = conn->listener;
+    iocpnet_error error = (iocpnet_error)conn->recv.overlapped.internal;
+    bool kept = false;
+
+    conn->disconnecting = false;
+    if (!error) {
+        iocpnet__lock_enter(&listener->lock);
+        kept = !listener->closed && listener->spares < listener->desc.accepts_max;
+        if (kept) listener->spare[listener->spares++] = conn->handle;
+        iocpnet__lock_leave(&listener->lock);
+    } else {
+        iocpnet__count(listener->iocp, IOCPNET_COUNT_REUSE_FAILED, 1);
+    }
+    if (kept) {
+        conn->closed = true;
+    } else {
+        iocpnet__conn_cut(conn, false);
+    }
+}
+
+// What the bits ask for. Each line is one cause.
+static void iocpnet__conn_obey(iocpnet__conn *conn, int32_t bits)
+{
+    const iocpnet_conn_events *on = &conn->listener->desc.on;
+
+    if (bits & IOCPNET__OPEN) {
+        conn->opened = true;
+        if (on->open) on->open(iocpnet__conn_name(conn), conn->listener->desc.user);
+    }
+    if (bits & IOCPNET__SENT) iocpnet__conn_send_done(conn, &conn->send, &conn->sending);
+    if (bits & IOCPNET__SENT_2) iocpnet__conn_send_done(conn, conn->second, &conn->sending_2);
+    if (bits & IOCPNET__RECEIVED) iocpnet__conn_receive_done(conn);
+    if (bits & IOCPNET__GONE) iocpnet__conn_disconnect_done(conn);
+    if (bits & IOCPNET__RETRY) conn->starved = false;
+    if (bits & IOCPNET__STOP) iocpnet__conn_because(conn, IOCPNET_CLOSED_STOP, 0);
+    if (bits & IOCPNET__CLOSE) iocpnet__conn_because(conn, IOCPNET_CLOSED_LOCAL, 0);
+    if (bits & (IOCPNET__STOP | IOCPNET__CLOSE)) {
+        iocpnet__store(&conn->closing, 1);
+        conn->active_ms = iocpnet__now();
+        iocpnet__conn_time(conn, true);
+    }
+    if (bits & IOCPNET__OVER) iocpnet__conn_because(conn, IOCPNET_CLOSED_LIMIT, WSAENOBUFS);
+    if (bits & IOCPNET__LATE) iocpnet__conn_because(conn, IOCPNET_CLOSED_TIMEOUT, WSAETIMEDOUT);
+    if (bits & IOCPNET__ABORT) iocpnet__conn_because(conn, IOCPNET_CLOSED_LOCAL, 0);
+    if (bits & IOCPNET__STOP_NOW) iocpnet__conn_because(conn, IOCPNET_CLOSED_STOP, 0);
+    if (bits & (IOCPNET__OVER | IOCPNET__LATE | IOCPNET__ABORT | IOCPNET__STOP_NOW)) {
+        iocpnet__conn_cut(conn, true);
+    }
+}
+
+// What to do next. True when the connection is over: nothing is pending on it any more.
+static bool iocpnet__conn_advance(iocpnet__conn *conn)
+{
+    const iocpnet_listener *listener = conn->listener;
+    int32_t limit = (int32_t)listener->desc.send_limit_bytes;
+    bool closing, idle, paused;
+
+    iocpnet__conn_take_offered(conn);
+    if (conn->closed) iocpnet__conn_drop_queue(conn);
+    iocpnet__conn_flush(conn);
+    closing = iocpnet__load(&conn->closing) != 0;
+    idle = !conn->head && !conn->sending && !conn->sending_2;
+
+    // There is room again after a refusal.
+    if (conn->refused && iocpnet__load(&conn->queued) <= limit / 2 && !closing) {
+        conn->refused = false;
+        if (listener->desc.on.drain) listener->desc.on.drain(iocpnet__conn_name(conn));
+        iocpnet__conn_flush(conn);
+        idle = !conn->head && !conn->sending && !conn->sending_2;
+    }
+
+    // All has left that was queued before the close: finish our side, unless the socket's end does
+    // it.
+    if (closing && idle && !conn->shut && !conn->closed && !conn->disconnecting &&
+        !conn->finished) {
+        conn->shut = true;
+        IOCPNET_OS(shutdown)(conn->handle, SD_SEND);
+    }
+
+    // Both sides have finished.
+    if (closing && idle && conn->finished && !conn->closed && !conn->disconnecting) {
+        iocpnet__conn_leave_socket(conn);
+    }
+
+    // Read on, unless too much waits to be sent to a peer that does not read.
+    paused = !closing && iocpnet__load(&conn->queued) > limit / 2;
+    if (paused && !conn->paused) iocpnet__count(listener->iocp, IOCPNET_COUNT_READS_PAUSED, 1);
+    conn->paused = paused;
+    if (!conn->closed && !conn->disconnecting && !conn->finished && !conn->receiving && !paused &&
+        !conn->starved) {
+        iocpnet__conn_receive(conn);
+    }
+    return conn->closed && !conn->receiving && !conn->sending && !conn->sending_2 &&
+           !conn->disconnecting;
+}
+
+static void iocpnet__conn_end(iocpnet__conn *conn)
+{
+    static const int counters[] = { IOCPNET_COUNT_CLOSED_FINISHED, IOCPNET_COUNT_CLOSED_RESET,
+                                    IOCPNET_COUNT_CLOSED_LOCAL,    IOCPNET_COUNT_CLOSED_TIMEOUT,
+                                    IOCPNET_COUNT_CLOSED_LIMIT,    IOCPNET_COUNT_CLOSED_STOP };
+    iocpnet_listener *listener = conn->listener;
+
+    iocpnet__conn_time(conn, false);
+    iocpnet_buffer_give(conn->buffer);
+    conn->buffer = NULL;
+    iocpnet__count(listener->iocp, counters[conn->reason], 1);
+    if (listener->desc.on.close && conn->opened) {
+        listener->desc.on.close(iocpnet__conn_name(conn), (iocpnet_reason)conn->reason,
+                                conn->error);
+    }
+    iocpnet__name_leave(conn, true);  // BUSY stays set: nobody runs it again
+}
+
+// Runs a connection: looks at its bits until there are none. BUSY is ours.
+static void iocpnet__conn_run(iocpnet__conn *conn)
+{
+    iocpnet__worker *worker = iocpnet__worker_here(conn->listener->iocp);
+    uintptr_t handle = worker->handle;
+    int32_t bits;
+    bool over = false;
+
+    worker->running = conn;
+    worker->handle = conn->handle;
+    do {
+        bits = iocpnet__exchange(&conn->bits, IOCPNET__BUSY) & ~IOCPNET__BUSY;
+        iocpnet__conn_obey(conn, bits);
+        if (conn->closed || !(iocpnet__load(&conn->bits) & ~IOCPNET__BUSY))
+            over = iocpnet__conn_advance(conn);
+    } while (!over && !iocpnet__cas(&conn->bits, IOCPNET__BUSY, 0));
+    if (over) iocpnet__conn_end(conn);
+    worker->running = NULL;
+    if (over) worker->handle = handle;
+}
+
+// A socket was accepted: it becomes a connection, or is closed if there is no room for one.
+static void iocpnet__conn_begin(iocpnet__waiting *slot, size_t bytes)
+{
+    iocpnet_listener *listener = slot->listener;
+    iocpnet__conn *conn = (iocpnet__conn *)iocpnet_pool_take_object(listener->conns);
+    iocpnet__send *second = NULL;
+    int zero = 0;
+
+    if (!conn) goto refuse;
+    if (listener->desc.sndbuf_0) {
+        second = (iocpnet__send *)iocpnet__alloc(sizeof *second);
+        if (!second) goto refuse;
+        IOCPNET_OS(setsockopt)
+        (slot->socket.handle, SOL_SOCKET, SO_SNDBUF, (const char *)&zero, sizeof zero);
+    }
+    memset(conn, 0, sizeof *conn);
+    conn->listener = listener;
+    conn->second = second;
+    conn->handle = slot->socket.handle;
+    conn->user = listener->desc.user;
+    conn->recv.done = iocpnet__conn_received;
+    conn->notify.done = iocpnet__conn_notified;
+    conn->address_size = (uint8_t)slot->accept.peer.size;
+    memcpy(conn->peer, &slot->accept.peer.u, sizeof conn->peer);
+    memcpy(conn->local, &slot->accept.local.u, sizeof conn->local);
+    if (listener->desc.idle_ms) conn->active_ms = iocpnet__now();
+    conn->bits = IOCPNET__BUSY | IOCPNET__OPEN;
+    if (slot->buffer) {
+        // The first bytes are there already: as if a receive had brought them.
+        conn->buffer = slot->buffer;
+        slot->buffer = NULL;
+        conn->receiving = true;
+        iocpnet__keep_result(&conn->recv, 0, bytes);
+        conn->bits |= IOCPNET__RECEIVED;
+    }
+    if (!iocpnet__name_take(conn)) {
+        slot->buffer = conn->buffer;
+        goto refuse;
+    }
+    slot->socket.handle = INVALID_SOCKET;
+    iocpnet__add(&listener->open, 1);
+    iocpnet__count(listener->iocp, IOCPNET_COUNT_OPENED, 1);
+    if (listener->closed)
+        iocpnet__or(&conn->bits, IOCPNET__STOP);  // a stop that came before its name
+    iocpnet__conn_run(conn);
+    return;
+
+refuse:
+    iocpnet__count(listener->iocp, IOCPNET_COUNT_ACCEPTS_FAILED, 1);
+    iocpnet__free(second, sizeof *second);
+    iocpnet_pool_give_object(listener->conns, conn);
+    iocpnet_socket_close(&slot->socket);
+    iocpnet_buffer_give(slot->buffer);
+    slot->buffer = NULL;
+}
+
+// The connection of a name, for a call: without a reference from its own callback, else with one.
+static iocpnet__conn *iocpnet__conn_enter(iocpnet_conn name, bool *own)
+{
+    iocpnet__worker *worker = NULL;
+    iocpnet__conn *conn;
+
+    if (iocpnet__current != TLS_OUT_OF_INDEXES) {
+        worker = (iocpnet__worker *)IOCPNET_OS(TlsGetValue)(iocpnet__current);
+    }
+    conn = worker ? (iocpnet__conn *)worker->running : NULL;
+    *own = conn && conn->id == name.id;
+    return *own ? conn : iocpnet__name_enter(name.id);
+}
+
+static void iocpnet__conn_leave(iocpnet__conn *conn, bool own)
+{
+    if (!own) iocpnet__name_leave(conn, false);
+}
+
+// In a callback of its own the bits are looked at when the callback returns.
+static iocpnet_error iocpnet__conn_ask(iocpnet_conn name, int32_t bits)
+{
+    bool own;
+    iocpnet__conn *conn = iocpnet__conn_enter(name, &own);
+
+    if (!conn) return WSAENOTCONN;
+    iocpnet__store(&conn->closing, 1);
+    iocpnet__conn_signal(conn, bits);
+    iocpnet__conn_leave(conn, own);
+    return 0;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_conn_close(iocpnet_conn conn)
+{
+    return iocpnet__conn_ask(conn, IOCPNET__CLOSE);
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_conn_abort(iocpnet_conn conn)
+{
+    return iocpnet__conn_ask(conn, IOCPNET__ABORT);
+}
+
+// Copies bytes into fresh buffers, linked in order, or, for other threads' stack, in reverse.
+static bool iocpnet__copy_out(iocpnet_pool *pool, const char *data, size_t size, bool reverse,
+                              iocpnet_buffer **first, iocpnet_buffer **last)
+{
+    iocpnet_buffer *buffer;
+
+    while (size) {
+        buffer = iocpnet_pool_take(pool);
+        if (!buffer) return false;
+        buffer->used = size < buffer->size ? (uint32_t)size : buffer->size;
+        memcpy(buffer->data, data, buffer->used);
+        data += buffer->used;
+        size -= buffer->used;
+        if (!*first) {
+            *first = *last = buffer;
+        } else if (reverse) {
+            buffer->next = *first;
+            *first = buffer;
+        } else {
+            (*last)->next = buffer;
+            *last = buffer;
+        }
+    }
+    return true;
+}
+
+// Queues for a connection, whose limit has been checked. False: no buffer.
+static bool iocpnet__conn_queue(iocpnet__conn *conn, bool own, const char *data, size_t size)
+{
+    iocpnet_pool *pool = conn->listener->buffers;
+    iocpnet_buffer *first = NULL;
+    iocpnet_buffer *last = NULL;
+    iocpnet_buffer *tail;
+    uint32_t part;
+    void *head;
+
+    if (own) {
+        iocpnet__conn_take_offered(conn);
+        tail = conn->tail;
+        if (tail && tail->used < tail->size) {
+            // Small messages share the room at the end of what is queued already.
+            part = size < tail->size - tail->used ? (uint32_t)size : tail->size - tail->used;
+            memcpy(tail->data + tail->used, data, part);
+            tail->used += part;
+            data += part;
+            size -= part;
+        }
+    }
+    if (!iocpnet__copy_out(pool, data, size, !own, &first, &last)) {
+        iocpnet__give_list(first);
+        return false;
+    }
+    if (!first) return true;
+    if (own) {
+        iocpnet__conn_append(conn, first, last);
+        return true;
+    }
+    do {
+        head = iocpnet__load_pointer(&conn->offered);
+        last->next = (iocpnet_buffer *)head;
+    } while (!iocpnet__cas_pointer(&conn->offered, head, first));
+    iocpnet__conn_signal(conn, IOCPNET__OFFERED);
+    return true;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_conn_send(iocpnet_conn name, const void *data, size_t size)
+{
+    iocpnet_error error = 0;
+    bool own;
+    iocpnet__conn *conn = iocpnet__conn_enter(name, &own);
+    uint32_t limit;
+
+    if (!conn) return WSAENOTCONN;
+    limit = conn->listener->desc.send_limit_bytes;
+    if (iocpnet__load(&conn->closing) && !(own && conn->finished && !conn->closed)) {
+        error = WSAENOTCONN;
+    } else if (size > limit || (uint32_t)iocpnet__add(&conn->queued, (int32_t)size) > limit) {
+        if (size <= limit) iocpnet__add(&conn->queued, -(int32_t)size);
+        iocpnet__count(conn->listener->iocp, IOCPNET_COUNT_SENDS_REFUSED, 1);
+        conn->refused = true;
+        error = conn->listener->desc.refuse_slow ? WSAEWOULDBLOCK : WSAENOBUFS;
+    } else if (size && !iocpnet__conn_queue(conn, own, (const char *)data, size)) {
+        iocpnet__count(conn->listener->iocp, IOCPNET_COUNT_NO_BUFFERS, 1);
+        error = WSAENOBUFS;
+    }
+    if (error == WSAENOBUFS) {
+        iocpnet__store(&conn->closing, 1);
+        iocpnet__conn_signal(conn, IOCPNET__OVER);
+    }
+    iocpnet__conn_leave(conn, own);
+    return error;
+}
+
+IOCPNET__DEF void *iocpnet_conn_user(iocpnet_conn name)
+{
+    bool own;
+    iocpnet__conn *conn = iocpnet__conn_enter(name, &own);
+    void *user;
+
+    if (!conn) return NULL;
+    user = iocpnet__load_pointer(&conn->user);
+    iocpnet__conn_leave(conn, own);
+    return user;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_conn_set_user(iocpnet_conn name, void *user)
+{
+    bool own;
+    iocpnet__conn *conn = iocpnet__conn_enter(name, &own);
+
+    if (!conn) return WSAENOTCONN;
+    iocpnet__exchange_pointer(&conn->user, user);
+    iocpnet__conn_leave(conn, own);
+    return 0;
+}
+
+IOCPNET__DEF iocpnet_address iocpnet_conn_address(iocpnet_conn name, bool local)
+{
+    iocpnet_address address;
+    bool own;
+    iocpnet__conn *conn = iocpnet__conn_enter(name, &own);
+
+    memset(&address, 0, sizeof address);
+    if (!conn) return address;
+    iocpnet__address_set(&address, local ? conn->local : conn->peer, conn->address_size);
+    iocpnet__conn_leave(conn, own);
+    return address;
+}
+
+// Asks every connection of an iocp that is late, or starved, or all of them (stop).
+static void iocpnet__conn_each(iocpnet_iocp *iocp, int32_t stop_bits, uint64_t now)
+{
+    uint32_t count = (uint32_t)iocpnet__load(&iocpnet__name_count);
+    uint32_t i;
+
+    for (i = 1; i <= count; i++) {
+        int64_t word = iocpnet__load64(&iocpnet__name_at(i)->word);
+        iocpnet__conn *conn = NULL;
+        int32_t bits = stop_bits;
+
+        if (word & iocpnet__name_live) conn = iocpnet__name_enter(((uint64_t)word >> 32) << 32 | i);
+        if (!conn) continue;
+        if (conn->listener->iocp == iocp) {
+            const iocpnet_listener_desc *desc = &conn->listener->desc;
+            uint32_t limit = iocpnet__load(&conn->closing) ? desc->close_ms : desc->idle_ms;
+
+            // Read while it may be running: a value of a moment ago is as good.
+            if (limit && conn->active_ms && now > conn->active_ms + limit) bits |= IOCPNET__LATE;
+            if (conn->starved) bits |= IOCPNET__RETRY;
+            if (bits) iocpnet__conn_signal(conn, bits);
+        }
+        iocpnet__name_leave(conn, false);
+    }
+}
+
+static iocpnet_listener *iocpnet__first_listener(iocpnet_iocp *iocp)
+{
+    return (iocpnet_listener *)iocpnet__load_pointer(&iocp->listeners);
+}
+
+static void iocpnet__server_stop(iocpnet_iocp *iocp, bool abort)
+{
+    iocpnet_listener *listener;
+
+    for (listener = iocpnet__first_listener(iocp); listener; listener = listener->next) {
+        iocpnet__listener_close(listener);
+    }
+    iocpnet__conn_each(iocp, abort ? IOCPNET__STOP_NOW : IOCPNET__STOP, 0);
+}
+
+static void iocpnet__server_tick(iocpnet_iocp *iocp, uint64_t now)
+{
+    iocpnet_listener *listener;
+
+    for (listener = iocpnet__first_listener(iocp); listener; listener = listener->next) {
+        iocpnet__listener_tick(listener, now);
+    }
+    iocpnet__conn_each(iocp, 0, now);
+}
+
+static void iocpnet__server_close(iocpnet_iocp *iocp)
+{
+    iocpnet_listener *listener = iocpnet__first_listener(iocp);
+    iocpnet_listener *next;
+
+    for (; listener; listener = next) {
+        next = listener->next;
+        iocpnet__listener_free(listener);
+    }
+}
+
+// The listening socket: bound, and ready to accept.
+static iocpnet_error iocpnet__listener_listen(iocpnet_listener *listener)
+{
+    DWORD v6_only = !listener->desc.dual_stack;
+    iocpnet_address address;
+    iocpnet_error error;
+
+    listener->socket.handle = INVALID_SOCKET;
+    error = iocpnet_address_parse(&address, listener->desc.address, listener->desc.port);
+    if (error) return error;
+    error = iocpnet_socket_open(&listener->socket, listener->iocp, address.u.family, false);
+    if (error) return error;
+    if (address.u.family == AF_INET6 &&
+        IOCPNET_OS(setsockopt)(listener->socket.handle, IPPROTO_IPV6, IPV6_V6ONLY,
+                               (const char *)&v6_only, sizeof v6_only)) {
+        return iocpnet__wsa_error();
+    }
+    error = iocpnet_socket_bind(&listener->socket, &address);
+    if (!error) error = iocpnet_socket_listen(&listener->socket, 0);
+    if (!error) error = iocpnet_socket_address(&listener->socket, &listener->address);
+    if (!error && !listener->socket.ext->accept_ex) error = WSAEOPNOTSUPP;
+    return error;
+}
+
+static iocpnet_error iocpnet__listener_prepare(iocpnet_listener *listener)
+{
+    iocpnet_listener_desc *desc = &listener->desc;
+    iocpnet_pool_desc conns, buffers;
+    iocpnet_error error;
+    uint32_t i;
+
+    if (!desc->on.data) return WSAEINVAL;
+    desc->accepts_min = iocpnet__or_default(desc->accepts_min, 8);
+    desc->accepts_max = iocpnet__or_default(desc->accepts_max, 64);
+    if (desc->accepts_max < desc->accepts_min) desc->accepts_max = desc->accepts_min;
+    desc->max_connections = iocpnet__or_default(desc->max_connections, 10000);
+    desc->buffer_bytes = iocpnet__or_default(desc->buffer_bytes, 16 * 1024);
+    desc->buffers = iocpnet__or_default(desc->buffers, 2 * desc->max_connections + 256);
+    desc->send_limit_bytes = iocpnet__or_default(desc->send_limit_bytes, 256 * 1024);
+    desc->close_ms = iocpnet__or_default(desc->close_ms, 5000);
+    if (desc->buffer_bytes <= IOCPNET_ACCEPT_ROOM || desc->send_limit_bytes > INT32_MAX / 2 ||
+        desc->max_connections > IOCPNET__NAME_CHUNK * (IOCPNET__NAME_CHUNKS - 1)) {
+        return WSAEINVAL;
+    }
+    memset(&conns, 0, sizeof conns);
+    conns.objects = true;
+    conns.size = sizeof(iocpnet__conn);
+    conns.limit = desc->max_connections + desc->accepts_max;
+    memset(&buffers, 0, sizeof buffers);
+    buffers.size = desc->buffer_bytes;
+    buffers.limit = desc->buffers;
+    buffers.no_cache = desc->no_pool_cache;
+    error = iocpnet_pool_create(&listener->conns, &conns);
+    if (!error) error = iocpnet_pool_create(&listener->buffers, &buffers);
+    if (error) return error;
+    listener->slots =
+        (iocpnet__waiting *)iocpnet__alloc(desc->accepts_max * sizeof *listener->slots);
+    listener->spare = (uintptr_t *)iocpnet__alloc(desc->accepts_max * sizeof *listener->spare);
+    if (!listener->slots || !listener->spare) return 8;
+    for (i = 0; i < desc->accepts_max; i++) {
+        listener->slots[i].next = listener->free;
+        listener->free = &listener->slots[i];
+    }
+    listener->target = desc->accepts_min;
+    return 0;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_listener_open(iocpnet_listener **out, iocpnet_iocp *iocp,
+                                                 const iocpnet_listener_desc *desc)
+{
+    iocpnet_listener *listener;
+    iocpnet_error error;
+    void *first;
+
+    if (out) *out = NULL;
+    if (iocpnet__load(&iocp->state)) return WSAESHUTDOWN;
+    listener = (iocpnet_listener *)iocpnet__alloc(sizeof *listener);
+    if (!listener) return 8;
+    listener->iocp = iocp;
+    listener->desc = *desc;
+    listener->socket.handle = INVALID_SOCKET;
+    IOCPNET_OS(InitializeSRWLock)(&listener->lock);
+    error = iocpnet__listener_prepare(listener);
+    if (!error) error = iocpnet__listener_listen(listener);
+    if (error) goto free_listener;
+
+    iocp->on_stop = iocpnet__server_stop;
+    iocp->on_tick = iocpnet__server_tick;
+    iocp->on_close = iocpnet__server_close;
+    listener->timed = listener->desc.idle_ms || listener->desc.accept_data_ms;
+    if (listener->timed) iocpnet__add(&iocp->timed, 1);
+    do {
+        first = iocpnet__load_pointer(&iocp->listeners);
+        listener->next = (iocpnet_listener *)first;
+    } while (!iocpnet__cas_pointer(&iocp->listeners, first, listener));
+    if (out) *out = listener;
+    iocpnet__listener_fill(listener);
+    return 0;
+
+free_listener:
+    if (listener->socket.handle != INVALID_SOCKET) iocpnet_socket_close(&listener->socket);
+    iocpnet__listener_free(listener);
+    return error;
+}
+
+#endif  // IOCPNET_NO_SERVER
+
+#ifdef __cplusplus
+}
+#endif
+
+#ifdef _MSC_VER
+#pragma warning(pop)
+#endif
+
+#endif  // IOCPNET__IMPLEMENTED
+#endif  // IOCPNET_IMPLEMENTATION
