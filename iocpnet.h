@@ -1,3 +1,167 @@
+// iocpnet.h - Windows I/O completion ports for C programs, in one file. Version 0.1.0.
+//
+// In one source file:
+//
+//     #define IOCPNET_IMPLEMENTATION
+//     #include "iocpnet.h"
+//
+// In all others only the include. Link ws2_32 (with MSVC that happens by itself). Public domain or
+// MIT-0, as you like: see the end of the file.
+//
+// CONTENTS - search for a tag: D5 declares what I5 implements and tests/test_pool.c tests.
+//
+//       topic      what it is                                            declared  implemented
+//   M   manual     what it is, quick start, laws, memory, limits         M1 .. M8  -
+//   1   config     macros you may define before including                D1        I1
+//   2   error      the one error space, names and texts                  D2        I2
+//   3   os         every Windows call we make; Winsock started, ended    D3        I3
+//   4   stats      counters per worker, one snapshot                     D4        I4
+//   5   pool       page-aligned buffers and fixed-size objects           D5        I5
+//   6   iocp       the completion port                                   D6        I6
+//   7   op         an OVERLAPPED that knows its way home                 D7        I7
+//   8   ext        the extension functions                               D8        I8
+//   9   start      the overlapped calls as starts on an op               D9        I9
+//  12   listener   accepting                                             D12       I12
+//  13   conn       one TCP connection                                    D13       I13
+//       licence    the end of the file
+//
+// 10 timer and 11 frame are to come. With IOCPNET_NO_SERVER the file ends after 9.
+//
+// ---- M1 what it is ------------------------------------------------------------------------------
+//
+// Two things in one file. The core (1 to 9) is what you drop into a program that has its own
+// sockets, threads and memory: take only the pool, or the op, or AcceptEx's pointer. Each layer
+// uses only those above it in the list. The server part stands on the core and makes tiny servers.
+//
+// It is not portable, not a framework, and resolves no names. TLS and protocols are built on it.
+//
+// ---- M2 quick start -----------------------------------------------------------------------------
+//
+// A whole server is examples/echo_smallest.c. A program with operations of its own:
+//
+//     typedef struct client {
+//         char text[100];
+//         iocpnet_op op;          // anywhere in the struct
+//     } client;
+//
+//     static void received(iocpnet_op *op, iocpnet_error error, size_t bytes)
+//     {
+//         client *c = IOCPNET_OUTER(op, client, op);
+//         ...                     // c, op and text are yours again; start the next one, or free c
+//     }
+//
+//     iocpnet_iocp_open(&iocp, NULL);
+//     iocpnet_socket_open(&socket, iocp, AF_INET, false);
+//     c->op.done = received;
+//     error = iocpnet_start_recv(&c->op, &socket, c->text, sizeof c->text);
+//     while (...) iocpnet_iocp_poll(iocp, IOCPNET_FOREVER);   // or iocpnet_iocp_start for workers
+//
+// Build:  cl program.c                          gcc program.c -lws2_32    (-lws2_32 comes last)
+//
+// Order of includes: the declarations need no Windows header and do not mind any. The
+// implementation includes winsock2.h, so in that one file include it above windows.h, or let it do
+// so.
+//
+// ---- M3 laws ------------------------------------------------------------------------------------
+//
+//  1  Once. A start that returns 0 calls back exactly once; one that returns an error never does.
+//  2  Hands off. From start to callback the op and its bytes belong to the system. closesocket does
+//     not end that, a cancel does not, only the callback does.
+//  3  One at a time. Callbacks of one connection never overlap; close is the last, comes once.
+//  4  A stale name is WSAENOTCONN, never a crash.
+//  5  Nothing without a bound.
+//  6  Nothing lost. A graceful close delivers every byte that send took.
+//  7  Nothing left. After iocpnet_iocp_close no socket, handle, thread, op or buffer remains.
+//  8  Nobody waits for somebody else. No callback under a lock.
+//  9  Zero is the default, and the default is safe: loopback, exclusive bind, bounded queues.
+// 10  Nothing optional is trusted: every extension function may be absent.
+//
+// ---- M4 threads ---------------------------------------------------------------------------------
+//
+// Callbacks come in a poll: on a worker (iocpnet_iocp_start, iocpnet_iocp_run), on a thread of
+// yours that calls iocpnet_iocp_poll, and on the one that calls iocpnet_iocp_stop. Never inside a
+// start. The callback of an op may be running on another thread before its start has returned:
+// write what it needs before the start, and look at nothing of it after.
+//
+// Two ops on one socket are two callbacks, which may run at once on two threads. A connection (13)
+// is more: its callbacks are one at a time.
+//
+// Concurrency is how many threads the system lets run; threads is how many there are. A callback
+// that blocks takes one out, so there are twice as many. All of them blocked is a server that
+// stands still. IOCPNET_DEBUG shows what is pending (iocpnet_ledger), poisons what is given back,
+// and asserts.
+//
+// What finishes at once needs no packet (FILE_SKIP_COMPLETION_PORT_ON_SUCCESS) on TCP sockets that
+// the kit made: it runs in place after the callback that started it, at most desc.inline_limit
+// times for a packet, then through the port, so that one fast peer does not keep a thread from all
+// others.
+//
+// ---- M5 memory ----------------------------------------------------------------------------------
+//
+// A pool reserves address space for limit items and commits slabs as they are needed; it never
+// takes more than limit, and says so by NULL. Buffers of a page or more start on a page: the system
+// locks whole pages while a call is pending. Taking and giving on one thread touches nothing
+// shared; what another thread gives comes back 29 at a time.
+//
+// A listener has two pools: connections, and buffers of buffer_bytes. A connection that waits for
+// bytes has one buffer, or none with zero_byte. Its own struct is below 512 bytes. Names take 32
+// bytes for each connection that was ever open at once, and stay until the process ends.
+//
+// No allocation is made on the path of a byte: iocpnet_iocp_open, iocpnet_listener_open and a
+// thread's first poll and first take allocate, and so does a unit of files that is copied.
+//
+// ---- M6 who buffers what ------------------------------------------------------------------------
+//
+//     your bytes  --WSASend-->  AFD (SO_SNDBUF)  -->  TCP  -->  wire  -->  TCP  -->  AFD
+//     (SO_RCVBUF)
+//
+// Sending. While what AFD holds for the socket is below SO_SNDBUF, a send is copied there
+// (non-paged pool) and finishes at once. Above it, the call pends: your pages are locked where they
+// are, and AFD refers to them until the peer has acknowledged the bytes. So it is the receiver that
+// decides how long your memory is locked: bound what is outstanding. Windows 7 and later adjust the
+// amount to the path (SIO_IDEAL_SEND_BACKLOG_QUERY tells it) unless the program sets SO_SNDBUF.
+//
+// SO_SNDBUF 0. No copy is made; every send pends until it is acknowledged. With one send
+// outstanding the wire idles for a round trip after each, and Nagle with delayed acknowledgement
+// makes that 200 ms: use it only with two or more outstanding (the listener's sndbuf_0 does).
+//
+// Receiving. What arrives before you ask is kept up to SO_RCVBUF (today adjusted by the system,
+// beyond 64 KiB, to bandwidth and delay); that is also the window the peer sees. A pending receive
+// locks its pages for as long as the peer is silent: 10,000 idle connections with 16 KiB each lock
+// 160 MB. A zero-byte receive locks nothing; when it finishes, the bytes are in AFD and a second
+// call fetches them: one call more for each message. SO_RCVBUF 0 without a receive pending closes
+// the window.
+//
+// Limits today. Locked pages are bounded by the working set's minimum (SetProcessWorkingSetSize)
+// and by what memory there is; non-paged pool is bounded by memory, no longer by a fixed figure as
+// in the Windows of the first articles. Running out of either is WSAENOBUFS, or
+// ERROR_NO_SYSTEM_RESOURCES, from any call: the kit keeps the bytes and tries again (counter
+// no_buffers).
+//
+// A completed send means: given to the system. Only the peer's answer says that the peer has it.
+//
+// ---- M7 limits and gaps -------------------------------------------------------------------------
+//
+// Windows 7 and later; x86, x64, ARM64; MSVC 2015 and later, gcc, clang; C99 and C++11. Seen
+// running only under Wine 8.0 so far (x64). MSVC's own compiler has not seen it; clang in its place
+// has.
+//
+// Accept with first data (accept_data_ms): a client that connects and says nothing holds one of the
+// waiting accepts until the sweep closes it. Without it (the default) there is nothing to hold.
+//
+// Windows 8 and Server 2012 without KB2779768 may stop completing AcceptEx under load.
+// SIO_LOOPBACK_FAST_PATH is not offered: Microsoft has deprecated it. Issue from any thread: since
+// Windows Vista a thread that ends no longer cancels what it has started on a completion port.
+// Call iocpnet_iocp_close before a DLL that holds this code is unloaded, not in DllMain.
+//
+// Names with two underscores inside (iocpnet__x) are private.
+//
+// ---- M8 changes ---------------------------------------------------------------------------------
+//
+// 0.1.0  the core, and a first listener and connection
+//
+// -------------------------------------------------------------------------------------------------
+
 #ifndef IOCPNET_H
 #define IOCPNET_H
 
@@ -553,7 +717,7 @@ IOCPNET_API iocpnet_error iocpnet_socket_open(iocpnet_socket *socket, iocpnet_io
 // them.
 //
 // Returns    0; WSAEINVAL (attached already); WSAENOTSOCK. On failure the socket is still yours.
-// Owns       the socket is yours to close, by iocpnet_socket_close or closesocket.
+// Owns       the socket is yours to close, by iocpnet_socket_close.
 // Threads    any.
 IOCPNET_API iocpnet_error iocpnet_socket_adopt(iocpnet_socket *socket, iocpnet_iocp *iocp,
                                                uintptr_t handle);
@@ -727,10 +891,10 @@ typedef struct iocpnet_transmit {
     iocpnet_socket socket;
     const iocpnet_element *elements;
     uint32_t count, at;
-    uint64_t at_done, total;
+    uint64_t at_done, at_offset, total;
     void *copy, *copy_event;
     uint32_t copy_size;
-    volatile int32_t cancelled;
+    void *volatile cancelled;
     iocpnet_element own[3];
     union {
         void *align;
@@ -1969,6 +2133,9 @@ static void *iocpnet__pool_lend(iocpnet_pool *pool)
         if (old) {
             iocpnet__pool_give(pool, old);
             item = iocpnet__pool_take(pool);
+            iocpnet__lock_enter(&pool->lock);
+            pool->failures--;
+            iocpnet__lock_leave(&pool->lock);
         }
     }
     if (item) {
@@ -2652,39 +2819,49 @@ end_winsock:
     return error;
 }
 
-// The number that names a kind of handle to the port: its row in keys.
-static ULONG_PTR iocpnet__key_number(iocpnet_iocp *iocp, uintptr_t key, iocpnet_raw_fn *raw,
-                                     void *user)
+// The number that names a kind of handle to the port: its row in keys; 0 if there is no room for a
+// new one. Lock held.
+static int32_t iocpnet__key_number(iocpnet_iocp *iocp, uintptr_t key, iocpnet_raw_fn *raw,
+                                   void *user)
 {
-    int32_t last, i;
-    ULONG_PTR number = 0;
+    int32_t i;
 
-    if (!raw && !key) return 1;
-    iocpnet__lock_enter(&iocp->lock);
-    last = iocp->attached;
-    for (i = 2; i <= last && !number; i++) {
+    for (i = 2; i <= iocp->attached; i++) {
         const iocpnet__key *row = &iocp->keys[i];
-        if (row->key == key && row->raw == raw && row->user == user) number = (ULONG_PTR)i;
+        if (row->key == key && row->raw == raw && row->user == user) return i;
     }
-    if (!number && last < IOCPNET__KEYS) {
-        iocp->keys[last + 1].key = key;
-        iocp->keys[last + 1].raw = raw;
-        iocp->keys[last + 1].user = user;
-        iocpnet__store(&iocp->attached, last + 1);
-        number = (ULONG_PTR)last + 1;
-    }
-    iocpnet__lock_leave(&iocp->lock);
-    return number;
+    if (i > IOCPNET__KEYS) return 0;
+    iocp->keys[i].key = key;
+    iocp->keys[i].raw = raw;
+    iocp->keys[i].user = user;
+    iocpnet__store(&iocp->attached, i);
+    return i;
 }
 
 IOCPNET__DEF iocpnet_error iocpnet_iocp_attach(iocpnet_iocp *iocp, uintptr_t handle, uintptr_t key,
                                                iocpnet_raw_fn *raw, void *user)
 {
-    ULONG_PTR number = iocpnet__key_number(iocp, key, raw, user);
+    iocpnet_error error = WSAENOBUFS;
+    int32_t before, number;
 
-    if (!number) return WSAENOBUFS;
-    if (IOCPNET_OS(CreateIoCompletionPort)((HANDLE)handle, iocp->handle, number, 0)) return 0;
-    return iocpnet__last_error();
+    if (!raw && !key) {
+        // Our own sockets, one for each connection: no row of their own, and no lock.
+        if (IOCPNET_OS(CreateIoCompletionPort)((HANDLE)handle, iocp->handle, 1, 0)) return 0;
+        return iocpnet__last_error();
+    }
+    iocpnet__lock_enter(&iocp->lock);
+    before = iocp->attached;
+    number = iocpnet__key_number(iocp, key, raw, user);
+    if (number) {
+        error = 0;
+        if (!IOCPNET_OS(CreateIoCompletionPort)((HANDLE)handle, iocp->handle, (ULONG_PTR)number,
+                                                0)) {
+            error = iocpnet__last_error();
+            iocpnet__store(&iocp->attached, before);
+        }
+    }
+    iocpnet__lock_leave(&iocp->lock);
+    return error;
 }
 
 IOCPNET__DEF iocpnet_error iocpnet_iocp_post(iocpnet_iocp *iocp, iocpnet_op *op,
@@ -2741,7 +2918,8 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_start(iocpnet_iocp *iocp)
     iocpnet_error error = 0;
     uint32_t i;
 
-    if (iocp->threads || iocpnet__load(&iocp->state)) return WSAEINVAL;
+    if (iocpnet__worker_here(iocp) || iocp->threads || iocpnet__load(&iocp->state))
+        return WSAEINVAL;
     iocp->threads = (HANDLE *)iocpnet__alloc(iocp->desc.threads * sizeof *iocp->threads);
     if (!iocp->threads) return 8;
     for (i = 0; i < iocp->desc.threads && !error; i++) {
@@ -2832,6 +3010,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_run(iocpnet_iocp *iocp, uint32_t ctrl_c_
     uint32_t i;
     bool ctrl = ctrl_c_ms != 0;
 
+    if (iocpnet__worker_here(iocp)) return WSAEINVAL;
     if (ctrl) {
         if (!iocpnet__cas_pointer(&iocpnet__ctrl_iocp, NULL, iocp)) return WSAEINVAL;
         iocpnet__store(&iocpnet__ctrl_ms, (int32_t)(ctrl_c_ms & INT32_MAX));
@@ -2973,17 +3152,31 @@ static const GUID iocpnet__ext_ids[8] = {
     { 0xa441e712, 0x754f, 0x43ca, { 0x84, 0xa7, 0x0d, 0xee, 0x44, 0xcf, 0x60, 0x6d } }
 };
 
-static iocpnet_ext_fn *iocpnet__ext_ask(SOCKET socket, int which)
+// Asks for one function. Absent is no error: fn is NULL then. A failure that may pass is one.
+static iocpnet_error iocpnet__ext_ask(SOCKET socket, int which, iocpnet_ext_fn **fn)
 {
     GUID id = iocpnet__ext_ids[which];
-    iocpnet_ext_fn *fn = NULL;
     DWORD bytes = 0;
+    iocpnet_error error;
 
-    if (IOCPNET_OS(WSAIoctl)(socket, SIO_GET_EXTENSION_FUNCTION_POINTER, &id, sizeof id,
-                             (void *)&fn, sizeof fn, &bytes, NULL, NULL)) {
-        return NULL;
+    *fn = NULL;
+    if (!IOCPNET_OS(WSAIoctl)(socket, SIO_GET_EXTENSION_FUNCTION_POINTER, &id, sizeof id,
+                              (void *)fn, sizeof *fn, &bytes, NULL, NULL)) {
+        return 0;
     }
-    return fn;
+    *fn = NULL;
+    error = iocpnet__wsa_error();
+    switch (error) {
+    case WSAENOBUFS:
+    case WSAENETDOWN:
+    case WSAEINTR:
+    case WSAEINPROGRESS:
+    case WSAENOTSOCK:
+    case WSANOTINITIALISED:
+        return error;
+    default:
+        return 0;
+    }
 }
 
 IOCPNET__DEF iocpnet_error iocpnet_ext_load(uintptr_t socket, const iocpnet_ext **out)
@@ -2991,6 +3184,7 @@ IOCPNET__DEF iocpnet_error iocpnet_ext_load(uintptr_t socket, const iocpnet_ext 
     WSAPROTOCOL_INFOW info;
     int size = sizeof info;
     iocpnet__provider *provider = NULL;
+    iocpnet_error error = 0;
     iocpnet_ext *ext;
     uint32_t i;
 
@@ -3016,18 +3210,19 @@ IOCPNET__DEF iocpnet_error iocpnet_ext_load(uintptr_t socket, const iocpnet_ext 
     provider->type = info.iSocketType;
     provider->protocol = info.iProtocol;
     ext = &provider->ext;
-    ext->accept_ex = iocpnet__ext_ask(socket, 0);
-    ext->get_accept_ex_sockaddrs = iocpnet__ext_ask(socket, 1);
-    ext->connect_ex = iocpnet__ext_ask(socket, 2);
-    ext->disconnect_ex = iocpnet__ext_ask(socket, 3);
-    ext->transmit_file = iocpnet__ext_ask(socket, 4);
-    ext->transmit_packets = iocpnet__ext_ask(socket, 5);
-    ext->wsa_recv_msg = iocpnet__ext_ask(socket, 6);
-    ext->wsa_send_msg = iocpnet__ext_ask(socket, 7);
+    error = iocpnet__ext_ask(socket, 0, &ext->accept_ex);
+    if (!error) error = iocpnet__ext_ask(socket, 1, &ext->get_accept_ex_sockaddrs);
+    if (!error) error = iocpnet__ext_ask(socket, 2, &ext->connect_ex);
+    if (!error) error = iocpnet__ext_ask(socket, 3, &ext->disconnect_ex);
+    if (!error) error = iocpnet__ext_ask(socket, 4, &ext->transmit_file);
+    if (!error) error = iocpnet__ext_ask(socket, 5, &ext->transmit_packets);
+    if (!error) error = iocpnet__ext_ask(socket, 6, &ext->wsa_recv_msg);
+    if (!error) error = iocpnet__ext_ask(socket, 7, &ext->wsa_send_msg);
     ext->ifs_handles = (info.dwServiceFlags1 & XP1_IFS_HANDLES) != 0;
-    iocpnet__provider_count++;
+    if (!error) iocpnet__provider_count++;
 found:
     iocpnet__lock_leave(&iocpnet__lock);
+    if (error) return error;
     if (!provider) return WSAENOBUFS;
     *out = &provider->ext;
     return 0;
@@ -3481,6 +3676,14 @@ IOCPNET__DEF iocpnet_error iocpnet_start_send(iocpnet_op *op, const iocpnet_sock
     return iocpnet__op_issued(iocp, op, skip, code, bytes);
 }
 
+// A datagram that was larger than the room, at once: a packet comes all the same, and brings the
+// bytes. To the port only an error is a failure, and this is a warning (STATUS_BUFFER_OVERFLOW).
+// Source: MS Learn, SetFileCompletionNotificationModes, "Remarks". Seen: Wine 8.0.
+static bool iocpnet__is_cut(int code)
+{
+    return code == WSAEMSGSIZE || code == ERROR_MORE_DATA;
+}
+
 static bool iocpnet__is_datagram_reset(iocpnet_error error)
 {
     return error == WSAECONNRESET || error == WSAENETRESET || error == WSAECONNREFUSED;
@@ -3517,14 +3720,15 @@ static int iocpnet__recvfrom_again(iocpnet_datagram *datagram)
     do {
         memset(&datagram->op.overlapped, 0, sizeof datagram->op.overlapped);
         code = iocpnet__recvfrom_issue(datagram, &bytes);
-        if (code == WSA_IO_PENDING) return 0;
+        if (code == WSA_IO_PENDING || iocpnet__is_cut(code)) return 0;
         if (!code) {
             if (skip) iocpnet__op_finished_at_once(iocp, &datagram->op, bytes);
             return 0;
         }
+        code = iocpnet_error_from_win32((uint32_t)code);
+        if (!iocpnet__is_datagram_reset(code)) return code;
         iocpnet__count(iocp, IOCPNET_COUNT_DATAGRAM_RESETS, 1);
-    } while (iocpnet__is_datagram_reset(iocpnet_error_from_win32((uint32_t)code)));
-    return iocpnet_error_from_win32((uint32_t)code);
+    } while (true);
 }
 
 static void iocpnet__recvfrom_finish(iocpnet_op *op, iocpnet_error error, size_t bytes)
@@ -3571,11 +3775,7 @@ IOCPNET__DEF iocpnet_error iocpnet_start_recvfrom(iocpnet_datagram *datagram,
     datagram->truncated = false;
     datagram->peer.size = 0;
     code = iocpnet__recvfrom_issue(datagram, &bytes);
-    if (code == WSAEMSGSIZE || code == ERROR_MORE_DATA) {
-        // A cut datagram at once: Windows posts a packet for it (a warning is not a failure to the
-        // port), and so does Wine 8.0 (Seen). It brings the bytes.
-        return 0;
-    }
+    if (iocpnet__is_cut(code)) return 0;
     if (code && code != WSA_IO_PENDING &&
         iocpnet__is_datagram_reset(iocpnet_error_from_win32((uint32_t)code))) {
         iocpnet__count(iocp, IOCPNET_COUNT_DATAGRAM_RESETS, 1);
@@ -3635,13 +3835,18 @@ static iocpnet_error iocpnet__element_range(const iocpnet_element *element, uint
 }
 
 // What is left of element i of a unit, of which done bytes have been sent.
-static iocpnet_error iocpnet__element_rest(const iocpnet_transmit *transmit, uint32_t i,
-                                           uint64_t *offset, uint64_t *length)
+static iocpnet_error iocpnet__element_rest(iocpnet_transmit *transmit, uint32_t i, uint64_t *offset,
+                                           uint64_t *length)
 {
+    iocpnet_element element = transmit->elements[i];
     uint64_t done = i == transmit->at ? transmit->at_done : 0;
-    iocpnet_error error = iocpnet__element_range(&transmit->elements[i], offset, length);
+    iocpnet_error error;
 
+    // Reading may move the file's position: where the range begins is asked only once.
+    if (done) element.offset = transmit->at_offset;
+    error = iocpnet__element_range(&element, offset, length);
     if (error) return error;
+    if (i == transmit->at) transmit->at_offset = *offset;
     if (*length < done) return 38;  // ERROR_HANDLE_EOF: the file has shrunk
     *offset += done;
     *length -= done;
@@ -3701,7 +3906,7 @@ static void iocpnet__transmit_stepped(iocpnet_op *op, iocpnet_error error, size_
             error = iocpnet__transmit_moved(transmit, bytes);
         }
     }
-    if (!error && iocpnet__load(&transmit->cancelled)) error = WSA_OPERATION_ABORTED;
+    if (!error && iocpnet__load_pointer(&transmit->cancelled)) error = WSA_OPERATION_ABORTED;
     if (!error) error = iocpnet__transmit_step(transmit);
     if (!error) return;
     if (error == IOCPNET__TRANSMIT_ENDED) error = 0;
@@ -3991,7 +4196,7 @@ static iocpnet_error iocpnet__transmit_begin(iocpnet_transmit *transmit,
     transmit->copy = NULL;
     transmit->copy_size = 0;
     transmit->copy_event = NULL;
-    iocpnet__store(&transmit->cancelled, 0);
+    iocpnet__exchange_pointer(&transmit->cancelled, NULL);
     error = iocpnet__transmit_choose(transmit, files);
     if (error) return iocpnet__op_undo(&transmit->op, error);
     error = iocpnet__transmit_step(transmit);
@@ -4044,11 +4249,17 @@ IOCPNET__DEF iocpnet_error iocpnet_start_transmit_file(iocpnet_transmit *transmi
 
 IOCPNET__DEF iocpnet_error iocpnet_transmit_cancel(iocpnet_transmit *transmit)
 {
-    iocpnet_error error;
+    iocpnet_error error = 0;
+    int tries;
 
     if (!iocpnet_op_pending(&transmit->op)) return WSAEINVAL;
-    iocpnet__store(&transmit->cancelled, 1);  // read between two steps
-    error = iocpnet_op_cancel(&transmit->step);
+    iocpnet__exchange_pointer(&transmit->cancelled, transmit);  // read between two steps
+    for (tries = 0; tries < 1000 && iocpnet_op_pending(&transmit->op); tries++) {
+        // A step that was about to be begun when the flag was set is found at the next look.
+        error = iocpnet_op_cancel(&transmit->step);
+        if (!error) return 0;
+        IOCPNET_OS(SwitchToThread)();
+    }
     return error == WSAEINVAL ? 0 : error;
 }
 
@@ -5311,3 +5522,19 @@ free_listener:
 
 #endif  // IOCPNET__IMPLEMENTED
 #endif  // IOCPNET_IMPLEMENTATION
+
+// ---- licence ------------------------------------------------------------------------------------
+//
+// This software is available under two licences; choose whichever you prefer.
+//
+// A - public domain (www.unlicense.org). This is free and unencumbered software released into the
+// public domain. Anyone is free to copy, modify, publish, use, compile, sell, or distribute this
+// software, either in source code form or as a compiled binary, for any purpose, commercial or
+// non-commercial, and by any means.
+//
+// B - MIT No Attribution (MIT-0). Permission is hereby granted, free of charge, to any person
+// obtaining a copy of this software and associated documentation files, to deal in the software
+// without restriction.
+//
+// Both: the software is provided "as is", without warranty of any kind. The file LICENSE has the
+// full texts.
