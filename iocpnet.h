@@ -2291,6 +2291,7 @@ struct iocpnet_iocp {
     volatile int64_t deadline;
     volatile int64_t tick_due;
     volatile int32_t timed;     // how many things want ticks
+    volatile int32_t watched;   // of these, how many want every connection looked at
     const iocpnet_ext *ext[4];  // of sockets we make: by family and kind
     iocpnet__key keys[IOCPNET__KEYS + 1];
     HANDLE *threads;
@@ -4286,13 +4287,13 @@ struct iocpnet_listener {
     iocpnet_listener_desc desc;
     iocpnet_socket socket;
     iocpnet_address address;
-    iocpnet_socket like;  // what every accepted socket is like, but for its handle
+
     iocpnet_pool *conns, *buffers;
     iocpnet__waiting *slots;   // accepts_max
     volatile int32_t waiting;  // accepts posted
     volatile int32_t open;     // connections
     SRWLOCK lock;              // protects all below
-    bool closed, timed, deficit;
+    bool closed, timed, deficit, grown, filled;
     uint32_t target, quiet;
     iocpnet__waiting *free;
     uintptr_t *spare;  // sockets to use again
@@ -4352,13 +4353,12 @@ static iocpnet_error iocpnet__listener_post(iocpnet_listener *listener)
         size = slot->buffer->size;
     }
     if (listener->spares) {
-        slot->socket = listener->like;
+        slot->socket = listener->socket;
         slot->socket.handle = listener->spare[--listener->spares];
         iocpnet__count(listener->iocp, IOCPNET_COUNT_SOCKETS_REUSED, 1);
     } else {
         error = iocpnet_socket_open(&slot->socket, listener->iocp, listener->socket.family, false);
         if (error) goto give_buffer;
-        listener->like = slot->socket;
     }
     listener->free = slot->next;
     slot->listener = listener;
@@ -4381,6 +4381,13 @@ give_buffer:
     return error;
 }
 
+// Something wants the tick, or no longer. Lock held.
+static void iocpnet__listener_time(iocpnet_listener *listener, bool *wanted, bool now)
+{
+    if (*wanted != now) iocpnet__add(&listener->iocp->timed, now ? 1 : -1);
+    *wanted = now;
+}
+
 // Brings the number of waiting accepts to where it should be. What fails is tried again by the
 // tick.
 static void iocpnet__listener_fill(iocpnet_listener *listener)
@@ -4388,25 +4395,29 @@ static void iocpnet__listener_fill(iocpnet_listener *listener)
     int32_t room = (int32_t)listener->desc.max_connections;
     iocpnet_error error = 0;
     bool deficit;
+    bool told = true;
 
     iocpnet__lock_enter(&listener->lock);
-    if (!iocpnet__load(&listener->waiting) && listener->target < listener->desc.accepts_max) {
+    if (!iocpnet__load(&listener->waiting) && listener->target < listener->desc.accepts_max &&
+        listener->filled) {
         // None was left waiting: more are needed.
         listener->target = listener->target * 2 < listener->desc.accepts_max
                                ? listener->target * 2
                                : listener->desc.accepts_max;
         listener->quiet = 0;
+        iocpnet__listener_time(listener, &listener->grown, true);
     }
+    listener->filled = true;
     while (!error && !listener->closed && listener->free &&
            (uint32_t)iocpnet__load(&listener->waiting) < listener->target &&
            iocpnet__load(&listener->waiting) + iocpnet__load(&listener->open) < room) {
         error = iocpnet__listener_post(listener);
     }
     deficit = error && !listener->closed;
-    if (deficit != listener->deficit) iocpnet__add(&listener->iocp->timed, deficit ? 1 : -1);
-    if (deficit && !listener->deficit) iocpnet__report(listener->iocp, error, "accept");
-    listener->deficit = deficit;
+    if (deficit) told = listener->deficit;
+    iocpnet__listener_time(listener, &listener->deficit, deficit);
     iocpnet__lock_leave(&listener->lock);
+    if (!told) iocpnet__report(listener->iocp, error, "AcceptEx");
 }
 
 // Closes the accept sockets of clients that have connected and said nothing for too long. One that
@@ -4421,7 +4432,12 @@ static void iocpnet__listener_sweep(iocpnet_listener *listener, uint64_t now)
         int seconds = -1;
         int size = sizeof seconds;
 
-        if (!slot->posted || slot->reaped || !iocpnet_op_pending(&slot->accept.op)) continue;
+        if (!slot->posted || !iocpnet_op_pending(&slot->accept.op)) continue;
+        if (slot->reaped) {
+            // The cancel was not honoured: closing the socket is what always ends it.
+            iocpnet_socket_close(&slot->socket);
+            continue;
+        }
         if (IOCPNET_OS(getsockopt)(slot->socket.handle, SOL_SOCKET, SO_CONNECT_TIME,
                                    (char *)&seconds, &size) ||
             seconds == -1) {
@@ -4431,7 +4447,6 @@ static void iocpnet__listener_sweep(iocpnet_listener *listener, uint64_t now)
         if (now - slot->seen_ms < listener->desc.accept_data_ms) continue;
         slot->reaped = true;
         iocpnet__count(listener->iocp, IOCPNET_COUNT_ACCEPTS_REAPED, 1);
-        IOCPNET_OS(shutdown)(slot->socket.handle, SD_BOTH);
         IOCPNET_OS(CancelIoEx)
         ((HANDLE)listener->socket.handle, (OVERLAPPED *)(void *)&slot->accept.op.overlapped);
     }
@@ -4442,9 +4457,11 @@ static void iocpnet__listener_tick(iocpnet_listener *listener, uint64_t now)
 {
     if (listener->desc.accept_data_ms) iocpnet__listener_sweep(listener, now);
     iocpnet__lock_enter(&listener->lock);
-    if (listener->target > listener->desc.accepts_min && ++listener->quiet > 100) {
-        listener->target--;
+    if (listener->grown && ++listener->quiet > 100) {
         listener->quiet = 90;
+        if (--listener->target == listener->desc.accepts_min) {
+            iocpnet__listener_time(listener, &listener->grown, false);
+        }
     }
     iocpnet__lock_leave(&listener->lock);
     if (listener->deficit) iocpnet__listener_fill(listener);
@@ -4457,7 +4474,7 @@ static void iocpnet__listener_close(iocpnet_listener *listener)
         listener->closed = true;
         iocpnet_socket_close(&listener->socket);  // every waiting accept's packet comes
         while (listener->spares) {
-            iocpnet_socket spare = listener->like;
+            iocpnet_socket spare = listener->socket;
             spare.handle = listener->spare[--listener->spares];
             iocpnet_socket_close(&spare);
         }
@@ -4469,7 +4486,9 @@ static void iocpnet__listener_free(iocpnet_listener *listener)
 {
     iocpnet_error error;
 
-    if (listener->timed) iocpnet__add(&listener->iocp->timed, -1);
+    iocpnet__listener_time(listener, &listener->timed, false);
+    iocpnet__listener_time(listener, &listener->grown, false);
+    iocpnet__listener_time(listener, &listener->deficit, false);
     error = iocpnet_pool_destroy(listener->conns);
     IOCPNET_ASSERT(!error && "a connection is left");
     error = iocpnet_pool_destroy(listener->buffers);
@@ -4532,11 +4551,12 @@ struct iocpnet__conn {
     // All below is the runner's.
     iocpnet_buffer *head, *tail;  // the send queue
     iocpnet_buffer *buffer;       // to receive into, or received
-    uint64_t active_ms;           // last received, or when closing began
+    uint64_t active_ms;           // when something last moved
+    uint64_t closing_ms;          // when closing began; 0: it has not
     iocpnet_error error;
     uint8_t reason;
     bool reasoned, receiving, zero, sending, sending_2, finished, shut, closed, disconnecting,
-        starved, timed, refused, paused, opened, more;
+        starved, timed, refused, paused, opened, more, skip;
     unsigned char peer[28], local[28];
     uint8_t address_size;
 };
@@ -4654,9 +4674,10 @@ static iocpnet_conn iocpnet__conn_name(const iocpnet__conn *conn)
 
 static iocpnet_socket iocpnet__conn_socket(const iocpnet__conn *conn)
 {
-    iocpnet_socket socket = conn->listener->like;
+    iocpnet_socket socket = conn->listener->socket;  // alike but for two fields
 
     socket.handle = conn->handle;
+    socket.skip = conn->skip;
     return socket;
 }
 
@@ -4745,6 +4766,7 @@ static void iocpnet__conn_time(iocpnet__conn *conn, bool timed)
     if (conn->timed == timed) return;
     conn->timed = timed;
     iocpnet__add(&conn->listener->iocp->timed, timed ? 1 : -1);
+    iocpnet__add(&conn->listener->iocp->watched, timed ? 1 : -1);
 }
 
 static void iocpnet__conn_drop_queue(iocpnet__conn *conn)
@@ -4884,11 +4906,10 @@ static void iocpnet__conn_send_done(iocpnet__conn *conn, iocpnet__send *send, bo
     if (!error && bytes < send->bytes && conn->second) error = WSAECONNABORTED;
     if (error || conn->closed) {
         iocpnet__give_list(buffer);
-        if (error && !conn->closed && !iocpnet__conn_bears(conn, error))
-            iocpnet__conn_fail(conn, error);
-        if (error == WSAENOBUFS) iocpnet__conn_fail(conn, error);  // some bytes may have left
+        if (!conn->closed) iocpnet__conn_fail(conn, error);  // how much has left is not known
         return;
     }
+    if (conn->listener->desc.idle_ms) conn->active_ms = iocpnet__now();
     while (buffer && bytes >= buffer->used - buffer->sent) {
         iocpnet_buffer *next = buffer->next;
         bytes -= buffer->used - buffer->sent;
@@ -4905,14 +4926,19 @@ static void iocpnet__conn_send_done(iocpnet__conn *conn, iocpnet__send *send, bo
     if (!conn->tail) conn->tail = last;
 }
 
+static void iocpnet__conn_close_begins(iocpnet__conn *conn)
+{
+    iocpnet__store(&conn->closing, 1);
+    if (!conn->closing_ms) conn->closing_ms = iocpnet__now();
+    iocpnet__conn_time(conn, true);
+}
+
 static void iocpnet__conn_finish_reading(iocpnet__conn *conn)
 {
     conn->finished = true;
     if (iocpnet__load(&conn->closing)) return;
     iocpnet__conn_because(conn, IOCPNET_CLOSED_FINISHED, 0);
-    iocpnet__store(&conn->closing, 1);
-    if (conn->listener->desc.close_ms) iocpnet__conn_time(conn, true);
-    conn->active_ms = iocpnet__now();
+    iocpnet__conn_close_begins(conn);
 }
 
 // A receive has finished: bytes for the user, the end, or, after a zero-byte one, a reason to look.
@@ -4988,7 +5014,8 @@ static void iocpnet__conn_disconnect_done(iocpnet__conn *conn)
     conn->disconnecting = false;
     if (!error) {
         iocpnet__lock_enter(&listener->lock);
-        kept = !listener->closed && listener->spares < listener->desc.accepts_max;
+        kept = !listener->closed && listener->spares < listener->desc.accepts_max &&
+               conn->skip == listener->socket.skip;
         if (kept) listener->spare[listener->spares++] = conn->handle;
         iocpnet__lock_leave(&listener->lock);
     } else {
@@ -5017,13 +5044,12 @@ static void iocpnet__conn_obey(iocpnet__conn *conn, int32_t bits)
     if (bits & IOCPNET__RETRY) conn->starved = false;
     if (bits & IOCPNET__STOP) iocpnet__conn_because(conn, IOCPNET_CLOSED_STOP, 0);
     if (bits & IOCPNET__CLOSE) iocpnet__conn_because(conn, IOCPNET_CLOSED_LOCAL, 0);
-    if (bits & (IOCPNET__STOP | IOCPNET__CLOSE)) {
-        iocpnet__store(&conn->closing, 1);
-        conn->active_ms = iocpnet__now();
-        iocpnet__conn_time(conn, true);
-    }
+    if (bits & (IOCPNET__STOP | IOCPNET__CLOSE)) iocpnet__conn_close_begins(conn);
     if (bits & IOCPNET__OVER) iocpnet__conn_because(conn, IOCPNET_CLOSED_LIMIT, WSAENOBUFS);
-    if (bits & IOCPNET__LATE) iocpnet__conn_because(conn, IOCPNET_CLOSED_TIMEOUT, WSAETIMEDOUT);
+    if (bits & IOCPNET__LATE) {
+        conn->reasoned = false;  // a close that took too long has ended as a time-out
+        iocpnet__conn_because(conn, IOCPNET_CLOSED_TIMEOUT, WSAETIMEDOUT);
+    }
     if (bits & IOCPNET__ABORT) iocpnet__conn_because(conn, IOCPNET_CLOSED_LOCAL, 0);
     if (bits & IOCPNET__STOP_NOW) iocpnet__conn_because(conn, IOCPNET_CLOSED_STOP, 0);
     if (bits & (IOCPNET__OVER | IOCPNET__LATE | IOCPNET__ABORT | IOCPNET__STOP_NOW)) {
@@ -5135,13 +5161,14 @@ static void iocpnet__conn_begin(iocpnet__waiting *slot, size_t bytes)
     conn->listener = listener;
     conn->second = second;
     conn->handle = slot->socket.handle;
+    conn->skip = slot->socket.skip;
     conn->user = listener->desc.user;
     conn->recv.done = iocpnet__conn_received;
     conn->notify.done = iocpnet__conn_notified;
     conn->address_size = (uint8_t)slot->accept.peer.size;
     memcpy(conn->peer, &slot->accept.peer.u, sizeof conn->peer);
     memcpy(conn->local, &slot->accept.local.u, sizeof conn->local);
-    if (listener->desc.idle_ms) conn->active_ms = iocpnet__now();
+    conn->active_ms = iocpnet__now();
     conn->bits = IOCPNET__BUSY | IOCPNET__OPEN;
     if (slot->buffer) {
         // The first bytes are there already: as if a receive had brought them.
@@ -5288,7 +5315,7 @@ IOCPNET__DEF iocpnet_error iocpnet_conn_send(iocpnet_conn name, const void *data
 
     if (!conn) return WSAENOTCONN;
     limit = conn->listener->desc.send_limit_bytes;
-    if (iocpnet__load(&conn->closing) && !(own && conn->finished && !conn->closed)) {
+    if (iocpnet__load(&conn->closing)) {
         error = WSAENOTCONN;
     } else if (size > limit || (uint32_t)iocpnet__add(&conn->queued, (int32_t)size) > limit) {
         if (size <= limit) iocpnet__add(&conn->queued, -(int32_t)size);
@@ -5358,10 +5385,13 @@ static void iocpnet__conn_each(iocpnet_iocp *iocp, int32_t stop_bits, uint64_t n
         if (!conn) continue;
         if (conn->listener->iocp == iocp) {
             const iocpnet_listener_desc *desc = &conn->listener->desc;
-            uint32_t limit = iocpnet__load(&conn->closing) ? desc->close_ms : desc->idle_ms;
 
-            // Read while it may be running: a value of a moment ago is as good.
-            if (limit && conn->active_ms && now > conn->active_ms + limit) bits |= IOCPNET__LATE;
+            // Read while it may be running: values of a moment ago are as good.
+            if (conn->closing_ms) {
+                if (now > conn->closing_ms + desc->close_ms) bits |= IOCPNET__LATE;
+            } else if (desc->idle_ms && !iocpnet__load(&conn->closing)) {
+                if (now > conn->active_ms + desc->idle_ms) bits |= IOCPNET__LATE;
+            }
             if (conn->starved) bits |= IOCPNET__RETRY;
             if (bits) iocpnet__conn_signal(conn, bits);
         }
@@ -5391,7 +5421,7 @@ static void iocpnet__server_tick(iocpnet_iocp *iocp, uint64_t now)
     for (listener = iocpnet__first_listener(iocp); listener; listener = listener->next) {
         iocpnet__listener_tick(listener, now);
     }
-    iocpnet__conn_each(iocp, 0, now);
+    if (iocpnet__load(&iocp->watched)) iocpnet__conn_each(iocp, 0, now);
 }
 
 static void iocpnet__server_close(iocpnet_iocp *iocp)
@@ -5494,8 +5524,9 @@ IOCPNET__DEF iocpnet_error iocpnet_listener_open(iocpnet_listener **out, iocpnet
     iocp->on_stop = iocpnet__server_stop;
     iocp->on_tick = iocpnet__server_tick;
     iocp->on_close = iocpnet__server_close;
-    listener->timed = listener->desc.idle_ms || listener->desc.accept_data_ms;
-    if (listener->timed) iocpnet__add(&iocp->timed, 1);
+    if (listener->desc.idle_ms) iocpnet__add(&iocp->watched, 1);
+    iocpnet__listener_time(listener, &listener->timed,
+                           listener->desc.idle_ms || listener->desc.accept_data_ms);
     do {
         first = iocpnet__load_pointer(&iocp->listeners);
         listener->next = (iocpnet_listener *)first;
