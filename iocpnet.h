@@ -2251,7 +2251,10 @@ IOCPNET__DEF iocpnet_error iocpnet_pool_destroy(iocpnet_pool *pool)
 
 enum { IOCPNET__RUNNING, IOCPNET__STOPPING, IOCPNET__STOPPED };  // iocp.state
 enum { IOCPNET__IDLE, IOCPNET__IN_FLIGHT };                      // op.state
-enum { IOCPNET__POSTED = 1 };  // op.flags: overlapped.internal is a Winsock code, not an NTSTATUS
+enum {
+    IOCPNET__POSTED = 1,  // op.flags: overlapped.internal is a Winsock code, not an NTSTATUS
+    IOCPNET__REUSING = 2  // op.flags: a disconnect with reuse
+};
 enum {
     IOCPNET__BATCH = 256,
     IOCPNET__KEYS = 63,
@@ -2270,7 +2273,8 @@ typedef struct iocpnet__worker {
     uintptr_t handle;              // whose packet is being run: only its operations finish in place
     uint32_t inline_left;
     iocpnet_op *inline_first, *inline_last;
-    void *running;  // the connection whose callbacks may be running
+    const iocpnet_op *at_once;  // the last that a start found finished; only to compare with
+    void *running;              // the connection whose callbacks may be running
     iocpnet__counters counters;
     OVERLAPPED_ENTRY entries[IOCPNET__BATCH];
 } iocpnet__worker;
@@ -2296,6 +2300,7 @@ struct iocpnet_iocp {
     iocpnet__key keys[IOCPNET__KEYS + 1];
     HANDLE *threads;
     uint32_t thread_count;
+    bool wine;
     SRWLOCK lock;
     iocpnet__counters foreign;  // counted by threads that are not polling
 
@@ -2528,9 +2533,10 @@ static void iocpnet__op_finished_at_once(iocpnet_iocp *iocp, iocpnet_op *op, siz
 {
     iocpnet__worker *worker = iocpnet__worker_here(iocp);
 
-    op->flags = IOCPNET__POSTED;
+    op->flags |= IOCPNET__POSTED;
     op->overlapped.internal = 0;
     op->overlapped.internal_high = bytes;
+    if (worker) worker->at_once = op;
     if (!worker || worker->handle != op->handle || !worker->inline_left) {
         iocpnet__op_post(iocp, op);
         return;
@@ -2622,10 +2628,12 @@ static void iocpnet__worker_learn(iocpnet__worker *worker, uint32_t got)
         worker->ask = worker->ask / 2 ? worker->ask / 2 : 1;
         worker->patience = worker->patience < 1024 ? worker->patience * 2 : 1024;
         worker->full = 0;
-    } else if (++worker->full >= worker->patience && worker->ask < worker->iocp->desc.batch) {
+        return;
+    }
+    if (got > 1) worker->patience = 1;
+    if (++worker->full >= worker->patience && worker->ask < worker->iocp->desc.batch) {
         worker->ask =
             worker->ask * 2 < worker->iocp->desc.batch ? worker->ask * 2 : worker->iocp->desc.batch;
-        worker->patience = worker->patience > 1 ? worker->patience / 2 : 1;
         worker->full = 0;
     }
 }
@@ -2749,6 +2757,14 @@ static uint32_t iocpnet__transmit_cap(void)
     return IOCPNET_OS(VerifyVersionInfoW)(&version, VER_PRODUCT_TYPE, mask) ? 2 : INT32_MAX;
 }
 
+// Wine's DisconnectEx differs in two ways that nothing else tells.
+static bool iocpnet__is_wine(void)
+{
+    HMODULE ntdll = IOCPNET_OS(GetModuleHandleA)("ntdll.dll");
+
+    return ntdll && IOCPNET_OS(GetProcAddress)(ntdll, "wine_get_version");
+}
+
 // The index that all iocps of the process share, for as long as there is one.
 static bool iocpnet__current_acquire(void)
 {
@@ -2793,6 +2809,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_open(iocpnet_iocp **out, const iocpnet_i
     if (!iocp->desc.inline_limit) iocp->desc.inline_limit = 8;
     if (iocp->desc.no_inline) iocp->desc.inline_limit = 0;
     if (!iocp->desc.transmits) iocp->desc.transmits = iocpnet__transmit_cap();
+    iocp->wine = iocpnet__is_wine();
     iocp->attached = 1;  // key 1 is that of what we post ourselves
     IOCPNET_OS(InitializeSRWLock)(&iocp->lock);
 
@@ -2982,6 +2999,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_stop(iocpnet_iocp *iocp, uint32_t deadli
 static void *volatile iocpnet__ctrl_iocp;
 static volatile int32_t iocpnet__ctrl_ms, iocpnet__ctrl_busy, iocpnet__ctrl_count;
 static volatile int32_t iocpnet__ctrl_error;
+static HANDLE iocpnet__ctrl_event;  // set when a stop has failed
 
 static BOOL WINAPI iocpnet__ctrl(DWORD event)
 {
@@ -2996,7 +3014,10 @@ static BOOL WINAPI iocpnet__ctrl(DWORD event)
         if (event != CTRL_C_EVENT && event != CTRL_BREAK_EVENT && ms > 4000) ms = 4000;
         if (iocpnet__add(&iocpnet__ctrl_count, 1) > 1) ms = 0;  // pressed again: now
         error = iocpnet_iocp_stop(iocp, ms);
-        if (error) iocpnet__store(&iocpnet__ctrl_error, error);
+        if (error) {
+            iocpnet__store(&iocpnet__ctrl_error, error);
+            IOCPNET_OS(SetEvent)(iocpnet__ctrl_event);
+        }
     }
     iocpnet__add(&iocpnet__ctrl_busy, -1);
 
@@ -3005,38 +3026,52 @@ static BOOL WINAPI iocpnet__ctrl(DWORD event)
     return iocp != NULL;
 }
 
+static iocpnet_error iocpnet__ctrl_begin(iocpnet_iocp *iocp, uint32_t ms)
+{
+    iocpnet_error error = 0;
+
+    if (!iocpnet__cas_pointer(&iocpnet__ctrl_iocp, NULL, iocp)) return WSAEINVAL;
+    iocpnet__store(&iocpnet__ctrl_ms, (int32_t)(ms & INT32_MAX));
+    iocpnet__store(&iocpnet__ctrl_error, 0);
+    iocpnet__store(&iocpnet__ctrl_count, 0);
+    iocpnet__ctrl_event = IOCPNET_OS(CreateEventW)(NULL, TRUE, FALSE, NULL);
+    if (!iocpnet__ctrl_event) {
+        error = iocpnet__last_error();
+    } else if (!IOCPNET_OS(SetConsoleCtrlHandler)(iocpnet__ctrl, TRUE)) {
+        error = iocpnet__last_error();
+        IOCPNET_OS(CloseHandle)(iocpnet__ctrl_event);
+    }
+    if (error) iocpnet__exchange_pointer(&iocpnet__ctrl_iocp, NULL);
+    return error;
+}
+
+// A handler that has begun may still be in the stop: the iocp must outlive it.
+static void iocpnet__ctrl_end(void)
+{
+    IOCPNET_OS(SetConsoleCtrlHandler)(iocpnet__ctrl, FALSE);
+    iocpnet__exchange_pointer(&iocpnet__ctrl_iocp, NULL);
+    while (iocpnet__load(&iocpnet__ctrl_busy))
+        IOCPNET_OS(Sleep)(1);
+    IOCPNET_OS(CloseHandle)(iocpnet__ctrl_event);
+}
+
 IOCPNET__DEF iocpnet_error iocpnet_iocp_run(iocpnet_iocp *iocp, uint32_t ctrl_c_ms)
 {
-    iocpnet_error error;
+    iocpnet_error error = 0;
+    HANDLE waits[2];
     uint32_t i;
-    bool ctrl = ctrl_c_ms != 0;
 
     if (iocpnet__worker_here(iocp)) return WSAEINVAL;
-    if (ctrl) {
-        if (!iocpnet__cas_pointer(&iocpnet__ctrl_iocp, NULL, iocp)) return WSAEINVAL;
-        iocpnet__store(&iocpnet__ctrl_ms, (int32_t)(ctrl_c_ms & INT32_MAX));
-        iocpnet__store(&iocpnet__ctrl_error, 0);
-        iocpnet__store(&iocpnet__ctrl_count, 0);
-        if (!IOCPNET_OS(SetConsoleCtrlHandler)(iocpnet__ctrl, TRUE)) {
-            error = iocpnet__last_error();
-            iocpnet__exchange_pointer(&iocpnet__ctrl_iocp, NULL);
-            return error;
-        }
-    }
+    if (ctrl_c_ms) error = iocpnet__ctrl_begin(iocp, ctrl_c_ms);
+    if (error) return error;
     error = iocpnet_iocp_start(iocp);
     for (i = 0; !error && i < iocp->thread_count; i++) {
-        while (IOCPNET_OS(WaitForSingleObject)(iocp->threads[i], 100) == WAIT_TIMEOUT) {
-            error = iocpnet__load(&iocpnet__ctrl_error);
-            if (ctrl && error) break;
-            error = 0;
-        }
+        waits[0] = iocp->threads[i];
+        waits[1] = iocpnet__ctrl_event;
+        IOCPNET_OS(WaitForMultipleObjects)(ctrl_c_ms ? 2 : 1, waits, FALSE, INFINITE);
+        if (ctrl_c_ms) error = iocpnet__load(&iocpnet__ctrl_error);
     }
-    if (ctrl) {
-        iocpnet__exchange_pointer(&iocpnet__ctrl_iocp, NULL);
-        while (iocpnet__load(&iocpnet__ctrl_busy))
-            IOCPNET_OS(Sleep)(1);
-        IOCPNET_OS(SetConsoleCtrlHandler)(iocpnet__ctrl, FALSE);
-    }
+    if (ctrl_c_ms) iocpnet__ctrl_end();
     return error;
 }
 
@@ -3595,21 +3630,50 @@ IOCPNET__DEF iocpnet_error iocpnet_start_connect(iocpnet_op *op, const iocpnet_s
     return iocpnet__op_issued(iocp, op, skip, code, bytes);
 }
 
+// Under Wine a reused socket accepts, and then can't send: it was only shut down. A send tells, and
+// the disconnect counts as not supported. Seen: Wine 8.0 (WSAESHUTDOWN; Windows: WSAENOTCONN).
+static void iocpnet__disconnect_finish(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    if (!error && op->flags & IOCPNET__REUSING && op->iocp->wine &&
+        IOCPNET_OS(send)(op->handle, iocpnet__nothing, 0, 0) &&
+        IOCPNET_OS(WSAGetLastError)() == WSAESHUTDOWN) {
+        error = WSAEOPNOTSUPP;
+    }
+    iocpnet__op_done(op, error, bytes);
+}
+
 IOCPNET__DEF iocpnet_error iocpnet_start_disconnect(iocpnet_op *op, const iocpnet_socket *socket,
                                                     bool reuse)
 {
     iocpnet_iocp *iocp = socket->iocp;
     bool skip = socket->skip;
     iocpnet__disconnect_ex disconnect_ex = (iocpnet__disconnect_ex)socket->ext->disconnect_ex;
+    HANDLE event = NULL;
     iocpnet_error error;
     int code = 0;
 
     if (!disconnect_ex) return WSAEOPNOTSUPP;
-    error = iocpnet__op_begin(op, iocp, socket->handle, IOCPNET_OP_DISCONNECT, NULL);
+    error = iocpnet__op_begin(op, iocp, socket->handle, IOCPNET_OP_DISCONNECT,
+                              iocpnet__disconnect_finish);
     if (error) return error;
+    op->flags = reuse ? IOCPNET__REUSING : 0;
+    if (skip && iocp->wine) {
+        // Here it says WSA_IO_PENDING, has finished, and skips the packet (Seen: Wine 8.0). The
+        // event's low bit keeps a packet away in any case, so that there is only one truth.
+        event = IOCPNET_OS(CreateEventW)(NULL, TRUE, FALSE, NULL);
+        if (!event) return iocpnet__op_undo(op, iocpnet__last_error());
+        op->overlapped.event = (void *)((uintptr_t)event | 1);
+    }
     if (!disconnect_ex(socket->handle, (OVERLAPPED *)(void *)&op->overlapped,
                        reuse ? TF_REUSE_SOCKET : 0, 0)) {
         code = IOCPNET_OS(WSAGetLastError)();
+    }
+    if (event) {
+        if (code == WSA_IO_PENDING) {
+            IOCPNET_OS(WaitForSingleObject)(event, INFINITE);
+            code = iocpnet_error_from_status((uint32_t)op->overlapped.internal);
+        }
+        IOCPNET_OS(CloseHandle)(event);
     }
     return iocpnet__op_issued(iocp, op, skip, code, 0);
 }
@@ -5058,12 +5122,13 @@ static void iocpnet__conn_obey(iocpnet__conn *conn, int32_t bits)
 }
 
 // What to do next. True when the connection is over: nothing is pending on it any more.
-static bool iocpnet__conn_advance(iocpnet__conn *conn)
+static bool iocpnet__conn_advance(iocpnet__conn *conn, iocpnet__worker *worker)
 {
     const iocpnet_listener *listener = conn->listener;
     int32_t limit = (int32_t)listener->desc.send_limit_bytes;
-    bool closing, idle, paused;
+    bool closing, idle, paused, again;
 
+    worker->at_once = NULL;
     iocpnet__conn_take_offered(conn);
     if (conn->closed) iocpnet__conn_drop_queue(conn);
     iocpnet__conn_flush(conn);
@@ -5091,12 +5156,15 @@ static bool iocpnet__conn_advance(iocpnet__conn *conn)
         iocpnet__conn_leave_socket(conn);
     }
 
-    // Read on, unless too much waits to be sent to a peer that does not read.
+    // Read on, unless too much waits to be sent to a peer that does not read. When a send has
+    // finished at once we come here again for it: a receive begun now would only take a second
+    // packet.
+    again = conn->sending && worker->at_once == &conn->send.op;
     paused = !closing && iocpnet__load(&conn->queued) > limit / 2;
     if (paused && !conn->paused) iocpnet__count(listener->iocp, IOCPNET_COUNT_READS_PAUSED, 1);
     conn->paused = paused;
-    if (!conn->closed && !conn->disconnecting && !conn->finished && !conn->receiving && !paused &&
-        !conn->starved) {
+    if (!again && !conn->closed && !conn->disconnecting && !conn->finished && !conn->receiving &&
+        !paused && !conn->starved) {
         iocpnet__conn_receive(conn);
     }
     return conn->closed && !conn->receiving && !conn->sending && !conn->sending_2 &&
@@ -5135,7 +5203,7 @@ static void iocpnet__conn_run(iocpnet__conn *conn)
         bits = iocpnet__exchange(&conn->bits, IOCPNET__BUSY) & ~IOCPNET__BUSY;
         iocpnet__conn_obey(conn, bits);
         if (conn->closed || !(iocpnet__load(&conn->bits) & ~IOCPNET__BUSY))
-            over = iocpnet__conn_advance(conn);
+            over = iocpnet__conn_advance(conn, worker);
     } while (!over && !iocpnet__cas(&conn->bits, IOCPNET__BUSY, 0));
     if (over) iocpnet__conn_end(conn);
     worker->running = NULL;
