@@ -472,7 +472,7 @@ static void print_report(void)
     printf("bytes        %" PRIu64 "\n", bytes_received());
     printf("seconds      %.3f\n", seconds);
     if (messages && seconds > 0) {
-        printf("messages/s   %.0f\n", (double)messages / seconds);
+        printf("messages/s   %.1f\n", (double)messages / seconds);
         printf("latency us   p50 %.1f  p99 %.1f  p99.9 %.1f\n", latency_us(messages, 0.5),
                latency_us(messages, 0.99), latency_us(messages, 0.999));
     }

@@ -1,0 +1,59 @@
+#!/bin/bash
+# idle.sh [--connections N] EXE [ARGUMENT ...]: what one idle connection costs the server process.
+#
+# The growth of its resident memory (VmRSS of the Unix process behind it) from one connection to N
+# [10000], each of which has had one echo, by N. Wine's server and the kernel have their own costs,
+# the same for every program: the first is printed too.
+#
+# Prints: idle NAME connections N kib_per_connection K wineserver_kib W.
+
+. "$(dirname "$0")/lib.sh"
+
+connections=10000
+if [ "${1:-}" = --connections ]; then
+    connections=${2:?}
+    shift 2
+fi
+if [ $# = 0 ] || [[ $1 == --* ]]; then
+    sed -n '2,/^$/s/^# \{0,1\}//p' bench/idle.sh >&2
+    exit 2
+fi
+name=$(basename "$1" .exe)
+
+resident()
+{
+    awk '$1 == "VmRSS:" { print $2 }' "/proc/$1/status"
+}
+
+wine_server_pid()
+{
+    local process
+    for process in $(wine_left); do
+        [[ $(readlink "/proc/$process/exe") == *wineserver* ]] && echo "$process"
+    done
+}
+
+bench_begin
+server_start idle "$@"
+"$load" --port "$server_port" --count 10 >/dev/null || bench_die "the server does not answer"
+wine_pid=$(wine_server_pid | head -n 1)
+before=$(resident "$server_pid")
+wine_before=$(resident "${wine_pid:-self}")
+
+# The generator holds until its standard input ends.
+coproc held { exec "$load" --port "$server_port" --mode hold --connections "$connections" 2>&1; }
+load_pid=$held_PID
+read -r -t 120 -u "${held[0]}" line
+if [ "$line" != "holding $connections" ]; then
+    kill "$load_pid" 2>/dev/null
+    bench_die "not all connections came up: $line"
+fi
+sleep 1
+after=$(resident "$server_pid")
+wine_after=$(resident "${wine_pid:-self}")
+echo end >&"${held[1]}"
+wait "$load_pid" || bench_die "a connection ended while it was idle"
+server_stop "$server_pid"
+awk -v name="$name" -v n="$connections" -v d=$((after - before)) -v w=$((wine_after - wine_before)) \
+    'BEGIN { printf "idle %s connections %d kib_per_connection %.2f wineserver_kib %.2f\n",
+             name, n, d / n, w / n }'

@@ -1,0 +1,112 @@
+#!/bin/bash
+# requests.sh [--names] [--repeat N] [--name NAME] EXE [ARGUMENT ...]: counts what one echo costs
+# Wine's server, in requests, for one echo server.
+#
+# Under Wine nearly every call on a socket is a round trip to a single-threaded server process, and
+# the number of these is the only figure here that does not depend on the machine. It counts the
+# requests of the threads of that program alone, as the difference of a longer and a shorter run.
+#
+#   pending     one connection, 2 ms of thought between echoes: each receive has to wait
+#   saturated   64 connections, no thought: the bytes are mostly there already
+#   connection  connect, one echo, close by the client; 4 at a time
+#
+# Prints a line per repetition, then the medians: requests NAME pending P saturated S connection C.
+# --names adds a table of the requests by name, of the last repetition.
+
+. "$(dirname "$0")/lib.sh"
+
+names='' repeat=3 name=''
+while [[ ${1:-} == --* ]]; do
+    case $1 in
+        --names) names=1 ;;
+        --repeat) repeat=$2 && shift ;;
+        --name) name=$2 && shift ;;
+        *) sed -n '2,/^$/s/^# \{0,1\}//p' "$0" >&2 && exit 2 ;;
+    esac
+    shift
+done
+[ $# -gt 0 ] || { sed -n '2,/^$/s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+name=${name:-$(basename "$1" .exe)}
+log=$bench_out/requests.log
+counts=$bench_out/requests.$name
+
+# The server's own trace: a line "TID: request( ..." per request and one "TID: request() = ..." per
+# reply.
+traced_server()
+{
+    exec $wine_server -f -d -p >/dev/null 2>"$log"
+}
+
+# A program's threads: the first names its process, each further one is made by one that is known.
+threads()
+{
+    LC_ALL=C awk -v first="unix_pid=$server_pid," '
+        $2 == "init_first_thread(" && $3 == first { sub(":", "", $1); known[$1] = 1 }
+        $2 == "new_thread()" && (sub(":", "", $1) || 1) && ($1 in known) {
+            if (match($0, /tid=[0-9a-f]+/)) known[substr($0, RSTART + 4, RLENGTH - 4)] = 1
+        }
+        END { for (tid in known) print tid }' "$log"
+}
+
+# count TO LOAD-ARGUMENT ...: requests by name during one load, as "name number" lines
+count()
+{
+    local to=$1 start
+    shift
+    start=$(stat -c %s "$log")
+    "$load" --port "$server_port" "$@" >"$to.load" || bench_die "the load failed: $(cat "$to.load")"
+    # What the last close caused is over when the log no longer grows.
+    local size=-1
+    while [ "$size" != "$(stat -c %s "$log")" ]; do
+        size=$(stat -c %s "$log")
+        sleep 0.3
+    done
+    tail -c "+$((start + 1))" "$log" | LC_ALL=C awk -v tids="$(threads | tr '\n' ' ')" '
+        BEGIN { n = split(tids, list, " "); for (i = 1; i <= n; i++) known[list[i]] = 1 }
+        $2 ~ /^[a-z_]+\($/ { tid = $1; sub(":", "", tid); if (tid in known) seen[$2]++ }
+        END { for (name in seen) print substr(name, 1, length(name) - 1), seen[name] }' |
+        sort >"$to"
+}
+
+# per OP LESS MORE OPS: the difference by name, then the total
+per()
+{
+    join -a 1 -a 2 -e 0 -o 0,1.2,2.2 "$2" "$3" | awk -v ops="$4" -v to="$counts.$1.names" '
+        { d = ($3 - $2) / ops; total += d; if (d > 0.004 || d < -0.004) printf "%s %.2f\n", $1, d >to }
+        END { printf "%.2f\n", total }'
+}
+
+# measure CASE LESS MORE LOAD-ARGUMENT ...
+measure()
+{
+    local case=$1 less=$2 more=$3
+    shift 3
+    rm -f "$counts.$case.names"
+    count "$counts.less" --count "$less" "$@"
+    count "$counts.more" --count "$more" "$@"
+    per "$case" "$counts.less" "$counts.more" $((more - less))
+}
+
+# All on one core: whether the bytes are there already must not depend on who else uses the machine.
+bench_pin
+bench_begin traced_server
+sleep 1
+pending=() saturated=() connection=()
+for ((r = 1; r <= repeat; r++)); do
+    server_start requests "$@"
+    count "$counts.warm" --mode connect --connections 64 --count 256
+    pending+=("$(measure pending 100 500 --think-ms 2)") || exit 1
+    saturated+=("$(measure saturated 1280 6400 --connections 64)") || exit 1
+    connection+=("$(measure connection 100 500 --mode connect --connections 4)") || exit 1
+    server_stop "$server_pid"
+    echo "run $r of $name: pending ${pending[-1]} saturated ${saturated[-1]} connection ${connection[-1]}"
+done
+if [ -n "$names" ]; then
+    for case in pending saturated connection; do
+        echo "$case, by name:"
+        sort -k2,2gr "$counts.$case.names" | awk '{ printf "  %-28s %6.2f\n", $1, $2 }'
+    done
+fi
+printf 'requests %s pending %.2f saturated %.2f connection %.2f\n' "$name" \
+    "$(median "${pending[@]}")" "$(median "${saturated[@]}")" "$(median "${connection[@]}")"
+rm -f "$log"

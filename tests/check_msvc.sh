@@ -1,0 +1,156 @@
+#!/bin/bash
+# The header, build.bat and the programs it builds, seen by clang's imitation of MSVC (tests/msvc):
+# what can be shown of MSVC on a machine without it.
+
+cd "$(dirname "$0")/.." || exit 1
+. tests/tools/wine.sh
+
+for tool in clang-cl-19 lld-link-19 /usr/include/wine/wine/windows/windows.h; do
+    if ! command -v $tool >/dev/null && [ ! -e $tool ]; then
+        echo "SKIP msvc: ${tool/*windows.h/libwine-dev} is not here (.ci/run installs it)"
+        exit 0
+    fi
+done
+
+root=$PWD
+sdk=build/msvc-sdk
+work=build/msvc-check
+rm -rf $work
+mkdir -p $work
+
+fail()
+{
+    echo "FAIL msvc: $1"
+    exit 1
+}
+
+tests/msvc/make_sdk.sh || fail "tests/msvc/make_sdk.sh made no $sdk"
+
+# ---- the header, for every processor, as C and as C++, as the oldest and as a new cl
+
+cat >$work/header.c <<'END'
+#define IOCPNET_IMPLEMENTATION
+#include "../../iocpnet.h"
+END
+cat >$work/static.c <<'END'
+#define IOCPNET_IMPLEMENTATION
+#define IOCPNET_STATIC
+#include "../../iocpnet.h"
+END
+
+# Wine's headers define as functions what clang has built in for ARM64 or, in C++, everywhere. Other
+# names keep them apart.
+wine_functions()
+{
+    local name
+    case $1 in
+        x86_64-C++) set -- CompareExchange128 ;;
+        i686-C++)
+            set -- And64 CompareExchangePointer ExchangeAdd64 ExchangePointer Increment64 \
+                Decrement64 Or64 Xor64
+            ;;
+        aarch64-*) set -- CompareExchange128 ;;
+        *) set -- ;;
+    esac
+    for name; do printf ' -D_Interlocked%s=wine_Interlocked%s' "$name" "$name"; done
+}
+
+# compile_header FILE VERSION /TC|/TP OPTION: one compile for $target
+compile_header()
+{
+    local language=C
+    [ "$3" = /TP ] && language=C++
+    clang-cl-19 --target=$target-pc-windows-msvc -fms-compatibility-version="$2" -Wgnu -Wvla \
+        -imsvc /usr/include/wine/wine/msvcrt -imsvc /usr/include/wine/wine/windows \
+        $(wine_functions $target-$language) /nologo /W4 /WX /MD /c "$3" $4 \
+        /Fo$work/header.obj "$work/$1" ||
+        fail "$1 ${4:+with $4 }as $language for $target and cl $2"
+    compiles=$((compiles + 1))
+}
+
+compiles=0
+for target in x86_64 i686 aarch64; do
+    for as in /TC /TP; do
+        compile_header header.c 19.00 $as ''
+        compile_header static.c 19.00 $as /DIOCPNET_DEBUG
+        compile_header header.c 19.39 $as /DIOCPNET_DEBUG
+        compile_header static.c 19.39 $as /O2
+    done
+done
+echo "$compiles compiles of the header"
+
+# cl has a warning at /W4 /WX, and so an error, for each of these; clang says nothing.
+if grep -nE '\b(strcpy|strcat|strncpy|sprintf|vsprintf|sscanf|fopen|getenv|inet_addr|inet_ntoa)\)?\(' \
+    iocpnet.h | grep -v '^[0-9]*: *//'; then
+    fail "the header calls functions that cl calls deprecated"
+fi
+
+# ---- build.bat, and a program that it built
+
+export CRT=/MD CL_SCRIPT=$root/tests/msvc/cl.sh WINEPATH="Z:$root/$sdk/bin"
+wine_begin || fail "Wine does not start"
+trap wine_end EXIT
+
+# Output goes to a file: Wine's cmd and a pipe do not go together.
+build_bat()
+{
+    $wine_command cmd /c build.bat "$@" </dev/null >"$root/$work/build.txt" 2>&1 9>&-
+}
+
+build_bat examples || { cat $work/build.txt; fail "build.bat examples"; }
+cat $work/build.txt
+for source in examples/*.c; do
+    program=build/msvc/examples/$(basename "$source" .c).exe
+    [ "$program" -nt $work/header.c ] || fail "build.bat said nothing, but did not build $program"
+done
+
+wine_exec build/msvc/examples/echo_server.exe --port 0 --seconds 120 \
+    </dev/null >$work/server.txt 2>&1 &
+server=$!
+for ((tries = 0; tries < 200; tries++)); do
+    port=$(sed -n 's/\r$//; s/^listening on .*://p' $work/server.txt)
+    [ -n "$port" ] && break
+    sleep 0.1
+done
+[ -n "$port" ] || { kill -KILL $server; cat $work/server.txt; fail "the echo server did not come up"; }
+
+python3 - "$port" <<'END' || { kill -KILL $server; fail "the echo server did not serve"; }
+import socket, sys
+text = bytes((i * 7 + i // 256) % 256 for i in range(102400))
+peer = socket.create_connection(("127.0.0.1", int(sys.argv[1])), 30)
+peer.sendall(text)
+peer.shutdown(socket.SHUT_WR)
+back = b""
+while True:
+    part = peer.recv(65536)
+    if not part:
+        break
+    back += part
+if back != text:
+    sys.exit("sent %d bytes, got %d back, %s" % (len(text), len(back), "same so far"
+             if text.startswith(back) else "not the same"))
+END
+kill -INT $server
+wait $server || fail "the echo server ended with exit code $?"
+grep -q '^{' $work/server.txt || fail "the echo server printed no counters at its end"
+echo "100 KB echoed to a Linux client by a program of build.bat"
+
+# ---- build.bat test and a source that does not compile, in a copy
+
+mkdir -p $work/copy/tests $work/copy/examples
+cp build.bat $work/copy
+cp -R tests/tools tests/t.h tests/test_t.c $work/copy/tests
+cd $work/copy || exit 1
+
+build_bat test || { cat "$root/$work/build.txt"; fail "build.bat test"; }
+sed 's/\r$//' "$root/$work/build.txt" | tail -n 1 | grep -qE '^[1-9][0-9]* passed, 0 failed, 0 skipped$' ||
+    { cat "$root/$work/build.txt"; fail "build.bat test does not end with its closing line"; }
+
+echo 'int main(void) { return 0; }' >examples/another.c
+echo 'int main(void) { return }' >examples/broken.c
+echo 'int main(void) { return 0; }' >examples/after.c
+if build_bat examples; then fail "build.bat succeeds although examples/broken.c does not compile"; fi
+grep -q 'broken.c does not compile' "$root/$work/build.txt" || fail "build.bat does not name broken.c"
+echo "build.bat stops at a source that does not compile"
+
+echo "PASS msvc: $((compiles + 5)) tests, $((compiles + 7)) checks, 0 skipped"

@@ -1,0 +1,826 @@
+// test_iocp.c - the completion port: posts, polls, batches, workers, stop.
+#include "fault.h"
+
+// Misuse is counted here, and then refused as in a release build.
+static volatile LONG misused;
+#define IOCPNET_ASSERT(cond) ((cond) ? (void)0 : (void)InterlockedIncrement(&misused))
+
+#define IOCPNET_IMPLEMENTATION
+#include "../iocpnet.h"
+#include "peer.h"
+
+static iocpnet_iocp *open_iocp(uint32_t threads, uint32_t batch)
+{
+    iocpnet_iocp *iocp = NULL;
+    iocpnet_iocp_desc desc;
+    memset(&desc, 0, sizeof desc);
+    desc.threads = threads;
+    desc.batch = batch;
+    CHECK_ERR(iocpnet_iocp_open(&iocp, &desc), 0);
+    return iocp;
+}
+
+static void close_iocp(iocpnet_iocp *iocp)
+{
+    CHECK_ERR(iocpnet_iocp_close(iocp), 0);
+    CHECK_EQ(misused, 0);
+    peer_nothing_left();
+}
+
+static uint64_t counted(iocpnet_iocp *iocp, int counter)
+{
+    iocpnet_stats stats;
+    iocpnet_iocp_stats(iocp, &stats);
+    return stats.count[counter];
+}
+
+// ---- posting and polling -------------------------------------------------------------------------
+
+static void what_is_posted_comes_once_as_posted(void)
+{
+    enum { COUNT = 500 };
+    static probe p[COUNT];
+    iocpnet_iocp *iocp = open_iocp(0, 0);
+    iocpnet_stats stats;
+    int i, done = 0;
+    REQUIRE(iocp != NULL);
+    for (i = 0; i < COUNT; i++) {
+        probe_init(&p[i]);
+        CHECK_ERR(iocpnet_iocp_post(iocp, &p[i].op, i % 3 ? 0 : WSAECONNRESET, (size_t)i), 0);
+        CHECK(iocpnet_op_pending(&p[i].op));
+    }
+    iocpnet_iocp_stats(iocp, &stats);
+    CHECK_EQ(stats.started[IOCPNET_OP_POST], COUNT);
+    CHECK_EQ(stats.pending[IOCPNET_OP_POST], COUNT);
+    CHECK_EQ(stats.pending_all, COUNT);
+    while (iocpnet_iocp_poll(iocp, 0) == 0) continue;
+    for (i = 0; i < COUNT; i++) {
+        if (p[i].calls == 1 && p[i].bytes == (size_t)i) done++;
+        CHECK_ERR(p[i].error, i % 3 ? 0 : WSAECONNRESET);
+        CHECK(!iocpnet_op_pending(&p[i].op));
+    }
+    CHECK_EQ(done, COUNT);
+    iocpnet_iocp_stats(iocp, &stats);
+    CHECK_EQ(stats.pending_all, 0);
+    CHECK_EQ(stats.count[IOCPNET_COUNT_PACKETS], COUNT);
+    CHECK_EQ(stats.workers, 1);
+    close_iocp(iocp);
+}
+
+static void a_poll_ends_in_time(void)
+{
+    iocpnet_iocp *iocp = open_iocp(0, 0);
+    uint64_t start = GetTickCount64();
+    CHECK_ERR(iocpnet_iocp_poll(iocp, 0), WAIT_TIMEOUT);
+    CHECK(GetTickCount64() - start < 1000);
+    CHECK_ERR(iocpnet_iocp_poll(iocp, 60), WAIT_TIMEOUT);
+    CHECK(GetTickCount64() - start < 5000);
+    close_iocp(iocp);
+}
+
+// pitfall 53: the clock has 64 bits; 49.7 days after the start nothing happens.
+static void a_wait_may_cross_two_to_the_32_milliseconds(void)
+{
+    static const int before[] = { 1, 30, 0, -1 };
+    int i;
+    for (i = 0; i < 4; i++) {
+        iocpnet_iocp *iocp;
+        uint64_t start;
+        probe p;
+        fault_reset();
+        fault_clock((uint64_t)(0x100000000ll - before[i]));
+        iocp = open_iocp(1, 0);
+        start = GetTickCount64();
+        CHECK_ERR(iocpnet_iocp_poll(iocp, 60), WAIT_TIMEOUT);
+        CHECK(GetTickCount64() - start < 3000);
+        probe_init(&p);
+        CHECK_ERR(iocpnet_iocp_post(iocp, &p.op, 0, 0), 0);
+        PROBE_AWAIT(iocp, &p);
+        start = GetTickCount64();
+        CHECK_ERR(iocpnet_iocp_stop(iocp, 100), 0);
+        CHECK(GetTickCount64() - start < 3000);
+        close_iocp(iocp);
+    }
+    fault_reset();
+}
+
+static iocpnet_error nested_poll, nested_close, nested_start;
+static void poll_inside(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    iocpnet_iocp *iocp = (iocpnet_iocp *)IOCPNET_OUTER(op, probe, op)->op.iocp;
+    nested_poll = iocpnet_iocp_poll(iocp, 0);
+    nested_close = iocpnet_iocp_close(iocp);
+    nested_start = iocpnet_iocp_run(iocp, 0);
+    probe_done(op, error, bytes);
+}
+
+static void a_poll_in_a_callback_is_refused(void)
+{
+    iocpnet_iocp *iocp = open_iocp(0, 0);
+    probe p;
+    probe_init(&p);
+    p.op.done = poll_inside;
+    CHECK_ERR(iocpnet_iocp_post(iocp, &p.op, 0, 0), 0);
+    PROBE_AWAIT(iocp, &p);
+    CHECK_ERR(nested_poll, WSAEINVAL);
+    CHECK_ERR(nested_close, WSAEINVAL);
+    CHECK_ERR(nested_start, WSAEINVAL);
+    probe_init(&p);
+    CHECK_ERR(iocpnet_iocp_post(iocp, &p.op, 0, 0), 0);
+    PROBE_AWAIT(iocp, &p);
+    misused = 0;
+    close_iocp(iocp);
+}
+
+static void an_op_in_flight_is_not_posted_again(void)
+{
+    iocpnet_iocp *iocp = open_iocp(0, 0);
+    probe p;
+    probe_init(&p);
+    CHECK_ERR(iocpnet_iocp_post(iocp, &p.op, 0, 1), 0);
+    CHECK_ERR(iocpnet_iocp_post(iocp, &p.op, 0, 2), WSAEINVAL);
+    peer_drain(iocp, 30);
+    CHECK_EQ(p.calls, 1);
+    CHECK_EQ(p.bytes, 1);
+    misused = 0;
+    close_iocp(iocp);
+}
+
+static void batches_grow_while_full_and_never_pass_the_setting(void)
+{
+    static const uint32_t settings[] = { 1, 4, 64, 256, 0 };
+    enum { COUNT = 1000 };
+    static probe p[COUNT];
+    int k;
+    for (k = 0; k < 5; k++) {
+        iocpnet_iocp *iocp = open_iocp(0, settings[k]);
+        uint64_t most = settings[k] ? settings[k] : 64, largest = 0, polls = 0, before = 0;
+        int i;
+        T_NOTE("batch %u", (unsigned)settings[k]);
+        for (i = 0; i < COUNT; i++) {
+            probe_init(&p[i]);
+            CHECK_ERR(iocpnet_iocp_post(iocp, &p[i].op, 0, 0), 0);
+        }
+        while (iocpnet_iocp_poll(iocp, 0) == 0) {
+            uint64_t now = counted(iocp, IOCPNET_COUNT_PACKETS);
+            if (now - before > largest) largest = now - before;
+            before = now;
+            polls++;
+        }
+        CHECK_EQ(before, COUNT);
+        CHECK(largest <= most);
+        CHECK(largest >= most / 2);
+        CHECK(polls <= COUNT / most + 12);
+        close_iocp(iocp);
+    }
+}
+
+// A system failure of the wait is a result of the poll, and nothing is lost by it.
+static void a_failed_wait_loses_nothing(void)
+{
+    iocpnet_iocp *iocp = open_iocp(0, 0);
+    probe p;
+    fault_reset();
+    probe_init(&p);
+    CHECK_ERR(iocpnet_iocp_post(iocp, &p.op, 0, 7), 0);
+    fault_fail(FAULT_GetQueuedCompletionStatusEx, 1, 2, ERROR_NO_SYSTEM_RESOURCES);
+    CHECK(iocpnet_iocp_poll(iocp, 0) != 0);
+    CHECK(iocpnet_iocp_poll(iocp, 0) != 0);
+    CHECK_EQ(p.calls, 0);
+    PROBE_AWAIT(iocp, &p);
+    CHECK_EQ(p.calls, 1);
+    CHECK_EQ(p.bytes, 7);
+    fault_reset();
+    close_iocp(iocp);
+}
+
+// What can't be posted waits in a list and is delivered all the same, once.
+static void a_failed_post_is_delivered_all_the_same(void)
+{
+    enum { COUNT = 50 };
+    static probe p[COUNT];
+    iocpnet_iocp *iocp = open_iocp(0, 0);
+    int i;
+    fault_reset();
+    fault_fail(FAULT_PostQueuedCompletionStatus, 11, 30, ERROR_NO_SYSTEM_RESOURCES);
+    for (i = 0; i < COUNT; i++) {
+        probe_init(&p[i]);
+        CHECK_ERR(iocpnet_iocp_post(iocp, &p[i].op, 0, (size_t)i), 0);
+    }
+    for (i = 0; i < COUNT; i++) PROBE_AWAIT(iocp, &p[i]);
+    peer_drain(iocp, 20);
+    for (i = 0; i < COUNT; i++) {
+        CHECK_EQ(p[i].calls, 1);
+        CHECK_EQ(p[i].bytes, i);
+    }
+    CHECK_EQ(counted(iocp, IOCPNET_COUNT_POST_FAILURES), 30);
+    fault_reset();
+    close_iocp(iocp);
+}
+
+// The same while workers sleep in a wait without end.
+static void a_failed_post_wakes_up_in_bounded_time(void)
+{
+    iocpnet_iocp *iocp = open_iocp(2, 0);
+    probe p;
+    int i;
+    fault_reset();
+    CHECK_ERR(iocpnet_iocp_start(iocp), 0);
+    for (i = 0; i < 3; i++) {
+        probe_init(&p);
+        fault_fail(FAULT_PostQueuedCompletionStatus, 1, 1, ERROR_NO_SYSTEM_RESOURCES);
+        CHECK_ERR(iocpnet_iocp_post(iocp, &p.op, 0, 0), 0);
+        AWAIT(p.calls == 1, 4000);
+        Sleep(20);
+        CHECK_EQ(p.calls, 1);
+    }
+    fault_reset();
+    close_iocp(iocp);
+}
+
+// ---- attaching -----------------------------------------------------------------------------------
+
+// pitfall 5
+static void null_packets_and_stray_keys_do_not_stop_a_worker(void)
+{
+    static OVERLAPPED stray;
+    iocpnet_iocp *iocp = open_iocp(1, 0);
+    probe p;
+    int i;
+    REQUIRE(iocpnet_iocp_start(iocp) == 0);
+    for (i = 0; i < 20; i++) {
+        memset(&stray, 0, sizeof stray);
+        CHECK(PostQueuedCompletionStatus(fault_iocp(), 0, 0, NULL));
+        CHECK(PostQueuedCompletionStatus(fault_iocp(), 1, 77, NULL));
+        CHECK(PostQueuedCompletionStatus(fault_iocp(), 2, (ULONG_PTR)-1, NULL));
+        CHECK(PostQueuedCompletionStatus(fault_iocp(), 3, 987654, &stray));
+        CHECK(PostQueuedCompletionStatus(fault_iocp(), 4, (ULONG_PTR)-2, &stray));
+    }
+    probe_init(&p);
+    CHECK_ERR(iocpnet_iocp_post(iocp, &p.op, 0, 5), 0);
+    AWAIT(p.calls == 1, PEER_MS);
+    AWAIT(counted(iocp, IOCPNET_COUNT_STRAY_PACKETS) >= 40, PEER_MS);
+    close_iocp(iocp);
+}
+
+typedef struct raw_result {
+    volatile LONG calls;
+    uintptr_t key;
+    void *overlapped;
+    iocpnet_error error;
+    size_t bytes;
+} raw_result;
+
+static void raw_done(void *user, uintptr_t key, void *overlapped, iocpnet_error error, size_t bytes)
+{
+    raw_result *r = (raw_result *)user;
+    r->key = key;
+    r->overlapped = overlapped;
+    r->error = error;
+    r->bytes = bytes;
+    InterlockedIncrement(&r->calls);
+}
+
+// pitfall 11: the key comes back whole, all its 32 or 64 bits.
+static void the_programs_own_operations_share_the_iocp(void)
+{
+    static const uintptr_t keys[] = { 1, 0, ~(uintptr_t)0, (uintptr_t)0xFEDCBA9876543210ull };
+    int k;
+    for (k = 0; k < 4; k++) {
+        iocpnet_iocp *iocp = open_iocp(0, 0);
+        SOCKET pair[2];
+        OVERLAPPED o;
+        raw_result r;
+        probe p;
+        char data[8] = "", more[8] = "";
+        WSABUF buf;
+        DWORD flags = 0, got;
+        iocpnet_socket s;
+        T_NOTE("key %llx", (unsigned long long)keys[k]);
+        memset(&o, 0, sizeof o);
+        memset(&r, 0, sizeof r);
+        probe_init(&p);
+        REQUIRE(peer_pair(pair));
+        CHECK_ERR(iocpnet_iocp_attach(iocp, pair[0], keys[k], raw_done, &r), 0);
+        CHECK_ERR(iocpnet_socket_adopt(&s, iocp, pair[1]), 0);
+        buf.buf = data;
+        buf.len = sizeof data;
+        CHECK(WSARecv(pair[0], &buf, 1, &got, &flags, &o, NULL) == 0 ||
+              WSAGetLastError() == WSA_IO_PENDING);
+        CHECK_ERR(iocpnet_start_recv(&p.op, &s, more, sizeof more), 0);
+        CHECK(peer_send(pair[1], "raw", 3));
+        PUMP(iocp, r.calls == 1, PEER_MS);
+        CHECK(r.key == keys[k]);
+        CHECK(r.overlapped == &o);
+        CHECK_ERR(r.error, 0);
+        CHECK_EQ(r.bytes, 3);
+        CHECK_MEM(data, "raw", 3);
+        CHECK_EQ(p.calls, 0);
+        CHECK(peer_send(pair[0], "op", 2));
+        PROBE_AWAIT(iocp, &p);
+        CHECK_EQ(p.bytes, 2);
+        CHECK_MEM(more, "op", 2);
+        CHECK_EQ(r.calls, 1);
+
+        memset(&o, 0, sizeof o);  // and a failed one brings its code
+        WSARecv(pair[0], &buf, 1, &got, &flags, &o, NULL);
+        CHECK(CancelIoEx((HANDLE)pair[0], &o));
+        PUMP(iocp, r.calls == 2, PEER_MS);
+        CHECK_ERR(r.error, WSA_OPERATION_ABORTED);
+        closesocket(pair[0]);
+        CHECK_ERR(iocpnet_socket_close(&s), 0);
+        close_iocp(iocp);
+    }
+}
+
+// pitfall 12
+static void a_second_attach_is_refused_and_harms_nothing(void)
+{
+    iocpnet_iocp *iocp, *other;
+    SOCKET pair[2];
+    iocpnet_socket s, again;
+    probe p;
+    char byte = 0;
+    int i;
+    iocp = open_iocp(0, 0);
+    other = open_iocp(0, 0);
+    probe_init(&p);
+    REQUIRE(peer_pair(pair));
+    CHECK_ERR(iocpnet_socket_adopt(&s, iocp, pair[0]), 0);
+    for (i = 0; i < 3; i++) {
+        CHECK_ERR(iocpnet_iocp_attach(iocp, pair[0], 5, NULL, NULL), WSAEINVAL);
+        CHECK_ERR(iocpnet_iocp_attach(other, pair[0], 5, NULL, NULL), WSAEINVAL);
+        CHECK_ERR(iocpnet_socket_adopt(&again, iocp, pair[0]), WSAEINVAL);
+    }
+    CHECK(iocpnet_iocp_attach(iocp, (uintptr_t)INVALID_HANDLE_VALUE, 1, NULL, NULL) != 0);
+    CHECK(iocpnet_iocp_attach(iocp, 0, 1, NULL, NULL) != 0);
+    CHECK(iocpnet_iocp_attach(iocp, 0x7FFFFFF4, 1, NULL, NULL) != 0);
+    CHECK_ERR(iocpnet_start_recv(&p.op, &s, &byte, 1), 0);
+    CHECK(peer_send(pair[1], "x", 1));
+    PROBE_AWAIT(iocp, &p);
+    CHECK_EQ(byte, 'x');
+    closesocket(pair[1]);
+    CHECK_ERR(iocpnet_socket_close(&s), 0);
+    CHECK_ERR(iocpnet_iocp_close(other), 0);
+    close_iocp(iocp);
+}
+
+static void sixty_two_kinds_of_handle_and_no_more(void)
+{
+    iocpnet_iocp *iocp = open_iocp(0, 0);
+    SOCKET s[70];
+    uint16_t port;
+    int i, n = 0, failed = 0;
+    for (i = 0; i < 70; i++) {
+        iocpnet_error error;
+        s[n] = peer_bound(AF_INET, SOCK_DGRAM, &port);
+        REQUIRE(s[n] != INVALID_SOCKET);
+        error = iocpnet_iocp_attach(iocp, s[n], (uintptr_t)(1000 + i), raw_done, NULL);
+        if (error) {
+            CHECK_ERR(error, WSAENOBUFS);
+            failed++;
+        } else {
+            CHECK(failed == 0);
+        }
+        n++;
+    }
+    CHECK(n - failed >= 62);
+    CHECK(failed >= 1);
+    // a kind that is known costs nothing, and the refused handle was not attached
+    CHECK_ERR(iocpnet_iocp_attach(iocp, s[69], 1000, raw_done, NULL), 0);
+    for (i = 0; i < n; i++) closesocket(s[i]);
+    close_iocp(iocp);
+}
+
+// ---- workers -------------------------------------------------------------------------------------
+
+// pitfall 44
+static void any_number_of_threads_starts_and_leaves(void)
+{
+    static const uint32_t threads[] = { 1, 2, 64, 65, 200 };
+    enum { COUNT = 400 };
+    static probe p[COUNT];
+    int k, before = 0;
+    T_LIMIT(30);
+    for (k = 0; k < 5; k++) {
+        iocpnet_iocp *iocp = open_iocp(threads[k], 0);
+        iocpnet_stats stats;
+        int i, once = 0;
+        T_NOTE("%u threads", (unsigned)threads[k]);
+        CHECK_ERR(iocpnet_iocp_start(iocp), 0);
+        for (i = 0; i < COUNT; i++) {
+            probe_init(&p[i]);
+            CHECK_ERR(iocpnet_iocp_post(iocp, &p[i].op, 0, 0), 0);
+        }
+        for (i = 0; i < COUNT; i++) AWAIT(p[i].calls > 0, PEER_MS);
+        for (i = 0; i < COUNT; i++) once += p[i].calls == 1;
+        CHECK_EQ(once, COUNT);
+        iocpnet_iocp_stats(iocp, &stats);
+        CHECK(stats.workers >= 1 && stats.workers <= threads[k]);
+        CHECK_ERR(iocpnet_iocp_stop(iocp, 1000), 0);
+        close_iocp(iocp);
+        CHECK_EQ(fault_handles(), 0);
+        if (k == 0) before = peer_handles();
+    }
+    CHECK_EQ(peer_handles(), before);
+}
+
+static void it_starts_once(void)
+{
+    iocpnet_iocp *iocp = open_iocp(2, 0);
+    CHECK_ERR(iocpnet_iocp_start(iocp), 0);
+    CHECK_ERR(iocpnet_iocp_start(iocp), WSAEINVAL);
+    close_iocp(iocp);
+}
+
+static void if_one_worker_can_not_be_made_none_is_left(void)
+{
+    int n;
+    for (n = 1; n <= 4; n++) {
+        iocpnet_iocp *iocp = open_iocp(4, 0);
+        fault_reset();
+        fault_fail(FAULT_CreateThread, n, 1, ERROR_NOT_ENOUGH_MEMORY);
+        CHECK_ERR(iocpnet_iocp_start(iocp), iocpnet_error_from_win32(ERROR_NOT_ENOUGH_MEMORY));
+        CHECK_EQ(fault_handles(), 1);  // the iocp's own
+        close_iocp(iocp);
+        CHECK_EQ(fault_handles(), 0);
+    }
+    fault_reset();
+}
+
+static void a_zero_desc_has_workers(void)
+{
+    iocpnet_iocp *iocp = NULL;
+    probe p;
+    CHECK_ERR(iocpnet_iocp_open(&iocp, NULL), 0);
+    CHECK_ERR(iocpnet_iocp_start(iocp), 0);
+    probe_init(&p);
+    CHECK_ERR(iocpnet_iocp_post(iocp, &p.op, 0, 0), 0);
+    AWAIT(p.calls == 1, PEER_MS);
+    close_iocp(iocp);
+    CHECK_ERR(iocpnet_iocp_close(NULL), 0);
+}
+
+static volatile LONG told;
+static void tell_me(void *user, iocpnet_error error, const char *place)
+{
+    CHECK(user == (void *)&told);
+    CHECK(error != 0);
+    CHECK(place != NULL && *place);
+    InterlockedIncrement(&told);
+}
+
+static void a_worker_survives_a_failed_wait_and_tells(void)
+{
+    iocpnet_iocp *iocp = NULL;
+    iocpnet_iocp_desc desc;
+    probe p;
+    memset(&desc, 0, sizeof desc);
+    desc.threads = 1;
+    desc.on_error = tell_me;
+    desc.user = (void *)&told;
+    fault_reset();
+    CHECK_ERR(iocpnet_iocp_open(&iocp, &desc), 0);
+    fault_fail(FAULT_GetQueuedCompletionStatusEx, 1, 3, ERROR_NO_SYSTEM_RESOURCES);
+    CHECK_ERR(iocpnet_iocp_start(iocp), 0);
+    probe_init(&p);
+    CHECK_ERR(iocpnet_iocp_post(iocp, &p.op, 0, 0), 0);
+    AWAIT(p.calls == 1, PEER_MS);
+    CHECK(told >= 1);
+    fault_reset();
+    close_iocp(iocp);
+}
+
+static volatile LONG poll_wrong;
+typedef struct poller {
+    iocpnet_iocp *iocp;
+    volatile LONG *goal;
+    LONG want;
+} poller;
+
+static void poll_until(void *user)
+{
+    poller *me = (poller *)user;
+    uint64_t until = GetTickCount64() + PEER_MS;
+    while (*me->goal < me->want && GetTickCount64() < until) {
+        iocpnet_error error = iocpnet_iocp_poll(me->iocp, 10);
+        if (error && error != WAIT_TIMEOUT) InterlockedIncrement(&poll_wrong);
+    }
+}
+
+static volatile LONG hops;
+static void hop(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    (void)error;
+    InterlockedIncrement(&hops);
+    if (bytes > 0) iocpnet_iocp_post(op->iocp, op, 0, bytes - 1);
+}
+
+static void many_threads_poll_one_iocp(void)
+{
+    enum { OPS = 40, HOPS = 50 };
+    static iocpnet_op ops[OPS];
+    iocpnet_iocp *iocp = open_iocp(0, 8);
+    peer_thread threads[6];
+    poller me;
+    iocpnet_stats stats;
+    int i;
+    memset(ops, 0, sizeof ops);
+    hops = 0;
+    me.iocp = iocp;
+    me.goal = &hops;
+    me.want = OPS * HOPS;
+    for (i = 0; i < 6; i++) peer_start(&threads[i], poll_until, &me);
+    for (i = 0; i < OPS; i++) {
+        ops[i].done = hop;
+        CHECK_ERR(iocpnet_iocp_post(iocp, &ops[i], 0, HOPS - 1), 0);
+    }
+    for (i = 0; i < 6; i++) peer_join(&threads[i]);
+    CHECK_EQ(hops, OPS * HOPS);
+    CHECK_EQ(poll_wrong, 0);
+    iocpnet_iocp_stats(iocp, &stats);
+    CHECK_EQ(stats.count[IOCPNET_COUNT_PACKETS], OPS * HOPS);
+    CHECK_EQ(stats.pending_all, 0);
+    close_iocp(iocp);
+}
+
+// ---- stop ----------------------------------------------------------------------------------------
+
+static void stop_may_be_called_twice_and_ends_everything(void)
+{
+    iocpnet_iocp *iocp = open_iocp(4, 0);
+    probe p;
+    CHECK_ERR(iocpnet_iocp_start(iocp), 0);
+    CHECK_ERR(iocpnet_iocp_stop(iocp, 500), 0);
+    CHECK_ERR(iocpnet_iocp_stop(iocp, 500), 0);
+    probe_init(&p);
+    CHECK_ERR(iocpnet_iocp_post(iocp, &p.op, 0, 0), WSAESHUTDOWN);
+    CHECK_EQ(p.calls, 0);
+    CHECK(!iocpnet_op_pending(&p.op));
+    CHECK_ERR(iocpnet_iocp_poll(iocp, 0), WSAESHUTDOWN);
+    close_iocp(iocp);
+}
+
+static iocpnet_error stopped_inside;
+static void stop_inside(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    stopped_inside = iocpnet_iocp_stop(op->iocp, 200);
+    probe_done(op, error, bytes);
+}
+
+static void run_returns_when_a_callback_stops_it(void)
+{
+    int i;
+    for (i = 0; i < 10; i++) {
+        iocpnet_iocp *iocp = open_iocp((uint32_t)(i % 3 + 1), 0);
+        probe p;
+        probe_init(&p);
+        p.op.done = stop_inside;
+        stopped_inside = -1;
+        CHECK_ERR(iocpnet_iocp_post(iocp, &p.op, 0, 0), 0);
+        CHECK_ERR(iocpnet_iocp_run(iocp, 0), 0);
+        CHECK_EQ(p.calls, 1);
+        CHECK_ERR(stopped_inside, 0);
+        close_iocp(iocp);
+    }
+}
+
+static iocpnet_error stopper_result;
+static void stop_it(void *user)
+{
+    stopper_result = iocpnet_iocp_stop((iocpnet_iocp *)user, 300);
+}
+
+static void run_returns_when_another_thread_stops_it(void)
+{
+    int i;
+    for (i = 0; i < 10; i++) {
+        iocpnet_iocp *iocp = open_iocp(2, 0);
+        peer_thread thread;
+        peer_start(&thread, stop_it, iocp);
+        CHECK_ERR(iocpnet_iocp_run(iocp, 0), 0);
+        peer_join(&thread);
+        CHECK_ERR(stopper_result, 0);
+        close_iocp(iocp);
+    }
+}
+
+static void several_threads_may_stop_at_once(void)
+{
+    int i, j;
+    for (i = 0; i < 10; i++) {
+        iocpnet_iocp *iocp = open_iocp(3, 0);
+        peer_thread threads[4];
+        CHECK_ERR(iocpnet_iocp_start(iocp), 0);
+        for (j = 0; j < 4; j++) peer_start(&threads[j], stop_it, iocp);
+        for (j = 0; j < 4; j++) peer_join(&threads[j]);
+        CHECK_ERR(stopper_result, 0);
+        close_iocp(iocp);
+    }
+}
+
+// pitfall 10: what the program started is the program's to cancel; stop waits, says so, and may be
+// called again.
+static void stop_with_something_pending_keeps_everything(void)
+{
+    iocpnet_iocp *iocp = open_iocp(2, 0);
+    SOCKET pair[2];
+    iocpnet_socket s;
+    iocpnet_stats stats;
+    probe p;
+    char byte;
+    REQUIRE(peer_pair(pair));
+    probe_init(&p);
+    CHECK_ERR(iocpnet_iocp_start(iocp), 0);
+    CHECK_ERR(iocpnet_socket_adopt(&s, iocp, pair[0]), 0);
+    CHECK_ERR(iocpnet_start_recv(&p.op, &s, &byte, 1), 0);
+    CHECK_ERR(iocpnet_iocp_stop(iocp, 10), WSAETIMEDOUT);
+    CHECK_EQ(p.calls, 0);
+    iocpnet_iocp_stats(iocp, &stats);
+    CHECK_EQ(stats.pending[IOCPNET_OP_RECV], 1);
+    CHECK_EQ(stats.pending_all, 1);
+    CHECK(iocpnet_ledger(NULL, NULL) > 0);
+    CHECK_ERR(iocpnet_op_cancel(&p.op), 0);
+    CHECK_ERR(iocpnet_iocp_stop(iocp, 500), 0);
+    CHECK_EQ(p.calls, 1);
+    CHECK_ERR(p.error, WSA_OPERATION_ABORTED);
+    CHECK_ERR(iocpnet_socket_close(&s), 0);
+    closesocket(pair[1]);
+    close_iocp(iocp);
+}
+
+// Eight sockets talk in pairs on three workers; they are closed and the iocp stopped in the midst.
+typedef struct talker {
+    iocpnet_op recv, send;
+    iocpnet_socket socket;
+    unsigned char data[64];
+    volatile LONG busy;  // ops in flight
+} talker;
+static volatile LONG talked;
+
+static void talker_sent(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    talker *t = IOCPNET_OUTER(op, talker, send);
+    (void)bytes;
+    if (!error && iocpnet_start_recv(&t->recv, &t->socket, t->data, sizeof t->data) == 0) return;
+    InterlockedDecrement(&t->busy);
+}
+
+static void talker_got(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    talker *t = IOCPNET_OUTER(op, talker, recv);
+    iocpnet_vec vec;
+    InterlockedIncrement(&talked);
+    vec.data = t->data;
+    vec.size = (uint32_t)bytes;
+    if (!error && bytes && iocpnet_start_send(&t->send, &t->socket, &vec, 1) == 0) return;
+    InterlockedDecrement(&t->busy);
+}
+
+// pitfall 10
+static void it_stops_under_load_again_and_again(void)
+{
+    enum { PAIRS = 4, ROUNDS = 40 };
+    static talker t[2 * PAIRS];
+    int round, i, before = 0;
+    T_LIMIT(40);
+    for (round = 0; round < ROUNDS; round++) {
+        iocpnet_iocp *iocp = open_iocp(3, 0);
+        iocpnet_stats stats;
+        LONG goal;
+        T_NOTE("round %d", round);
+        memset(t, 0, sizeof t);
+        REQUIRE(iocpnet_iocp_start(iocp) == 0);
+        talked = 0;
+        for (i = 0; i < PAIRS; i++) {
+            SOCKET pair[2];
+            int j;
+            REQUIRE(peer_pair(pair));
+            for (j = 0; j < 2; j++) {
+                talker *one = &t[2 * i + j];
+                one->recv.done = talker_got;
+                one->send.done = talker_sent;
+                one->busy = 1;
+                CHECK_ERR(iocpnet_socket_adopt(&one->socket, iocp, pair[j]), 0);
+                CHECK_ERR(iocpnet_start_recv(&one->recv, &one->socket, one->data, 64), 0);
+            }
+            CHECK(peer_send(pair[0], "ping pong", 9));
+        }
+        goal = 10 + round;
+        AWAIT(talked >= goal, PEER_MS);
+        for (i = 0; i < 2 * PAIRS; i++) shutdown(t[i].socket.handle, SD_BOTH);
+        for (i = 0; i < 2 * PAIRS; i++) CancelIoEx((HANDLE)t[i].socket.handle, NULL);
+        CHECK_ERR(iocpnet_iocp_stop(iocp, 3000), 0);
+        for (i = 0; i < 2 * PAIRS; i++) {
+            CHECK_EQ(t[i].busy, 0);
+            CHECK_ERR(iocpnet_socket_close(&t[i].socket), 0);
+        }
+        iocpnet_iocp_stats(iocp, &stats);
+        CHECK_EQ(stats.pending_all, 0);
+        close_iocp(iocp);
+        if (round == 0) before = peer_handles();
+    }
+    CHECK_EQ(peer_handles(), before);
+}
+
+// ---- threads that go -----------------------------------------------------------------------------
+
+typedef struct issuer {
+    iocpnet_socket *socket;
+    probe *p;
+    char *byte;
+} issuer;
+
+static void issue_a_receive_and_end(void *user)
+{
+    issuer *me = (issuer *)user;
+    CHECK_ERR(iocpnet_start_recv(&me->p->op, me->socket, me->byte, 1), 0);
+}
+
+// pitfall 49
+static void io_outlives_the_thread_that_started_it(void)
+{
+    iocpnet_iocp *iocp = open_iocp(0, 0);
+    int i;
+    for (i = 0; i < 5; i++) {
+        SOCKET pair[2];
+        iocpnet_socket s;
+        peer_thread thread;
+        issuer me;
+        probe p;
+        char byte = 0;
+        REQUIRE(peer_pair(pair));
+        probe_init(&p);
+        CHECK_ERR(iocpnet_socket_adopt(&s, iocp, pair[0]), 0);
+        me.socket = &s;
+        me.p = &p;
+        me.byte = &byte;
+        peer_start(&thread, issue_a_receive_and_end, &me);
+        peer_join(&thread);
+        peer_drain(iocp, 20);
+        CHECK_EQ(p.calls, 0);
+        CHECK(peer_send(pair[1], "z", 1));
+        PROBE_AWAIT(iocp, &p);
+        CHECK_ERR(p.error, 0);
+        CHECK_EQ(p.bytes, 1);
+        CHECK_EQ(byte, 'z');
+        CHECK_ERR(iocpnet_socket_close(&s), 0);
+        closesocket(pair[1]);
+    }
+    close_iocp(iocp);
+}
+
+static void counters_have_names(void)
+{
+    int i, j;
+    for (i = 0; i < IOCPNET_COUNTERS; i++) {
+        CHECK(iocpnet_stats_name(i) != NULL && *iocpnet_stats_name(i));
+        for (j = 0; j < i; j++) CHECK(strcmp(iocpnet_stats_name(i), iocpnet_stats_name(j)) != 0);
+    }
+    CHECK(iocpnet_stats_name(-1) == NULL);
+    CHECK(iocpnet_stats_name(IOCPNET_COUNTERS) == NULL);
+    CHECK(strcmp(iocpnet_stats_name(IOCPNET_COUNT_BYTES_RECEIVED), "bytes_received") == 0);
+    for (i = 0; i < IOCPNET_OP_KINDS; i++) {
+        CHECK(iocpnet_stats_kind(i) != NULL && *iocpnet_stats_kind(i));
+    }
+    CHECK(iocpnet_stats_kind(-1) == NULL);
+    CHECK(iocpnet_stats_kind(IOCPNET_OP_KINDS) == NULL);
+    CHECK(strcmp(iocpnet_stats_kind(IOCPNET_OP_RECV), "recv") == 0);
+}
+
+int main(int argc, char **argv)
+{
+    WSADATA data;
+    t_begin(argc, argv, "iocp");
+    fault_reset();
+    WSAStartup(MAKEWORD(2, 2), &data);
+    T_RUN(what_is_posted_comes_once_as_posted);
+    T_RUN(a_poll_ends_in_time);
+    T_RUN(a_wait_may_cross_two_to_the_32_milliseconds);
+    T_RUN(a_poll_in_a_callback_is_refused);
+    T_RUN(an_op_in_flight_is_not_posted_again);
+    T_RUN(batches_grow_while_full_and_never_pass_the_setting);
+    T_RUN(a_failed_wait_loses_nothing);
+    T_RUN(a_failed_post_is_delivered_all_the_same);
+    T_RUN(a_failed_post_wakes_up_in_bounded_time);
+    T_RUN(null_packets_and_stray_keys_do_not_stop_a_worker);
+    T_RUN(the_programs_own_operations_share_the_iocp);
+    T_RUN(a_second_attach_is_refused_and_harms_nothing);
+    T_RUN(sixty_two_kinds_of_handle_and_no_more);
+    T_RUN(any_number_of_threads_starts_and_leaves);
+    T_RUN(it_starts_once);
+    T_RUN(if_one_worker_can_not_be_made_none_is_left);
+    T_RUN(a_zero_desc_has_workers);
+    T_RUN(a_worker_survives_a_failed_wait_and_tells);
+    T_RUN(many_threads_poll_one_iocp);
+    T_RUN(stop_may_be_called_twice_and_ends_everything);
+    T_RUN(run_returns_when_a_callback_stops_it);
+    T_RUN(run_returns_when_another_thread_stops_it);
+    T_RUN(several_threads_may_stop_at_once);
+    T_RUN(stop_with_something_pending_keeps_everything);
+    T_RUN(it_stops_under_load_again_and_again);
+    T_RUN(io_outlives_the_thread_that_started_it);
+    T_RUN(counters_have_names);
+    WSACleanup();
+    return t_end();
+}

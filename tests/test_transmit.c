@@ -1,0 +1,1073 @@
+// test_transmit.c - units of memory and ranges of files: by TransmitPackets, TransmitFile, or reads
+// and sends; the bytes in the stream are the same.
+//
+// Wine has no TransmitPackets, so a native function of the test's own is given to the kit through
+// WSAIoctl's answer; it checks the native array and really sends.
+#include "fault.h"
+
+#define IOCPNET_ASSERT(cond) ((void)(cond))
+#define IOCPNET_IMPLEMENTATION
+#include "../iocpnet.h"
+#include "peer.h"
+
+#define UNIT_MAX 2147483646u  // bytes of one call: MS Learn, TransmitFile
+
+static const int modes[] = { IOCPNET_TRANSMIT_PACKETS, IOCPNET_TRANSMIT_FILE, IOCPNET_TRANSMIT_COPY };
+static const char *const mode_names[] = { "auto", "packets", "file", "copy" };
+
+// ---- units, files, peers -------------------------------------------------------------------------
+
+typedef struct unit {
+    iocpnet_transmit t;
+    volatile LONG calls;
+    iocpnet_error error;
+    size_t bytes;
+} unit;
+
+static void unit_done(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    unit *u = IOCPNET_OUTER(op, unit, t.op);
+    u->error = error;
+    u->bytes = bytes;
+    InterlockedIncrement(&u->calls);
+}
+
+static void unit_init(unit *u, int mode)
+{
+    memset(u, 0, sizeof *u);
+    u->t.op.done = unit_done;
+    u->t.mode = (uint8_t)mode;
+}
+
+static char names[64][MAX_PATH];
+static int named;
+
+static HANDLE make_file(uint64_t size, uint32_t seed, bool overlapped)
+{
+    char folder[MAX_PATH - 40];
+    char *name = names[named++ & 63];
+    LARGE_INTEGER at;
+    HANDLE f;
+    GetTempPathA((DWORD)sizeof folder, folder);
+    snprintf(name, MAX_PATH, "%siocpnet_%lu_%d.bin", folder, (unsigned long)GetCurrentProcessId(),
+             named);
+    f = CreateFileA(name, GENERIC_READ | GENERIC_WRITE, FILE_SHARE_READ | FILE_SHARE_DELETE, NULL,
+                    CREATE_ALWAYS, FILE_ATTRIBUTE_TEMPORARY, NULL);
+    if (!CHECK(f != INVALID_HANDLE_VALUE)) return NULL;
+    if (size <= 16 << 20) {
+        uint64_t done = 0;
+        static unsigned char block[65536];
+        while (done < size) {
+            DWORD n = (DWORD)(size - done < sizeof block ? size - done : sizeof block), out = 0;
+            peer_fill(block, n, done, seed);
+            CHECK(WriteFile(f, block, n, &out, NULL) && out == n);
+            done += n;
+        }
+    } else {  // sparse, and nobody reads it
+        DWORD n;
+        DeviceIoControl(f, 0x000900C4 /* FSCTL_SET_SPARSE */, NULL, 0, NULL, 0, &n, NULL);
+        at.QuadPart = (LONGLONG)size;
+        CHECK(SetFilePointerEx(f, at, NULL, FILE_BEGIN) && SetEndOfFile(f));
+    }
+    CloseHandle(f);
+    f = CreateFileA(name, GENERIC_READ, FILE_SHARE_READ | FILE_SHARE_DELETE, NULL, OPEN_EXISTING,
+                    overlapped ? FILE_FLAG_OVERLAPPED : 0, NULL);
+    return CHECK(f != INVALID_HANDLE_VALUE) ? f : NULL;
+}
+
+static void remove_files(void)
+{
+    int i;
+    for (i = 0; i < 64 && i < named; i++) DeleteFileA(names[i]);
+    named = 0;
+}
+
+// The peer reads to the end in a thread of its own.
+typedef struct reader {
+    SOCKET socket;
+    unsigned char *data;
+    size_t room, got;
+    bool finished;  // FIN, not a reset
+    peer_thread thread;
+} reader;
+
+static void read_to_the_end(void *user)
+{
+    reader *r = (reader *)user;
+    for (;;) {
+        int n = recv(r->socket, (char *)r->data + r->got,
+                     r->room - r->got > 65536 ? 65536 : (int)(r->room - r->got), 0);
+        if (n <= 0) {
+            r->finished = n == 0;
+            break;
+        }
+        r->got += (size_t)n;
+        if (r->got == r->room) {
+            r->finished = peer_end(r->socket) == 0;
+            break;
+        }
+    }
+}
+
+static iocpnet_iocp *iocp;
+static iocpnet_socket s;
+static SOCKET far_end;
+static reader r;
+
+static void forget(void)
+{
+    fault_reset();
+    iocpnet__provider_count = 0;
+}
+
+static bool begin(int transmit_mode, uint32_t transmits, bool no_skip)
+{
+    iocpnet_iocp_desc desc;
+    iocpnet_address to;
+    uint16_t port = 0;
+    SOCKET listener = peer_listen(&port);
+    probe p;
+    memset(&desc, 0, sizeof desc);
+    desc.transmit_mode = (uint8_t)transmit_mode;
+    desc.transmits = transmits;
+    desc.no_skip = no_skip;
+    if (!CHECK_ERR(iocpnet_iocp_open(&iocp, &desc), 0)) return false;
+    if (!CHECK_ERR(iocpnet_socket_open(&s, iocp, AF_INET, false), 0)) return false;
+    probe_init(&p);
+    CHECK_ERR(iocpnet_address_parse(&to, NULL, port), 0);
+    CHECK_ERR(iocpnet_start_connect(&p.op, &s, &to, NULL, 0), 0);
+    PROBE_AWAIT(iocp, &p);
+    far_end = accept(listener, NULL, NULL);
+    closesocket(listener);
+    fault__calls = 0;
+    return far_end != INVALID_SOCKET;
+}
+
+static void read_in_thread(size_t room)
+{
+    memset(&r, 0, sizeof r);
+    r.socket = far_end;
+    r.room = room;
+    r.data = (unsigned char *)malloc(room + 1);
+    peer_start(&r.thread, read_to_the_end, &r);
+}
+
+// Reads exactly the bytes of one unit: the next one follows on the same stream.
+static size_t read_what_is_there(size_t got, size_t total)
+{
+    u_long waiting = 0;
+    int n;
+    if (ioctlsocket(far_end, FIONREAD, &waiting) || !waiting) return 0;
+    n = recv(far_end, (char *)r.data + got, (int)(total - got), 0);
+    return n > 0 ? (size_t)n : 0;
+}
+
+static void end(void)
+{
+    if (s.handle != INVALID_SOCKET) CHECK_ERR(iocpnet_socket_close(&s), 0);
+    if (r.data) {
+        peer_join(&r.thread);
+        free(r.data);
+        r.data = NULL;
+    }
+    closesocket(far_end);
+    fault_reset();
+    CHECK_ERR(iocpnet_iocp_close(iocp), 0);
+    remove_files();
+    peer_nothing_left();
+}
+
+// ---- native functions of the test's own ----------------------------------------------------------
+
+static int fake_calls, fake_wrong, fake_flags[64];
+static bool fake_at_once, fake_silent;
+static uint64_t fake_bytes[64], fake_offset[64];
+static DWORD fake_each, fake_head[64], fake_tail[64], fake_length[64];
+static LONG fake_short;  // bytes of the first call that are left out
+
+static void fake_reset(void)
+{
+    fake_calls = fake_wrong = 0;
+    fake_at_once = fake_silent = false;
+    fake_short = 0;
+}
+
+static bool fake_send_file(SOCKET to, HANDLE file, uint64_t offset, uint64_t length)
+{
+    static char block[65536];
+    HANDLE event = CreateEventW(NULL, TRUE, FALSE, NULL);
+    bool ok = true;
+    while (length && ok) {
+        OVERLAPPED o;
+        DWORD n = (DWORD)(length < sizeof block ? length : sizeof block), got = 0;
+        memset(&o, 0, sizeof o);
+        o.Offset = (DWORD)offset;
+        o.OffsetHigh = (DWORD)(offset >> 32);
+        o.hEvent = (HANDLE)((ULONG_PTR)event | 1);
+        if (!ReadFile(file, block, n, NULL, &o) && GetLastError() != ERROR_IO_PENDING) break;
+        ok = GetOverlappedResult(file, &o, &got, TRUE) && got == n && peer_send(to, block, n);
+        offset += n;
+        length -= n;
+    }
+    CloseHandle(event);
+    return ok && !length;
+}
+
+// What the documentation asks of the array: memory or file, never both; a length; an offset.
+static BOOL WSAAPI fake_transmit_packets(SOCKET to, TRANSMIT_PACKETS_ELEMENT *elements, DWORD count,
+                                         DWORD each, OVERLAPPED *o, DWORD flags)
+{
+    uint64_t total = 0;
+    DWORD i;
+    int call = fake_calls++ & 63;
+    fake_each = each;
+    fake_flags[call] = (int)flags;
+    if (count == 0 || o->Offset || o->OffsetHigh || ((ULONG_PTR)o->hEvent & 1)) fake_wrong++;
+    for (i = 0; i < count; i++) {
+        ULONG kind = elements[i].dwElFlags & ~(ULONG)TP_ELEMENT_EOP;
+        total += elements[i].cLength;
+        if (elements[i].cLength == 0) fake_wrong++;  // 0 is a whole file, and undefined for memory
+        if (kind == TP_ELEMENT_MEMORY) {
+            if (!elements[i].pBuffer) fake_wrong++;
+            if (!fake_silent && !peer_send(to, elements[i].pBuffer, elements[i].cLength)) fake_wrong++;
+        } else if (kind == TP_ELEMENT_FILE) {
+            if (elements[i].nFileOffset.QuadPart < 0) fake_wrong++;
+            fake_offset[call] = (uint64_t)elements[i].nFileOffset.QuadPart;
+            if (!fake_silent && !fake_send_file(to, elements[i].hFile, fake_offset[call],
+                                                elements[i].cLength)) {
+                fake_wrong++;
+            }
+        } else {
+            fake_wrong++;
+        }
+    }
+    if (total > UNIT_MAX) fake_wrong++;
+    fake_bytes[call] = total;
+    if (flags & TF_DISCONNECT) shutdown(to, SD_SEND);
+    if (fake_at_once) {
+        o->Internal = 0;
+        o->InternalHigh = (ULONG_PTR)total;
+        if (!s.skip) fault_complete(to, o, 0, (DWORD)total);
+        return TRUE;
+    }
+    fault_complete(to, o, 0, (DWORD)total);
+    SetLastError(WSA_IO_PENDING);
+    return FALSE;
+}
+
+// Records what it is asked for, and says that it was done; nothing is sent.
+static BOOL WSAAPI fake_transmit_file(SOCKET to, HANDLE file, DWORD length, DWORD each, OVERLAPPED *o,
+                                      TRANSMIT_FILE_BUFFERS *ends, DWORD flags)
+{
+    int call = fake_calls++ & 63;
+    uint64_t total = length;
+    (void)file;
+    fake_each = each;
+    fake_flags[call] = (int)flags;
+    fake_length[call] = length;
+    fake_offset[call] = (uint64_t)o->OffsetHigh << 32 | o->Offset;
+    fake_head[call] = ends ? ends->HeadLength : 0;
+    fake_tail[call] = ends ? ends->TailLength : 0;
+    total += (uint64_t)fake_head[call] + fake_tail[call];
+    if (length == 0 || total > UNIT_MAX) fake_wrong++;
+    if (call == 0 && fake_short) total -= (uint64_t)fake_short;
+    fake_bytes[call] = total;
+    if (flags & TF_DISCONNECT) shutdown(to, SD_SEND);
+    if (!fake_silent) fault_complete(to, o, 0, (DWORD)total);
+    SetLastError(WSA_IO_PENDING);
+    return FALSE;
+}
+
+static void offer_packets(void)
+{
+    fake_reset();
+    forget();
+    fault_instead(FAULT_TransmitPackets, (fault_fn *)fake_transmit_packets);
+}
+
+// ---- the same bytes in every mode ----------------------------------------------------------------
+
+enum { FILE_SIZE = 300 * 1024 };
+static unsigned char memory[4096];
+
+typedef struct piece {
+    char kind;  // m memory, f file, o file opened for overlapped I/O, e empty file, p from position
+    uint32_t offset, length;
+} piece;
+
+// What the stream must be, and the elements that make it.
+static size_t lay_out(const piece *pieces, size_t count, iocpnet_element *elements,
+                      unsigned char *want, HANDLE file, HANDLE overlapped, HANDLE empty)
+{
+    size_t i, total = 0;
+    for (i = 0; i < count; i++) {
+        iocpnet_element *e = &elements[i];
+        uint32_t length = pieces[i].length;
+        memset(e, 0, sizeof *e);
+        e->length = length;
+        e->offset = pieces[i].offset;
+        switch (pieces[i].kind) {
+        case 'm':
+            e->memory = memory + pieces[i].offset;
+            e->offset = 0;
+            if (want) memcpy(want + total, e->memory, length);
+            break;
+        case 'e':
+            e->file = empty;
+            length = 0;
+            break;
+        case 'p': e->offset = IOCPNET_FILE_POSITION;  // fall through
+        default:
+            e->file = pieces[i].kind == 'o' ? overlapped : file;
+            if (!length) length = FILE_SIZE - pieces[i].offset;
+            if (want) peer_fill(want + total, length, pieces[i].offset, 3);
+            break;
+        }
+        total += length;
+    }
+    return total;
+}
+
+static void a_unit_is_the_same_bytes_in_every_mode(void)
+{
+    static const piece memory_only[] = { { 'm', 0, 100 }, { 'm', 100, 1 }, { 'm', 7, 3000 } };
+    static const piece whole[] = { { 'f', 0, 0 } };
+    static const piece whole_overlapped[] = { { 'o', 0, 0 } };
+    static const piece range[] = { { 'f', 1000, 70001 } };
+    static const piece to_the_end[] = { { 'f', FILE_SIZE - 5, 0 } };
+    static const piece head[] = { { 'm', 0, 10 }, { 'f', 5, 100000 } };
+    static const piece tail[] = { { 'f', 5, 100 }, { 'm', 0, 10 } };
+    static const piece both[] = { { 'm', 0, 10 }, { 'f', 0, 0 }, { 'm', 20, 11 } };
+    static const piece sandwich[] = { { 'm', 0, 500 },    { 'f', 100, 5000 },  { 'm', 600, 1 },
+                                      { 'o', 60000, 1 },  { 'm', 700, 2000 },  { 'm', 0, 1 },
+                                      { 'f', 0, 200000 }, { 'f', 7, 9 },       { 'm', 9, 9 } };
+    static const piece empties[] = { { 'e', 0, 0 }, { 'm', 0, 5 }, { 'e', 0, 0 }, { 'f', 3, 50 },
+                                     { 'e', 0, 0 }, { 'm', 9, 5 }, { 'e', 0, 0 } };
+    static const piece at_position[] = { { 'm', 3, 4 }, { 'p', 1000, 250000 }, { 'm', 8, 4 } };
+    static const struct {
+        const char *name;
+        const piece *pieces;
+        size_t count;
+    } cases[] = {
+        { "memory only", memory_only, 3 }, { "whole file", whole, 1 },
+        { "whole overlapped file", whole_overlapped, 1 },
+        { "range", range, 1 },             { "to the end", to_the_end, 1 },
+        { "head", head, 2 },               { "tail", tail, 2 },
+        { "head and tail", both, 3 },      { "sandwich", sandwich, 9 },
+        { "empty files", empties, 7 },     { "file position", at_position, 3 },
+    };
+    unsigned char *want = (unsigned char *)malloc(4 * FILE_SIZE);
+    int m;
+    size_t c, total;
+    T_LIMIT(40);
+    REQUIRE(want != NULL);
+    peer_fill(memory, sizeof memory, 0, 2);
+    for (m = 0; m < 6; m++) {
+        HANDLE file, overlapped, empty;
+        offer_packets();
+        fake_at_once = m >= 3;
+        REQUIRE(begin(0, 1000, m >= 3 && modes[m % 3] != IOCPNET_TRANSMIT_PACKETS));
+        file = make_file(FILE_SIZE, 3, false);
+        overlapped = make_file(FILE_SIZE, 3, true);
+        empty = make_file(0, 0, false);
+        for (c = 0; c < sizeof cases / sizeof cases[0]; c++) {
+            iocpnet_element elements[16];
+            LARGE_INTEGER at;
+            unit u;
+            size_t got = 0;
+            T_NOTE("%s, %s", mode_names[modes[m % 3]], cases[c].name);
+            at.QuadPart = 1000;
+            CHECK(SetFilePointerEx(file, at, NULL, FILE_BEGIN));
+            total = lay_out(cases[c].pieces, cases[c].count, elements, want, file, overlapped, empty);
+            unit_init(&u, modes[m % 3]);
+            r.data = (unsigned char *)malloc(total + 1);
+            CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, elements, cases[c].count), 0);
+            CHECK_EQ(u.t.mode_used, modes[m % 3]);
+            CHECK_EQ(u.calls, 0);
+            PUMP(iocp, (got += read_what_is_there(got, total)) == total, PEER_MS);
+            PUMP(iocp, u.calls == 1, PEER_MS);
+            CHECK_ERR(u.error, 0);
+            CHECK_EQ(u.bytes, total);
+            CHECK_MEM(r.data, want, total);
+            peer_drain(iocp, 0);
+            CHECK_EQ(u.calls, 1);
+            free(r.data);
+            r.data = NULL;
+        }
+        CHECK_EQ(fake_wrong, 0);
+        CloseHandle(file);
+        CloseHandle(overlapped);
+        CloseHandle(empty);
+        end();
+    }
+    free(want);
+}
+
+static void a_long_unit_is_cut_into_calls_of_many_pieces(void)
+{
+    enum { COUNT = 300 };
+    static iocpnet_element elements[COUNT];
+    static piece pieces[COUNT];
+    unsigned char *want = (unsigned char *)malloc(COUNT * 2000);
+    int m, i;
+    REQUIRE(want != NULL);
+    for (m = 0; m < 3; m++) {
+        HANDLE file;
+        unit u;
+        size_t total;
+        offer_packets();
+        REQUIRE(begin(0, 1000, false));
+        file = make_file(FILE_SIZE, 3, false);
+        T_NOTE("%s", mode_names[modes[m]]);
+        for (i = 0; i < COUNT; i++) {
+            pieces[i].kind = i % 3 == 1 ? 'f' : 'm';
+            pieces[i].offset = (uint32_t)(i * 7 % 1000);
+            pieces[i].length = (uint32_t)(1 + i * 13 % 900);
+        }
+        total = lay_out(pieces, COUNT, elements, want, file, NULL, NULL);
+        read_in_thread(total);
+        unit_init(&u, modes[m]);
+        CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, elements, COUNT), 0);
+        PUMP(iocp, u.calls == 1, PEER_MS);
+        CHECK_ERR(u.error, 0);
+        CHECK_EQ(u.bytes, total);
+        CHECK_EQ(fake_wrong, 0);
+        CHECK_ERR(iocpnet_socket_close(&s), 0);
+        WaitForSingleObject(r.thread.handle, PEER_MS);
+        CHECK_EQ(r.got, total);
+        CHECK_MEM(r.data, want, total);
+        CloseHandle(file);
+        end();
+    }
+    free(want);
+}
+
+static void nothing_but_empty_files_calls_back_once_with_nothing(void)
+{
+    int m;
+    for (m = 0; m < 3; m++) {
+        iocpnet_element elements[3];
+        HANDLE empty;
+        unit u;
+        int i;
+        offer_packets();
+        REQUIRE(begin(0, 1000, false));
+        empty = make_file(0, 0, false);
+        memset(elements, 0, sizeof elements);
+        for (i = 0; i < 3; i++) elements[i].file = empty;
+        unit_init(&u, modes[m]);
+        CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, elements, 3), 0);
+        CHECK_EQ(u.calls, 0);
+        PUMP(iocp, u.calls == 1, PEER_MS);
+        CHECK_ERR(u.error, 0);
+        CHECK_EQ(u.bytes, 0);
+        CHECK_EQ(fake_calls, 0);
+        CloseHandle(empty);
+        end();
+    }
+}
+
+static void head_file_and_tail_in_the_form_of_transmit_file(void)
+{
+    int m, form;
+    unsigned char *want = (unsigned char *)malloc(FILE_SIZE + 100);
+    REQUIRE(want != NULL);
+    peer_fill(memory, sizeof memory, 0, 2);
+    for (m = 0; m < 3; m++) {
+        for (form = 1; form < 8; form++) {  // bits: head, file, tail
+            iocpnet_vec head, tail;
+            HANDLE file;
+            unit u;
+            size_t total = 0;
+            offer_packets();
+            T_NOTE("%s, form %d", mode_names[modes[m]], form);
+            REQUIRE(begin(0, 1000, false));
+            file = make_file(FILE_SIZE, 3, false);
+            head.data = memory;
+            head.size = 33;
+            tail.data = memory + 500;
+            tail.size = 44;
+            if (form & 1) {
+                memcpy(want, head.data, 33);
+                total = 33;
+            }
+            if (form & 2) {
+                peer_fill(want + total, 100000, 777, 3);
+                total += 100000;
+            }
+            if (form & 4) {
+                memcpy(want + total, tail.data, 44);
+                total += 44;
+            }
+            unit_init(&u, modes[m]);
+            read_in_thread(total);
+            CHECK_ERR(iocpnet_start_transmit_file(&u.t, &s, form & 2 ? file : NULL, 777, 100000,
+                                                  form & 1 ? &head : NULL, form & 4 ? &tail : NULL),
+                      0);
+            memset(&head, 0xA5, sizeof head);  // the two structs may go; their bytes may not
+            memset(&tail, 0xA5, sizeof tail);
+            PUMP(iocp, u.calls == 1, PEER_MS);
+            CHECK_ERR(u.error, 0);
+            CHECK_EQ(u.bytes, total);
+            CHECK_ERR(iocpnet_socket_close(&s), 0);
+            WaitForSingleObject(r.thread.handle, PEER_MS);
+            CHECK_EQ(r.got, total);
+            CHECK_MEM(r.data, want, total);
+            CHECK_EQ(fake_wrong, 0);
+            CloseHandle(file);
+            end();
+        }
+    }
+    free(want);
+}
+
+// ---- what is refused -----------------------------------------------------------------------------
+
+// pitfall 45
+static void bad_elements_are_refused(void)
+{
+    int m;
+    for (m = 0; m < 3; m++) {
+        HANDLE file;
+        iocpnet_element good, e[2];
+        iocpnet_vec nothing;
+        unit u;
+        offer_packets();
+        T_NOTE("%s", mode_names[modes[m]]);
+        REQUIRE(begin(0, 1000, false));
+        file = make_file(1000, 3, false);
+        unit_init(&u, modes[m]);
+        memset(&good, 0, sizeof good);
+        good.memory = memory;
+        good.length = 10;
+        memset(e, 0, sizeof e);
+        e[0] = good;
+        CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, e, 2), WSAEINVAL);  // neither
+        e[1].memory = memory;
+        CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, e, 2), WSAEINVAL);  // memory of length 0
+        e[1].length = 5;
+        e[1].file = file;
+        CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, e, 2), WSAEINVAL);  // both
+        e[1].memory = NULL;
+        e[1].offset = 1001;
+        e[1].length = 0;
+        CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, e, 2), WSAEINVAL);  // begins past the end
+        e[1].offset = 990;
+        e[1].length = 11;
+        CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, e, 2), WSAEINVAL);  // ends past the end
+        e[1].offset = 10;
+        e[1].length = UINT64_MAX - 5;
+        CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, e, 2), WSAEINVAL);  // wraps
+        e[1].length = 5;
+        e[1].file = INVALID_HANDLE_VALUE;
+        CHECK(iocpnet_start_transmit_packets(&u.t, &s, e, 2) != 0);
+        CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, e, 0), WSAEINVAL);
+        CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, e, 65536), WSAEINVAL);
+        CHECK_ERR(iocpnet_start_transmit_file(&u.t, &s, NULL, 0, 0, NULL, NULL), WSAEINVAL);
+        memset(&nothing, 0, sizeof nothing);
+        CHECK_ERR(iocpnet_start_transmit_file(&u.t, &s, NULL, 0, 0, &nothing, &nothing), WSAEINVAL);
+        u.t.flags = IOCPNET_REUSE;  // pitfall 46: not without DISCONNECT
+        CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, &good, 1), WSAEINVAL);
+        CHECK(!iocpnet_op_pending(&u.t.op));
+        CHECK_ERR(iocpnet_transmit_cancel(&u.t), WSAEINVAL);
+        peer_drain(iocp, 10);
+        CHECK_EQ(u.calls, 0);
+        CHECK_EQ(fake_calls, 0);
+        CloseHandle(file);
+        end();
+    }
+}
+
+static void a_mode_that_is_not_there_is_refused_and_automatic_finds_another(void)
+{
+    static const struct {
+        bool packets, file;
+        int automatic;
+    } cases[] = { { true, true, IOCPNET_TRANSMIT_PACKETS },
+                  { false, true, IOCPNET_TRANSMIT_FILE },
+                  { false, false, IOCPNET_TRANSMIT_COPY } };
+    int i, asked;
+    for (i = 0; i < 3; i++) {
+        HANDLE file;
+        fake_reset();
+        forget();
+        if (cases[i].packets) fault_instead(FAULT_TransmitPackets, (fault_fn *)fake_transmit_packets);
+        fault_missing(FAULT_TransmitPackets, !cases[i].packets);
+        fault_missing(FAULT_TransmitFile, !cases[i].file);
+        REQUIRE(begin(0, 1000, false));
+        file = make_file(5000, 3, false);
+        read_in_thread(1 << 20);
+        for (asked = 0; asked < 4; asked++) {
+            iocpnet_element e;
+            bool there = asked == 0 || asked == IOCPNET_TRANSMIT_COPY ||
+                         (asked == IOCPNET_TRANSMIT_PACKETS && cases[i].packets) ||
+                         (asked == IOCPNET_TRANSMIT_FILE && cases[i].file);
+            unit u;
+            T_NOTE("case %d, %s asked for", i, mode_names[asked]);
+            memset(&e, 0, sizeof e);
+            e.file = file;
+            unit_init(&u, asked);
+            CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, &e, 1), there ? 0 : WSAEOPNOTSUPP);
+            if (there) {
+                PUMP(iocp, u.calls == 1, PEER_MS);
+                CHECK_ERR(u.error, 0);
+                CHECK_EQ(u.t.mode_used, asked ? asked : cases[i].automatic);
+            }
+            CHECK(!iocpnet_op_pending(&u.t.op));
+        }
+        CloseHandle(file);
+        end();
+    }
+}
+
+static void the_iocps_mode_holds_where_the_unit_has_none(void)
+{
+    int m;
+    for (m = 0; m < 3; m++) {
+        iocpnet_element e;
+        HANDLE file;
+        unit u;
+        offer_packets();
+        REQUIRE(begin(modes[m], 1000, false));
+        file = make_file(5000, 3, false);
+        read_in_thread(1 << 20);
+        memset(&e, 0, sizeof e);
+        e.file = file;
+        unit_init(&u, 0);
+        CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, &e, 1), 0);
+        PUMP(iocp, u.calls == 1, PEER_MS);
+        CHECK_EQ(u.t.mode_used, modes[m]);
+        CloseHandle(file);
+        end();
+    }
+}
+
+// ---- sizes ---------------------------------------------------------------------------------------
+
+static void the_size_of_each_send_is_passed_on(void)
+{
+    int m;
+    for (m = 0; m < 3; m++) {
+        iocpnet_element e;
+        HANDLE file;
+        unit u;
+        offer_packets();
+        if (modes[m] == IOCPNET_TRANSMIT_FILE) {
+            fault_instead(FAULT_TransmitFile, (fault_fn *)fake_transmit_file);
+        }
+        REQUIRE(begin(0, 1000, false));
+        file = make_file(FILE_SIZE, 3, false);
+        read_in_thread(1 << 20);
+        memset(&e, 0, sizeof e);
+        e.file = file;
+        unit_init(&u, modes[m]);
+        u.t.send_size = 10000;
+        fault_fail(FAULT_WSASend, 1, 0, 0);  // counts from here
+        CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, &e, 1), 0);
+        PUMP(iocp, u.calls == 1, PEER_MS);
+        CHECK_ERR(u.error, 0);
+        CHECK_EQ(u.bytes, FILE_SIZE);
+        if (modes[m] == IOCPNET_TRANSMIT_COPY) {
+            CHECK_EQ(fault_count(FAULT_WSASend), (FILE_SIZE + 9999) / 10000);
+        } else {
+            CHECK_EQ(fake_each, 10000);
+        }
+        CloseHandle(file);
+        end();
+    }
+}
+
+// pitfall 42: nothing above 2^31 - 2 in one call, head and tail included; never a length of 0, which
+// would be the whole file; offsets that follow each other; flags and tail with the last only.
+static void above_two_gib_a_unit_is_cut_into_calls(void)
+{
+    static const uint64_t sizes[] = { 0x7FFFFFFEull,  0x7FFFFFFFull, 0x80000000ull,
+                                      0xFFFFFFFCull,  0xFFFFFFFDull, 0x100000000ull,
+                                      0x140000000ull, 5ull << 30 };
+    HANDLE file;
+    int m, with_ends;
+    size_t i;
+    for (m = 0; m < 2; m++) {
+        for (i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+            for (with_ends = 0; with_ends < 2; with_ends++) {
+                iocpnet_vec head, tail;
+                uint64_t total = sizes[i], at = 4096, sum = 0;
+                unit u;
+                int k;
+                T_NOTE("%s, %llu bytes, ends %d", mode_names[modes[m]], (unsigned long long)sizes[i],
+                       with_ends);
+                offer_packets();
+                fault_instead(FAULT_TransmitFile, (fault_fn *)fake_transmit_file);
+                fake_silent = modes[m] == IOCPNET_TRANSMIT_PACKETS;
+                REQUIRE(begin(0, 1000, false));
+                file = make_file((5ull << 30) + 8192, 0, false);
+                REQUIRE(file != NULL);
+                head.data = memory;
+                head.size = 100;
+                tail.data = memory;
+                tail.size = 200;
+                if (with_ends) total += 300;
+                unit_init(&u, modes[m]);
+                u.t.flags = IOCPNET_DISCONNECT | IOCPNET_REUSE;
+                CHECK_ERR(iocpnet_start_transmit_file(&u.t, &s, file, 4096, sizes[i],
+                                                      with_ends ? &head : NULL,
+                                                      with_ends ? &tail : NULL),
+                          0);
+                PUMP(iocp, u.calls == 1, PEER_MS);
+                CHECK_ERR(u.error, 0);
+                if (sizeof u.bytes > 4) CHECK_EQ(u.bytes, total);
+                CHECK_EQ(fake_wrong, 0);
+                CHECK(fake_calls >= (int)((total + UNIT_MAX - 1) / UNIT_MAX));
+                CHECK(fake_calls <= (int)((total + UNIT_MAX - 1) / UNIT_MAX) + 1);
+                for (k = 0; k < fake_calls; k++) {
+                    bool last = k == fake_calls - 1;
+                    sum += fake_bytes[k];
+                    CHECK_EQ(fake_flags[k] & (TF_DISCONNECT | TF_REUSE_SOCKET),
+                             last ? TF_DISCONNECT | TF_REUSE_SOCKET : 0);
+                    if (modes[m] != IOCPNET_TRANSMIT_FILE) continue;
+                    CHECK_EQ(fake_offset[k], at);
+                    at += fake_length[k];
+                    CHECK_EQ(fake_head[k], with_ends && k == 0 ? 100 : 0);
+                    if (!last) CHECK_EQ(fake_tail[k], 0);
+                }
+                CHECK_EQ(sum, total);
+                if (modes[m] == IOCPNET_TRANSMIT_FILE) CHECK_EQ(at, 4096 + sizes[i]);
+                CloseHandle(file);
+                end();
+            }
+        }
+    }
+}
+
+static void a_short_transfer_goes_on_where_it_stopped(void)
+{
+    iocpnet_element e;
+    HANDLE file;
+    unit u;
+    offer_packets();
+    fault_instead(FAULT_TransmitFile, (fault_fn *)fake_transmit_file);
+    fake_short = 30000;
+    REQUIRE(begin(0, 1000, false));
+    file = make_file(FILE_SIZE, 3, false);
+    memset(&e, 0, sizeof e);
+    e.file = file;
+    e.offset = 11;
+    unit_init(&u, IOCPNET_TRANSMIT_FILE);
+    u.t.flags = IOCPNET_DISCONNECT;
+    CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, &e, 1), 0);
+    PUMP(iocp, u.calls == 1, PEER_MS);
+    CHECK_ERR(u.error, 0);
+    CHECK_EQ(u.bytes, FILE_SIZE - 11);
+    CHECK_EQ(fake_calls, 2);
+    CHECK_EQ(fake_length[1], 30000);
+    CHECK_EQ(fake_offset[1], FILE_SIZE - 30000);
+    CloseHandle(file);
+    end();
+}
+
+// A file that has become shorter would never end: it is an error, told once.
+static void a_transfer_of_nothing_is_an_error(void)
+{
+    iocpnet_element e;
+    HANDLE file;
+    unit u;
+    offer_packets();
+    fault_instead(FAULT_TransmitFile, (fault_fn *)fake_transmit_file);
+    fake_short = FILE_SIZE;
+    REQUIRE(begin(0, 1000, false));
+    file = make_file(FILE_SIZE, 3, false);
+    memset(&e, 0, sizeof e);
+    e.file = file;
+    unit_init(&u, IOCPNET_TRANSMIT_FILE);
+    CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, &e, 1), 0);
+    PUMP(iocp, u.calls == 1, PEER_MS);
+    CHECK(u.error != 0);
+    CHECK_EQ(u.bytes, 0);
+    CHECK_EQ(fake_calls, 1);
+    CloseHandle(file);
+    end();
+}
+
+// ---- two at a time -------------------------------------------------------------------------------
+
+static struct {
+    SOCKET to;
+    OVERLAPPED *o;
+    DWORD bytes;
+} held[8];
+static int held_count;
+
+static void never_finished_packet(SOCKET to, OVERLAPPED *o, DWORD bytes)
+{
+    held[held_count].to = to;
+    held[held_count].o = o;
+    held[held_count++].bytes = bytes;
+}
+
+static BOOL WSAAPI stalled_transmit_file(SOCKET to, HANDLE file, DWORD length, DWORD each,
+                                         OVERLAPPED *o, TRANSMIT_FILE_BUFFERS *ends, DWORD flags)
+{
+    (void)file;
+    (void)each;
+    (void)ends;
+    (void)flags;
+    never_finished_packet(to, o, length);
+    SetLastError(WSA_IO_PENDING);
+    return FALSE;
+}
+
+// pitfall 43: two stalled downloads; the third and the fourth are read and sent.
+static void the_third_transfer_does_not_wait_for_the_first_two(void)
+{
+    iocpnet_element e;
+    HANDLE file;
+    unit u[5];
+    iocpnet_stats stats;
+    int i;
+    fake_reset();
+    forget();
+    fault_instead(FAULT_TransmitFile, (fault_fn *)stalled_transmit_file);
+    held_count = 0;
+    REQUIRE(begin(IOCPNET_TRANSMIT_FILE, 2, false));
+    file = make_file(5000, 3, false);
+    read_in_thread(1 << 20);
+    memset(&e, 0, sizeof e);
+    e.file = file;
+    for (i = 0; i < 4; i++) {
+        unit_init(&u[i], 0);
+        CHECK_ERR(iocpnet_start_transmit_packets(&u[i].t, &s, &e, 1), 0);
+        CHECK_EQ(u[i].t.mode_used, i < 2 ? IOCPNET_TRANSMIT_FILE : IOCPNET_TRANSMIT_COPY);
+        if (i >= 2) PUMP(iocp, u[i].calls == 1, PEER_MS);
+    }
+    CHECK_EQ(u[0].calls + u[1].calls, 0);
+    CHECK_EQ(held_count, 2);
+    iocpnet_iocp_stats(iocp, &stats);
+    CHECK_EQ(stats.count[IOCPNET_COUNT_TRANSMIT_COPIES], 2);
+    fault_complete(held[0].to, held[0].o, 0, held[0].bytes);
+    PUMP(iocp, u[0].calls == 1, PEER_MS);
+    CHECK_ERR(u[0].error, 0);
+    unit_init(&u[4], 0);  // there is room again
+    CHECK_ERR(iocpnet_start_transmit_packets(&u[4].t, &s, &e, 1), 0);
+    CHECK_EQ(u[4].t.mode_used, IOCPNET_TRANSMIT_FILE);
+    for (i = 1; i < 3; i++) fault_complete(held[i].to, held[i].o, 0, held[i].bytes);
+    PUMP(iocp, u[1].calls == 1 && u[4].calls == 1, PEER_MS);
+    CHECK_EQ(iocpnet__transmits, 0);
+    CloseHandle(file);
+    end();
+}
+
+static void a_failed_transfer_gives_its_turn_back(void)
+{
+    iocpnet_element e;
+    HANDLE file;
+    unit u;
+    int i;
+    fake_reset();
+    forget();
+    REQUIRE(begin(IOCPNET_TRANSMIT_FILE, 1, false));
+    file = make_file(5000, 3, false);
+    read_in_thread(1 << 20);
+    memset(&e, 0, sizeof e);
+    e.file = file;
+    for (i = 0; i < 3; i++) {
+        unit_init(&u, 0);
+        fault_fail(FAULT_TransmitFile, 1, 1, WSAENOBUFS);
+        CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, &e, 1), WSAENOBUFS);
+        CHECK_EQ(u.calls, 0);
+        CHECK(!iocpnet_op_pending(&u.t.op));
+        CHECK_EQ(iocpnet__transmits, 0);
+        CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, &e, 1), 0);
+        CHECK_EQ(u.t.mode_used, IOCPNET_TRANSMIT_FILE);
+        PUMP(iocp, u.calls == 1, PEER_MS);
+        CHECK_ERR(u.error, 0);
+    }
+    CloseHandle(file);
+    end();
+}
+
+// ---- flags, cancel, failure ----------------------------------------------------------------------
+
+// In copy mode the kit makes the disconnect itself, after the last byte.
+static void a_copied_unit_disconnects_too(void)
+{
+    int no_skip;
+    for (no_skip = 0; no_skip < 2; no_skip++) {
+        iocpnet_element e;
+        HANDLE file;
+        unit u;
+        T_NOTE("no_skip %d", no_skip);
+        fake_reset();
+        forget();
+        REQUIRE(begin(0, 1000, no_skip != 0));
+        file = make_file(FILE_SIZE, 3, false);
+        read_in_thread(1 << 20);
+        memset(&e, 0, sizeof e);
+        e.file = file;
+        unit_init(&u, IOCPNET_TRANSMIT_COPY);
+        u.t.flags = IOCPNET_DISCONNECT;
+        CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, &e, 1), 0);
+        PUMP(iocp, u.calls == 1, PEER_MS);
+        CHECK_ERR(u.error, 0);
+        CHECK_EQ(u.bytes, FILE_SIZE);
+        CHECK_EQ(WaitForSingleObject(r.thread.handle, PEER_MS), WAIT_OBJECT_0);
+        CHECK(r.finished);
+        CHECK_EQ(r.got, FILE_SIZE);
+        CHECK_EQ(fault_count(FAULT_DisconnectEx), 1);
+        CloseHandle(file);
+        end();
+    }
+}
+
+static void a_cancelled_unit_calls_back_once(void)
+{
+    static const int cancelled[] = { IOCPNET_TRANSMIT_FILE, IOCPNET_TRANSMIT_COPY };
+    enum { BIG = 16 << 20 };
+    char *big = (char *)calloc(1, BIG);
+    int i, memory_only;
+    REQUIRE(big != NULL);
+    for (i = 0; i < 2; i++) {
+        for (memory_only = 0; memory_only < 2; memory_only++) {
+            iocpnet_element e[2];
+            HANDLE file;
+            unit u;
+            iocpnet_error error;
+            T_NOTE("%s, %s", mode_names[cancelled[i]], memory_only ? "memory" : "file");
+            fake_reset();
+            forget();
+            REQUIRE(begin(0, 1000, false));
+            file = make_file(BIG, 3, false);
+            memset(e, 0, sizeof e);
+            if (memory_only) {
+                e[0].memory = big;
+                e[0].length = BIG;
+            } else {
+                e[0].file = file;
+            }
+            e[1].memory = big;
+            e[1].length = 100;
+            unit_init(&u, cancelled[i]);
+            CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, e, 2), 0);
+            peer_drain(iocp, 60);  // until the peer's and the system's buffers are full
+            CHECK_EQ(u.calls, 0);
+            error = iocpnet_transmit_cancel(&u.t);
+            CHECK(error == 0 || error == ERROR_NOT_FOUND);
+            PUMP(iocp, u.calls == 1, PEER_MS);
+            CHECK_ERR(u.error, WSA_OPERATION_ABORTED);
+            CHECK(u.bytes < BIG);
+            peer_drain(iocp, 20);
+            CHECK_EQ(u.calls, 1);
+            CHECK_EQ(iocpnet__transmits, 0);
+            CloseHandle(file);
+            end();
+        }
+    }
+    free(big);
+}
+
+static void no_step_follows_a_cancel(void)
+{
+    iocpnet_element e;
+    HANDLE file;
+    unit u;
+    forget();
+    fault_instead(FAULT_TransmitFile, (fault_fn *)stalled_transmit_file);
+    held_count = 0;
+    REQUIRE(begin(IOCPNET_TRANSMIT_FILE, 1000, false));
+    file = make_file(5ull << 30, 3, false);
+    memset(&e, 0, sizeof e);
+    e.file = file;
+    unit_init(&u, 0);
+    CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, &e, 1), 0);
+    iocpnet_transmit_cancel(&u.t);  // the system knows nothing of this operation: not found
+    fault_complete(held[0].to, held[0].o, 0, held[0].bytes);
+    PUMP(iocp, u.calls == 1, PEER_MS);
+    CHECK_ERR(u.error, WSA_OPERATION_ABORTED);
+    CHECK_EQ(held_count, 1);
+    CloseHandle(file);
+    end();
+}
+
+static void a_peer_that_resets_ends_the_unit_once(void)
+{
+    int m;
+    for (m = 1; m < 3; m++) {
+        iocpnet_element e;
+        HANDLE file;
+        unit u;
+        T_NOTE("%s", mode_names[modes[m]]);
+        fake_reset();
+        forget();
+        REQUIRE(begin(0, 1000, false));
+        file = make_file(16 << 20, 3, false);
+        memset(&e, 0, sizeof e);
+        e.file = file;
+        unit_init(&u, modes[m]);
+        CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, &e, 1), 0);
+        peer_drain(iocp, 60);
+        CHECK_EQ(u.calls, 0);
+        peer_abort(far_end);
+        far_end = INVALID_SOCKET;
+        PUMP(iocp, u.calls == 1, PEER_MS);
+        CHECK(u.error == WSAECONNRESET || u.error == WSAECONNABORTED);
+        CHECK(u.bytes < 16 << 20);
+        CHECK_EQ(iocpnet__transmits, 0);
+        CloseHandle(file);
+        end();
+    }
+}
+
+static void a_unit_in_flight_is_not_started_again(void)
+{
+    iocpnet_element e;
+    iocpnet_vec head;
+    HANDLE file;
+    unit u;
+    forget();
+    fault_instead(FAULT_TransmitFile, (fault_fn *)stalled_transmit_file);
+    held_count = 0;
+    REQUIRE(begin(IOCPNET_TRANSMIT_FILE, 1000, false));
+    file = make_file(5000, 3, false);
+    memset(&e, 0, sizeof e);
+    e.file = file;
+    head.data = memory;
+    head.size = 1;
+    unit_init(&u, 0);
+    CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, &e, 1), 0);
+    CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, &e, 1), WSAEINVAL);
+    CHECK_ERR(iocpnet_start_transmit_file(&u.t, &s, file, 0, 0, &head, NULL), WSAEINVAL);
+    CHECK_EQ(held_count, 1);
+    fault_complete(held[0].to, held[0].o, 0, held[0].bytes);
+    PUMP(iocp, u.calls == 1, PEER_MS);
+    CHECK_ERR(u.error, 0);
+    CHECK_EQ(u.bytes, 5000);
+    CloseHandle(file);
+    end();
+}
+
+int main(int argc, char **argv)
+{
+    WSADATA data;
+    t_begin(argc, argv, "transmit");
+    fault_reset();
+    WSAStartup(MAKEWORD(2, 2), &data);
+    T_RUN(a_unit_is_the_same_bytes_in_every_mode);
+    T_RUN(a_long_unit_is_cut_into_calls_of_many_pieces);
+    T_RUN(nothing_but_empty_files_calls_back_once_with_nothing);
+    T_RUN(head_file_and_tail_in_the_form_of_transmit_file);
+    T_RUN(bad_elements_are_refused);
+    T_RUN(a_mode_that_is_not_there_is_refused_and_automatic_finds_another);
+    T_RUN(the_iocps_mode_holds_where_the_unit_has_none);
+    T_RUN(the_size_of_each_send_is_passed_on);
+    T_RUN(above_two_gib_a_unit_is_cut_into_calls);
+    T_RUN(a_short_transfer_goes_on_where_it_stopped);
+    T_RUN(a_transfer_of_nothing_is_an_error);
+    T_RUN(the_third_transfer_does_not_wait_for_the_first_two);
+    T_RUN(a_failed_transfer_gives_its_turn_back);
+    T_RUN(a_copied_unit_disconnects_too);
+    T_RUN(a_cancelled_unit_calls_back_once);
+    T_RUN(no_step_follows_a_cancel);
+    T_RUN(a_peer_that_resets_ends_the_unit_once);
+    T_RUN(a_unit_in_flight_is_not_started_again);
+    WSACleanup();
+    return t_end();
+}

@@ -1,0 +1,97 @@
+#!/bin/bash
+# setup.sh run|test|bench|examples|check|format|ci: gets what that target needs. Silent when all is
+# there. Debian and Ubuntu only, as root or with sudo; elsewhere it says what to install.
+
+cd "$(dirname "$0")/../.." || exit 1
+
+missing=() packages=()
+
+# need WHAT PACKAGE: WHAT is a command, or a file if it starts with a slash
+need()
+{
+    if [[ $1 == /* ]]; then [ -e "$1" ] && return; else command -v "$1" >/dev/null && return; fi
+    missing+=("$1")
+    packages+=($2)
+}
+
+need_compiler()
+{
+    if [ "${ARCH:-x64}" = x86 ]; then
+        need i686-w64-mingw32-gcc gcc-mingw-w64-i686-win32
+    else
+        need x86_64-w64-mingw32-gcc gcc-mingw-w64-x86-64-win32
+    fi
+}
+
+need_wine()
+{
+    [ -n "${WINE:-}" ] && return
+    # Debian's wine takes the 64-bit half only where told to.
+    need wine 'wine wine64'
+}
+
+case ${1:-} in
+    run)
+        need_compiler
+        need_wine
+        ;;
+    bench)  # its load generator runs outside Wine
+        need_compiler
+        need_wine
+        need gcc gcc
+        need /usr/include/stdio.h libc6-dev
+        ;;
+    examples)
+        need_compiler
+        ;;
+    test)
+        need_compiler
+        need_wine
+        need python3 python3-minimal
+        need nc netcat-openbsd
+        ;;
+    check)
+        need_compiler
+        need cppcheck cppcheck
+        need clang-tidy clang-tidy
+        ;;
+    format)
+        need clang-format clang-format
+        ;;
+    ci)  # what only the wider compile tests use
+        need_compiler
+        need_wine
+        need python3 python3-minimal
+        need nc netcat-openbsd
+        need x86_64-w64-mingw32-g++ g++-mingw-w64-x86-64-win32
+        need i686-w64-mingw32-gcc gcc-mingw-w64-i686-win32
+        need i686-w64-mingw32-g++ g++-mingw-w64-i686-win32
+        need clang-19 clang-19
+        need clang-cl-19 clang-tools-19
+        need lld-link-19 lld-19
+        need /usr/include/wine/wine/windows/windows.h libwine-dev
+        ;;
+    *)
+        echo "usage: setup.sh run|test|bench|examples|check|format|ci" >&2
+        exit 2
+        ;;
+esac
+[ ${#missing[@]} -eq 0 ] && exit 0
+
+as_root=()
+if [ "$(id -u)" != 0 ]; then as_root=(sudo); fi
+if ! command -v apt-get >/dev/null || { [ "$(id -u)" != 0 ] && ! command -v sudo >/dev/null; }; then
+    echo "needs ${missing[*]}: install them first (Debian, Ubuntu: apt-get install ${packages[*]})" >&2
+    exit 1
+fi
+
+echo "needs ${missing[*]}: installing ${packages[*]} ..."
+mkdir -p build
+{
+    "${as_root[@]}" apt-get update -q &&
+        "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+            apt-get install -y -q --no-install-recommends "${packages[@]}"
+} >build/setup.log 2>&1 </dev/null && exit 0
+tail -n 5 build/setup.log >&2
+echo "could not install them; do it by hand: apt-get install ${packages[*]}" >&2
+exit 1
