@@ -564,12 +564,10 @@ struct iocpnet_op {
         uintptr_t internal, internal_high;
         uint32_t offset, offset_high;
         void *event;
-    } overlapped;           // an OVERLAPPED without its header; the layout is checked in I7
-    iocpnet_op_fn *done;    // yours
-    iocpnet_op_fn *finish;  // private: what the kit does first
-    iocpnet_iocp *iocp;     // private, as all below
+    } overlapped;         // an OVERLAPPED without its header; the layout is checked in I7
+    iocpnet_op_fn *done;  // yours
+    iocpnet_iocp *iocp;   // private, as all below
     uintptr_t handle;
-    iocpnet_op *next;
     volatile int32_t state;
     uint8_t kind;  // IOCPNET_OP_
     uint8_t flags;
@@ -1045,10 +1043,10 @@ IOCPNET_API iocpnet_error iocpnet_conn_set_user(iocpnet_conn conn, void *user);
 
 // The two ends' addresses.
 //
-//   local      false: the peer's
+//   local      false: the peer's. true: ours, asked of the system
 //
 // Returns    the address; size 0 for a dead name.
-// Threads    any.
+// Threads    the peer's: any; ours: a callback of this connection, before close.
 IOCPNET_API iocpnet_address iocpnet_conn_address(iocpnet_conn conn, bool local);
 
 #endif  // IOCPNET_NO_SERVER
@@ -2429,19 +2427,28 @@ IOCPNET__DEF void iocpnet_iocp_stats(iocpnet_iocp *iocp, iocpnet_stats *stats)
     iocpnet__sum(iocp, stats);
 }
 
+// Where a start's packet goes first; it ends in iocpnet__op_done. Forward, since the kinds are
+// those of the starts.
+static void iocpnet__start_finish(iocpnet_op *op, iocpnet_error error, size_t bytes);
+
+// The next op in a list. Only ops that the system does not have are in one, so a field of theirs
+// that is the system's serves.
+static iocpnet_op *iocpnet__op_next(const iocpnet_op *op)
+{
+    return (iocpnet_op *)op->overlapped.event;
+}
+
 // What a start does first: refuses misuse, writes every field, counts, enters the ledger.
 static iocpnet_error iocpnet__op_begin(iocpnet_op *op, iocpnet_iocp *iocp, uintptr_t handle,
-                                       int kind, iocpnet_op_fn *finish)
+                                       int kind)
 {
     IOCPNET_ASSERT(op->state == IOCPNET__IDLE && "the op is in flight");
     IOCPNET_ASSERT(op->done && "op.done is not set");
     if (op->state != IOCPNET__IDLE || !op->done) return WSAEINVAL;
 
     memset(&op->overlapped, 0, sizeof op->overlapped);
-    op->finish = finish;
     op->iocp = iocp;
     op->handle = handle;
-    op->next = NULL;
     op->kind = (uint8_t)kind;
     op->flags = 0;
 #ifdef IOCPNET_DEBUG
@@ -2503,11 +2510,7 @@ static void iocpnet__op_finish(iocpnet_op *op)
                               ? (iocpnet_error)op->overlapped.internal
                               : iocpnet_error_from_status((uint32_t)op->overlapped.internal);
 
-    if (op->finish) {
-        op->finish(op, error, bytes);
-    } else {
-        iocpnet__op_done(op, error, bytes);
-    }
+    iocpnet__start_finish(op, error, bytes);
 }
 
 // Sends a packet for an op through the port; if the system can't, through the overflow list.
@@ -2523,7 +2526,7 @@ static void iocpnet__op_post(iocpnet_iocp *iocp, iocpnet_op *op)
     iocpnet__count(iocp, IOCPNET_COUNT_POST_FAILURES, 1);
     do {
         first = iocpnet__load_pointer(&iocp->overflow);
-        op->next = (iocpnet_op *)first;
+        op->overlapped.event = first;
     } while (!iocpnet__cas_pointer(&iocp->overflow, first, op));
 }
 
@@ -2543,9 +2546,9 @@ static void iocpnet__op_finished_at_once(iocpnet_iocp *iocp, iocpnet_op *op, siz
     }
     worker->inline_left--;
     iocpnet__count_own(&worker->counters.count[IOCPNET_COUNT_IN_PLACE], 1);
-    op->next = NULL;
+    op->overlapped.event = NULL;
     if (worker->inline_last) {
-        worker->inline_last->next = op;
+        worker->inline_last->overlapped.event = op;
     } else {
         worker->inline_first = op;
     }
@@ -2570,7 +2573,7 @@ static void iocpnet__run_op(iocpnet__worker *worker, iocpnet_op *op)
     iocpnet__op_finish(op);
     while (worker->inline_first) {
         op = worker->inline_first;
-        worker->inline_first = op->next;
+        worker->inline_first = iocpnet__op_next(op);
         if (!worker->inline_first) worker->inline_last = NULL;
         iocpnet__op_finish(op);
     }
@@ -2608,12 +2611,12 @@ static bool iocpnet__run_overflow(iocpnet__worker *worker)
     if (!iocpnet__load_pointer(&worker->iocp->overflow)) return false;
     list = (iocpnet_op *)iocpnet__exchange_pointer(&worker->iocp->overflow, NULL);
     for (op = list; op; op = next) {
-        next = op->next;
-        op->next = ordered;
+        next = iocpnet__op_next(op);
+        op->overlapped.event = ordered;
         ordered = op;
     }
     for (op = ordered; op; op = next) {
-        next = op->next;
+        next = iocpnet__op_next(op);
         iocpnet__run_op(worker, op);
     }
     return list != NULL;
@@ -2888,7 +2891,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_post(iocpnet_iocp *iocp, iocpnet_op *op,
     iocpnet_error misuse;
 
     if (iocpnet__load(&iocp->state) == IOCPNET__STOPPED) return WSAESHUTDOWN;
-    misuse = iocpnet__op_begin(op, iocp, 0, IOCPNET_OP_POST, NULL);
+    misuse = iocpnet__op_begin(op, iocp, 0, IOCPNET_OP_POST);
     if (misuse) return misuse;
     op->flags = IOCPNET__POSTED;
     op->overlapped.internal = (uintptr_t)(uint32_t)error;
@@ -3568,8 +3571,7 @@ IOCPNET__DEF iocpnet_error iocpnet_start_accept(iocpnet_accept *accept,
 
     if (data && (size <= IOCPNET_ACCEPT_ROOM || size > INT32_MAX)) return WSAEINVAL;
     if (!accept_ex) return WSAEOPNOTSUPP;
-    error = iocpnet__op_begin(&accept->op, iocp, listener->handle, IOCPNET_OP_ACCEPT,
-                              iocpnet__accept_finish);
+    error = iocpnet__op_begin(&accept->op, iocp, listener->handle, IOCPNET_OP_ACCEPT);
     if (error) return error;
     accept->listener = listener->handle;
     accept->socket = socket->handle;
@@ -3608,7 +3610,7 @@ IOCPNET__DEF iocpnet_error iocpnet_start_connect(iocpnet_op *op, const iocpnet_s
 
     if (!address->size || size > INT32_MAX) return WSAEINVAL;
     if (!connect_ex) return WSAEOPNOTSUPP;
-    error = iocpnet__op_begin(op, iocp, handle, IOCPNET_OP_CONNECT, iocpnet__connect_finish);
+    error = iocpnet__op_begin(op, iocp, handle, IOCPNET_OP_CONNECT);
     if (error) return error;
 
     // A bind to the wildcard takes a port of its own for each socket, and there are only 16,384;
@@ -3653,8 +3655,7 @@ IOCPNET__DEF iocpnet_error iocpnet_start_disconnect(iocpnet_op *op, const iocpne
     int code = 0;
 
     if (!disconnect_ex) return WSAEOPNOTSUPP;
-    error = iocpnet__op_begin(op, iocp, socket->handle, IOCPNET_OP_DISCONNECT,
-                              iocpnet__disconnect_finish);
+    error = iocpnet__op_begin(op, iocp, socket->handle, IOCPNET_OP_DISCONNECT);
     if (error) return error;
     op->flags = reuse ? IOCPNET__REUSING : 0;
     if (skip && iocp->wine) {
@@ -3706,7 +3707,7 @@ IOCPNET__DEF iocpnet_error iocpnet_start_recv(iocpnet_op *op, const iocpnet_sock
     int code = 0;
 
     if (size > INT32_MAX) return WSAEINVAL;
-    error = iocpnet__op_begin(op, iocp, socket->handle, IOCPNET_OP_RECV, iocpnet__recv_finish);
+    error = iocpnet__op_begin(op, iocp, socket->handle, IOCPNET_OP_RECV);
     if (error) return error;
     buffer.len = (ULONG)size;
     buffer.buf = size ? (char *)data : (char *)(uintptr_t)iocpnet__nothing;
@@ -3732,7 +3733,7 @@ IOCPNET__DEF iocpnet_error iocpnet_start_send(iocpnet_op *op, const iocpnet_sock
     for (i = 0; i < count; i++)
         total += vec[i].size;
     if (total > INT32_MAX) return WSAEINVAL;
-    error = iocpnet__op_begin(op, iocp, socket->handle, IOCPNET_OP_SEND, iocpnet__send_finish);
+    error = iocpnet__op_begin(op, iocp, socket->handle, IOCPNET_OP_SEND);
     if (error) return error;
     if (IOCPNET_OS(WSASend)(socket->handle, (WSABUF *)(uintptr_t)vec, (DWORD)count, &bytes, 0,
                             (OVERLAPPED *)(void *)&op->overlapped, NULL)) {
@@ -3831,8 +3832,7 @@ IOCPNET__DEF iocpnet_error iocpnet_start_recvfrom(iocpnet_datagram *datagram,
     int code;
 
     if (size > INT32_MAX) return WSAEINVAL;
-    error =
-        iocpnet__op_begin(op, iocp, socket->handle, IOCPNET_OP_RECVFROM, iocpnet__recvfrom_finish);
+    error = iocpnet__op_begin(op, iocp, socket->handle, IOCPNET_OP_RECVFROM);
     if (error) return error;
     datagram->data = data;
     datagram->size = (uint32_t)size;
@@ -3863,7 +3863,7 @@ IOCPNET__DEF iocpnet_error iocpnet_start_sendto(iocpnet_op *op, const iocpnet_so
 
     if (!address->size) return WSAEINVAL;
     if (size > (size_t)(address->u.family == AF_INET6 ? 65527 : 65507)) return WSAEMSGSIZE;
-    error = iocpnet__op_begin(op, iocp, socket->handle, IOCPNET_OP_SENDTO, iocpnet__send_finish);
+    error = iocpnet__op_begin(op, iocp, socket->handle, IOCPNET_OP_SENDTO);
     if (error) return error;
     buffer.len = (ULONG)size;
     buffer.buf = size ? (char *)(uintptr_t)data : (char *)(uintptr_t)iocpnet__nothing;
@@ -3873,6 +3873,34 @@ IOCPNET__DEF iocpnet_error iocpnet_start_sendto(iocpnet_op *op, const iocpnet_so
         code = IOCPNET_OS(WSAGetLastError)();
     }
     return iocpnet__op_issued(iocp, op, skip, code, bytes);
+}
+
+static void iocpnet__start_finish(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    switch (op->kind) {
+    case IOCPNET_OP_ACCEPT:
+        iocpnet__accept_finish(op, error, bytes);
+        break;
+    case IOCPNET_OP_CONNECT:
+        iocpnet__connect_finish(op, error, bytes);
+        break;
+    case IOCPNET_OP_DISCONNECT:
+        iocpnet__disconnect_finish(op, error, bytes);
+        break;
+    case IOCPNET_OP_RECV:
+        iocpnet__recv_finish(op, error, bytes);
+        break;
+    case IOCPNET_OP_SEND:
+    case IOCPNET_OP_SENDTO:
+        iocpnet__send_finish(op, error, bytes);
+        break;
+    case IOCPNET_OP_RECVFROM:
+        iocpnet__recvfrom_finish(op, error, bytes);
+        break;
+    default:
+        iocpnet__op_done(op, error, bytes);
+        break;
+    }
 }
 
 // Where an element's bytes are: a file's range is asked of the file, which must hold all of it.
@@ -4034,8 +4062,7 @@ static iocpnet_error iocpnet__transmit_by_packets(iocpnet_transmit *transmit)
         room -= packets[n++].length;
     }
     flags = iocpnet__transmit_flags(transmit, whole && iocpnet__transmit_is_last(transmit, i - 1));
-    error = iocpnet__op_begin(step, iocp, transmit->socket.handle, IOCPNET_OP_SEND,
-                              iocpnet__send_finish);
+    error = iocpnet__op_begin(step, iocp, transmit->socket.handle, IOCPNET_OP_SEND);
     if (error) return error;
     if (!send(transmit->socket.handle, packets, n, transmit->send_size,
               (OVERLAPPED *)(void *)&step->overlapped, flags)) {
@@ -4085,8 +4112,7 @@ static iocpnet_error iocpnet__transmit_by_file(iocpnet_transmit *transmit, uint3
         room -= ends->TailLength;
     }
     flags = iocpnet__transmit_flags(transmit, whole && iocpnet__transmit_is_last(transmit, last));
-    error = iocpnet__op_begin(step, iocp, transmit->socket.handle, IOCPNET_OP_SEND,
-                              iocpnet__send_finish);
+    error = iocpnet__op_begin(step, iocp, transmit->socket.handle, IOCPNET_OP_SEND);
     if (error) return error;
     step->overlapped.offset = (uint32_t)offset;
     step->overlapped.offset_high = (uint32_t)(offset >> 32);
@@ -4246,7 +4272,7 @@ static iocpnet_error iocpnet__transmit_begin(iocpnet_transmit *transmit,
     }
     if (transmit->flags & IOCPNET_REUSE && !(transmit->flags & IOCPNET_DISCONNECT))
         return WSAEINVAL;
-    error = iocpnet__op_begin(&transmit->op, iocp, socket->handle, IOCPNET_OP_TRANSMIT, NULL);
+    error = iocpnet__op_begin(&transmit->op, iocp, socket->handle, IOCPNET_OP_TRANSMIT);
     if (error) return error;
     memset(&transmit->step, 0, sizeof transmit->step);
     transmit->step.done = iocpnet__transmit_stepped;
@@ -4376,7 +4402,6 @@ static uint32_t iocpnet__or_default(uint32_t value, uint32_t normal)
 static void iocpnet__listener_put_back(iocpnet_listener *listener, iocpnet__waiting *slot)
 {
     iocpnet__lock_enter(&listener->lock);
-    slot->posted = false;
     slot->next = listener->free;
     listener->free = slot;
     iocpnet__lock_leave(&listener->lock);
@@ -4390,6 +4415,9 @@ static void iocpnet__listener_accepted(iocpnet_op *op, iocpnet_error error, size
     iocpnet__waiting *slot = IOCPNET_OUTER(accept, iocpnet__waiting, accept);
     iocpnet_listener *listener = slot->listener;
 
+    iocpnet__lock_enter(&listener->lock);
+    slot->posted = false;  // from here on the sweep leaves its socket alone
+    iocpnet__lock_leave(&listener->lock);
     if (error) {
         if (!listener->closed) iocpnet__count(listener->iocp, IOCPNET_COUNT_ACCEPTS_FAILED, 1);
         iocpnet_socket_close(&slot->socket);
@@ -4591,18 +4619,24 @@ enum {
     IOCPNET__RETRY = 0x1000,    // try again what the system had no memory for
     IOCPNET__GONE = 0x2000      // disconnected for reuse
 };
+enum { IOCPNET__ROUNDS_MAX = 32 };  // looks at the bits in one run
 
 typedef struct iocpnet__send {
     iocpnet_op op;
-    iocpnet__conn *conn;
     iocpnet_buffer *first;  // what it sends, linked by next
     uint32_t bytes;
 } iocpnet__send;
 
+// A second one, where SO_SNDBUF is 0.
+typedef struct iocpnet__send_2 {
+    iocpnet__send send;
+    iocpnet__conn *conn;
+} iocpnet__send_2;
+
 struct iocpnet__conn {
     iocpnet_op recv, notify;
     iocpnet__send send;
-    iocpnet__send *second;  // SO_SNDBUF 0 only
+    iocpnet__send_2 *second;
     iocpnet_listener *listener;
     uintptr_t handle;
     uint64_t id;
@@ -4615,14 +4649,13 @@ struct iocpnet__conn {
     // All below is the runner's.
     iocpnet_buffer *head, *tail;  // the send queue
     iocpnet_buffer *buffer;       // to receive into, or received
-    uint64_t active_ms;           // when something last moved
-    uint64_t closing_ms;          // when closing began; 0: it has not
+    uint64_t since_ms;            // when something last moved, or when closing began
     iocpnet_error error;
     uint8_t reason;
     bool reasoned, receiving, zero, sending, sending_2, finished, shut, closed, disconnecting,
-        starved, timed, refused, paused, opened, more, skip;
-    unsigned char peer[28], local[28];
-    uint8_t address_size;
+        starved, timed, refused, paused, opened, more, skip, awaits;
+    uint8_t peer_size;
+    unsigned char peer[28];
 };
 
 // Names. A slot's word holds generation (32 bits), LIVE (1 bit) and references (31 bits), so that
@@ -4630,11 +4663,13 @@ struct iocpnet__conn {
 // each 4,096 connections that were ever open at once, for the life of the process.
 typedef struct iocpnet__name {
     volatile int64_t word;
-    iocpnet__conn *conn;
-    uint32_t next, unused;  // the free list; 0 ends it
+    union {
+        iocpnet__conn *conn;
+        uint32_t next;  // while free: the next free one; 0 ends the list
+    } u;
 } iocpnet__name;
 
-enum { IOCPNET__NAME_CHUNK = 2048, IOCPNET__NAME_CHUNKS = 512 };
+enum { IOCPNET__NAME_CHUNK = 4096, IOCPNET__NAME_CHUNKS = 256 };
 static const int64_t iocpnet__name_live = 0x80000000;
 static iocpnet__name *volatile iocpnet__names[IOCPNET__NAME_CHUNKS];
 static volatile int32_t iocpnet__name_count;  // slots made; written under iocpnet__lock
@@ -4655,7 +4690,7 @@ static bool iocpnet__name_take(iocpnet__conn *conn)
     iocpnet__lock_enter(&iocpnet__lock);
     index = iocpnet__name_free_first;
     if (index) {
-        iocpnet__name_free_first = iocpnet__name_at(index)->next;
+        iocpnet__name_free_first = iocpnet__name_at(index)->u.next;
         if (!iocpnet__name_free_first) iocpnet__name_free_last = 0;
     } else if (iocpnet__name_count < IOCPNET__NAME_CHUNK * IOCPNET__NAME_CHUNKS - 1) {
         uint32_t fresh = (uint32_t)iocpnet__name_count + 1;
@@ -4673,7 +4708,7 @@ static bool iocpnet__name_take(iocpnet__conn *conn)
     iocpnet__lock_leave(&iocpnet__lock);
     if (!index) return false;
     name = iocpnet__name_at(index);
-    name->conn = conn;
+    name->u.conn = conn;
     generation = (uint64_t)iocpnet__load64(&name->word) >> 32;
     conn->id = generation << 32 | index;
     iocpnet__cas64(&name->word, (int64_t)(generation << 32),
@@ -4694,7 +4729,7 @@ static iocpnet__conn *iocpnet__name_enter(uint64_t id)
         word = iocpnet__load64(&name->word);
         if ((uint64_t)word >> 32 != id >> 32 || !(word & iocpnet__name_live)) return NULL;
     } while (!iocpnet__cas64(&name->word, word, word + 1));
-    return name->conn;
+    return name->u.conn;
 }
 
 static void iocpnet__conn_free(iocpnet__conn *conn);
@@ -4718,9 +4753,9 @@ static void iocpnet__name_leave(iocpnet__conn *conn, bool kill)
     iocpnet__conn_free(conn);
     if ((uint64_t)next >> 32 == 0xFFFFFFFF) return;  // its generations are used up: retired
     iocpnet__lock_enter(&iocpnet__lock);
-    name->next = 0;
+    name->u.next = 0;
     if (iocpnet__name_free_last) {
-        iocpnet__name_at(iocpnet__name_free_last)->next = index;
+        iocpnet__name_at(iocpnet__name_free_last)->u.next = index;
     } else {
         iocpnet__name_free_first = index;
     }
@@ -4804,10 +4839,14 @@ static void iocpnet__conn_received(iocpnet_op *op, iocpnet_error error, size_t b
 
 static void iocpnet__conn_sent(iocpnet_op *op, iocpnet_error error, size_t bytes)
 {
-    iocpnet__send *send = IOCPNET_OUTER(op, iocpnet__send, op);
-
     iocpnet__keep_result(op, error, bytes);
-    iocpnet__conn_packet(send->conn, send == &send->conn->send ? IOCPNET__SENT : IOCPNET__SENT_2);
+    iocpnet__conn_packet(IOCPNET_OUTER(op, iocpnet__conn, send.op), IOCPNET__SENT);
+}
+
+static void iocpnet__conn_sent_2(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    iocpnet__keep_result(op, error, bytes);
+    iocpnet__conn_packet(IOCPNET_OUTER(op, iocpnet__send_2, send.op)->conn, IOCPNET__SENT_2);
 }
 
 static void iocpnet__conn_disconnected(iocpnet_op *op, iocpnet_error error, size_t bytes)
@@ -4848,7 +4887,7 @@ static void iocpnet__conn_cut(iocpnet__conn *conn, bool reset)
 
     iocpnet__store(&conn->closing, 1);
     iocpnet__conn_drop_queue(conn);
-    if (conn->closed || conn->disconnecting) return;
+    if (conn->closed) return;
     conn->closed = true;
     if (reset) {
         linger.l_onoff = 1;
@@ -4856,7 +4895,7 @@ static void iocpnet__conn_cut(iocpnet__conn *conn, bool reset)
         IOCPNET_OS(setsockopt)
         (conn->handle, SOL_SOCKET, SO_LINGER, (const char *)&linger, sizeof linger);
     }
-    if (conn->receiving || conn->sending || conn->sending_2) {
+    if (conn->receiving || conn->sending || conn->sending_2 || conn->disconnecting) {
         IOCPNET_OS(CancelIoEx)((HANDLE)conn->handle, NULL);
     }
     socket = iocpnet__conn_socket(conn);
@@ -4929,10 +4968,8 @@ static void iocpnet__conn_send_one(iocpnet__conn *conn, iocpnet__send *send, boo
     conn->head = rest;
     if (!rest) conn->tail = NULL;
     last->next = NULL;
-    send->conn = conn;
     send->first = first;
     send->bytes = bytes;
-    send->op.done = iocpnet__conn_sent;
     *sending = true;
     error = iocpnet_start_send(&send->op, &socket, vec, n);
     if (!error) return;
@@ -4950,7 +4987,7 @@ static void iocpnet__conn_flush(iocpnet__conn *conn)
         iocpnet__conn_send_one(conn, &conn->send, &conn->sending);
     }
     if (conn->second && conn->head && !conn->sending_2 && !conn->closed && !conn->starved) {
-        iocpnet__conn_send_one(conn, conn->second, &conn->sending_2);
+        iocpnet__conn_send_one(conn, &conn->second->send, &conn->sending_2);
     }
 }
 
@@ -4973,7 +5010,7 @@ static void iocpnet__conn_send_done(iocpnet__conn *conn, iocpnet__send *send, bo
         if (!conn->closed) iocpnet__conn_fail(conn, error);  // how much has left is not known
         return;
     }
-    if (conn->listener->desc.idle_ms) conn->active_ms = iocpnet__now();
+    if (conn->listener->desc.idle_ms && !conn->awaits) conn->since_ms = iocpnet__now();
     while (buffer && bytes >= buffer->used - buffer->sent) {
         iocpnet_buffer *next = buffer->next;
         bytes -= buffer->used - buffer->sent;
@@ -4993,7 +5030,8 @@ static void iocpnet__conn_send_done(iocpnet__conn *conn, iocpnet__send *send, bo
 static void iocpnet__conn_close_begins(iocpnet__conn *conn)
 {
     iocpnet__store(&conn->closing, 1);
-    if (!conn->closing_ms) conn->closing_ms = iocpnet__now();
+    if (!conn->awaits) conn->since_ms = iocpnet__now();
+    conn->awaits = true;
     iocpnet__conn_time(conn, true);
 }
 
@@ -5024,7 +5062,7 @@ static void iocpnet__conn_receive_done(iocpnet__conn *conn)
         iocpnet__conn_finish_reading(conn);
     } else if (!iocpnet__load(&conn->closing)) {
         conn->more = bytes == conn->buffer->size;
-        if (conn->listener->desc.idle_ms) conn->active_ms = iocpnet__now();
+        if (conn->listener->desc.idle_ms && !conn->awaits) conn->since_ms = iocpnet__now();
         conn->listener->desc.on.data(iocpnet__conn_name(conn), conn->buffer->data, bytes);
     }
 }
@@ -5076,6 +5114,7 @@ static void iocpnet__conn_disconnect_done(iocpnet__conn *conn)
     bool kept = false;
 
     conn->disconnecting = false;
+    if (conn->closed) return;  // cut meanwhile
     if (!error) {
         iocpnet__lock_enter(&listener->lock);
         kept = !listener->closed && listener->spares < listener->desc.accepts_max &&
@@ -5102,7 +5141,8 @@ static void iocpnet__conn_obey(iocpnet__conn *conn, int32_t bits)
         if (on->open) on->open(iocpnet__conn_name(conn), conn->listener->desc.user);
     }
     if (bits & IOCPNET__SENT) iocpnet__conn_send_done(conn, &conn->send, &conn->sending);
-    if (bits & IOCPNET__SENT_2) iocpnet__conn_send_done(conn, conn->second, &conn->sending_2);
+    if (bits & IOCPNET__SENT_2)
+        iocpnet__conn_send_done(conn, &conn->second->send, &conn->sending_2);
     if (bits & IOCPNET__RECEIVED) iocpnet__conn_receive_done(conn);
     if (bits & IOCPNET__GONE) iocpnet__conn_disconnect_done(conn);
     if (bits & IOCPNET__RETRY) conn->starved = false;
@@ -5196,10 +5236,17 @@ static void iocpnet__conn_run(iocpnet__conn *conn)
     uintptr_t handle = worker->handle;
     int32_t bits;
     bool over = false;
+    int rounds = 0;
 
     worker->running = conn;
     worker->handle = conn->handle;
     do {
+        if (++rounds > IOCPNET__ROUNDS_MAX) {
+            // Other workers keep bringing its packets: everybody else has a turn first. BUSY stays.
+            worker->running = NULL;
+            (void)iocpnet_iocp_post(conn->listener->iocp, &conn->notify, 0, 0);
+            return;
+        }
         bits = iocpnet__exchange(&conn->bits, IOCPNET__BUSY) & ~IOCPNET__BUSY;
         iocpnet__conn_obey(conn, bits);
         if (conn->closed || !(iocpnet__load(&conn->bits) & ~IOCPNET__BUSY))
@@ -5215,12 +5262,12 @@ static void iocpnet__conn_begin(iocpnet__waiting *slot, size_t bytes)
 {
     iocpnet_listener *listener = slot->listener;
     iocpnet__conn *conn = (iocpnet__conn *)iocpnet_pool_take_object(listener->conns);
-    iocpnet__send *second = NULL;
+    iocpnet__send_2 *second = NULL;
     int zero = 0;
 
     if (!conn) goto refuse;
     if (listener->desc.sndbuf_0) {
-        second = (iocpnet__send *)iocpnet__alloc(sizeof *second);
+        second = (iocpnet__send_2 *)iocpnet__alloc(sizeof *second);
         if (!second) goto refuse;
         IOCPNET_OS(setsockopt)
         (slot->socket.handle, SOL_SOCKET, SO_SNDBUF, (const char *)&zero, sizeof zero);
@@ -5231,12 +5278,16 @@ static void iocpnet__conn_begin(iocpnet__waiting *slot, size_t bytes)
     conn->handle = slot->socket.handle;
     conn->skip = slot->socket.skip;
     conn->user = listener->desc.user;
+    conn->send.op.done = iocpnet__conn_sent;
+    if (second) {
+        second->conn = conn;
+        second->send.op.done = iocpnet__conn_sent_2;
+    }
     conn->recv.done = iocpnet__conn_received;
     conn->notify.done = iocpnet__conn_notified;
-    conn->address_size = (uint8_t)slot->accept.peer.size;
+    conn->peer_size = (uint8_t)slot->accept.peer.size;
     memcpy(conn->peer, &slot->accept.peer.u, sizeof conn->peer);
-    memcpy(conn->local, &slot->accept.local.u, sizeof conn->local);
-    conn->active_ms = iocpnet__now();
+    conn->since_ms = iocpnet__now();
     conn->bits = IOCPNET__BUSY | IOCPNET__OPEN;
     if (slot->buffer) {
         // The first bytes are there already: as if a receive had brought them.
@@ -5389,6 +5440,9 @@ IOCPNET__DEF iocpnet_error iocpnet_conn_send(iocpnet_conn name, const void *data
         if (size <= limit) iocpnet__add(&conn->queued, -(int32_t)size);
         iocpnet__count(conn->listener->iocp, IOCPNET_COUNT_SENDS_REFUSED, 1);
         conn->refused = true;
+        if (!own && (uint32_t)iocpnet__load(&conn->queued) <= limit / 2) {
+            iocpnet__conn_signal(conn, IOCPNET__OFFERED);  // the room came before the flag
+        }
         error = conn->listener->desc.refuse_slow ? WSAEWOULDBLOCK : WSAENOBUFS;
     } else if (size && !iocpnet__conn_queue(conn, own, (const char *)data, size)) {
         iocpnet__count(conn->listener->iocp, IOCPNET_COUNT_NO_BUFFERS, 1);
@@ -5433,7 +5487,12 @@ IOCPNET__DEF iocpnet_address iocpnet_conn_address(iocpnet_conn name, bool local)
 
     memset(&address, 0, sizeof address);
     if (!conn) return address;
-    iocpnet__address_set(&address, local ? conn->local : conn->peer, conn->address_size);
+    if (local && own) {
+        iocpnet_socket socket = iocpnet__conn_socket(conn);
+        if (!conn->closed) (void)iocpnet_socket_address(&socket, &address);
+    } else if (!local) {
+        iocpnet__address_set(&address, conn->peer, conn->peer_size);
+    }
     iocpnet__conn_leave(conn, own);
     return address;
 }
@@ -5455,10 +5514,10 @@ static void iocpnet__conn_each(iocpnet_iocp *iocp, int32_t stop_bits, uint64_t n
             const iocpnet_listener_desc *desc = &conn->listener->desc;
 
             // Read while it may be running: values of a moment ago are as good.
-            if (conn->closing_ms) {
-                if (now > conn->closing_ms + desc->close_ms) bits |= IOCPNET__LATE;
+            if (conn->awaits) {
+                if (now > conn->since_ms + desc->close_ms) bits |= IOCPNET__LATE;
             } else if (desc->idle_ms && !iocpnet__load(&conn->closing)) {
-                if (now > conn->active_ms + desc->idle_ms) bits |= IOCPNET__LATE;
+                if (now > conn->since_ms + desc->idle_ms) bits |= IOCPNET__LATE;
             }
             if (conn->starved) bits |= IOCPNET__RETRY;
             if (bits) iocpnet__conn_signal(conn, bits);

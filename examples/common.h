@@ -227,7 +227,7 @@ static inline void common_print_stats(iocpnet_iocp *iocp, uint64_t ms, bool fina
 
 #ifndef IOCPNET_NO_SERVER
 
-    #define COMMON_STOP_MS 5000  // how long a graceful stop may drain
+#define COMMON_STOP_MS 5000  // how long a graceful stop may drain
 
 // What every example server can be told. Zero means [the default].
 typedef struct common_server {
@@ -242,27 +242,27 @@ typedef struct common_server {
     uint32_t accepts[2];
 } common_server;
 
-    // Rows for an option table. s is a common_server with static storage.
-    // clang-format off
-    #define COMMON_SERVER_OPTIONS(s) \
-        { "--host", "ADDRESS", COMMON_TEXT, &(s).host, 0, 0, \
-          "numeric address to listen on [127.0.0.1]" }, \
-        { "--port", "N", COMMON_NUMBER, &(s).port, 0, 65535, \
-          "TCP port; 0: the system picks one [0]" }, \
-        { "--threads", "N", COMMON_NUMBER, &(s).threads, 0, 1024, \
-          "workers; 0: one per processor [0]" }, \
-        { "--seconds", "N", COMMON_NUMBER, &(s).seconds, 0, 4000000, \
-          "stop by itself after this; 0: never [0]" }, \
-        { "--stats-ms", "N", COMMON_NUMBER, &(s).stats_ms, 0, 4000000, \
-          "print counters as JSON this often; 0: never [0]" }, \
-        { "--max-connections", "N", COMMON_NUMBER, &(s).max_connections, 1, 1000000, \
-          "stop accepting at so many [10000]" }, \
-        { "--send-limit", "BYTES", COMMON_NUMBER, &(s).send_limit, 1, 1u << 30, \
-          "queued to send on one connection [262144]" }, \
-        { "--idle-ms", "N", COMMON_NUMBER, &(s).idle_ms, 0, 4000000000, \
-          "close a connection silent this long; 0: never [0]" }, \
-        { "--accepts", "MIN:MAX", COMMON_RANGE, (s).accepts, 1, 10000, \
-          "AcceptEx calls kept waiting [8:64]" }
+// Rows for an option table. s is a common_server with static storage.
+// clang-format off
+#define COMMON_SERVER_OPTIONS(s) \
+    { "--host", "ADDRESS", COMMON_TEXT, &(s).host, 0, 0, \
+      "numeric address to listen on [127.0.0.1]" }, \
+    { "--port", "N", COMMON_NUMBER, &(s).port, 0, 65535, \
+      "TCP port; 0: the system picks one [0]" }, \
+    { "--threads", "N", COMMON_NUMBER, &(s).threads, 0, 1024, \
+      "workers; 0: one per processor [0]" }, \
+    { "--seconds", "N", COMMON_NUMBER, &(s).seconds, 0, 4000000, \
+      "stop by itself after this; 0: never [0]" }, \
+    { "--stats-ms", "N", COMMON_NUMBER, &(s).stats_ms, 0, 4000000, \
+      "print counters as JSON this often; 0: never [0]" }, \
+    { "--max-connections", "N", COMMON_NUMBER, &(s).max_connections, 1, 1000000, \
+      "stop accepting at so many [10000]" }, \
+    { "--send-limit", "BYTES", COMMON_NUMBER, &(s).send_limit, 1, 1u << 30, \
+      "queued to send on one connection; reading stops at half [262144]" }, \
+    { "--idle-ms", "N", COMMON_NUMBER, &(s).idle_ms, 0, 4000000000, \
+      "close a connection silent this long; 0: never [0]" }, \
+    { "--accepts", "MIN:MAX", COMMON_RANGE, (s).accepts, 1, 10000, \
+      "AcceptEx calls kept waiting [8:64]" }
 // clang-format on
 
 // What --seconds and --stats-ms need: a thread that waits, and stops the iocp or prints.
@@ -319,6 +319,10 @@ static inline int common_serve(const char *program, const common_server *server,
     listener_desc.port = (uint16_t)server->port;
     listener_desc.max_connections = server->max_connections;
     listener_desc.send_limit_bytes = server->send_limit;
+    if (server->send_limit && server->send_limit < 32768) {
+        // Reading stops at half the limit, and what one receive brings must then still fit in.
+        listener_desc.buffer_bytes = server->send_limit < 1024 ? 512 : server->send_limit / 2;
+    }
     listener_desc.idle_ms = server->idle_ms;
     listener_desc.accepts_min = server->accepts[0];
     listener_desc.accepts_max = server->accepts[1];

@@ -44,12 +44,12 @@
 #include <stdlib.h>
 #include <string.h>
 #if defined(_MSC_VER) && defined(_DEBUG)
-    #include <crtdbg.h>
+#include <crtdbg.h>
 #endif
 
 // What CHECK_ERR prints behind a code. A program without iocpnet.h shows the number alone.
 #ifndef T_ERROR_TEXT
-    #define T_ERROR_TEXT(code) ((void)(code), "")
+#define T_ERROR_TEXT(code) ((void)(code), "")
 #endif
 
 #define T__HERE __FILE__, __LINE__
@@ -73,16 +73,16 @@
 
 // As the compiler itself writes a place, so that editors jump to it.
 #ifdef _MSC_VER
-    #define T__PLACE "%s(%d)"
+#define T__PLACE "%s(%d)"
 #else
-    #define T__PLACE "%s:%d"
+#define T__PLACE "%s:%d"
 #endif
 
 // Lets gcc and clang compare a format with its arguments.
 #ifdef __MINGW_PRINTF_FORMAT
-    #define T__FORMAT(fmt, args) __attribute__((format(__MINGW_PRINTF_FORMAT, fmt, args)))
+#define T__FORMAT(fmt, args) __attribute__((format(__MINGW_PRINTF_FORMAT, fmt, args)))
 #else
-    #define T__FORMAT(fmt, args)
+#define T__FORMAT(fmt, args)
 #endif
 
 enum {

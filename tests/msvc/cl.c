@@ -1,10 +1,10 @@
 // cl.c - a stand-in for Microsoft's cl.exe, so that build.bat can be run under Wine's cmd.
 //
-// It hands its command line to the Unix script tests/msvc/cl.sh, which calls clang-cl, then prints and
-// returns what that left. Wine starts a Unix program but gives nothing to wait for, so question and
-// answer are files beside this program: PID.ask (folder, arguments), PID.said, PID.code.
+// It hands its command line to the Unix script tests/msvc/cl.sh, which calls clang-cl, then prints
+// and returns what that left. Wine starts a Unix program but gives nothing to wait for, so question
+// and answer are files beside this program: PID.ask (folder, arguments), PID.said, PID.code.
 //
-// The environment variable CL_SCRIPT is the Unix path of cl.sh. See make_sdk.sh for how it is built.
+// The environment variable CL_SCRIPT is the Unix path of cl.sh. make_sdk.sh builds this program.
 
 #include <windows.h>
 #include <stdio.h>

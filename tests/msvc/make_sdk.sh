@@ -8,8 +8,8 @@
 # Then: CRT=/MD CL_SCRIPT=$PWD/tests/msvc/cl.sh WINEPATH="Z:$PWD/build/msvc-sdk/bin" \
 #           tests/tools/wine.sh cmd /c build.bat examples
 #
-# What it shows: build.bat works, and the sources compile in clang's imitation of MSVC at /W4. What it
-# cannot show: what the warnings of Microsoft's own cl say, and Microsoft's headers and libraries.
+# What it shows: build.bat works, and the sources compile in clang's imitation of MSVC at /W4. What
+# it cannot show: what the warnings of Microsoft's own cl say, and Microsoft's headers and libraries.
 # CRT=/MD because the libraries are those of DLLs.
 # Needs clang-tools-19 lld-19 libwine-dev gcc-mingw-w64-x86-64 (tests/tools/setup.sh ci).
 
@@ -22,8 +22,8 @@ for name in kernel32 ntdll ucrtbase winecrt0 ws2_32; do
     cp -f /usr/lib/*/wine/x86_64-windows/lib$name.a "$sdk/lib/$name.lib" || exit 1
 done
 
-clang-cl-19 --target=x86_64-pc-windows-msvc /nologo /c /W4 /WX /GS- /Zl -Wno-builtin-requires-header \
-    "/Fo$sdk/crt0.obj" tests/msvc/crt0.c || exit 1
+clang-cl-19 --target=x86_64-pc-windows-msvc /nologo /c /W4 /WX /GS- /Zl \
+    -Wno-builtin-requires-header "/Fo$sdk/crt0.obj" tests/msvc/crt0.c || exit 1
 
 if [ ! $sdk/bin/cl.exe -nt tests/msvc/cl.c ]; then
     x86_64-w64-mingw32-gcc -std=gnu99 -O1 -Wall -Wextra -Werror -static -o $sdk/bin/cl.exe \

@@ -29,7 +29,8 @@ if [ -z "$address" ]; then
     kill -KILL $server 2>/dev/null
     exit 1
 fi
-echo "echo_server listens on $address; 64 connections, 200 messages of 1024 bytes on each, 4 on their way"
+echo "echo_server listens on $address;" \
+    "64 connections, 200 messages of 1024 bytes on each, 4 on their way"
 
 timeout -s INT -k 5 120 $wine_command "$folder/examples/echo_client.exe" --host 127.0.0.1 \
     --port "${address##*:}" --connections 64 --size 1024 --messages 200 --depth 4 \
@@ -45,7 +46,9 @@ for ((tries = 0; tries < 300; tries++)); do
     kill -0 $server 2>/dev/null || break
     sleep 0.1
 done
-kill -KILL $server 2>/dev/null && echo "the echo server did not stop within 30 seconds of Ctrl-C; killed"
+if kill -KILL $server 2>/dev/null; then
+    echo "the echo server did not stop within 30 seconds of Ctrl-C; killed"
+fi
 wait $server
 server_code=$?
 

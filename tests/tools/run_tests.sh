@@ -1,7 +1,7 @@
 #!/bin/bash
-# run_tests.sh FOLDER [NAME ...]: runs every test_*.exe of FOLDER under Wine and every tests/check_*.sh,
-# or those whose names contain a NAME. One line a program; a failed one shows its output. The last
-# line is "N passed, N failed, N skipped"; exit code 1 when anything failed.
+# run_tests.sh FOLDER [NAME ...]: runs every test_*.exe of FOLDER under Wine and every
+# tests/check_*.sh, or those whose names contain a NAME. One line a program; a failed one shows its
+# output. The last line is "N passed, N failed, N skipped"; exit code 1 when anything failed.
 #
 # A program has passed when its last line is "PASS topic: ..." and its exit code 0: under Wine
 # neither alone can be trusted. Output goes to a file, never to a pipe.
@@ -32,6 +32,9 @@ chosen()
     return 1
 }
 
+pass_form='^PASS [^:]+: ([0-9]+) tests, [0-9]+ checks, ([0-9]+) skipped$'
+fail_form='^FAIL [^:]+: ([0-9]+) of ([0-9]+) tests failed'
+
 # judge NAME TOPIC CODE: prints the program's line and writes "passed failed skipped" to NAME.sum
 judge()
 {
@@ -39,7 +42,7 @@ judge()
     closing=$(sed 's/\r$//' "$text" | grep -v '^$' | tail -n 1)
     if [[ $closing == "PASS $2: "* ]] && [ "$3" = 0 ]; then
         passed=1
-        if [[ $closing =~ ^PASS\ [^:]+:\ ([0-9]+)\ tests,\ [0-9]+\ checks,\ ([0-9]+)\ skipped$ ]]; then
+        if [[ $closing =~ $pass_form ]]; then
             skipped=${BASH_REMATCH[2]}
             passed=$((BASH_REMATCH[1] - skipped))
         fi
@@ -47,7 +50,7 @@ judge()
         skipped=1
     else
         failed=1
-        if [[ $closing =~ ^FAIL\ [^:]+:\ ([0-9]+)\ of\ ([0-9]+)\ tests\ failed ]]; then
+        if [[ $closing =~ $fail_form ]]; then
             failed=${BASH_REMATCH[1]}
             skipped=$(grep -c '^SKIP ' "$text")
             passed=$((BASH_REMATCH[2] - failed - skipped))

@@ -81,7 +81,8 @@ esac
 as_root=()
 if [ "$(id -u)" != 0 ]; then as_root=(sudo); fi
 if ! command -v apt-get >/dev/null || { [ "$(id -u)" != 0 ] && ! command -v sudo >/dev/null; }; then
-    echo "needs ${missing[*]}: install them first (Debian, Ubuntu: apt-get install ${packages[*]})" >&2
+    echo "needs ${missing[*]}: install them first" \
+        "(Debian, Ubuntu: apt-get install ${packages[*]})" >&2
     exit 1
 fi
 

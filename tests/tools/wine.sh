@@ -23,14 +23,14 @@ else
     wine_command=$(command -v wine || command -v wine64 || echo wine)
 fi
 
-# The server stands beside wine under nearly the same name: "chroot D wine" has "chroot D wineserver".
+# The server stands beside wine under nearly the same name: "chroot D wine", "chroot D wineserver".
 wine_server=${WINESERVER:-${wine_command%64}server}
 case $wine_command in
     /usr/lib/wine/wine64) wine_server=wineserver ;;
 esac
 
-# Wine links the prefix's Desktop and Documents to those of HOME, and a program that deletes a folder
-# there would follow the link. So they lead to a folder of ours.
+# Wine links the prefix's Desktop and Documents to those of HOME, and a program that deletes a
+# folder there follows the link. So they lead to a folder of ours.
 export HOME=$wine_root/build/wine-home
 mkdir -p "$HOME"
 
@@ -51,7 +51,7 @@ wine_quiet()
 wine_begin()
 {
     mkdir -p "$wine_root/build"
-    # Shared while in use: a script run by another must not wait for it. Alone only to make the prefix.
+    # Shared while in use: a script run by another must not wait for it. Alone to make the prefix.
     exec 9>"$wine_prefix.lock"
     flock -s 9
     [ -e "$WINEPREFIX/made" ] || flock -x 9
@@ -86,7 +86,8 @@ wine_left()
     for process in /proc/[0-9]*; do
         program=$(readlink "$process/exe" 2>/dev/null) || continue
         [[ $program == *wine* ]] || continue
-        tr '\0' '\n' 2>/dev/null <"$process/environ" | grep -qxF "WINEPREFIX=$WINEPREFIX" || continue
+        tr '\0' '\n' 2>/dev/null <"$process/environ" |
+            grep -qxF "WINEPREFIX=$WINEPREFIX" || continue
         echo "${process#/proc/}"
     done
 }
