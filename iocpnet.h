@@ -104,7 +104,7 @@
 // shared; what another thread gives comes back 29 at a time.
 //
 // A listener has two pools: connections, and buffers of buffer_bytes. A connection that waits for
-// bytes has one buffer, or none with zero_byte. Its own struct is below 512 bytes. Names take 32
+// bytes has one buffer, or none with zero_byte. Its own struct is below 512 bytes. Names take 16
 // bytes for each connection that was ever open at once, and stay until the process ends.
 //
 // No allocation is made on the path of a byte: iocpnet_iocp_open, iocpnet_listener_open and a

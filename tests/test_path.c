@@ -1,0 +1,189 @@
+// test_path.c - the path of a received and sent byte: no allocation, no lock, and so many calls into
+// the system for one message as are written here.
+//
+// Compiled as users compile it, without the debug ledger, whose lock would be counted.
+#undef IOCPNET_DEBUG
+
+// Counts every call by its name, then makes it.
+#define IOCPNET_OS(fn) (path_count(#fn), fn)
+static void path_count(const char *name);
+
+#define IOCPNET_IMPLEMENTATION
+#include "../iocpnet.h"
+#include <stdio.h>
+#include <string.h>
+#define T_ERROR_TEXT(code) iocpnet_error_name(code)
+#include "t.h"
+
+// ---- counting ------------------------------------------------------------------------------------
+
+enum { NAMES = 128 };
+static const char *volatile names[NAMES];
+static volatile LONG calls[NAMES];
+static volatile LONG counting;
+
+static void path_count(const char *name)
+{
+    int i;
+
+    if (!counting) return;
+    for (i = 0; i < NAMES; i++) {
+        const char *known = names[i];
+        if (!known) {
+            InterlockedCompareExchangePointer((PVOID volatile *)(void *)&names[i],
+                                              (PVOID)(uintptr_t)name, NULL);
+            known = names[i];
+        }
+        if (strcmp(known, name)) continue;
+        InterlockedIncrement(&calls[i]);
+        return;
+    }
+}
+
+static LONG counted(const char *name)
+{
+    int i;
+
+    for (i = 0; i < NAMES && names[i]; i++) {
+        if (!strcmp(names[i], name)) return calls[i];
+    }
+    return 0;
+}
+
+// ---- two connections, one message after the other on each ----------------------------------------
+
+enum { MESSAGES = 500, BYTES = 64 };
+static uint16_t port;
+
+static void echo(iocpnet_conn conn, const void *data, size_t size)
+{
+    iocpnet_conn_send(conn, data, size);
+}
+
+static bool exchange(SOCKET s)
+{
+    char out[BYTES], in[BYTES];
+    int got = 0;
+
+    memset(out, 'x', sizeof out);
+    if (send(s, out, BYTES, 0) != BYTES) return false;
+    while (got < BYTES) {
+        int n = recv(s, in + got, BYTES - got, 0);
+        if (n <= 0) return false;
+        got += n;
+    }
+    return !memcmp(in, out, BYTES);
+}
+
+static SOCKET connected(void)
+{
+    SOCKET s = socket(AF_INET, SOCK_STREAM, IPPROTO_TCP);
+    struct sockaddr_in a;
+    DWORD limit_ms = 5000;
+
+    memset(&a, 0, sizeof a);
+    a.sin_family = AF_INET;
+    a.sin_port = htons(port);
+    a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    setsockopt(s, SOL_SOCKET, SO_RCVTIMEO, (const char *)&limit_ms, sizeof limit_ms);
+    if (!connect(s, (struct sockaddr *)&a, sizeof a)) return s;
+    closesocket(s);
+    return INVALID_SOCKET;
+}
+
+static volatile LONG ok;
+
+// Warms up, so that threads, caches and buffers are there; then counts.
+static void exchange_counted(void)
+{
+    SOCKET s[2];
+    int i;
+
+    s[0] = connected();
+    s[1] = connected();
+    for (i = 0; i < 100; i++)
+        ok = exchange(s[i % 2]);
+    memset((void *)(uintptr_t)calls, 0, sizeof calls);
+    counting = 1;
+    for (i = 0; ok && i < MESSAGES; i++)
+        ok = exchange(s[i % 2]);
+    counting = 0;
+    closesocket(s[0]);
+    closesocket(s[1]);
+}
+
+static void serve(uint32_t threads, bool zero_byte)
+{
+    iocpnet_iocp *iocp = NULL;
+    iocpnet_listener *listener = NULL;
+    iocpnet_iocp_desc desc;
+    iocpnet_listener_desc listen_desc;
+
+    memset(&desc, 0, sizeof desc);
+    desc.threads = threads;
+    memset(&listen_desc, 0, sizeof listen_desc);
+    listen_desc.on.data = echo;
+    listen_desc.zero_byte = zero_byte;
+    REQUIRE(CHECK_ERR(iocpnet_iocp_open(&iocp, &desc), 0));
+    REQUIRE(CHECK_ERR(iocpnet_listener_open(&listener, iocp, &listen_desc), 0));
+    {
+        iocpnet_address address = iocpnet_listener_address(listener);
+        port = iocpnet_address_port(&address);
+    }
+    REQUIRE(CHECK_ERR(iocpnet_iocp_start(iocp), 0));
+    exchange_counted();
+    CHECK(ok);
+    CHECK_ERR(iocpnet_iocp_stop(iocp, 2000), 0);
+    CHECK_ERR(iocpnet_iocp_close(iocp), 0);
+}
+
+static void takes_no_memory_and_no_lock(void)
+{
+    serve(1, false);
+    CHECK_EQ(counted("HeapAlloc"), 0);
+    CHECK_EQ(counted("VirtualAlloc"), 0);
+    CHECK_EQ(counted("AcquireSRWLockExclusive"), 0);
+}
+
+static void with_four_workers_neither(void)
+{
+    // A worker that wakes for the first time makes its counters and its cache of buffers, once.
+    serve(4, false);
+    CHECK(counted("HeapAlloc") <= 4);
+    CHECK(counted("AcquireSRWLockExclusive") <= 4 * 4);
+}
+
+static void makes_two_transfers_for_a_message(void)
+{
+    LONG waits;
+
+    serve(1, false);
+    waits = counted("GetQueuedCompletionStatusEx");
+    T_NOTE("%ld waits, %ld receives, %ld sends for %d messages", waits, counted("WSARecv"),
+           counted("WSASend"), MESSAGES);
+    CHECK_EQ(counted("WSASend"), MESSAGES);
+    CHECK(counted("WSARecv") <= MESSAGES + 2);
+    CHECK(waits <= MESSAGES + MESSAGES / 10);
+    CHECK(counted("PostQueuedCompletionStatus") <= MESSAGES / 10);
+    CHECK_EQ(counted("setsockopt"), 0);
+    CHECK_EQ(counted("WSAIoctl"), 0);
+}
+
+static void a_zero_byte_receive_costs_one_more(void)
+{
+    serve(1, true);
+    T_NOTE("%ld receives for %d messages", counted("WSARecv"), MESSAGES);
+    CHECK_EQ(counted("WSASend"), MESSAGES);
+    CHECK(counted("WSARecv") <= 2 * MESSAGES + 4);
+    CHECK_EQ(counted("AcquireSRWLockExclusive"), 0);
+}
+
+int main(int argc, char **argv)
+{
+    t_begin(argc, argv, "path");
+    T_RUN(takes_no_memory_and_no_lock);
+    T_RUN(with_four_workers_neither);
+    T_RUN(makes_two_transfers_for_a_message);
+    T_RUN(a_zero_byte_receive_costs_one_more);
+    return t_end();
+}
