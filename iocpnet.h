@@ -515,7 +515,8 @@ IOCPNET_API iocpnet_error iocpnet_iocp_start(iocpnet_iocp *iocp);
 //   ctrl_c_ms  not 0: Ctrl-C, Ctrl-Break and console close stop it, with this deadline (console
 //              close: at most 4000, since Windows ends the process after about 5 s)
 //
-// Returns    0; the result of the stop; the code of iocpnet_iocp_start.
+// Returns    0; WSAETIMEDOUT, when a stop could not end in time (see iocpnet_iocp_stop; workers are
+//            still running); the code of iocpnet_iocp_start.
 // Threads    not in a callback.
 IOCPNET_API iocpnet_error iocpnet_iocp_run(iocpnet_iocp *iocp, uint32_t ctrl_c_ms);
 
@@ -889,7 +890,8 @@ typedef struct iocpnet_transmit {
     iocpnet_socket socket;
     const iocpnet_element *elements;
     uint32_t count, at;
-    uint64_t at_done, at_offset, total;
+    uint64_t at_done, total;
+    iocpnet_element *resolved;
     void *copy, *copy_event;
     uint32_t copy_size;
     void *volatile cancelled;
@@ -985,6 +987,7 @@ typedef struct iocpnet_listener_desc {
     uint32_t close_ms;          // a graceful close waits this long for the peer [5000]
     bool zero_byte;             // wait without a buffer: for very many idle connections
     bool sndbuf_0;              // SO_SNDBUF 0, and two sends outstanding
+    bool nagle;                 // small sends wait for acknowledgements [false: TCP_NODELAY is set]
     bool reuse;                 // sockets are used again through DisconnectEx
     bool refuse_slow;           // a send over the limit returns WSAEWOULDBLOCK; else it closes
     bool no_pool_cache;         // buffers without per-thread caches
@@ -2299,6 +2302,7 @@ struct iocpnet_iocp {
     HANDLE *threads;
     uint32_t thread_count;
     bool wine;
+    HANDLE stop_failed;  // an event: packets are left two seconds after the deadline
     SRWLOCK lock;
     iocpnet__counters foreign;  // counted by threads that are not polling
 
@@ -2655,6 +2659,7 @@ static void iocpnet__wake_workers(iocpnet_iocp *iocp)
 static void iocpnet__stop_advance(iocpnet_iocp *iocp)
 {
     iocpnet_stats stats;
+    int64_t late;
 
     if (iocpnet__load(&iocp->state) != IOCPNET__STOPPING) return;
     iocpnet__sum(iocp, &stats);
@@ -2663,10 +2668,9 @@ static void iocpnet__stop_advance(iocpnet_iocp *iocp)
             iocpnet__wake_workers(iocp);
         return;
     }
-    if ((int64_t)iocpnet__now() >= iocpnet__load64(&iocp->deadline) && iocp->on_stop &&
-        iocpnet__cas(&iocp->aborted, 0, 1)) {
-        iocp->on_stop(iocp, true);
-    }
+    late = (int64_t)iocpnet__now() - iocpnet__load64(&iocp->deadline);
+    if (late >= 0 && iocpnet__cas(&iocp->aborted, 0, 1) && iocp->on_stop) iocp->on_stop(iocp, true);
+    if (late > IOCPNET__GRACE_MS) IOCPNET_OS(SetEvent)(iocp->stop_failed);
 }
 
 static void iocpnet__tick(iocpnet_iocp *iocp)
@@ -2820,15 +2824,22 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_open(iocpnet_iocp **out, const iocpnet_i
     if (!iocpnet__current_acquire()) goto free_iocp;
     error = iocpnet__local_init(&iocp->local, iocpnet__iocp_thread_ended);
     if (error) goto release_current;
+    iocp->stop_failed = IOCPNET_OS(CreateEventW)(NULL, TRUE, FALSE, NULL);
+    if (!iocp->stop_failed) {
+        error = iocpnet__last_error();
+        goto fini_local;
+    }
     iocp->handle =
         IOCPNET_OS(CreateIoCompletionPort)(INVALID_HANDLE_VALUE, NULL, 0, iocp->desc.concurrency);
     if (!iocp->handle) {
         error = iocpnet__last_error();
-        goto fini_local;
+        goto close_event;
     }
     *out = iocp;
     return 0;
 
+close_event:
+    IOCPNET_OS(CloseHandle)(iocp->stop_failed);
 fini_local:
     iocpnet__local_fini(&iocp->local);
 release_current:
@@ -2971,6 +2982,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_stop(iocpnet_iocp *iocp, uint32_t deadli
     int64_t was;
 
     // The earliest of several stops' deadlines holds; one that had passed is set anew.
+    IOCPNET_OS(ResetEvent)(iocp->stop_failed);
     was = iocpnet__load64(&iocp->deadline);
     if (!was || deadline < was || iocpnet__load(&iocp->aborted)) {
         iocpnet__cas64(&iocp->deadline, was, deadline);
@@ -3001,14 +3013,11 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_stop(iocpnet_iocp *iocp, uint32_t deadli
 // Ctrl-C for iocpnet_iocp_run. One iocp of the process at a time.
 static void *volatile iocpnet__ctrl_iocp;
 static volatile int32_t iocpnet__ctrl_ms, iocpnet__ctrl_busy, iocpnet__ctrl_count;
-static volatile int32_t iocpnet__ctrl_error;
-static HANDLE iocpnet__ctrl_event;  // set when a stop has failed
 
 static BOOL WINAPI iocpnet__ctrl(DWORD event)
 {
     iocpnet_iocp *iocp;
     uint32_t ms = (uint32_t)iocpnet__load(&iocpnet__ctrl_ms);
-    iocpnet_error error;
 
     if (event == CTRL_LOGOFF_EVENT) return FALSE;  // a service goes on when a user leaves
     iocpnet__add(&iocpnet__ctrl_busy, 1);
@@ -3016,11 +3025,7 @@ static BOOL WINAPI iocpnet__ctrl(DWORD event)
     if (iocp) {
         if (event != CTRL_C_EVENT && event != CTRL_BREAK_EVENT && ms > 4000) ms = 4000;
         if (iocpnet__add(&iocpnet__ctrl_count, 1) > 1) ms = 0;  // pressed again: now
-        error = iocpnet_iocp_stop(iocp, ms);
-        if (error) {
-            iocpnet__store(&iocpnet__ctrl_error, error);
-            IOCPNET_OS(SetEvent)(iocpnet__ctrl_event);
-        }
+        (void)iocpnet_iocp_stop(iocp, ms);  // iocpnet_iocp_run returns its result
     }
     iocpnet__add(&iocpnet__ctrl_busy, -1);
 
@@ -3031,20 +3036,14 @@ static BOOL WINAPI iocpnet__ctrl(DWORD event)
 
 static iocpnet_error iocpnet__ctrl_begin(iocpnet_iocp *iocp, uint32_t ms)
 {
-    iocpnet_error error = 0;
+    iocpnet_error error;
 
     if (!iocpnet__cas_pointer(&iocpnet__ctrl_iocp, NULL, iocp)) return WSAEINVAL;
     iocpnet__store(&iocpnet__ctrl_ms, (int32_t)(ms & INT32_MAX));
-    iocpnet__store(&iocpnet__ctrl_error, 0);
     iocpnet__store(&iocpnet__ctrl_count, 0);
-    iocpnet__ctrl_event = IOCPNET_OS(CreateEventW)(NULL, TRUE, FALSE, NULL);
-    if (!iocpnet__ctrl_event) {
-        error = iocpnet__last_error();
-    } else if (!IOCPNET_OS(SetConsoleCtrlHandler)(iocpnet__ctrl, TRUE)) {
-        error = iocpnet__last_error();
-        IOCPNET_OS(CloseHandle)(iocpnet__ctrl_event);
-    }
-    if (error) iocpnet__exchange_pointer(&iocpnet__ctrl_iocp, NULL);
+    if (IOCPNET_OS(SetConsoleCtrlHandler)(iocpnet__ctrl, TRUE)) return 0;
+    error = iocpnet__last_error();
+    iocpnet__exchange_pointer(&iocpnet__ctrl_iocp, NULL);
     return error;
 }
 
@@ -3055,7 +3054,6 @@ static void iocpnet__ctrl_end(void)
     iocpnet__exchange_pointer(&iocpnet__ctrl_iocp, NULL);
     while (iocpnet__load(&iocpnet__ctrl_busy))
         IOCPNET_OS(Sleep)(1);
-    IOCPNET_OS(CloseHandle)(iocpnet__ctrl_event);
 }
 
 IOCPNET__DEF iocpnet_error iocpnet_iocp_run(iocpnet_iocp *iocp, uint32_t ctrl_c_ms)
@@ -3070,9 +3068,10 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_run(iocpnet_iocp *iocp, uint32_t ctrl_c_
     error = iocpnet_iocp_start(iocp);
     for (i = 0; !error && i < iocp->thread_count; i++) {
         waits[0] = iocp->threads[i];
-        waits[1] = iocpnet__ctrl_event;
-        IOCPNET_OS(WaitForMultipleObjects)(ctrl_c_ms ? 2 : 1, waits, FALSE, INFINITE);
-        if (ctrl_c_ms) error = iocpnet__load(&iocpnet__ctrl_error);
+        waits[1] = iocp->stop_failed;
+        if (IOCPNET_OS(WaitForMultipleObjects)(2, waits, FALSE, INFINITE) == WAIT_OBJECT_0 + 1) {
+            error = WSAETIMEDOUT;
+        }
     }
     if (ctrl_c_ms) iocpnet__ctrl_end();
     return error;
@@ -3091,6 +3090,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_close(iocpnet_iocp *iocp)
     if (iocp->threads) iocpnet__join_workers(iocp);
     if (iocp->on_close) iocp->on_close(iocp);
     IOCPNET_OS(CloseHandle)(iocp->handle);
+    IOCPNET_OS(CloseHandle)(iocp->stop_failed);
     iocpnet__local_fini(&iocp->local);
     for (worker = (iocpnet__worker *)iocp->workers; worker; worker = next) {
         next = worker->next;
@@ -3931,15 +3931,10 @@ static iocpnet_error iocpnet__element_range(const iocpnet_element *element, uint
 static iocpnet_error iocpnet__element_rest(iocpnet_transmit *transmit, uint32_t i, uint64_t *offset,
                                            uint64_t *length)
 {
-    iocpnet_element element = transmit->elements[i];
     uint64_t done = i == transmit->at ? transmit->at_done : 0;
-    iocpnet_error error;
+    iocpnet_error error = iocpnet__element_range(&transmit->elements[i], offset, length);
 
-    // Reading may move the file's position: where the range begins is asked only once.
-    if (done) element.offset = transmit->at_offset;
-    error = iocpnet__element_range(&element, offset, length);
     if (error) return error;
-    if (i == transmit->at) transmit->at_offset = *offset;
     if (*length < done) return 38;  // ERROR_HANDLE_EOF: the file has shrunk
     *offset += done;
     *length -= done;
@@ -3977,6 +3972,8 @@ static void iocpnet__transmit_end(iocpnet_transmit *transmit)
     if (transmit->counted) iocpnet__add(&iocpnet__transmits, -1);
     if (transmit->copy_event) IOCPNET_OS(CloseHandle)(transmit->copy_event);
     iocpnet__free(transmit->copy, transmit->copy_size);
+    iocpnet__free(transmit->resolved, transmit->count * sizeof *transmit->resolved);
+    transmit->resolved = NULL;
     transmit->counted = false;
     transmit->copy_event = NULL;
     transmit->copy = NULL;
@@ -4227,6 +4224,31 @@ static iocpnet_error iocpnet__transmit_step(iocpnet_transmit *transmit)
     return iocpnet__transmit_by_send(transmit);
 }
 
+// A file's current position is asked once, before the first byte: sending the file moves it.
+static iocpnet_error iocpnet__transmit_resolve(iocpnet_transmit *transmit)
+{
+    uint64_t offset, length;
+    iocpnet_error error;
+    uint32_t i;
+
+    for (i = 0; i < transmit->count; i++) {
+        if (transmit->elements[i].file && transmit->elements[i].offset == IOCPNET_FILE_POSITION)
+            break;
+    }
+    if (i == transmit->count) return 0;
+    transmit->resolved =
+        (iocpnet_element *)iocpnet__alloc(transmit->count * sizeof *transmit->resolved);
+    if (!transmit->resolved) return WSAENOBUFS;
+    for (i = 0; i < transmit->count; i++) {
+        transmit->resolved[i] = transmit->elements[i];
+        error = iocpnet__element_range(&transmit->elements[i], &offset, &length);
+        if (error) return error;
+        if (transmit->elements[i].file) transmit->resolved[i].offset = offset;
+    }
+    transmit->elements = transmit->resolved;
+    return 0;
+}
+
 // What the provider has and the number of transfers at a time allows.
 static iocpnet_error iocpnet__transmit_choose(iocpnet_transmit *transmit, bool files)
 {
@@ -4288,9 +4310,10 @@ static iocpnet_error iocpnet__transmit_begin(iocpnet_transmit *transmit,
     transmit->copy_size = 0;
     transmit->copy_event = NULL;
     iocpnet__exchange_pointer(&transmit->cancelled, NULL);
-    error = iocpnet__transmit_choose(transmit, files);
-    if (error) return iocpnet__op_undo(&transmit->op, error);
-    error = iocpnet__transmit_step(transmit);
+    transmit->resolved = NULL;
+    error = iocpnet__transmit_resolve(transmit);
+    if (!error) error = iocpnet__transmit_choose(transmit, files);
+    if (!error) error = iocpnet__transmit_step(transmit);
     if (!error) return 0;
     if (error == IOCPNET__TRANSMIT_ENDED) {
         // Nothing but empty files: the callback still has to come, and from a poll.
@@ -5263,9 +5286,15 @@ static void iocpnet__conn_begin(iocpnet__waiting *slot, size_t bytes)
     iocpnet_listener *listener = slot->listener;
     iocpnet__conn *conn = (iocpnet__conn *)iocpnet_pool_take_object(listener->conns);
     iocpnet__send_2 *second = NULL;
+    BOOL on = TRUE;
     int zero = 0;
 
     if (!conn) goto refuse;
+    if (!listener->desc.nagle) {
+        // An answer in two sends would otherwise wait for the peer's delayed acknowledgement.
+        IOCPNET_OS(setsockopt)
+        (slot->socket.handle, IPPROTO_TCP, TCP_NODELAY, (const char *)&on, sizeof on);
+    }
     if (listener->desc.sndbuf_0) {
         second = (iocpnet__send_2 *)iocpnet__alloc(sizeof *second);
         if (!second) goto refuse;

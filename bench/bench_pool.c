@@ -1,5 +1,6 @@
-// bench_pool.c - what it costs to take and give back a 4 KiB buffer: the kit's pool beside HeapAlloc,
-// malloc, and a plain SLIST free list. Nanoseconds for one take and its give, the bytes not touched.
+// bench_pool.c - what it costs to take and give back a 4 KiB buffer: the kit's pool beside
+// HeapAlloc, malloc, and a plain SLIST free list. Nanoseconds for one take and its give, the bytes
+// not touched.
 //
 //   cl /O2 /W4 bench\bench_pool.c ws2_32.lib
 //   x86_64-w64-mingw32-gcc -O2 -Wall -static -o bench_pool.exe bench/bench_pool.c -lws2_32
@@ -14,8 +15,8 @@
 //   pool cross   one thread takes, another gives; handed over one by one
 //   pool batch   the same, handed over 32 at a time
 //
-// The last lines compare with what the kit promises; a figure that something else on the machine has
-// blurred decides nothing. Exit code 0; 1 when something did not run.
+// The last lines compare with what the kit promises; a figure that something else on the machine
+// has blurred decides nothing. Exit code 0; 1 when something did not run.
 
 #define IOCPNET_IMPLEMENTATION
 #define IOCPNET_NO_SERVER
@@ -322,7 +323,7 @@ static void measure(which_case which, int rounds, double ns)
             by_kit[c][r] = times[c][r] / times[KIT][r];
     }
     processors = (used() - start_used) / (bench_now() - start);
-    alone[which] = which < CASE_TWO || processors > 1.8;
+    alone[which] = which < CASE_TWO || processors > 1.4;
     printf("pool %s: ", case_names[which]);
     for (int c = 0; c < CANDIDATES; c++) {
         bench_figure time = bench_summary(times[c], (size_t)rounds);

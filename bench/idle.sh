@@ -54,6 +54,7 @@ wine_after=$(resident "${wine_pid:-self}")
 echo end >&"${held[1]}"
 wait "$load_pid" || bench_die "a connection ended while it was idle"
 server_stop "$server_pid"
-awk -v name="$name" -v n="$connections" -v d=$((after - before)) -v w=$((wine_after - wine_before)) \
-    'BEGIN { printf "idle %s connections %d kib_per_connection %.2f wineserver_kib %.2f\n",
-             name, n, d / n, w / n }'
+awk -v name="$name" -v n="$connections" -v server=$((after - before)) \
+    -v wine=$((wine_after - wine_before)) 'BEGIN {
+        printf "idle %s connections %d kib_per_connection %.2f ", name, n, server / n
+        printf "wineserver_kib %.2f\n", wine / n }'

@@ -1,5 +1,5 @@
-# Sourced by the scripts of bench/: the load generator, a Wine prefix of the benchmarks' own, servers
-# started and stopped. Sets $root and changes to it.
+# Sourced by the scripts of bench/: the load generator, a Wine prefix of the benchmarks' own,
+# servers started and stopped. Sets $root and changes to it.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root" || exit 1
@@ -69,7 +69,6 @@ bench_end()
 {
     local pid
     for pid in $(jobs -rp); do kill -KILL "$pid" 2>/dev/null; done
-    flock -n -x 9 2>/dev/null || exec 9>&-
     wine_end 2>/dev/null
 }
 
@@ -141,5 +140,6 @@ value()
 
 median()
 {
-    printf '%s\n' "$@" | sort -g | awk '{ v[NR] = $1 } END { print (v[int((NR + 1) / 2)] + v[int(NR / 2) + 1]) / 2 }'
+    printf '%s\n' "$@" | sort -g |
+        awk '{ v[NR] = $1 } END { print (v[int((NR + 1) / 2)] + v[int(NR / 2) + 1]) / 2 }'
 }

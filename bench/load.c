@@ -7,8 +7,8 @@
 //   gcc -O2 -o load bench/load.c
 //   ./load --port 7777 --mode echo --connections 64 --size 64 --seconds 5
 //
-// Prints one line of name=value pairs and exits 0, or 1 if a byte differed, a connection ended early
-// or the server stopped answering, or 2 for a bad option.
+// Prints one line of name=value pairs and exits 0, or 1 if a byte differed, a connection ended
+// early or the server stopped answering, or 2 for a bad option.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>

@@ -1,11 +1,11 @@
 #!/bin/bash
-# pairs.sh [options] A B: compares the throughput of two echo servers; A and B are commands, each one
-# word to the shell ('build/x64/bench/raw_echo.exe --inline 4').
+# pairs.sh [options] A B: compares the throughput of two echo servers; A and B are commands, each
+# one word to the shell ('build/x64/bench/raw_echo.exe --inline 4').
 #
 # Both run all the time on one Wine server, and one load generator turns from one to the other: A B
 # B A makes a pair, B A A B the next. What counts is the ratio within a pair, since absolute figures
 # drift within minutes. Servers and Wine's server share core 0, the load has core 1. The control, A
-# against a second A, shows what the method can resolve: a ratio nearer to 1 than that means nothing.
+# against a second A, shows what the method can resolve; nearer to 1 than that means nothing.
 #
 #   --pairs N        [8]       --seconds S    of one load [0.4]
 #   --connections N  [64]      --warmup-ms T  before it, not measured [150]
@@ -51,7 +51,7 @@ rate()
     if [ "$(value errors "$line")" = 0 ]; then value ops_per_s "$line"; else echo 0; fi
 }
 
-# compare LABEL PORT-A PORT-B: A B B A, then B A A B, and so on, so that a drift within a pair cancels
+# compare LABEL PORT-A PORT-B: A B B A, then B A A B, and so on: a drift within a pair cancels
 compare()
 {
     local label=$1 i turn order ratio ratios=() a b r

@@ -1,8 +1,9 @@
 // raw_echo: a TCP echo server on a completion port, written by hand without the kit.
 //
 // It is the yardstick of the benchmarks: the shortest code known to its authors that moves the same
-// bytes with the same settings (workers, turns in place, batch). It keeps none of the kit's promises
-// (no limits, no graceful close, no stale names), so what the kit costs on top of it is their price.
+// bytes with the same settings (workers, turns in place, batch). It keeps none of the kit's
+// promises (no limits, no graceful close, no stale names), so what the kit costs on top of it is
+// their price.
 //
 //   x86_64-w64-mingw32-gcc -std=c99 -O2 -static bench/raw_echo.c -o raw_echo.exe -lws2_32
 //   cl /O2 /W4 bench\raw_echo.c ws2_32.lib
@@ -12,8 +13,8 @@
 // Requests to Wine's server, counted by bench/requests.sh with one worker (Seen: Wine 8.0).
 //
 // One echo whose receive had to wait, 11:
-//   get_handle_fd 3            WSARecv, the late read, WSASend: Wine keeps no descriptor in mind for
-//                              a socket that came out of AcceptEx
+//   get_handle_fd 3            WSARecv, the late read, WSASend: Wine remembers no descriptor of a
+//                              socket that came out of AcceptEx
 //   select 3                   the wait; the read that is asked of this thread; its result
 //   remove_completion 2        the port is looked at and empty; and again after the wake-up
 //   recv_socket 1              WSARecv, which finds nothing

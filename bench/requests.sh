@@ -1,6 +1,6 @@
 #!/bin/bash
-# requests.sh [--names] [--repeat N] [--name NAME] EXE [ARGUMENT ...]: counts what one echo costs
-# Wine's server, in requests, for one echo server.
+# requests.sh [--names] [--repeat N] [--quick] [--name NAME] EXE [ARGUMENT ...]: counts what one
+# echo costs Wine's server, in requests, for one echo server.
 #
 # Under Wine nearly every call on a socket is a round trip to a single-threaded server process, and
 # the number of these is the only figure here that does not depend on the machine. It counts the
@@ -11,14 +11,16 @@
 #   connection  connect, one echo, close by the client; 4 at a time
 #
 # Prints a line per repetition, then the medians: requests NAME pending P saturated S connection C.
-# --names adds a table of the requests by name, of the last repetition.
+# --names adds a table of the requests by name, of the last repetition; --quick repeats nothing and
+# counts fewer.
 
 . "$(dirname "$0")/lib.sh"
 
-names='' repeat=3 name=''
+names='' repeat=3 name='' divide=1
 while [[ ${1:-} == --* ]]; do
     case $1 in
         --names) names=1 ;;
+        --quick) repeat=1 divide=4 ;;
         --repeat) repeat=$2 && shift ;;
         --name) name=$2 && shift ;;
         *) sed -n '2,/^$/s/^# \{0,1\}//p' "$0" >&2 && exit 2 ;;
@@ -66,13 +68,15 @@ count()
         $2 ~ /^[a-z_]+\($/ { tid = $1; sub(":", "", tid); if (tid in known) seen[$2]++ }
         END { for (name in seen) print substr(name, 1, length(name) - 1), seen[name] }' |
         sort >"$to"
+    [ -s "$to" ] || bench_die "the trace shows no request of process $server_pid"
 }
 
 # per OP LESS MORE OPS: the difference by name, then the total
 per()
 {
     join -a 1 -a 2 -e 0 -o 0,1.2,2.2 "$2" "$3" | awk -v ops="$4" -v to="$counts.$1.names" '
-        { d = ($3 - $2) / ops; total += d; if (d > 0.004 || d < -0.004) printf "%s %.2f\n", $1, d >to }
+        { d = ($3 - $2) / ops; total += d }
+        d > 0.004 || d < -0.004 { printf "%s %.2f\n", $1, d >to }
         END { printf "%.2f\n", total }'
 }
 
@@ -82,12 +86,13 @@ measure()
     local case=$1 less=$2 more=$3
     shift 3
     rm -f "$counts.$case.names"
-    count "$counts.less" --count "$less" "$@"
-    count "$counts.more" --count "$more" "$@"
+    less=$((less / divide)) more=$((more / divide))
+    count "$counts.less" --count $less "$@"
+    count "$counts.more" --count $more "$@"
     per "$case" "$counts.less" "$counts.more" $((more - less))
 }
 
-# All on one core: whether the bytes are there already must not depend on who else uses the machine.
+# All on one core: whether bytes are there already must not depend on who else uses the machine.
 bench_pin
 bench_begin traced_server
 sleep 1
@@ -99,7 +104,8 @@ for ((r = 1; r <= repeat; r++)); do
     saturated+=("$(measure saturated 1280 6400 --connections 64)") || exit 1
     connection+=("$(measure connection 100 500 --mode connect --connections 4)") || exit 1
     server_stop "$server_pid"
-    echo "run $r of $name: pending ${pending[-1]} saturated ${saturated[-1]} connection ${connection[-1]}"
+    echo "run $r of $name: pending ${pending[-1]} saturated ${saturated[-1]}" \
+        "connection ${connection[-1]}"
 done
 if [ -n "$names" ]; then
     for case in pending saturated connection; do

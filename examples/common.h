@@ -353,8 +353,8 @@ static inline int common_serve(const char *program, const common_server *server,
     printf("listening on %s\n", iocpnet_address_text(&address, text, sizeof text));
     fflush(stdout);
 
-    snprintf(what, sizeof what, "did not stop cleanly");
     error = iocpnet_iocp_run(iocp, COMMON_STOP_MS);
+    snprintf(what, sizeof what, error == WSAETIMEDOUT ? "did not stop cleanly" : "cannot serve");
 
     if (thread) {
         SetEvent(watch.quit);

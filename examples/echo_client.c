@@ -473,6 +473,7 @@ static void print_report(void)
     printf("seconds      %.3f\n", seconds);
     if (messages && seconds > 0) {
         printf("messages/s   %.1f\n", (double)messages / seconds);
+        printf("MiB/s        %.1f\n", (double)bytes_received() / 1048576 / seconds);
         printf("latency us   p50 %.1f  p99 %.1f  p99.9 %.1f\n", latency_us(messages, 0.5),
                latency_us(messages, 0.99), latency_us(messages, 0.999));
     }

@@ -85,11 +85,7 @@
     X(void *, HeapAlloc, (HANDLE heap, DWORD flags, SIZE_T size), (heap, flags, size), NULL,       \
       ERROR_NOT_ENOUGH_MEMORY)                                                                     \
     X(DWORD, TlsAlloc, (void), (), TLS_OUT_OF_INDEXES, ERROR_NO_MORE_ITEMS)                        \
-    X(BOOL, TlsSetValue, (DWORD index, void *value), (index, value), FALSE,                        \
-      ERROR_NOT_ENOUGH_MEMORY)                                                                     \
     X(DWORD, FlsAlloc, (PFLS_CALLBACK_FUNCTION fn), (fn), FLS_OUT_OF_INDEXES, ERROR_NO_MORE_ITEMS) \
-    X(BOOL, FlsSetValue, (DWORD index, void *value), (index, value), FALSE,                        \
-      ERROR_NOT_ENOUGH_MEMORY)                                                                     \
     X(BOOL, SetHandleInformation, (HANDLE h, DWORD mask, DWORD flags), (h, mask, flags), FALSE,    \
       ERROR_INVALID_PARAMETER)                                                                     \
     X(BOOL, SetConsoleCtrlHandler, (PHANDLER_ROUTINE fn, BOOL add), (fn, add), FALSE,              \
@@ -112,6 +108,8 @@
     X(GetQueuedCompletionStatusEx)                                                                 \
     X(WSASend)                                                                                     \
     X(WSARecv)                                                                                     \
+    X(TlsSetValue)                                                                                 \
+    X(FlsSetValue)                                                                                 \
     X(WSAIoctl)                                                                                    \
     X(getsockopt)                                                                                  \
     X(GetProcAddress)
@@ -555,16 +553,39 @@ static inline int fault_getsockopt(SOCKET s, int level, int name, char *value, i
     return result;
 }
 
+// The first value of a thread may need memory; clearing one that is there can't fail.
+static inline BOOL fault_TlsSetValue(DWORD index, void *value)
+{
+    int code = ERROR_NOT_ENOUGH_MEMORY;
+    if (value && fault__hit(FAULT_TlsSetValue, &code)) {
+        SetLastError((DWORD)code);
+        return FALSE;
+    }
+    return TlsSetValue(index, value);
+}
+
+static inline BOOL fault_FlsSetValue(DWORD index, void *value)
+{
+    int code = ERROR_NOT_ENOUGH_MEMORY;
+    if (value && fault__hit(FAULT_FlsSetValue, &code)) {
+        SetLastError((DWORD)code);
+        return FALSE;
+    }
+    return FlsSetValue(index, value);
+}
+
 // Can't fail, but can be another time.
 static inline ULONGLONG fault_GetTickCount64(void)
 {
     return GetTickCount64() + (ULONGLONG)fault__clock;
 }
 
+// Whether this is Wine is no call that can fail: the answer would only be untrue.
 static inline FARPROC fault_GetProcAddress(HMODULE module, const char *name)
 {
     const char *none = fault__no_procedure;
     int code = ERROR_PROC_NOT_FOUND;
+    if (strcmp(name, "wine_get_version") == 0) return GetProcAddress(module, name);
     if (fault__hit(FAULT_GetProcAddress, &code) || (none && strcmp(none, name) == 0)) {
         SetLastError((DWORD)code);
         return NULL;
@@ -703,6 +724,7 @@ static inline int fault_WSAIoctl(SOCKET s, DWORD what, void *in, DWORD in_size, 
 #define fault_WaitForSingleObject WaitForSingleObject
 #define fault_WaitForMultipleObjects WaitForMultipleObjects
 #define fault_SetEvent SetEvent
+#define fault_ResetEvent ResetEvent
 
 // Spreads workers over processor groups; without it they run all the same, in one.
 #define fault_SetThreadGroupAffinity SetThreadGroupAffinity

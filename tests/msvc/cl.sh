@@ -1,6 +1,6 @@
 #!/bin/bash
 # cl.sh BASE: what the stand-in cl.exe asks. BASE is a Windows path; BASE.ask holds the Windows
-# folder and the arguments. The answer is what was said in BASE.said, then the exit code in BASE.code.
+# folder and the arguments. The answer: what was said in BASE.said, then the exit code in BASE.code.
 
 unix_path()
 {

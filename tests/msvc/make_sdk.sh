@@ -9,7 +9,7 @@
 #           tests/tools/wine.sh cmd /c build.bat examples
 #
 # What it shows: build.bat works, and the sources compile in clang's imitation of MSVC at /W4. What
-# it cannot show: what the warnings of Microsoft's own cl say, and Microsoft's headers and libraries.
+# it cannot show: the warnings of Microsoft's own cl, and Microsoft's headers and libraries.
 # CRT=/MD because the libraries are those of DLLs.
 # Needs clang-tools-19 lld-19 libwine-dev gcc-mingw-w64-x86-64 (tests/tools/setup.sh ci).
 

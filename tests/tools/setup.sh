@@ -35,7 +35,7 @@ case ${1:-} in
         need_compiler
         need_wine
         ;;
-    bench)  # its load generator runs outside Wine
+    bench)  # its load generator runs on Linux itself
         need_compiler
         need_wine
         need gcc gcc

@@ -1,0 +1,1306 @@
+// test_conn.c - a listener and its connections, with plain blocking sockets at the other end.
+#include "fault.h"
+
+#define IOCPNET_IMPLEMENTATION
+#include "../iocpnet.h"
+#include "peer.h"
+
+// ---- an echo server that watches itself ----------------------------------------------------------
+
+// One connection as its callbacks see it. They never overlap, so only `inside` needs a lock.
+typedef struct guest {
+    iocpnet_conn conn;
+    volatile LONG inside;  // law 3: at most one callback at a time
+    volatile LONG opened, closed, drained;
+    uint64_t received;
+    iocpnet_reason reason;
+    iocpnet_error error;
+} guest;
+
+enum { GUESTS = 4000 };
+static guest guests[GUESTS];
+static volatile LONG guest_count, closed_count, overlaps, out_of_order;
+static iocpnet_iocp *iocp;
+static iocpnet_listener *listener;
+static uint16_t port;
+
+static void enter(guest *g)
+{
+    if (InterlockedIncrement(&g->inside) != 1) InterlockedIncrement(&overlaps);
+    if (!g->opened || g->closed) InterlockedIncrement(&out_of_order);
+}
+
+static void leave(guest *g)
+{
+    InterlockedDecrement(&g->inside);
+}
+
+static guest *guest_of(iocpnet_conn conn)
+{
+    return (guest *)iocpnet_conn_user(conn);
+}
+
+static void on_open(iocpnet_conn conn, void *user)
+{
+    LONG i = InterlockedIncrement(&guest_count) - 1;
+    guest *g = &guests[i % GUESTS];
+    CHECK(user == (void *)guests);
+    CHECK(iocpnet_conn_user(conn) == user);
+    g->conn = conn;
+    CHECK_ERR(iocpnet_conn_set_user(conn, g), 0);
+    g->opened = 1;
+    enter(g);
+    leave(g);
+}
+
+static void on_echo(iocpnet_conn conn, const void *data, size_t size)
+{
+    guest *g = guest_of(conn);
+    enter(g);
+    g->received += size;
+    iocpnet_conn_send(conn, data, size);
+    leave(g);
+}
+
+static void on_drain(iocpnet_conn conn)
+{
+    guest *g = guest_of(conn);
+    enter(g);
+    g->drained++;
+    leave(g);
+}
+
+static void on_close(iocpnet_conn conn, iocpnet_reason reason, iocpnet_error error)
+{
+    guest *g = guest_of(conn);
+    enter(g);
+    g->reason = reason;
+    g->error = error;
+    leave(g);
+    g->closed = 1;
+    InterlockedIncrement(&closed_count);
+}
+
+static iocpnet_listener_desc server;  // what the next open takes
+static iocpnet_iocp_desc engine;
+
+static void prepare(void)
+{
+    fault_reset();
+    memset(&server, 0, sizeof server);
+    memset(&engine, 0, sizeof engine);
+    memset(guests, 0, sizeof guests);
+    guest_count = closed_count = overlaps = out_of_order = 0;
+    engine.threads = 3;
+    server.on.open = on_open;
+    server.on.data = on_echo;
+    server.on.drain = on_drain;
+    server.on.close = on_close;
+    server.user = guests;
+}
+
+static bool begin(void)
+{
+    iocpnet_address at;
+    if (!CHECK_ERR(iocpnet_iocp_open(&iocp, &engine), 0)) return false;
+    if (!CHECK_ERR(iocpnet_listener_open(&listener, iocp, &server), 0)) {
+        iocpnet_iocp_close(iocp);
+        return false;
+    }
+    at = iocpnet_listener_address(listener);
+    port = iocpnet_address_port(&at);
+    CHECK(port != 0);
+    return CHECK_ERR(iocpnet_iocp_start(iocp), 0) != 0;
+}
+
+static uint64_t counted(int counter)
+{
+    iocpnet_stats stats;
+    iocpnet_iocp_stats(iocp, &stats);
+    return stats.count[counter];
+}
+
+// Stops, and checks what holds of every run: laws 3 and 7, and that the counters agree.
+static void end(void)
+{
+    iocpnet_stats stats;
+    uint64_t reasons = 0;
+    LONG i;
+    int k;
+    fault_disarm();
+    CHECK_ERR(iocpnet_iocp_stop(iocp, 3000), 0);
+    iocpnet_iocp_stats(iocp, &stats);
+    for (k = IOCPNET_COUNT_CLOSED_FINISHED; k <= IOCPNET_COUNT_CLOSED_STOP; k++) {
+        reasons += stats.count[k];
+    }
+    CHECK_EQ(stats.connections, 0);
+    CHECK_EQ(stats.pending_all, 0);
+    CHECK_EQ(stats.count[IOCPNET_COUNT_OPENED], stats.count[IOCPNET_COUNT_CLOSED]);
+    CHECK_EQ(stats.count[IOCPNET_COUNT_CLOSED], reasons);
+    if (server.on.open == on_open && server.on.close == on_close) {
+        CHECK_EQ(guest_count, stats.count[IOCPNET_COUNT_OPENED]);
+        CHECK_EQ(closed_count, guest_count);
+        for (i = 0; i < guest_count && i < GUESTS; i++) CHECK_EQ(guests[i].closed, 1);
+    }
+    CHECK_EQ(overlaps, 0);
+    CHECK_EQ(out_of_order, 0);
+    fault_reset();
+    CHECK_ERR(iocpnet_iocp_close(iocp), 0);
+    CHECK_EQ(fault_handles(), 0);
+    peer_nothing_left();
+}
+
+// ---- clients -------------------------------------------------------------------------------------
+
+// Sends total bytes in pieces of each, and reads them back, in one thread: never more than window
+// bytes are on their way.
+static bool talk(SOCKET s, size_t total, size_t each, uint32_t seed)
+{
+    static const size_t window = 60000;
+    unsigned char *piece = (unsigned char *)malloc(each > 65536 ? each : 65536);
+    size_t sent = 0, got = 0;
+    bool ok = piece != NULL;
+    while (ok && got < total) {
+        if (sent < total && sent - got < window) {
+            size_t n = total - sent < each ? total - sent : each;
+            peer_fill(piece, n, sent, seed);
+            ok = peer_send(s, piece, n);
+            sent += n;
+        } else {
+            int n = recv(s, (char *)piece, sent - got < 65536 ? (int)(sent - got) : 65536, 0);
+            ok = n > 0 && peer_differs(piece, (size_t)n, got, seed) == (size_t)n;
+            if (n > 0) got += (size_t)n;
+        }
+    }
+    free(piece);
+    return ok;
+}
+
+typedef struct client {
+    size_t total, each;
+    uint32_t seed;
+    int rounds;
+    volatile LONG ok;
+} client;
+
+static void be_a_client(void *user)
+{
+    client *c = (client *)user;
+    int i;
+    c->ok = 1;
+    for (i = 0; i < c->rounds && c->ok; i++) {
+        SOCKET s = peer_connect(port);
+        c->ok = s != INVALID_SOCKET && talk(s, c->total, c->each, c->seed + (uint32_t)i);
+        shutdown(s, SD_SEND);
+        if (c->ok) c->ok = peer_end(s) == 0;
+        closesocket(s);
+    }
+}
+
+static void serve_clients(int count, size_t total, size_t each, int rounds)
+{
+    peer_thread threads[16];
+    static client clients[16];
+    int i;
+    for (i = 0; i < count; i++) {
+        clients[i].total = total;
+        clients[i].each = each;
+        clients[i].seed = (uint32_t)(i + 1) * 100;
+        clients[i].rounds = rounds;
+        peer_start(&threads[i], be_a_client, &clients[i]);
+    }
+    for (i = 0; i < count; i++) {
+        peer_join(&threads[i]);
+        CHECK(clients[i].ok);
+    }
+}
+
+// ---- echo in every setting -----------------------------------------------------------------------
+
+static void every_size_comes_back(void)
+{
+    static const struct {
+        size_t total, each;
+    } sizes[] = { { 1, 1 },         { 50, 1 },        { 4096, 4096 },
+                  { 16385, 16385 }, { 100000, 999 },  { 300000, 50000 } };
+    size_t i;
+    prepare();
+    REQUIRE(begin());
+    for (i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        T_NOTE("%u bytes, %u each", (unsigned)sizes[i].total, (unsigned)sizes[i].each);
+        serve_clients(2, sizes[i].total, sizes[i].each, 1);
+    }
+    AWAIT(closed_count == 12, PEER_MS);
+    CHECK_EQ(counted(IOCPNET_COUNT_CLOSED_FINISHED), 12);
+    CHECK_EQ(counted(IOCPNET_COUNT_BYTES_RECEIVED), counted(IOCPNET_COUNT_BYTES_SENT));
+    end();
+}
+
+static void echo_with(const char *what)
+{
+    T_NOTE("%s", what);
+    REQUIRE(begin());
+    serve_clients(4, 150000, 5000, 2);
+    serve_clients(2, 3, 1, 3);
+    end();
+}
+
+static void zero_byte_receives_lose_nothing(void)
+{
+    prepare();
+    server.zero_byte = true;
+    echo_with("zero_byte");
+    prepare();
+    server.zero_byte = true;
+    engine.no_skip = true;
+    echo_with("zero_byte, no_skip");
+}
+
+static void two_sends_outstanding_keep_the_order(void)
+{
+    prepare();
+    server.sndbuf_0 = true;
+    echo_with("sndbuf_0");
+    prepare();
+    server.sndbuf_0 = true;
+    server.buffer_bytes = 1024;
+    engine.no_skip = true;
+    echo_with("sndbuf_0, small buffers, no_skip");
+}
+
+static void first_data_is_data(void)
+{
+    prepare();
+    server.accept_data_ms = 3000;
+    echo_with("accept_data");
+    prepare();
+    server.accept_data_ms = 3000;
+    server.zero_byte = true;
+    server.no_pool_cache = true;
+    echo_with("accept_data, zero_byte, no_pool_cache");
+}
+
+static void other_settings_lose_nothing(void)
+{
+    prepare();
+    engine.no_skip = true;
+    echo_with("no_skip");
+    prepare();
+    engine.no_inline = true;
+    echo_with("no_inline");
+    prepare();
+    engine.batch = 1;
+    engine.threads = 1;
+    echo_with("batch 1, one thread");
+    prepare();
+    engine.threads = 8;
+    server.buffer_bytes = 512;
+    server.buffers = 2000;
+    echo_with("8 threads, buffers of 512 bytes");
+}
+
+// pitfall 46: served again and again, whether the system reuses sockets or refuses to.
+static void reused_sockets_serve_as_fresh_ones(void)
+{
+    uint64_t reused, failed;
+    prepare();
+    server.reuse = true;
+    server.accepts_min = 2;
+    REQUIRE(begin());
+    serve_clients(2, 5000, 1000, 25);
+    AWAIT(closed_count == 50, PEER_MS);
+    reused = counted(IOCPNET_COUNT_SOCKETS_REUSED);
+    failed = counted(IOCPNET_COUNT_REUSE_FAILED);
+    CHECK(reused + failed > 0);
+    end();
+    // refused at the call: a new socket, silently
+    prepare();
+    server.reuse = true;
+    REQUIRE(begin());
+    fault_fail(FAULT_DisconnectEx, 1, 1000, WSAEOPNOTSUPP);
+    serve_clients(2, 5000, 1000, 5);
+    AWAIT(closed_count == 10, PEER_MS);
+    CHECK_EQ(counted(IOCPNET_COUNT_REUSE_FAILED), 10);
+    CHECK_EQ(counted(IOCPNET_COUNT_CLOSED_FINISHED), 10);
+    end();
+}
+
+static void ipv6_and_dual_stack_are_served(void)
+{
+    SOCKET s;
+    prepare();
+    server.address = "::";
+    server.dual_stack = true;
+    if (iocpnet_iocp_open(&iocp, &engine) == 0) {
+        iocpnet_error error = iocpnet_listener_open(&listener, iocp, &server);
+        iocpnet_iocp_close(iocp);
+        if (error) T_SKIP("no IPv6 here");
+    }
+    prepare();
+    server.address = "::";
+    server.dual_stack = true;
+    REQUIRE(begin());
+    s = peer_connect_to(AF_INET6, port);
+    CHECK(s != INVALID_SOCKET && talk(s, 1000, 100, 1));
+    closesocket(s);
+    s = peer_connect_to(AF_INET, port);
+    CHECK(s != INVALID_SOCKET && talk(s, 1000, 100, 1));
+    closesocket(s);
+    end();
+}
+
+// ---- settings that protect -----------------------------------------------------------------------
+
+// Law 9
+static void a_zero_desc_listens_on_loopback_only_and_exclusively(void)
+{
+    iocpnet_address at;
+    char text[64];
+    iocpnet_listener *second = NULL;
+    iocpnet_error error;
+    DWORD flags = 0xFF;
+    prepare();
+    memset(&server.on, 0, sizeof server.on);
+    server.on.data = on_echo;
+    CHECK_ERR(iocpnet_iocp_open(&iocp, NULL), 0);
+    CHECK_ERR(iocpnet_listener_open(&listener, iocp, &server), 0);
+    at = iocpnet_listener_address(listener);
+    iocpnet_address_text(&at, text, sizeof text);
+    CHECK(strncmp(text, "127.0.0.1:", 10) == 0);
+    CHECK(GetHandleInformation((HANDLE)listener->socket.handle, &flags));
+    CHECK_EQ(flags & HANDLE_FLAG_INHERIT, 0);
+    server.port = iocpnet_address_port(&at);
+    error = iocpnet_listener_open(&second, iocp, &server);
+    CHECK(error == WSAEADDRINUSE || error == WSAEACCES);
+    CHECK(second == NULL);
+    server.port = 0;
+    server.address = "example.com";
+    CHECK_ERR(iocpnet_listener_open(&second, iocp, &server), WSAEINVAL);
+    server.address = "192.0.2.1";
+    CHECK_ERR(iocpnet_listener_open(&second, iocp, &server), WSAEADDRNOTAVAIL);
+    server.address = NULL;
+    server.on.data = NULL;
+    CHECK_ERR(iocpnet_listener_open(&second, iocp, &server), WSAEINVAL);
+    CHECK_ERR(iocpnet_iocp_close(iocp), 0);
+    CHECK_EQ(fault_handles(), 0);
+    peer_nothing_left();
+}
+
+static void a_listener_needs_only_a_data_callback(void)
+{
+    SOCKET s;
+    prepare();
+    memset(&server.on, 0, sizeof server.on);
+    server.user = NULL;
+    server.on.data = on_echo;
+    engine.threads = 1;
+    // on_echo wants a guest: give it one by the listener's user
+    server.user = &guests[0];
+    guests[0].opened = 1;
+    REQUIRE(begin());
+    s = peer_connect(port);
+    CHECK(talk(s, 1000, 10, 1));
+    closesocket(s);
+    end();
+}
+
+// pitfall 15, and law 10: clients that say nothing hold no accept for good.
+static void silent_clients_are_reaped(void)
+{
+    SOCKET silent[4], good;
+    int i;
+    prepare();
+    server.accept_data_ms = 300;
+    server.accepts_min = 4;
+    server.accepts_max = 4;
+    REQUIRE(begin());
+    for (i = 0; i < 4; i++) {
+        silent[i] = peer_connect(port);
+        CHECK(silent[i] != INVALID_SOCKET);
+    }
+    good = peer_connect(port);
+    CHECK(talk(good, 1000, 100, 1));
+    AWAIT(counted(IOCPNET_COUNT_ACCEPTS_REAPED) >= 4, PEER_MS);
+    for (i = 0; i < 4; i++) {
+        CHECK(peer_end(silent[i]) != -1);
+        closesocket(silent[i]);
+    }
+    CHECK(talk(good, 1000, 100, 2));
+    closesocket(good);
+    end();
+}
+
+// pitfall 16: an accept that nobody has connected to is not touched, however long it waits.
+static void an_idle_listener_replaces_no_socket(void)
+{
+    int sockets;
+    prepare();
+    server.accept_data_ms = 100;
+    server.accepts_min = 3;
+    REQUIRE(begin());
+    sockets = fault_count(FAULT_WSASocketW);
+    Sleep(600);
+    CHECK_EQ(fault_count(FAULT_WSASocketW), sockets);
+    CHECK_EQ(counted(IOCPNET_COUNT_ACCEPTS_REAPED), 0);
+    end();
+}
+
+static void beyond_max_connections_clients_wait(void)
+{
+    SOCKET s[6];
+    char byte = 'x';
+    int i;
+    prepare();
+    server.max_connections = 3;
+    REQUIRE(begin());
+    for (i = 0; i < 6; i++) {
+        s[i] = peer_connect(port);
+        CHECK(s[i] != INVALID_SOCKET);
+    }
+    for (i = 0; i < 3; i++) CHECK(talk(s[i], 500, 50, (uint32_t)i));
+    CHECK(peer_send(s[3], &byte, 1));
+    Sleep(100);
+    CHECK_EQ(guest_count, 3);
+    for (i = 0; i < 3; i++) closesocket(s[i]);
+    CHECK_EQ(peer_recv(s[3], &byte, 1), 1);
+    for (i = 4; i < 6; i++) CHECK(talk(s[i], 500, 50, (uint32_t)i));
+    for (i = 3; i < 6; i++) closesocket(s[i]);
+    AWAIT(closed_count == 6, PEER_MS);
+    end();
+}
+
+// pitfalls 28 and 36: a client that sends and never reads stops being read; then nothing is lost.
+static volatile LONG push_stop;
+static volatile LONG64 pushed;
+static SOCKET push_socket;
+
+static void push(void *user)
+{
+    static unsigned char block[16384];
+    (void)user;
+    while (!push_stop) {
+        int n;
+        peer_fill(block, sizeof block, (uint64_t)pushed, 9);
+        n = send(push_socket, (char *)block, sizeof block, 0);
+        if (n <= 0) break;
+        InterlockedExchangeAdd64(&pushed, n);
+    }
+    shutdown(push_socket, SD_SEND);
+}
+
+static void a_client_that_never_reads_is_not_read_from(void)
+{
+    peer_thread thread;
+    iocpnet_pool_stats pool;
+    uint64_t got = 0, last = 1, wrong = 0;
+    static unsigned char part[65536];
+    T_LIMIT(30);
+    prepare();
+    server.send_limit_bytes = 65536;
+    REQUIRE(begin());
+    push_socket = peer_connect(port);
+    REQUIRE(push_socket != INVALID_SOCKET);
+    push_stop = 0;
+    pushed = 0;
+    peer_start(&thread, push, NULL);
+    while ((uint64_t)pushed != last || guests[0].received == 0) {  // until nothing moves any more
+        last = (uint64_t)pushed;
+        Sleep(150);
+    }
+    CHECK(counted(IOCPNET_COUNT_READS_PAUSED) >= 1);
+    iocpnet_pool_stats_read(listener->buffers, &pool);
+    CHECK(pool.out < 40);
+    CHECK_EQ(closed_count, 0);
+    push_stop = 1;
+    for (;;) {
+        int n = recv(push_socket, (char *)part, sizeof part, 0);
+        if (n <= 0) {
+            CHECK_EQ(n, 0);  // our FIN, echoed
+            break;
+        }
+        if (peer_differs(part, (size_t)n, got, 9) != (size_t)n) wrong++;
+        got += (uint64_t)n;
+    }
+    peer_join(&thread);
+    CHECK_EQ(wrong, 0);
+    CHECK_EQ(got, pushed);
+    closesocket(push_socket);
+    AWAIT(closed_count == 1, PEER_MS);
+    end();
+}
+
+// ---- sends of the server's own -------------------------------------------------------------------
+
+static size_t gift_total, gift_each;
+static volatile LONG64 gift_given;
+static volatile LONG gift_refused;
+
+static void give_more(iocpnet_conn conn)
+{
+    static unsigned char block[1 << 20];
+    for (;;) {
+        size_t left = gift_total - (size_t)gift_given;
+        size_t n = left < gift_each ? left : gift_each;
+        iocpnet_error error;
+        if (!left) {
+            CHECK_ERR(iocpnet_conn_close(conn), 0);
+            CHECK_ERR(iocpnet_conn_send(conn, "late", 4), WSAENOTCONN);
+            return;
+        }
+        peer_fill(block, n, (uint64_t)gift_given, 4);
+        error = iocpnet_conn_send(conn, block, n);
+        if (error == WSAEWOULDBLOCK) {
+            InterlockedIncrement(&gift_refused);
+            return;  // on.drain goes on
+        }
+        if (!CHECK_ERR(error, 0)) return;
+        InterlockedExchangeAdd64(&gift_given, (LONG64)n);
+    }
+}
+
+static void open_and_give(iocpnet_conn conn, void *user)
+{
+    on_open(conn, user);
+    give_more(conn);
+}
+
+static void drain_and_give(iocpnet_conn conn)
+{
+    on_drain(conn);
+    give_more(conn);
+}
+
+static void ignore(iocpnet_conn conn, const void *data, size_t size)
+{
+    guest *g = guest_of(conn);
+    (void)data;
+    enter(g);
+    g->received += size;
+    leave(g);
+}
+
+static size_t unwrap(SOCKET s, int pause_ms)
+{
+    static unsigned char part[65536];
+    size_t got = 0;
+    for (;;) {
+        int n = recv(s, (char *)part, sizeof part, 0);
+        if (n <= 0) break;
+        if (peer_differs(part, (size_t)n, got, 4) != (size_t)n) return 0;
+        got += (size_t)n;
+        if (pause_ms) Sleep((DWORD)pause_ms);
+    }
+    return got;
+}
+
+// Law 6, pitfall 33: every byte that send took, then FIN.
+static void a_graceful_close_delivers_ten_mib(void)
+{
+    static const struct {
+        uint32_t limit;
+        size_t each;
+        bool refuse, sndbuf_0;
+    } ways[] = { { 11 << 20, 1 << 20, false, false },
+                 { 11 << 20, 100000, false, true },
+                 { 256 << 10, 10000, true, false },
+                 { 64 << 10, 64 << 10, true, true } };
+    int i;
+    T_LIMIT(30);
+    for (i = 0; i < 4; i++) {
+        SOCKET s;
+        prepare();
+        T_NOTE("limit %u, %u each", (unsigned)ways[i].limit, (unsigned)ways[i].each);
+        gift_total = 10 << 20;
+        gift_each = ways[i].each;
+        gift_given = 0;
+        gift_refused = 0;
+        server.send_limit_bytes = ways[i].limit;
+        server.refuse_slow = ways[i].refuse;
+        server.sndbuf_0 = ways[i].sndbuf_0;
+        server.buffers = 2000;
+        server.close_ms = 15000;
+        server.on.open = open_and_give;
+        server.on.drain = drain_and_give;
+        server.on.data = ignore;
+        REQUIRE(begin());
+        s = peer_connect(port);
+        CHECK_EQ(unwrap(s, 0), gift_total);
+        CHECK_EQ(gift_given, gift_total);
+        if (ways[i].refuse) {
+            CHECK(gift_refused > 0);
+            CHECK(guests[0].drained > 0);
+        }
+        closesocket(s);
+        AWAIT(closed_count == 1, PEER_MS);
+        CHECK_EQ(guests[0].reason, IOCPNET_CLOSED_LOCAL);
+        end();
+    }
+}
+
+// pitfall 34: unread input does not turn a graceful close into a reset.
+static void a_close_while_the_peer_is_sending_loses_nothing(void)
+{
+    int i;
+    for (i = 0; i < 5; i++) {
+        peer_thread thread;
+        prepare();
+        gift_total = 1 << 20;
+        gift_each = 1 << 20;
+        gift_given = 0;
+        server.send_limit_bytes = 2 << 20;
+        server.on.open = open_and_give;
+        server.on.data = ignore;
+        REQUIRE(begin());
+        push_socket = peer_connect(port);
+        push_stop = 0;
+        pushed = 0;
+        peer_start(&thread, push, NULL);
+        CHECK_EQ(unwrap(push_socket, 0), gift_total);
+        push_stop = 1;
+        peer_join(&thread);
+        closesocket(push_socket);
+        AWAIT(closed_count == 1, PEER_MS);
+        end();
+    }
+}
+
+static void a_peer_that_never_finishes_is_cut_off_after_close_ms(void)
+{
+    SOCKET s;
+    uint64_t start;
+    prepare();
+    gift_total = 1000;
+    gift_each = 1000;
+    gift_given = 0;
+    server.close_ms = 300;
+    server.on.open = open_and_give;
+    server.on.data = ignore;
+    REQUIRE(begin());
+    start = GetTickCount64();
+    s = peer_connect(port);
+    CHECK_EQ(unwrap(s, 0), 1000);  // FIN has come; ours never goes
+    AWAIT(closed_count == 1, PEER_MS);
+    CHECK(GetTickCount64() - start >= 250);
+    CHECK_EQ(guests[0].reason, IOCPNET_CLOSED_TIMEOUT);
+    closesocket(s);
+    end();
+}
+
+static void send_too_much(iocpnet_conn conn, void *user)
+{
+    static char block[70000];
+    on_open(conn, user);
+    CHECK_ERR(iocpnet_conn_send(conn, block, 60000), 0);
+    CHECK_ERR(iocpnet_conn_send(conn, block, 60000), server.refuse_slow ? WSAEWOULDBLOCK : WSAENOBUFS);
+    CHECK_ERR(iocpnet_conn_send(conn, block, 0), server.refuse_slow ? 0 : WSAENOTCONN);
+}
+
+// Law 5
+static void a_send_over_the_limit_is_refused_or_closes(void)
+{
+    int refuse;
+    for (refuse = 0; refuse < 2; refuse++) {
+        SOCKET s;
+        static char got[70000];
+        prepare();
+        server.refuse_slow = refuse != 0;
+        server.send_limit_bytes = 65536;
+        server.on.open = send_too_much;
+        REQUIRE(begin());
+        s = peer_connect(port);
+        if (refuse) {
+            CHECK_EQ(peer_recv(s, got, 60000), 60000);
+            AWAIT(guests[0].drained == 1, PEER_MS);
+            CHECK(talk(s, 1000, 100, 1));
+            closesocket(s);
+            AWAIT(closed_count == 1, PEER_MS);
+        } else {
+            AWAIT(closed_count == 1, PEER_MS);
+            CHECK_EQ(guests[0].reason, IOCPNET_CLOSED_LIMIT);
+            closesocket(s);
+        }
+        CHECK(counted(IOCPNET_COUNT_SENDS_REFUSED) >= 1);
+        end();
+    }
+}
+
+// ---- why a connection closed ---------------------------------------------------------------------
+
+static void every_close_says_why(void)
+{
+    SOCKET s;
+    prepare();
+    REQUIRE(begin());
+    s = peer_connect(port);  // the peer finishes
+    CHECK(talk(s, 10, 10, 1));
+    closesocket(s);
+    AWAIT(closed_count == 1, PEER_MS);
+    CHECK_EQ(guests[0].reason, IOCPNET_CLOSED_FINISHED);
+    CHECK_ERR(guests[0].error, 0);
+
+    s = peer_connect(port);  // pitfall 7: the peer resets ...
+    CHECK(talk(s, 10, 10, 1));
+    AWAIT(guest_count == 2, PEER_MS);
+    peer_abort(s);
+    AWAIT(closed_count == 2, PEER_MS);
+    CHECK_EQ(guests[1].reason, IOCPNET_CLOSED_RESET);
+    CHECK_ERR(guests[1].error, WSAECONNRESET);
+
+    s = peer_connect(port);  // ... and we do
+    CHECK(talk(s, 10, 10, 1));
+    CHECK_ERR(iocpnet_conn_abort(guests[2].conn), 0);
+    AWAIT(closed_count == 3, PEER_MS);
+    CHECK_EQ(guests[2].reason, IOCPNET_CLOSED_LOCAL);
+    CHECK(peer_end(s) != -1);
+    closesocket(s);
+
+    s = peer_connect(port);  // we close, the peer follows
+    CHECK(talk(s, 10, 10, 1));
+    CHECK_ERR(iocpnet_conn_close(guests[3].conn), 0);
+    CHECK_ERR(peer_end(s), 0);
+    closesocket(s);
+    AWAIT(closed_count == 4, PEER_MS);
+    CHECK_EQ(guests[3].reason, IOCPNET_CLOSED_LOCAL);
+
+    s = peer_connect(port);  // the iocp stops
+    CHECK(talk(s, 10, 10, 1));
+    CHECK_ERR(iocpnet_iocp_stop(iocp, 50), 0);
+    CHECK_EQ(closed_count, 5);
+    CHECK(guests[4].reason == IOCPNET_CLOSED_STOP || guests[4].reason == IOCPNET_CLOSED_TIMEOUT);
+    closesocket(s);
+    end();
+}
+
+static void a_half_closed_client_gets_its_answer(void)
+{
+    SOCKET s;
+    char got[8];
+    prepare();
+    REQUIRE(begin());
+    s = peer_connect(port);
+    CHECK(peer_send(s, "question", 8));
+    shutdown(s, SD_SEND);
+    CHECK_EQ(peer_recv(s, got, 8), 8);
+    CHECK_MEM(got, "question", 8);
+    CHECK_ERR(peer_end(s), 0);
+    closesocket(s);
+    AWAIT(closed_count == 1, PEER_MS);
+    CHECK_EQ(guests[0].reason, IOCPNET_CLOSED_FINISHED);
+    end();
+}
+
+static void idle_connections_are_closed_and_busy_ones_kept(void)
+{
+    int crossing;
+    for (crossing = 0; crossing < 2; crossing++) {
+        SOCKET quiet, busy;
+        int i;
+        prepare();
+        server.idle_ms = 400;
+        // pitfall 53: the same 200 ms before 2^32 ms
+        if (crossing) fault_clock(0x100000000ull - 200);
+        REQUIRE(begin());
+        quiet = peer_connect(port);
+        CHECK(talk(quiet, 10, 10, 1));
+        busy = peer_connect(port);
+        for (i = 0; i < 12; i++) {
+            CHECK(talk(busy, 10, 10, (uint32_t)i));
+            Sleep(100);
+        }
+        CHECK_EQ(guests[0].closed, 1);
+        CHECK_EQ(guests[0].reason, IOCPNET_CLOSED_TIMEOUT);
+        CHECK_EQ(guests[1].closed, 0);
+        CHECK(peer_end(quiet) != -1);
+        closesocket(quiet);
+        closesocket(busy);
+        end();
+    }
+}
+
+// ---- names ---------------------------------------------------------------------------------------
+
+static void nothing_works_with(iocpnet_conn dead)
+{
+    CHECK_ERR(iocpnet_conn_send(dead, "x", 1), WSAENOTCONN);
+    CHECK_ERR(iocpnet_conn_send(dead, "", 0), WSAENOTCONN);
+    CHECK_ERR(iocpnet_conn_close(dead), WSAENOTCONN);
+    CHECK_ERR(iocpnet_conn_abort(dead), WSAENOTCONN);
+    CHECK_ERR(iocpnet_conn_set_user(dead, &dead), WSAENOTCONN);
+    CHECK(iocpnet_conn_user(dead) == NULL);
+    CHECK_EQ(iocpnet_conn_address(dead, true).size, 0);
+    CHECK_EQ(iocpnet_conn_address(dead, false).size, 0);
+}
+
+// Law 4, pitfall 8
+static void a_dead_name_is_an_error_and_touches_nobody(void)
+{
+    static const uint64_t never[] = { 0, 1, 0xFFFFFFFFull, 0x100000000ull, UINT64_MAX,
+                                      0x7FFFFFFF00000001ull, 0x0000000500000005ull };
+    iocpnet_conn dead[40];
+    SOCKET s;
+    size_t k;
+    int i;
+    prepare();
+    REQUIRE(begin());
+    for (k = 0; k < sizeof never / sizeof never[0]; k++) {
+        iocpnet_conn name;
+        name.id = never[k];
+        nothing_works_with(name);
+    }
+    for (i = 0; i < 40; i++) {
+        s = peer_connect(port);
+        CHECK(talk(s, 4, 4, 1));
+        dead[i] = guests[i].conn;
+        closesocket(s);
+        AWAIT(closed_count == i + 1, PEER_MS);
+        nothing_works_with(dead[i]);
+    }
+    s = peer_connect(port);  // it has the place of one of them
+    CHECK(talk(s, 4, 4, 2));
+    for (i = 0; i < 40; i++) {
+        CHECK(dead[i].id != guests[40].conn.id);
+        nothing_works_with(dead[i]);
+    }
+    CHECK(talk(s, 1000, 10, 3));  // no foreign byte, and not closed
+    closesocket(s);
+    end();
+    for (i = 0; i < 40; i++) nothing_works_with(dead[i]);  // after the iocp, too
+}
+
+static volatile LONG shouting, shouts;
+static void shout_at_everybody(void *user)
+{
+    uint32_t random = (uint32_t)(uintptr_t)user * 7919 + 1;
+    while (shouting) {
+        LONG n = guest_count < GUESTS ? guest_count : GUESTS;
+        iocpnet_conn name;
+        if (!n) continue;
+        random = random * 1664525u + 1013904223u;
+        name = guests[(random >> 8) % (uint32_t)n].conn;
+        if (!name.id) continue;
+        switch ((random >> 4) & 7) {
+        case 0: iocpnet_conn_abort(name); break;
+        case 1: iocpnet_conn_close(name); break;
+        case 2: iocpnet_conn_address(name, false); break;
+        default: iocpnet_conn_send(name, "shout", 5); break;
+        }
+        InterlockedIncrement(&shouts);
+    }
+}
+
+static void come_and_go(void *user)
+{
+    int i;
+    (void)user;
+    for (i = 0; i < 40; i++) {
+        SOCKET s = peer_connect(port);
+        char got[64];
+        if (s == INVALID_SOCKET) continue;
+        send(s, "hello", 5, 0);
+        recv(s, got, sizeof got, 0);
+        if (i & 1) {
+            peer_abort(s);
+        } else {
+            closesocket(s);
+        }
+    }
+}
+
+// Law 4: any call, from any thread, at any time.
+static void names_may_be_used_from_anywhere_while_connections_churn(void)
+{
+    peer_thread shouters[3], clients[3];
+    int i;
+    T_LIMIT(30);
+    prepare();
+    REQUIRE(begin());
+    shouting = 1;
+    for (i = 0; i < 3; i++) peer_start(&shouters[i], shout_at_everybody, (void *)(intptr_t)(i + 1));
+    for (i = 0; i < 3; i++) peer_start(&clients[i], come_and_go, NULL);
+    for (i = 0; i < 3; i++) peer_join(&clients[i]);
+    shouting = 0;
+    for (i = 0; i < 3; i++) peer_join(&shouters[i]);
+    CHECK(shouts > 100);
+    AWAIT(closed_count == guest_count, PEER_MS);
+    end();
+}
+
+// pitfall 31: messages of several threads come whole, and in order for each thread.
+typedef struct message {
+    uint32_t thread, number;
+    unsigned char text[92];
+} message;
+enum { SENDERS = 4, MESSAGES = 300 };
+static volatile LONG send_failed;
+
+static void send_messages(void *user)
+{
+    uint32_t number, me = (uint32_t)(uintptr_t)user;
+    for (number = 0; number < MESSAGES; number++) {
+        message m;
+        iocpnet_error error;
+        m.thread = me;
+        m.number = number;
+        peer_fill(m.text, sizeof m.text, number, me);
+        while ((error = iocpnet_conn_send(guests[0].conn, &m, sizeof m)) == WSAEWOULDBLOCK) Sleep(1);
+        if (error) InterlockedIncrement(&send_failed);
+    }
+}
+
+static void messages_of_many_threads_come_whole_and_in_order(void)
+{
+    peer_thread threads[SENDERS];
+    uint32_t next[SENDERS] = { 0 };
+    int i, wrong = 0;
+    SOCKET s;
+    prepare();
+    server.send_limit_bytes = 8000;
+    server.refuse_slow = true;
+    engine.threads = 4;
+    REQUIRE(begin());
+    s = peer_connect(port);
+    CHECK(talk(s, 1, 1, 1));
+    for (i = 0; i < SENDERS; i++) peer_start(&threads[i], send_messages, (void *)(uintptr_t)i);
+    for (i = 0; i < SENDERS * MESSAGES; i++) {
+        message m;
+        if (!CHECK_EQ(peer_recv(s, &m, sizeof m), sizeof m)) break;
+        if (m.thread >= SENDERS || m.number != next[m.thread]++ ||
+            peer_differs(m.text, sizeof m.text, m.number, m.thread) != sizeof m.text) {
+            wrong++;
+        }
+    }
+    CHECK_EQ(wrong, 0);
+    for (i = 0; i < SENDERS; i++) peer_join(&threads[i]);
+    CHECK_EQ(send_failed, 0);
+    closesocket(s);
+    AWAIT(closed_count == 1, PEER_MS);
+    end();
+}
+
+static iocpnet_address told_local, told_peer;
+static void open_and_ask_addresses(iocpnet_conn conn, void *user)
+{
+    on_open(conn, user);
+    told_local = iocpnet_conn_address(conn, true);
+    told_peer = iocpnet_conn_address(conn, false);
+}
+
+static void both_addresses_are_told(void)
+{
+    SOCKET s;
+    iocpnet_address peer;
+    prepare();
+    server.on.open = open_and_ask_addresses;
+    REQUIRE(begin());
+    s = peer_connect(port);
+    CHECK(talk(s, 1, 1, 1));
+    CHECK_EQ(iocpnet_address_port(&told_local), port);
+    CHECK_EQ(iocpnet_address_port(&told_peer), peer_port(s));
+    peer = iocpnet_conn_address(guests[0].conn, false);
+    CHECK_EQ(iocpnet_address_port(&peer), peer_port(s));
+    closesocket(s);
+    end();
+}
+
+// ---- what goes wrong -----------------------------------------------------------------------------
+
+// pitfall 17
+static void clients_that_reset_at_once_do_not_end_the_listener(void)
+{
+    SOCKET s;
+    int i;
+    prepare();
+    REQUIRE(begin());
+    for (i = 0; i < 150; i++) {
+        s = peer_connect(port);
+        peer_abort(s);
+    }
+    s = peer_connect(port);
+    CHECK(talk(s, 1000, 100, 1));
+    closesocket(s);
+    end();
+}
+
+// pitfalls 17 and 18: accepts that fail, and sockets that can't be made, are made good later.
+static void failed_accepts_are_replaced(void)
+{
+    static const struct {
+        int id, code;
+    } failing[] = { { FAULT_WSASocketW, WSAEMFILE },
+                    { FAULT_WSASocketW, WSAENOBUFS },
+                    { FAULT_AcceptEx, WSAECONNRESET },
+                    { FAULT_AcceptEx, WSAENOBUFS },
+                    { FAULT_CreateIoCompletionPort, ERROR_NO_SYSTEM_RESOURCES },
+                    { FAULT_setsockopt, WSAENOTSOCK } };
+    size_t k;
+    for (k = 0; k < sizeof failing / sizeof failing[0]; k++) {
+        SOCKET s;
+        int i;
+        prepare();
+        server.accepts_min = 2;
+        server.accepts_max = 2;
+        T_NOTE("%s fails", fault__names[failing[k].id]);
+        REQUIRE(begin());
+        fault_fail(failing[k].id, 1, 12, failing[k].code);
+        for (i = 0; i < 3; i++) {
+            s = peer_connect(port);
+            if (failing[k].id == FAULT_setsockopt) {
+                talk(s, 10, 10, 1);  // those whose context can't be updated are closed
+            } else {
+                CHECK(talk(s, 10, 10, 1));
+            }
+            closesocket(s);
+        }
+        for (i = 0; i < 15 && failing[k].id == FAULT_setsockopt; i++) {
+            s = peer_connect(port);
+            talk(s, 10, 10, 1);
+            closesocket(s);
+        }
+        s = peer_connect(port);
+        CHECK(talk(s, 1000, 100, 1));
+        closesocket(s);
+        end();
+    }
+}
+
+// pitfall 29
+static void want_of_buffers_in_the_system_is_borne(void)
+{
+    static const int ids[] = { FAULT_WSASend, FAULT_WSARecv };
+    int i;
+    for (i = 0; i < 2; i++) {
+        SOCKET s;
+        prepare();
+        REQUIRE(begin());
+        s = peer_connect(port);
+        CHECK(talk(s, 10, 10, 1));
+        fault_fail(ids[i], 1, 5, WSAENOBUFS);
+        CHECK(talk(s, 100000, 5000, 2));
+        CHECK(counted(IOCPNET_COUNT_NO_BUFFERS) >= 5);
+        closesocket(s);
+        AWAIT(closed_count == 1, PEER_MS);
+        CHECK_EQ(guests[0].reason, IOCPNET_CLOSED_FINISHED);
+        end();
+    }
+}
+
+// pitfall 32
+static void short_sends_are_completed(void)
+{
+    prepare();
+    REQUIRE(begin());
+    fault_cut(FAULT_WSASend, 700);
+    serve_clients(2, 50000, 5000, 1);
+    end();
+    // where two are outstanding, the rest would come too late: a reset, never a stream with a hole
+    prepare();
+    server.sndbuf_0 = true;
+    REQUIRE(begin());
+    {
+        SOCKET s = peer_connect(port);
+        static unsigned char data[60000];
+        CHECK(talk(s, 10, 10, 1));
+        fault_cut(FAULT_WSASend, 700);
+        peer_fill(data, sizeof data, 0, 6);
+        CHECK(peer_send(s, data, sizeof data));
+        AWAIT(closed_count == 1, PEER_MS);
+        CHECK_EQ(guests[0].reason, IOCPNET_CLOSED_RESET);
+        closesocket(s);
+    }
+    end();
+}
+
+static void short_receives_are_no_matter(void)
+{
+    prepare();
+    server.zero_byte = true;
+    REQUIRE(begin());
+    fault_cut(FAULT_WSARecv, 7);
+    serve_clients(2, 5000, 500, 1);
+    end();
+}
+
+// pitfall 2: every packet is dequeued before the call that caused it has returned.
+static void calls_that_return_late_do_no_harm(void)
+{
+    prepare();
+    engine.threads = 4;
+    REQUIRE(begin());
+    fault_late(FAULT_WSARecv, 2);
+    fault_late(FAULT_WSASend, 2);
+    fault_late(FAULT_AcceptEx, 2);
+    serve_clients(4, 5000, 500, 4);
+    end();
+}
+
+static void few_buffers_are_a_limit_not_a_crash(void)
+{
+    SOCKET s[6];
+    int i;
+    prepare();
+    server.buffers = 4;
+    server.no_pool_cache = true;
+    server.buffer_bytes = 1024;
+    REQUIRE(begin());
+    for (i = 0; i < 6; i++) s[i] = peer_connect(port);
+    for (i = 0; i < 6; i++) peer_send(s[i], "more than there is room for", 27);
+    Sleep(200);
+    for (i = 0; i < 6; i++) closesocket(s[i]);
+    for (i = 0; i < 50 && closed_count < guest_count; i++) Sleep(20);
+    s[0] = peer_connect(port);
+    CHECK(talk(s[0], 100, 10, 1));
+    closesocket(s[0]);
+    end();
+}
+
+// ---- stop ----------------------------------------------------------------------------------------
+
+static volatile LONG hammering;
+static void hammer(void *user)
+{
+    (void)user;
+    while (hammering) {
+        SOCKET s = peer_connect(port);
+        char data[512];
+        int i;
+        if (s == INVALID_SOCKET) {
+            Sleep(1);
+            continue;
+        }
+        memset(data, 'h', sizeof data);
+        for (i = 0; i < 10 && hammering; i++) {
+            if (send(s, data, sizeof data, 0) <= 0) break;
+            if (recv(s, data, sizeof data, 0) <= 0) break;
+        }
+        closesocket(s);
+    }
+}
+
+// pitfall 10, law 7
+static void it_stops_under_load_many_times(void)
+{
+    int round, before = 0;
+    T_LIMIT(40);
+    for (round = 0; round < 12; round++) {
+        peer_thread threads[4];
+        int i;
+        LONG goal;
+        prepare();
+        T_NOTE("round %d", round);
+        server.reuse = round % 3 == 1;
+        server.zero_byte = round % 3 == 2;
+        server.accept_data_ms = round % 4 == 3 ? 1000 : 0;
+        REQUIRE(begin());
+        hammering = 1;
+        for (i = 0; i < 4; i++) peer_start(&threads[i], hammer, NULL);
+        goal = 3 + round % 5;
+        AWAIT(guest_count >= goal, PEER_MS);
+        CHECK_ERR(iocpnet_iocp_stop(iocp, round & 1 ? 2000 : 0), 0);
+        hammering = 0;
+        for (i = 0; i < 4; i++) peer_join(&threads[i]);
+        end();
+        if (round == 0) before = peer_handles();
+    }
+    CHECK_EQ(peer_handles(), before);
+}
+
+static volatile LONG stop_result;
+static void stop_in_five_seconds(void *user)
+{
+    (void)user;
+    InterlockedExchange(&stop_result, iocpnet_iocp_stop(iocp, 5000));
+}
+
+static void a_stop_delivers_what_send_took(void)
+{
+    SOCKET s;
+    peer_thread thread;
+    prepare();
+    gift_total = SIZE_MAX;  // never closes by itself
+    server.on.data = on_echo;
+    server.send_limit_bytes = 8 << 20;
+    server.buffers = 2000;
+    REQUIRE(begin());
+    s = peer_connect(port);
+    CHECK(talk(s, 1, 1, 4));
+    {
+        static unsigned char block[6 << 20];
+        peer_fill(block, sizeof block, 0, 4);
+        CHECK_ERR(iocpnet_conn_send(guests[0].conn, block, sizeof block), 0);
+        stop_result = -1;
+        peer_start(&thread, stop_in_five_seconds, NULL);
+        CHECK_EQ(unwrap(s, 0), sizeof block);
+        closesocket(s);
+        peer_join(&thread);
+        CHECK_ERR(stop_result, 0);
+    }
+    CHECK_EQ(guests[0].reason, IOCPNET_CLOSED_STOP);
+    end();
+}
+
+static void two_listeners_share_an_iocp(void)
+{
+    iocpnet_listener *second = NULL;
+    iocpnet_address at;
+    SOCKET s;
+    uint16_t other;
+    prepare();
+    REQUIRE(begin());
+    CHECK_ERR(iocpnet_listener_open(&second, iocp, &server), 0);
+    at = iocpnet_listener_address(second);
+    other = iocpnet_address_port(&at);
+    CHECK(other != port);
+    s = peer_connect(port);
+    CHECK(talk(s, 1000, 100, 1));
+    closesocket(s);
+    s = peer_connect(other);
+    CHECK(talk(s, 1000, 100, 1));
+    closesocket(s);
+    CHECK_ERR(iocpnet_iocp_stop(iocp, 1000), 0);
+    CHECK_ERR(iocpnet_listener_open(NULL, iocp, &server), WSAESHUTDOWN);
+    end();
+}
+
+int main(int argc, char **argv)
+{
+    WSADATA data;
+    t_begin(argc, argv, "conn");
+    fault_reset();
+    WSAStartup(MAKEWORD(2, 2), &data);
+    T_RUN(every_size_comes_back);
+    T_RUN(zero_byte_receives_lose_nothing);
+    T_RUN(two_sends_outstanding_keep_the_order);
+    T_RUN(first_data_is_data);
+    T_RUN(other_settings_lose_nothing);
+    T_RUN(reused_sockets_serve_as_fresh_ones);
+    T_RUN(ipv6_and_dual_stack_are_served);
+    T_RUN(a_zero_desc_listens_on_loopback_only_and_exclusively);
+    T_RUN(a_listener_needs_only_a_data_callback);
+    T_RUN(silent_clients_are_reaped);
+    T_RUN(an_idle_listener_replaces_no_socket);
+    T_RUN(beyond_max_connections_clients_wait);
+    T_RUN(a_client_that_never_reads_is_not_read_from);
+    T_RUN(a_graceful_close_delivers_ten_mib);
+    T_RUN(a_close_while_the_peer_is_sending_loses_nothing);
+    T_RUN(a_peer_that_never_finishes_is_cut_off_after_close_ms);
+    T_RUN(a_send_over_the_limit_is_refused_or_closes);
+    T_RUN(every_close_says_why);
+    T_RUN(a_half_closed_client_gets_its_answer);
+    T_RUN(idle_connections_are_closed_and_busy_ones_kept);
+    T_RUN(a_dead_name_is_an_error_and_touches_nobody);
+    T_RUN(names_may_be_used_from_anywhere_while_connections_churn);
+    T_RUN(messages_of_many_threads_come_whole_and_in_order);
+    T_RUN(both_addresses_are_told);
+    T_RUN(clients_that_reset_at_once_do_not_end_the_listener);
+    T_RUN(failed_accepts_are_replaced);
+    T_RUN(want_of_buffers_in_the_system_is_borne);
+    T_RUN(short_sends_are_completed);
+    T_RUN(short_receives_are_no_matter);
+    T_RUN(calls_that_return_late_do_no_harm);
+    T_RUN(few_buffers_are_a_limit_not_a_crash);
+    T_RUN(it_stops_under_load_many_times);
+    T_RUN(a_stop_delivers_what_send_took);
+    T_RUN(two_listeners_share_an_iocp);
+    WSACleanup();
+    return t_end();
+}
