@@ -1081,6 +1081,7 @@ IOCPNET_API iocpnet_address iocpnet_conn_address(iocpnet_conn conn, bool local);
 #include <string.h>
 
 #ifdef _MSC_VER
+#include <intrin.h>
 #pragma comment(lib, "ws2_32.lib")
 #pragma warning(push)
 #pragma warning(disable : 4505)  // a private function that a program does not use, with STATIC
@@ -1643,15 +1644,49 @@ static void iocpnet__free(void *p, size_t size)
     (void)size;
 }
 
+// TlsGetValue is a call, and one that writes the last error; where its slot is in the thread's
+// block is documented, and tried out before it is relied on. Source: MS Learn, "TEB structure
+// (winternl.h)".
+static void *iocpnet__teb_read(DWORD offset)
+{
+#if defined(_M_X64) || defined(__x86_64__)
+    return (void *)(uintptr_t)__readgsqword(offset);
+#elif defined(_M_IX86) || defined(__i386__)
+    return (void *)(uintptr_t)__readfsdword(offset);
+#else
+    return *(void *const volatile *)(void *)((char *)NtCurrentTeb() + offset);
+#endif
+}
+
+// Where the slot of an index is in a thread's block; 0: TlsGetValue must be asked.
+static DWORD iocpnet__teb_offset(DWORD index)
+{
+    DWORD offset = (DWORD)((sizeof(void *) == 8 ? 0x1480 : 0xE10) + index * sizeof(void *));
+    bool found;
+
+    if (index >= 64 || !IOCPNET_OS(TlsSetValue)(index, &offset)) return 0;
+    found = iocpnet__teb_read(offset) == (void *)&offset;
+    IOCPNET_OS(TlsSetValue)(index, NULL);
+    return found ? offset : 0;
+}
+
 // A value per thread: TLS for speed, and FLS beside it for its call when the thread ends.
 typedef struct iocpnet__local {
     DWORD tls, fls;
+    DWORD offset;  // in the thread's block; 0: not known
 } iocpnet__local;
+
+static void *iocpnet__local_get(const iocpnet__local *local)
+{
+    if (local->offset) return iocpnet__teb_read(local->offset);
+    return IOCPNET_OS(TlsGetValue)(local->tls);
+}
 
 static iocpnet_error iocpnet__local_init(iocpnet__local *local, PFLS_CALLBACK_FUNCTION ended)
 {
     local->tls = IOCPNET_OS(TlsAlloc)();
     if (local->tls == TLS_OUT_OF_INDEXES) return 259;
+    local->offset = iocpnet__teb_offset(local->tls);
     local->fls = IOCPNET_OS(FlsAlloc)(ended);
     if (local->fls != FLS_OUT_OF_INDEXES) return 0;
     IOCPNET_OS(TlsFree)(local->tls);
@@ -1662,11 +1697,6 @@ static void iocpnet__local_fini(iocpnet__local *local)
 {
     IOCPNET_OS(FlsFree)(local->fls);  // calls ended for every thread that has a value
     IOCPNET_OS(TlsFree)(local->tls);
-}
-
-static void *iocpnet__local_get(const iocpnet__local *local)
-{
-    return IOCPNET_OS(TlsGetValue)(local->tls);
 }
 
 static bool iocpnet__local_set(const iocpnet__local *local, void *value)
@@ -1952,15 +1982,6 @@ found:
     return NULL;
 }
 
-static iocpnet__cache *iocpnet__pool_cache(iocpnet_pool *pool)
-{
-    iocpnet__cache *cache;
-
-    if (pool->no_cache) return NULL;
-    cache = (iocpnet__cache *)iocpnet__local_get(&pool->local);
-    return cache ? cache : iocpnet__pool_cache_make(pool);
-}
-
 static void iocpnet__pool_swap(iocpnet__cache *cache)
 {
     iocpnet__magazine *magazine = cache->loaded;
@@ -1984,12 +2005,13 @@ static void *iocpnet__pool_take_locked(iocpnet_pool *pool)
     return item;
 }
 
-// This thread's cache is empty, or it has none.
-static void *iocpnet__pool_take_slow(iocpnet_pool *pool, iocpnet__cache *cache)
+// This thread's cache is empty, or it has none. Kept out of line, so that the way past it is short.
+static __declspec(noinline) void *iocpnet__pool_take_slow(iocpnet_pool *pool, iocpnet__cache *cache)
 {
     PSLIST_ENTRY full;
     void *item;
 
+    if (!cache && !pool->no_cache) cache = iocpnet__pool_cache_make(pool);
     if (!cache) return iocpnet__pool_take_locked(pool);
     if (!cache->spare->count) {
         full = IOCPNET_OS(InterlockedPopEntrySList)(&pool->full);
@@ -2016,7 +2038,7 @@ static void *iocpnet__pool_take_slow(iocpnet_pool *pool, iocpnet__cache *cache)
 
 static void *iocpnet__pool_take(iocpnet_pool *pool)
 {
-    iocpnet__cache *cache = iocpnet__pool_cache(pool);
+    iocpnet__cache *cache = (iocpnet__cache *)iocpnet__local_get(&pool->local);
 
     if (!cache || !cache->loaded->count) return iocpnet__pool_take_slow(pool, cache);
     iocpnet__count_own(&cache->takes, 1);
@@ -2046,9 +2068,12 @@ static iocpnet__magazine *iocpnet__pool_empty(iocpnet_pool *pool)
 }
 
 // This thread's loaded magazine is full, or it has no cache.
-static void iocpnet__pool_give_slow(iocpnet_pool *pool, iocpnet__cache *cache, void *item)
+static __declspec(noinline) void iocpnet__pool_give_slow(iocpnet_pool *pool, iocpnet__cache *cache,
+                                                         void *item)
 {
     iocpnet__magazine *empty;
+
+    if (!cache && !pool->no_cache) cache = iocpnet__pool_cache_make(pool);
 
     if (!cache) {
         iocpnet__pool_give_locked(pool, item);
@@ -2071,7 +2096,7 @@ static void iocpnet__pool_give_slow(iocpnet_pool *pool, iocpnet__cache *cache, v
 
 static void iocpnet__pool_give(iocpnet_pool *pool, void *item)
 {
-    iocpnet__cache *cache = iocpnet__pool_cache(pool);
+    iocpnet__cache *cache = (iocpnet__cache *)iocpnet__local_get(&pool->local);
 
     if (!cache || cache->loaded->count >= pool->rounds) {
         iocpnet__pool_give_slow(pool, cache, item);
@@ -2315,7 +2340,7 @@ struct iocpnet_iocp {
 
 // The worker whose poll this thread is in, whichever iocp's. One index for all iocps of the
 // process.
-static DWORD iocpnet__current = TLS_OUT_OF_INDEXES;
+static iocpnet__local iocpnet__current = { TLS_OUT_OF_INDEXES, FLS_OUT_OF_INDEXES, 0 };
 static uint32_t iocpnet__opened;             // iocps open; iocpnet__lock
 static volatile int32_t iocpnet__transmits;  // native file transfers running in this process
 
@@ -2323,8 +2348,8 @@ static iocpnet__worker *iocpnet__worker_here(const iocpnet_iocp *iocp)
 {
     iocpnet__worker *worker;
 
-    if (iocpnet__current == TLS_OUT_OF_INDEXES) return NULL;
-    worker = (iocpnet__worker *)IOCPNET_OS(TlsGetValue)(iocpnet__current);
+    if (iocpnet__current.tls == TLS_OUT_OF_INDEXES) return NULL;
+    worker = (iocpnet__worker *)iocpnet__local_get(&iocpnet__current);
     return worker && worker->iocp == iocp ? worker : NULL;
 }
 
@@ -2694,10 +2719,10 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeou
 
     if (!worker) worker = iocpnet__worker_make(iocp);
     if (!worker) return WSAENOBUFS;
-    outer = IOCPNET_OS(TlsGetValue)(iocpnet__current);
+    outer = iocpnet__local_get(&iocpnet__current);
     if (worker->polling || outer) return WSAEINVAL;  // in a callback, of this iocp or of another
     if (iocpnet__load(&iocp->state) == IOCPNET__STOPPED) return WSAESHUTDOWN;
-    if (!IOCPNET_OS(TlsSetValue)(iocpnet__current, worker)) return iocpnet__last_error();
+    if (!IOCPNET_OS(TlsSetValue)(iocpnet__current.tls, worker)) return iocpnet__last_error();
     worker->polling = true;
 
     ran = iocpnet__run_overflow(worker);
@@ -2722,7 +2747,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeou
     if (iocpnet__load(&iocp->state)) iocpnet__stop_advance(iocp);
 
     worker->polling = false;
-    IOCPNET_OS(TlsSetValue)(iocpnet__current, NULL);
+    IOCPNET_OS(TlsSetValue)(iocpnet__current.tls, NULL);
     return error;
 }
 
@@ -2779,8 +2804,9 @@ static bool iocpnet__current_acquire(void)
 
     iocpnet__lock_enter(&iocpnet__lock);
     if (!iocpnet__opened) {
-        iocpnet__current = IOCPNET_OS(TlsAlloc)();
-        ok = iocpnet__current != TLS_OUT_OF_INDEXES;
+        iocpnet__current.tls = IOCPNET_OS(TlsAlloc)();
+        ok = iocpnet__current.tls != TLS_OUT_OF_INDEXES;
+        if (ok) iocpnet__current.offset = iocpnet__teb_offset(iocpnet__current.tls);
     }
     if (ok) iocpnet__opened++;
     iocpnet__lock_leave(&iocpnet__lock);
@@ -2791,8 +2817,9 @@ static void iocpnet__current_release(void)
 {
     iocpnet__lock_enter(&iocpnet__lock);
     if (!--iocpnet__opened) {
-        IOCPNET_OS(TlsFree)(iocpnet__current);
-        iocpnet__current = TLS_OUT_OF_INDEXES;
+        iocpnet__current.offset = 0;
+        IOCPNET_OS(TlsFree)(iocpnet__current.tls);
+        iocpnet__current.tls = TLS_OUT_OF_INDEXES;
     }
     iocpnet__lock_leave(&iocpnet__lock);
 }
@@ -5353,8 +5380,8 @@ static iocpnet__conn *iocpnet__conn_enter(iocpnet_conn name, bool *own)
     iocpnet__worker *worker = NULL;
     iocpnet__conn *conn;
 
-    if (iocpnet__current != TLS_OUT_OF_INDEXES) {
-        worker = (iocpnet__worker *)IOCPNET_OS(TlsGetValue)(iocpnet__current);
+    if (iocpnet__current.tls != TLS_OUT_OF_INDEXES) {
+        worker = (iocpnet__worker *)iocpnet__local_get(&iocpnet__current);
     }
     conn = worker ? (iocpnet__conn *)worker->running : NULL;
     *own = conn && conn->id == name.id;

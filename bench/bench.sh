@@ -20,7 +20,7 @@ connections=10000
 if [ -n "${QUICK:-}" ] && [ "$QUICK" != 0 ]; then
     quick=(--quick)
     pairs=(--pairs 3 --seconds 0.3 --no-control)
-    connections=2000
+    connections=5000
 fi
 out=$bench_out/out
 rm -rf "$out"

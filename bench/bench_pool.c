@@ -384,8 +384,6 @@ int main(void)
         measure((which_case)which, rounds, ns);
     promise(CASE_PAIR, HEAP, 6);
     promise(CASE_PAIR, LIST, 3);
-    promise(CASE_BURST, HEAP, 6);
-    promise(CASE_BURST, LIST, 3);
     promise(CASE_CROSS, LIST, 2);
     promise(CASE_BATCH, LIST, 2);
 

@@ -56,7 +56,9 @@ count()
     local to=$1 start
     shift
     start=$(stat -c %s "$log")
-    "$load" --port "$server_port" "$@" >"$to.load" || bench_die "the load failed: $(cat "$to.load")"
+    # In the background, so that a signal to this script is heeded at once.
+    "$load" --port "$server_port" "$@" >"$to.load" &
+    wait $! || bench_die "the load failed: $(cat "$to.load")"
     # What the last close caused is over when the log no longer grows.
     local size=-1
     while [ "$size" != "$(stat -c %s "$log")" ]; do
@@ -71,25 +73,19 @@ count()
     [ -s "$to" ] || bench_die "the trace shows no request of process $server_pid"
 }
 
-# per OP LESS MORE OPS: the difference by name, then the total
-per()
-{
-    join -a 1 -a 2 -e 0 -o 0,1.2,2.2 "$2" "$3" | awk -v ops="$4" -v to="$counts.$1.names" '
-        { d = ($3 - $2) / ops; total += d }
-        d > 0.004 || d < -0.004 { printf "%s %.2f\n", $1, d >to }
-        END { printf "%.2f\n", total }'
-}
-
-# measure CASE LESS MORE LOAD-ARGUMENT ...
+# measure CASE LESS MORE LOAD-ARGUMENT ...: sets $measured to the requests of one, by the difference
 measure()
 {
-    local case=$1 less=$2 more=$3
+    local case=$1 less=$(($2 / divide)) more=$(($3 / divide))
     shift 3
     rm -f "$counts.$case.names"
-    less=$((less / divide)) more=$((more / divide))
     count "$counts.less" --count $less "$@"
     count "$counts.more" --count $more "$@"
-    per "$case" "$counts.less" "$counts.more" $((more - less))
+    measured=$(join -a 1 -a 2 -e 0 -o 0,1.2,2.2 "$counts.less" "$counts.more" |
+        awk -v ops=$((more - less)) -v to="$counts.$case.names" '
+        { d = ($3 - $2) / ops; total += d }
+        d > 0.004 || d < -0.004 { printf "%s %.2f\n", $1, d >to }
+        END { printf "%.2f\n", total }')
 }
 
 # All on one core: whether bytes are there already must not depend on who else uses the machine.
@@ -100,9 +96,12 @@ pending=() saturated=() connection=()
 for ((r = 1; r <= repeat; r++)); do
     server_start requests "$@"
     count "$counts.warm" --mode connect --connections 64 --count 256
-    pending+=("$(measure pending 100 500 --think-ms 2)") || exit 1
-    saturated+=("$(measure saturated 1280 6400 --connections 64)") || exit 1
-    connection+=("$(measure connection 100 500 --mode connect --connections 4)") || exit 1
+    measure pending 100 500 --think-ms 2
+    pending+=("$measured")
+    measure saturated 1280 6400 --connections 64
+    saturated+=("$measured")
+    measure connection 100 500 --mode connect --connections 4
+    connection+=("$measured")
     server_stop "$server_pid"
     echo "run $r of $name: pending ${pending[-1]} saturated ${saturated[-1]}" \
         "connection ${connection[-1]}"
