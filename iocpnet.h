@@ -147,7 +147,8 @@
 // has.
 //
 // Accept with first data (accept_data_ms): a client that connects and says nothing holds one of the
-// waiting accepts until the sweep closes it. Without it (the default) there is nothing to hold.
+// waiting accepts until the sweep closes it, and as many of them as there are accepts stop the
+// listener for that long. Without it (the default) there is nothing to hold.
 //
 // Windows 8 and Server 2012 without KB2779768 may stop completing AcceptEx under load.
 // SIO_LOOPBACK_FAST_PATH is not offered: Microsoft has deprecated it. Issue from any thread: since
@@ -446,7 +447,8 @@ typedef void iocpnet_error_fn(void *user, iocpnet_error error, const char *place
 
 // How an iocp works. Zero means [the default].
 typedef struct iocpnet_iocp_desc {
-    uint32_t threads;       // workers that iocpnet_iocp_start makes [twice the concurrency]
+    uint32_t threads;       // workers that iocpnet_iocp_start makes [twice the concurrency; at most
+                            // 4096, as is concurrency]
     uint32_t concurrency;   // threads the system lets run at once [one per processor, all groups]
     uint32_t batch;         // most packets taken in one call [64; at most 256]
     uint32_t inline_limit;  // operations finished in place per packet [8; see no_inline]
@@ -583,7 +585,7 @@ struct iocpnet_op {
 // WSA_OPERATION_ABORTED or with what was done before. A cancelled TCP receive or send leaves the
 // stream in an unknown place: close the connection.
 //
-//   op         must be there until its callback: cancel from where you know that
+//   op         must be there until this call returns: cancel from where you know that
 //
 // Returns    0: asked. ERROR_NOT_FOUND (1168): nothing to cancel, the callback is on its way.
 //            WSAEINVAL: op is idle.
@@ -937,7 +939,7 @@ IOCPNET_API iocpnet_error iocpnet_start_transmit_file(iocpnet_transmit *transmit
 // Cancels a unit as iocpnet_op_cancel cancels an op: no further step is begun.
 //
 // Returns    0, ERROR_NOT_FOUND (1168), or WSAEINVAL: idle.
-// Threads    any; transmit must be there until its callback.
+// Threads    any; transmit must be there until this call returns.
 IOCPNET_API iocpnet_error iocpnet_transmit_cancel(iocpnet_transmit *transmit);
 
 #ifndef IOCPNET_NO_SERVER
@@ -960,7 +962,9 @@ typedef enum iocpnet_reason {
     IOCPNET_CLOSED_STOP       // the iocp was stopped
 } iocpnet_reason;
 
-// What a connection tells you. Calls for one connection never overlap, and close is the last.
+// What a connection tells you. Calls for one connection never overlap, and close is the last. When
+// the peer finishes, what was queued by then still goes out, then the connection closes: an answer
+// that comes later, from another thread, finds WSAENOTCONN.
 typedef struct iocpnet_conn_events {
     void (*open)(iocpnet_conn conn, void *user);                     // user: of the listener
     void (*data)(iocpnet_conn conn, const void *data, size_t size);  // data: until you return
@@ -981,7 +985,8 @@ typedef struct iocpnet_listener_desc {
                                 // this [0: no first bytes, the safe way]
     uint32_t max_connections;   // beyond it the listener stops accepting until one closes [10000]
     uint32_t buffer_bytes;      // size of a receive and send buffer [16 KiB]
-    uint32_t buffers;           // most of them at once [2 x max_connections + 256]
+    uint32_t buffers;           // most of them queued to send [max_connections + 256]; each
+                                // connection has one to receive into beside these
     uint32_t send_limit_bytes;  // queued to send on one connection; reading stops at half [256 KiB]
     uint32_t idle_ms;           // close a connection silent this long [0: never]
     uint32_t close_ms;          // a graceful close waits this long for the peer [5000]
@@ -1018,9 +1023,9 @@ IOCPNET_API iocpnet_address iocpnet_listener_address(const iocpnet_listener *lis
 //   data       copied before the call returns; size 0 does nothing
 //
 // Returns    0. WSAENOTCONN: closing or gone. Over the limit: WSAEWOULDBLOCK with refuse_slow, and
-//            nothing was queued; else WSAENOBUFS, and the connection closes with the reason limit,
-//            as it does when no buffer is left: a stream with a hole is no stream. So the result
-//            may be ignored.
+//            nothing was queued (WSAEMSGSIZE: it alone is over the limit); else WSAENOBUFS, and the
+//            connection closes with the reason limit, as it does when no buffer is left: a stream
+//            with a hole is no stream. So the result may be ignored.
 // Threads    any. Never blocks, never calls back before it returns.
 IOCPNET_API iocpnet_error iocpnet_conn_send(iocpnet_conn conn, const void *data, size_t size);
 
@@ -1166,7 +1171,7 @@ IOCPNET__STATIC_ASSERT(sizeof(LONG) == sizeof(int32_t), long_size);
 static void iocpnet__fence(void)
 {
 #if defined(_M_IX86) || defined(_M_X64) || defined(__i386__) || defined(__x86_64__)
-    // x86 keeps loads and stores in order; volatile keeps the compiler from moving them.
+    _ReadWriteBarrier();  // x86 keeps loads and stores in order; the compiler has to as well
 #else
     MemoryBarrier();
 #endif
@@ -1190,15 +1195,15 @@ static int32_t iocpnet__add(volatile int32_t *p, int32_t n)
     return (int32_t)InterlockedExchangeAdd((volatile LONG *)p, n) + n;
 }
 
+static int32_t iocpnet__exchange(volatile int32_t *p, int32_t value)
+{
+    return (int32_t)InterlockedExchange((volatile LONG *)p, value);
+}
+
 #ifndef IOCPNET_NO_SERVER
 static int32_t iocpnet__or(volatile int32_t *p, int32_t bits)
 {
     return (int32_t)InterlockedOr((volatile LONG *)p, bits);
-}
-
-static int32_t iocpnet__exchange(volatile int32_t *p, int32_t value)
-{
-    return (int32_t)InterlockedExchange((volatile LONG *)p, value);
 }
 #endif
 
@@ -1593,11 +1598,17 @@ static iocpnet_error iocpnet__last_error(void)
     return code ? iocpnet_error_from_win32(code) : WSASYSCALLFAILURE;
 }
 
-static iocpnet_error iocpnet__wsa_error(void)
+// The code of a Winsock call that has failed: never 0, which would read as success.
+static int iocpnet__wsa_code(void)
 {
     int code = IOCPNET_OS(WSAGetLastError)();
 
-    return code ? iocpnet_error_from_win32((uint32_t)code) : WSASYSCALLFAILURE;
+    return code ? code : WSASYSCALLFAILURE;
+}
+
+static iocpnet_error iocpnet__wsa_error(void)
+{
+    return iocpnet_error_from_win32((uint32_t)iocpnet__wsa_code());
 }
 
 static uint64_t iocpnet__now(void)
@@ -1697,6 +1708,12 @@ static void iocpnet__local_fini(iocpnet__local *local)
 {
     IOCPNET_OS(FlsFree)(local->fls);  // calls ended for every thread that has a value
     IOCPNET_OS(TlsFree)(local->tls);
+}
+
+// In the call at a thread's end: what runs on it after that finds nothing.
+static void iocpnet__local_forget(const iocpnet__local *local, const void *value)
+{
+    if (iocpnet__local_get(local) == value) IOCPNET_OS(TlsSetValue)(local->tls, NULL);
 }
 
 static bool iocpnet__local_set(const iocpnet__local *local, void *value)
@@ -1818,6 +1835,7 @@ static void WINAPI iocpnet__pool_thread_ended(void *value)
 {
     iocpnet__cache *cache = (iocpnet__cache *)value;
 
+    iocpnet__local_forget(&cache->pool->local, value);
     iocpnet__lock_enter(&cache->pool->lock);
     iocpnet__pool_shelve(cache->pool, cache->loaded);
     iocpnet__pool_shelve(cache->pool, cache->spare);
@@ -2384,7 +2402,10 @@ static void iocpnet__report(iocpnet_iocp *iocp, iocpnet_error error, const char 
 
 static void WINAPI iocpnet__iocp_thread_ended(void *value)
 {
-    iocpnet__store(&((iocpnet__worker *)value)->used, 0);
+    iocpnet__worker *worker = (iocpnet__worker *)value;
+
+    iocpnet__local_forget(&worker->iocp->local, value);
+    iocpnet__store(&worker->used, 0);
 }
 
 static iocpnet__worker *iocpnet__worker_make(iocpnet_iocp *iocp)
@@ -2832,6 +2853,8 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_open(iocpnet_iocp **out, const iocpnet_i
     *out = NULL;
     error = iocpnet_os_init();
     if (error) return error;
+    error = WSAEINVAL;
+    if (desc && (desc->threads > 4096 || desc->concurrency > 4096)) goto end_winsock;
     error = 8;
     iocp = (iocpnet_iocp *)iocpnet__alloc(sizeof *iocp);
     if (!iocp) goto end_winsock;
@@ -3002,7 +3025,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_start(iocpnet_iocp *iocp)
 
 IOCPNET__DEF iocpnet_error iocpnet_iocp_stop(iocpnet_iocp *iocp, uint32_t deadline_ms)
 {
-    iocpnet__worker *worker = iocpnet__worker_here(iocp);
+    const void *outer = iocpnet__local_get(&iocpnet__current);  // in a callback, of whichever iocp
     int64_t deadline = (int64_t)(iocpnet__now() + deadline_ms);
     iocpnet_error error = 0;
     iocpnet_stats stats;
@@ -3013,6 +3036,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_stop(iocpnet_iocp *iocp, uint32_t deadli
     was = iocpnet__load64(&iocp->deadline);
     if (!was || deadline < was || iocpnet__load(&iocp->aborted)) {
         iocpnet__cas64(&iocp->deadline, was, deadline);
+        iocpnet__store(&iocp->aborted, 0);
     }
     if (iocpnet__cas(&iocp->state, IOCPNET__RUNNING, IOCPNET__STOPPING)) {
         if (iocp->on_stop) iocp->on_stop(iocp, false);
@@ -3023,7 +3047,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_stop(iocpnet_iocp *iocp, uint32_t deadli
         // Something was started after the stop: it ends as the rest did.
         iocpnet__cas(&iocp->state, IOCPNET__STOPPED, IOCPNET__STOPPING);
     }
-    if (worker) return 0;
+    if (outer) return 0;
 
     for (;;) {
         error = iocpnet_iocp_poll(iocp, IOCPNET__TICK_MS / 2);
@@ -3033,71 +3057,111 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_stop(iocpnet_iocp *iocp, uint32_t deadli
             if (error == WSAEINVAL) return error;
             IOCPNET_OS(Sleep)(1);
         }
-        if ((int64_t)iocpnet__now() > deadline + IOCPNET__GRACE_MS) return WSAETIMEDOUT;
+        if ((int64_t)iocpnet__now() > iocpnet__load64(&iocp->deadline) + IOCPNET__GRACE_MS) {
+            return WSAETIMEDOUT;
+        }
     }
 }
 
-// Ctrl-C for iocpnet_iocp_run. One iocp of the process at a time.
+// A stop that is under way has its deadline now.
+static void iocpnet__stop_hurry(iocpnet_iocp *iocp)
+{
+    int64_t now = (int64_t)iocpnet__now();
+    int64_t was = iocpnet__load64(&iocp->deadline);
+
+    if (was > now) iocpnet__cas64(&iocp->deadline, was, now);
+}
+
+// Ctrl-C for iocpnet_iocp_run. One iocp of the process at a time. Windows holds a lock of the
+// process while a handler runs, and SetConsoleCtrlHandler takes the same one (seen by others:
+// dotnet/corefx, issues 26043 and 28286), so the handler only tells; the thread in iocpnet_iocp_run
+// stops the iocp.
 static void *volatile iocpnet__ctrl_iocp;
-static volatile int32_t iocpnet__ctrl_ms, iocpnet__ctrl_busy, iocpnet__ctrl_count;
+static volatile int32_t iocpnet__ctrl_busy, iocpnet__ctrl_count;
+static volatile int32_t iocpnet__ctrl_closing;             // the console is being closed
+static HANDLE iocpnet__ctrl_pressed, iocpnet__ctrl_ended;  // events
 
 static BOOL WINAPI iocpnet__ctrl(DWORD event)
 {
+    bool close = event != CTRL_C_EVENT && event != CTRL_BREAK_EVENT;
     iocpnet_iocp *iocp;
-    uint32_t ms = (uint32_t)iocpnet__load(&iocpnet__ctrl_ms);
 
     if (event == CTRL_LOGOFF_EVENT) return FALSE;  // a service goes on when a user leaves
     iocpnet__add(&iocpnet__ctrl_busy, 1);
     iocp = (iocpnet_iocp *)iocpnet__load_pointer(&iocpnet__ctrl_iocp);
     if (iocp) {
-        if (event != CTRL_C_EVENT && event != CTRL_BREAK_EVENT && ms > 4000) ms = 4000;
-        if (iocpnet__add(&iocpnet__ctrl_count, 1) > 1) ms = 0;  // pressed again: now
-        (void)iocpnet_iocp_stop(iocp, ms);  // iocpnet_iocp_run returns its result
+        if (close) iocpnet__exchange(&iocpnet__ctrl_closing, 1);
+        if (iocpnet__add(&iocpnet__ctrl_count, 1) > 1) iocpnet__stop_hurry(iocp);  // pressed again
+        IOCPNET_OS(SetEvent)(iocpnet__ctrl_pressed);
+        if (close) IOCPNET_OS(WaitForSingleObject)(iocpnet__ctrl_ended, 4500);
     }
     iocpnet__add(&iocpnet__ctrl_busy, -1);
 
-    // After console close the process lives only as long as this function does.
-    if (iocp && event != CTRL_C_EVENT && event != CTRL_BREAK_EVENT) IOCPNET_OS(Sleep)(1000);
+    // After a console close the process lives only as long as this function does: long enough for
+    // main to end by itself.
+    if (iocp && close) IOCPNET_OS(Sleep)(1000);
     return iocp != NULL;
 }
 
-static iocpnet_error iocpnet__ctrl_begin(iocpnet_iocp *iocp, uint32_t ms)
+static iocpnet_error iocpnet__ctrl_begin(iocpnet_iocp *iocp)
 {
     iocpnet_error error;
 
     if (!iocpnet__cas_pointer(&iocpnet__ctrl_iocp, NULL, iocp)) return WSAEINVAL;
-    iocpnet__store(&iocpnet__ctrl_ms, (int32_t)(ms & INT32_MAX));
     iocpnet__store(&iocpnet__ctrl_count, 0);
-    if (IOCPNET_OS(SetConsoleCtrlHandler)(iocpnet__ctrl, TRUE)) return 0;
+    iocpnet__ctrl_pressed = IOCPNET_OS(CreateEventW)(NULL, FALSE, FALSE, NULL);
+    iocpnet__ctrl_ended = IOCPNET_OS(CreateEventW)(NULL, TRUE, FALSE, NULL);
+    if (iocpnet__ctrl_pressed && iocpnet__ctrl_ended &&
+        IOCPNET_OS(SetConsoleCtrlHandler)(iocpnet__ctrl, TRUE)) {
+        return 0;
+    }
     error = iocpnet__last_error();
+    if (iocpnet__ctrl_pressed) IOCPNET_OS(CloseHandle)(iocpnet__ctrl_pressed);
+    if (iocpnet__ctrl_ended) IOCPNET_OS(CloseHandle)(iocpnet__ctrl_ended);
     iocpnet__exchange_pointer(&iocpnet__ctrl_iocp, NULL);
     return error;
 }
 
-// A handler that has begun may still be in the stop: the iocp must outlive it.
+// A handler that has begun may still look at the iocp: the iocp must outlive it.
 static void iocpnet__ctrl_end(void)
 {
-    IOCPNET_OS(SetConsoleCtrlHandler)(iocpnet__ctrl, FALSE);
+    IOCPNET_OS(SetEvent)(iocpnet__ctrl_ended);
     iocpnet__exchange_pointer(&iocpnet__ctrl_iocp, NULL);
     while (iocpnet__load(&iocpnet__ctrl_busy))
         IOCPNET_OS(Sleep)(1);
+
+    // While the console is being closed the handler stays: taking it away would wait for it.
+    if (!iocpnet__load(&iocpnet__ctrl_closing))
+        IOCPNET_OS(SetConsoleCtrlHandler)(iocpnet__ctrl, FALSE);
+    IOCPNET_OS(CloseHandle)(iocpnet__ctrl_pressed);
+    IOCPNET_OS(CloseHandle)(iocpnet__ctrl_ended);
 }
 
 IOCPNET__DEF iocpnet_error iocpnet_iocp_run(iocpnet_iocp *iocp, uint32_t ctrl_c_ms)
 {
     iocpnet_error error = 0;
-    HANDLE waits[2];
+    HANDLE waits[3];
     uint32_t i;
 
     if (iocpnet__worker_here(iocp)) return WSAEINVAL;
-    if (ctrl_c_ms) error = iocpnet__ctrl_begin(iocp, ctrl_c_ms);
+    if (ctrl_c_ms) error = iocpnet__ctrl_begin(iocp);
     if (error) return error;
     error = iocpnet_iocp_start(iocp);
-    for (i = 0; !error && i < iocp->thread_count; i++) {
+    for (i = 0; !error && i < iocp->thread_count;) {
         waits[0] = iocp->threads[i];
         waits[1] = iocp->stop_failed;
-        if (IOCPNET_OS(WaitForMultipleObjects)(2, waits, FALSE, INFINITE) == WAIT_OBJECT_0 + 1) {
+        waits[2] = iocpnet__ctrl_pressed;
+        switch (IOCPNET_OS(WaitForMultipleObjects)(ctrl_c_ms ? 3 : 2, waits, FALSE, INFINITE)) {
+        case WAIT_OBJECT_0:
+            i++;
+            break;
+        case WAIT_OBJECT_0 + 1:
             error = WSAETIMEDOUT;
+            break;
+        default:
+            if (iocpnet__load(&iocpnet__ctrl_closing) && ctrl_c_ms > 4000) ctrl_c_ms = 4000;
+            error = iocpnet_iocp_stop(iocp, ctrl_c_ms);
+            break;
         }
     }
     if (ctrl_c_ms) iocpnet__ctrl_end();
@@ -3608,7 +3672,7 @@ IOCPNET__DEF iocpnet_error iocpnet_start_accept(iocpnet_accept *accept,
     if (!accept_ex(listener->handle, socket->handle, data ? data : accept->addresses, room,
                    IOCPNET_ACCEPT_ROOM / 2, IOCPNET_ACCEPT_ROOM / 2, &bytes,
                    (OVERLAPPED *)(void *)&accept->op.overlapped)) {
-        code = IOCPNET_OS(WSAGetLastError)();
+        code = iocpnet__wsa_code();
     }
     return iocpnet__op_issued(iocp, &accept->op, skip, code, bytes);
 }
@@ -3654,7 +3718,7 @@ IOCPNET__DEF iocpnet_error iocpnet_start_connect(iocpnet_op *op, const iocpnet_s
     if (!connect_ex(handle, (const struct sockaddr *)(const void *)&address->u, address->size,
                     (PVOID)(uintptr_t)data, (DWORD)size, &bytes,
                     (OVERLAPPED *)(void *)&op->overlapped)) {
-        code = IOCPNET_OS(WSAGetLastError)();
+        code = iocpnet__wsa_code();
     }
     return iocpnet__op_issued(iocp, op, skip, code, bytes);
 }
@@ -3694,7 +3758,7 @@ IOCPNET__DEF iocpnet_error iocpnet_start_disconnect(iocpnet_op *op, const iocpne
     }
     if (!disconnect_ex(socket->handle, (OVERLAPPED *)(void *)&op->overlapped,
                        reuse ? TF_REUSE_SOCKET : 0, 0)) {
-        code = IOCPNET_OS(WSAGetLastError)();
+        code = iocpnet__wsa_code();
     }
     if (event) {
         if (code == WSA_IO_PENDING) {
@@ -3740,7 +3804,7 @@ IOCPNET__DEF iocpnet_error iocpnet_start_recv(iocpnet_op *op, const iocpnet_sock
     buffer.buf = size ? (char *)data : (char *)(uintptr_t)iocpnet__nothing;
     if (IOCPNET_OS(WSARecv)(socket->handle, &buffer, 1, &bytes, &flags,
                             (OVERLAPPED *)(void *)&op->overlapped, NULL)) {
-        code = IOCPNET_OS(WSAGetLastError)();
+        code = iocpnet__wsa_code();
     }
     return iocpnet__op_issued(iocp, op, skip, code, bytes);
 }
@@ -3764,7 +3828,7 @@ IOCPNET__DEF iocpnet_error iocpnet_start_send(iocpnet_op *op, const iocpnet_sock
     if (error) return error;
     if (IOCPNET_OS(WSASend)(socket->handle, (WSABUF *)(uintptr_t)vec, (DWORD)count, &bytes, 0,
                             (OVERLAPPED *)(void *)&op->overlapped, NULL)) {
-        code = IOCPNET_OS(WSAGetLastError)();
+        code = iocpnet__wsa_code();
     }
     return iocpnet__op_issued(iocp, op, skip, code, bytes);
 }
@@ -3797,7 +3861,7 @@ static int iocpnet__recvfrom_issue(iocpnet_datagram *datagram, DWORD *bytes)
                                  (OVERLAPPED *)(void *)&datagram->op.overlapped, NULL)) {
         return 0;
     }
-    return IOCPNET_OS(WSAGetLastError)();
+    return iocpnet__wsa_code();
 }
 
 // Tries again after an ICMP error, as often as the system reports one at once; each is another
@@ -3897,7 +3961,7 @@ IOCPNET__DEF iocpnet_error iocpnet_start_sendto(iocpnet_op *op, const iocpnet_so
     if (IOCPNET_OS(WSASendTo)(socket->handle, &buffer, 1, &bytes, 0,
                               (const struct sockaddr *)(const void *)&address->u, address->size,
                               (OVERLAPPED *)(void *)&op->overlapped, NULL)) {
-        code = IOCPNET_OS(WSAGetLastError)();
+        code = iocpnet__wsa_code();
     }
     return iocpnet__op_issued(iocp, op, skip, code, bytes);
 }
@@ -4090,7 +4154,7 @@ static iocpnet_error iocpnet__transmit_by_packets(iocpnet_transmit *transmit)
     if (error) return error;
     if (!send(transmit->socket.handle, packets, n, transmit->send_size,
               (OVERLAPPED *)(void *)&step->overlapped, flags)) {
-        code = IOCPNET_OS(WSAGetLastError)();
+        code = iocpnet__wsa_code();
     }
     return iocpnet__op_issued(iocp, step, skip, code, (DWORD)(iocpnet__unit_max - room));
 }
@@ -4142,7 +4206,7 @@ static iocpnet_error iocpnet__transmit_by_file(iocpnet_transmit *transmit, uint3
     step->overlapped.offset_high = (uint32_t)(offset >> 32);
     if (!send(transmit->socket.handle, transmit->elements[file].file, (DWORD)length,
               transmit->send_size, (OVERLAPPED *)(void *)&step->overlapped, ends, flags)) {
-        code = IOCPNET_OS(WSAGetLastError)();
+        code = iocpnet__wsa_code();
     }
     return iocpnet__op_issued(iocp, step, skip, code, (DWORD)(iocpnet__unit_max - room));
 }
@@ -4428,13 +4492,15 @@ struct iocpnet_listener {
     iocpnet_socket socket;
     iocpnet_address address;
 
-    iocpnet_pool *conns, *buffers;
+    iocpnet_pool *conns;
+    iocpnet_pool *inputs;      // a receive buffer for each connection, whatever is queued to send
+    iocpnet_pool *buffers;     // of what is queued to send
     iocpnet__waiting *slots;   // accepts_max
     volatile int32_t waiting;  // accepts posted
     volatile int32_t open;     // connections
     SRWLOCK lock;              // protects all below
     bool closed, timed, deficit, grown, filled;
-    uint32_t target, quiet;
+    uint32_t target, quiet, failed;
     iocpnet__waiting *free;
     uintptr_t *spare;  // sockets to use again
     uint32_t spares;
@@ -4458,15 +4524,28 @@ static void iocpnet__listener_put_back(iocpnet_listener *listener, iocpnet__wait
     iocpnet__add(&listener->waiting, -1);
 }
 
+// Something wants the tick, or no longer. Lock held.
+static void iocpnet__listener_time(iocpnet_listener *listener, bool *wanted, bool now)
+{
+    if (*wanted != now) iocpnet__add(&listener->iocp->timed, now ? 1 : -1);
+    *wanted = now;
+}
+
 // An accept has finished, or failed: nothing that happens here ends the listener.
 static void iocpnet__listener_accepted(iocpnet_op *op, iocpnet_error error, size_t bytes)
 {
     iocpnet_accept *accept = IOCPNET_OUTER(op, iocpnet_accept, op);
     iocpnet__waiting *slot = IOCPNET_OUTER(accept, iocpnet__waiting, accept);
     iocpnet_listener *listener = slot->listener;
+    bool often;
 
     iocpnet__lock_enter(&listener->lock);
     slot->posted = false;  // from here on the sweep leaves its socket alone
+    if (!error && slot->socket.handle == INVALID_SOCKET) error = WSA_OPERATION_ABORTED;
+    listener->failed = error ? listener->failed + 1 : 0;
+    often = listener->failed > listener->desc.accepts_max;
+    iocpnet__listener_time(listener, &listener->deficit,
+                           listener->deficit || (often && !listener->closed));
     iocpnet__lock_leave(&listener->lock);
     if (error) {
         if (!listener->closed) iocpnet__count(listener->iocp, IOCPNET_COUNT_ACCEPTS_FAILED, 1);
@@ -4477,7 +4556,7 @@ static void iocpnet__listener_accepted(iocpnet_op *op, iocpnet_error error, size
         iocpnet__conn_begin(slot, bytes);
     }
     iocpnet__listener_put_back(listener, slot);
-    iocpnet__listener_fill(listener);
+    if (!often) iocpnet__listener_fill(listener);  // else the tick does, so that it does not spin
 }
 
 // Makes one accept wait. Lock held, so that the listening socket can't be closed meanwhile.
@@ -4489,7 +4568,7 @@ static iocpnet_error iocpnet__listener_post(iocpnet_listener *listener)
     size_t size = 0;
 
     if (listener->desc.accept_data_ms) {
-        slot->buffer = iocpnet_pool_take(listener->buffers);
+        slot->buffer = iocpnet_pool_take(listener->inputs);
         if (!slot->buffer) return WSAENOBUFS;
         data = slot->buffer->data;
         size = slot->buffer->size;
@@ -4521,13 +4600,6 @@ give_buffer:
     iocpnet_buffer_give(slot->buffer);
     slot->buffer = NULL;
     return error;
-}
-
-// Something wants the tick, or no longer. Lock held.
-static void iocpnet__listener_time(iocpnet_listener *listener, bool *wanted, bool now)
-{
-    if (*wanted != now) iocpnet__add(&listener->iocp->timed, now ? 1 : -1);
-    *wanted = now;
 }
 
 // Brings the number of waiting accepts to where it should be. What fails is tried again by the
@@ -4575,6 +4647,8 @@ static void iocpnet__listener_sweep(iocpnet_listener *listener, uint64_t now)
         int size = sizeof seconds;
 
         if (!slot->posted || !iocpnet_op_pending(&slot->accept.op)) continue;
+        if (slot->accept.op.overlapped.internal != 0x103)
+            continue;  // STATUS_PENDING: else it is done
         if (slot->reaped) {
             // The cancel was not honoured: closing the socket is what always ends it.
             iocpnet_socket_close(&slot->socket);
@@ -4633,6 +4707,8 @@ static void iocpnet__listener_free(iocpnet_listener *listener)
     iocpnet__listener_time(listener, &listener->deficit, false);
     error = iocpnet_pool_destroy(listener->conns);
     IOCPNET_ASSERT(!error && "a connection is left");
+    error = iocpnet_pool_destroy(listener->inputs);
+    IOCPNET_ASSERT(!error && "a receive buffer is left");
     error = iocpnet_pool_destroy(listener->buffers);
     IOCPNET_ASSERT(!error && "a buffer is left");
     (void)error;
@@ -4695,6 +4771,7 @@ struct iocpnet__conn {
     volatile int32_t queued;   // bytes that conn_send took and the system has not given back
     void *volatile offered;    // buffers of other threads, newest first
     volatile int32_t closing;  // no more sends are taken
+    volatile int32_t refused;  // a send was, and is owed a drain
 
     // All below is the runner's.
     iocpnet_buffer *head, *tail;  // the send queue
@@ -4703,7 +4780,7 @@ struct iocpnet__conn {
     iocpnet_error error;
     uint8_t reason;
     bool reasoned, receiving, zero, sending, sending_2, finished, shut, closed, disconnecting,
-        starved, timed, refused, paused, opened, more, skip, awaits;
+        starved, timed, paused, opened, more, skip, awaits;
     uint8_t peer_size;
     unsigned char peer[28];
 };
@@ -4984,17 +5061,26 @@ static void iocpnet__conn_take_offered(iocpnet__conn *conn)
 {
     iocpnet_buffer *list, *next;
     iocpnet_buffer *first = NULL;
-    iocpnet_buffer *last = NULL;
 
     if (!iocpnet__load_pointer(&conn->offered)) return;
     list = (iocpnet_buffer *)iocpnet__exchange_pointer(&conn->offered, NULL);
-    last = list;
     for (; list; list = next) {
         next = list->next;
         list->next = first;
         first = list;
     }
-    if (first) iocpnet__conn_append(conn, first, last);
+    for (; first; first = next) {
+        // Small ones move together: the limit counts bytes, and must bound buffers as well.
+        next = first->next;
+        first->next = NULL;
+        if (conn->tail && first->used <= conn->tail->size - conn->tail->used) {
+            memcpy(conn->tail->data + conn->tail->used, first->data, first->used);
+            conn->tail->used += first->used;
+            iocpnet_buffer_give(first);
+        } else {
+            iocpnet__conn_append(conn, first, first);
+        }
+    }
 }
 
 // Sends what is queued: up to 64 buffers in one call.
@@ -5060,7 +5146,7 @@ static void iocpnet__conn_send_done(iocpnet__conn *conn, iocpnet__send *send, bo
         if (!conn->closed) iocpnet__conn_fail(conn, error);  // how much has left is not known
         return;
     }
-    if (conn->listener->desc.idle_ms && !conn->awaits) conn->since_ms = iocpnet__now();
+    if (conn->listener->desc.idle_ms || conn->awaits) conn->since_ms = iocpnet__now();
     while (buffer && bytes >= buffer->used - buffer->sent) {
         iocpnet_buffer *next = buffer->next;
         bytes -= buffer->used - buffer->sent;
@@ -5079,7 +5165,7 @@ static void iocpnet__conn_send_done(iocpnet__conn *conn, iocpnet__send *send, bo
 
 static void iocpnet__conn_close_begins(iocpnet__conn *conn)
 {
-    iocpnet__store(&conn->closing, 1);
+    iocpnet__exchange(&conn->closing, 1);
     if (!conn->awaits) conn->since_ms = iocpnet__now();
     conn->awaits = true;
     iocpnet__conn_time(conn, true);
@@ -5127,7 +5213,7 @@ static void iocpnet__conn_receive(iocpnet__conn *conn)
         iocpnet_buffer_give(conn->buffer);
         conn->buffer = NULL;
     } else if (!conn->buffer) {
-        conn->buffer = iocpnet_pool_take(conn->listener->buffers);
+        conn->buffer = iocpnet_pool_take(conn->listener->inputs);
         if (!conn->buffer) {
             (void)iocpnet__conn_bears(conn, WSAENOBUFS);
             return;
@@ -5147,7 +5233,9 @@ static void iocpnet__conn_leave_socket(iocpnet__conn *conn)
 {
     iocpnet_socket socket = iocpnet__conn_socket(conn);
 
-    if (conn->listener->desc.reuse && !conn->listener->closed && socket.ext->disconnect_ex) {
+    // Only where the peer has finished first: after our own FIN the disconnect waits for TIME_WAIT.
+    if (conn->listener->desc.reuse && !conn->shut && !conn->listener->closed &&
+        socket.ext->disconnect_ex) {
         conn->recv.done = iocpnet__conn_disconnected;
         conn->disconnecting = true;
         if (!iocpnet_start_disconnect(&conn->recv, &socket, true)) return;
@@ -5181,6 +5269,15 @@ static void iocpnet__conn_disconnect_done(iocpnet__conn *conn)
     }
 }
 
+// The tick has read its clock from outside: the runner looks again.
+static bool iocpnet__conn_is_late(const iocpnet__conn *conn)
+{
+    const iocpnet_listener_desc *desc = &conn->listener->desc;
+    uint32_t limit = conn->awaits ? desc->close_ms : desc->idle_ms;
+
+    return limit && !conn->closed && iocpnet__now() > conn->since_ms + limit;
+}
+
 // What the bits ask for. Each line is one cause.
 static void iocpnet__conn_obey(iocpnet__conn *conn, int32_t bits)
 {
@@ -5200,15 +5297,24 @@ static void iocpnet__conn_obey(iocpnet__conn *conn, int32_t bits)
     if (bits & IOCPNET__CLOSE) iocpnet__conn_because(conn, IOCPNET_CLOSED_LOCAL, 0);
     if (bits & (IOCPNET__STOP | IOCPNET__CLOSE)) iocpnet__conn_close_begins(conn);
     if (bits & IOCPNET__OVER) iocpnet__conn_because(conn, IOCPNET_CLOSED_LIMIT, WSAENOBUFS);
-    if (bits & IOCPNET__LATE) {
+    if (bits & IOCPNET__LATE && conn->disconnecting) {
+        if (iocpnet__conn_is_late(conn)) iocpnet__conn_cut(conn, false);
+    } else if (bits & IOCPNET__LATE && iocpnet__conn_is_late(conn)) {
         conn->reasoned = false;  // a close that took too long has ended as a time-out
         iocpnet__conn_because(conn, IOCPNET_CLOSED_TIMEOUT, WSAETIMEDOUT);
+        iocpnet__conn_cut(conn, true);
     }
     if (bits & IOCPNET__ABORT) iocpnet__conn_because(conn, IOCPNET_CLOSED_LOCAL, 0);
     if (bits & IOCPNET__STOP_NOW) iocpnet__conn_because(conn, IOCPNET_CLOSED_STOP, 0);
-    if (bits & (IOCPNET__OVER | IOCPNET__LATE | IOCPNET__ABORT | IOCPNET__STOP_NOW)) {
+    if (bits & (IOCPNET__OVER | IOCPNET__ABORT | IOCPNET__STOP_NOW)) {
         iocpnet__conn_cut(conn, true);
     }
+}
+
+// Nothing is queued, on its way, or about to be queued by another thread.
+static bool iocpnet__conn_idle(const iocpnet__conn *conn)
+{
+    return !conn->head && !conn->sending && !conn->sending_2 && !iocpnet__load(&conn->queued);
 }
 
 // What to do next. True when the connection is over: nothing is pending on it any more.
@@ -5223,14 +5329,14 @@ static bool iocpnet__conn_advance(iocpnet__conn *conn, iocpnet__worker *worker)
     if (conn->closed) iocpnet__conn_drop_queue(conn);
     iocpnet__conn_flush(conn);
     closing = iocpnet__load(&conn->closing) != 0;
-    idle = !conn->head && !conn->sending && !conn->sending_2;
+    idle = iocpnet__conn_idle(conn);
 
     // There is room again after a refusal.
-    if (conn->refused && iocpnet__load(&conn->queued) <= limit / 2 && !closing) {
-        conn->refused = false;
+    if (iocpnet__load(&conn->refused) && iocpnet__load(&conn->queued) <= limit / 2 && !closing) {
+        iocpnet__exchange(&conn->refused, 0);
         if (listener->desc.on.drain) listener->desc.on.drain(iocpnet__conn_name(conn));
         iocpnet__conn_flush(conn);
-        idle = !conn->head && !conn->sending && !conn->sending_2;
+        idle = iocpnet__conn_idle(conn);
     }
 
     // All has left that was queued before the close: finish our side, unless the socket's end does
@@ -5238,6 +5344,7 @@ static bool iocpnet__conn_advance(iocpnet__conn *conn, iocpnet__worker *worker)
     if (closing && idle && !conn->shut && !conn->closed && !conn->disconnecting &&
         !conn->finished) {
         conn->shut = true;
+        conn->since_ms = iocpnet__now();
         IOCPNET_OS(shutdown)(conn->handle, SD_SEND);
     }
 
@@ -5261,7 +5368,7 @@ static bool iocpnet__conn_advance(iocpnet__conn *conn, iocpnet__worker *worker)
            !conn->disconnecting;
 }
 
-static void iocpnet__conn_end(iocpnet__conn *conn)
+static void iocpnet__conn_end(iocpnet__conn *conn, iocpnet__worker *worker)
 {
     static const int counters[] = { IOCPNET_COUNT_CLOSED_FINISHED, IOCPNET_COUNT_CLOSED_RESET,
                                     IOCPNET_COUNT_CLOSED_LOCAL,    IOCPNET_COUNT_CLOSED_TIMEOUT,
@@ -5276,6 +5383,7 @@ static void iocpnet__conn_end(iocpnet__conn *conn)
         listener->desc.on.close(iocpnet__conn_name(conn), (iocpnet_reason)conn->reason,
                                 conn->error);
     }
+    worker->running = NULL;
     iocpnet__name_leave(conn, true);  // BUSY stays set: nobody runs it again
 }
 
@@ -5302,7 +5410,7 @@ static void iocpnet__conn_run(iocpnet__conn *conn)
         if (conn->closed || !(iocpnet__load(&conn->bits) & ~IOCPNET__BUSY))
             over = iocpnet__conn_advance(conn, worker);
     } while (!over && !iocpnet__cas(&conn->bits, IOCPNET__BUSY, 0));
-    if (over) iocpnet__conn_end(conn);
+    if (over) iocpnet__conn_end(conn, worker);
     worker->running = NULL;
     if (over) worker->handle = handle;
 }
@@ -5352,6 +5460,8 @@ static void iocpnet__conn_begin(iocpnet__waiting *slot, size_t bytes)
         conn->receiving = true;
         iocpnet__keep_result(&conn->recv, 0, bytes);
         conn->bits |= IOCPNET__RECEIVED;
+        if (bytes) iocpnet__count(listener->iocp, IOCPNET_COUNT_RECEIVES, 1);
+        iocpnet__count(listener->iocp, IOCPNET_COUNT_BYTES_RECEIVED, bytes);
     }
     if (!iocpnet__name_take(conn)) {
         slot->buffer = conn->buffer;
@@ -5360,8 +5470,11 @@ static void iocpnet__conn_begin(iocpnet__waiting *slot, size_t bytes)
     slot->socket.handle = INVALID_SOCKET;
     iocpnet__add(&listener->open, 1);
     iocpnet__count(listener->iocp, IOCPNET_COUNT_OPENED, 1);
-    if (listener->closed)
-        iocpnet__or(&conn->bits, IOCPNET__STOP);  // a stop that came before its name
+    if (listener->closed) {
+        // A stop that came before its name.
+        iocpnet__or(&conn->bits,
+                    iocpnet__load(&listener->iocp->aborted) ? IOCPNET__STOP_NOW : IOCPNET__STOP);
+    }
     iocpnet__conn_run(conn);
     return;
 
@@ -5487,26 +5600,35 @@ IOCPNET__DEF iocpnet_error iocpnet_conn_send(iocpnet_conn name, const void *data
     bool own;
     iocpnet__conn *conn = iocpnet__conn_enter(name, &own);
     uint32_t limit;
+    bool room;
 
     if (!conn) return WSAENOTCONN;
+
+    // First the reservation, then the look at closing: a close, which does it the other way round,
+    // either waits for these bytes or is seen here.
     limit = conn->listener->desc.send_limit_bytes;
+    room = size <= limit && (uint32_t)iocpnet__add(&conn->queued, (int32_t)size) <= limit;
     if (iocpnet__load(&conn->closing)) {
         error = WSAENOTCONN;
-    } else if (size > limit || (uint32_t)iocpnet__add(&conn->queued, (int32_t)size) > limit) {
-        if (size <= limit) iocpnet__add(&conn->queued, -(int32_t)size);
+    } else if (!size) {
+        error = 0;
+    } else if (size > limit && conn->listener->desc.refuse_slow) {
+        error = WSAEMSGSIZE;  // there will never be room for it
+    } else if (!room) {
         iocpnet__count(conn->listener->iocp, IOCPNET_COUNT_SENDS_REFUSED, 1);
-        conn->refused = true;
-        if (!own && (uint32_t)iocpnet__load(&conn->queued) <= limit / 2) {
-            iocpnet__conn_signal(conn, IOCPNET__OFFERED);  // the room came before the flag
-        }
+        iocpnet__exchange(&conn->refused, 1);
         error = conn->listener->desc.refuse_slow ? WSAEWOULDBLOCK : WSAENOBUFS;
     } else if (size && !iocpnet__conn_queue(conn, own, (const char *)data, size)) {
         iocpnet__count(conn->listener->iocp, IOCPNET_COUNT_NO_BUFFERS, 1);
         error = WSAENOBUFS;
     }
-    if (error == WSAENOBUFS) {
-        iocpnet__store(&conn->closing, 1);
-        iocpnet__conn_signal(conn, IOCPNET__OVER);
+    if (error) {
+        // Who waits for the room, or for the last bytes before a close, has to look again.
+        if (size <= limit) iocpnet__add(&conn->queued, -(int32_t)size);
+        if (error == WSAENOBUFS) iocpnet__store(&conn->closing, 1);
+        if (error == WSAENOBUFS || !own) {
+            iocpnet__conn_signal(conn, error == WSAENOBUFS ? IOCPNET__OVER : IOCPNET__OFFERED);
+        }
     }
     iocpnet__conn_leave(conn, own);
     return error;
@@ -5647,7 +5769,7 @@ static iocpnet_error iocpnet__listener_prepare(iocpnet_listener *listener)
     iocpnet_listener_desc *desc = &listener->desc;
     iocpnet_pool_desc conns, buffers;
     iocpnet_error error;
-    uint32_t i;
+    uint32_t i, spare;
 
     if (!desc->on.data) return WSAEINVAL;
     desc->accepts_min = iocpnet__or_default(desc->accepts_min, 8);
@@ -5655,22 +5777,29 @@ static iocpnet_error iocpnet__listener_prepare(iocpnet_listener *listener)
     if (desc->accepts_max < desc->accepts_min) desc->accepts_max = desc->accepts_min;
     desc->max_connections = iocpnet__or_default(desc->max_connections, 10000);
     desc->buffer_bytes = iocpnet__or_default(desc->buffer_bytes, 16 * 1024);
-    desc->buffers = iocpnet__or_default(desc->buffers, 2 * desc->max_connections + 256);
+    desc->buffers = iocpnet__or_default(desc->buffers, desc->max_connections + 256);
     desc->send_limit_bytes = iocpnet__or_default(desc->send_limit_bytes, 256 * 1024);
     desc->close_ms = iocpnet__or_default(desc->close_ms, 5000);
     if (desc->buffer_bytes <= IOCPNET_ACCEPT_ROOM || desc->send_limit_bytes > INT32_MAX / 2 ||
+        desc->accepts_max > 65536 ||
         desc->max_connections > IOCPNET__NAME_CHUNK * (IOCPNET__NAME_CHUNKS - 1)) {
         return WSAEINVAL;
     }
     memset(&conns, 0, sizeof conns);
     conns.objects = true;
+    conns.no_cache = true;
     conns.size = sizeof(iocpnet__conn);
     conns.limit = desc->max_connections + desc->accepts_max;
+
+    // What lies in the threads' caches must not be missing elsewhere.
+    spare = 2 * IOCPNET__ROUNDS * (listener->iocp->desc.threads + 2);
     memset(&buffers, 0, sizeof buffers);
     buffers.size = desc->buffer_bytes;
-    buffers.limit = desc->buffers;
     buffers.no_cache = desc->no_pool_cache;
     error = iocpnet_pool_create(&listener->conns, &conns);
+    buffers.limit = desc->max_connections + desc->accepts_max + spare;
+    if (!error) error = iocpnet_pool_create(&listener->inputs, &buffers);
+    buffers.limit = desc->buffers + spare;
     if (!error) error = iocpnet_pool_create(&listener->buffers, &buffers);
     if (error) return error;
     listener->slots =
@@ -5715,6 +5844,8 @@ IOCPNET__DEF iocpnet_error iocpnet_listener_open(iocpnet_listener **out, iocpnet
         listener->next = (iocpnet_listener *)first;
     } while (!iocpnet__cas_pointer(&iocp->listeners, first, listener));
     if (out) *out = listener;
+    if (iocpnet__load(&iocp->state))
+        iocpnet__listener_close(listener);  // a stop that came meanwhile
     iocpnet__listener_fill(listener);
     return 0;
 

@@ -19,6 +19,7 @@
 //   fault_iocp()                       the completion port that was opened last
 //   fault_handles()                    handles that the kit has opened and not closed
 //   fault_sockets()                    sockets among them
+//   fault_bad_closes()                 closes that the system refused: a handle closed twice
 //
 // id is FAULT_ and the function's name. All of it works from any thread. What can't fail, or whose
 // failure could be told to nobody, is passed through: see "passed through" below.
@@ -161,6 +162,7 @@ typedef struct fault__rule {
 static fault__rule fault__rules[FAULT_FUNCTIONS + 1];
 static volatile LONG fault__calls, fault__armed, fault__fired, fault__last = FAULT_FUNCTIONS;
 static volatile LONG fault__open_handles, fault__open_sockets;
+static volatile LONG fault__bad, fault__bad_code;
 static volatile char fault__ours[65536];  // by handle: a socket that the kit opened
 static volatile LONG fault__provider_number, fault__provider_clear;
 static const char *volatile fault__no_procedure;
@@ -275,6 +277,11 @@ static inline int fault_sockets(void)
     return (int)fault__open_sockets;
 }
 
+static inline int fault_bad_closes(void)
+{
+    return (int)fault__bad;
+}
+
 // Counts a call, and says whether it is one that shall fail. *code comes with the usual one.
 static inline bool fault__hit(int id, int *code)
 {
@@ -348,6 +355,10 @@ static inline int fault_closesocket(SOCKET s)
     bool ours = s != INVALID_SOCKET && fault__ours[(s >> 2) & 65535];
     if (ours) fault__ours[(s >> 2) & 65535] = 0;
     result = closesocket(s);
+    if (result) {
+        fault__bad_code = WSAGetLastError();
+        InterlockedIncrement(&fault__bad);
+    }
     if (result == 0 && ours) {
         InterlockedDecrement(&fault__open_handles);
         InterlockedDecrement(&fault__open_sockets);
@@ -448,7 +459,8 @@ static inline HANDLE fault_CreateEventW(SECURITY_ATTRIBUTES *security, BOOL manu
 static inline BOOL fault_CloseHandle(HANDLE handle)
 {
     BOOL ok = CloseHandle(handle);
-    if (ok) InterlockedDecrement(&fault__open_handles);
+    InterlockedDecrement(&fault__open_handles);
+    if (!ok) InterlockedIncrement(&fault__bad);
     return ok;
 }
 

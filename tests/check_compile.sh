@@ -1,0 +1,218 @@
+#!/bin/bash
+# Compiles the header in the ways programs do: standards, languages, compilers, processors, orders of
+# inclusion, one layer alone; warnings are errors. Nothing is run. What is not installed is left out,
+# and said.
+
+cd "$(dirname "$0")/.." || exit 1
+
+work=${T_BUILD:-build/x64}/compile
+rm -rf "$work"
+mkdir -p "$work"
+
+warnings="-Wall -Wextra -Wshadow -Wconversion -Wundef -Werror"
+c="$warnings -Wstrict-prototypes"
+gcc=x86_64-w64-mingw32-gcc
+gxx=x86_64-w64-mingw32-g++
+gcc32=i686-w64-mingw32-gcc
+clang=$(command -v clang || command -v clang-19 || command -v clang-14)
+
+# On Windows the compilers have no prefix.
+command -v $gcc >/dev/null || { gcc=gcc gxx=g++ gcc32=; }
+
+jobs=$work/jobs
+: >"$jobs"
+
+# compiles NAME COMMAND...: must succeed without a word
+compiles()
+{
+    local name=$1
+    shift
+    printf '%s\tgood\t%s\n' "$name" "$*" >>"$jobs"
+}
+
+# stops NAME TEXT COMMAND...: must fail, and the TEXT be in what it says
+stops()
+{
+    local name=$1 text=$2
+    shift 2
+    printf '%s\t%s\t%s\n' "$name" "$text" "$*" >>"$jobs"
+}
+
+left_out()
+{
+    echo "left out: $*"
+}
+
+# ---- gcc, and the ways to include it
+
+if ! command -v $gcc >/dev/null; then
+    echo "FAIL compile: no gcc for Windows"
+    exit 1
+fi
+
+all=tests/compile_all.c
+for standard in c99 c11; do
+    for optimise in -O0 -O2; do
+        compiles "gcc $standard $optimise" $gcc -std=$standard -pedantic-errors $c $optimise -c $all
+    done
+done
+for mode in "-DIOCPNET_STATIC" "-DIOCPNET_DEBUG" "-DIOCPNET_NO_SERVER" \
+    "-DIOCPNET_STATIC -DIOCPNET_DEBUG" "-DIOCPNET_STATIC -DIOCPNET_NO_SERVER" \
+    "-DWINSOCK2_BEFORE" "-DWINSOCK2_BEFORE -DWINDOWS_BEFORE -DWINDOWS_AFTER" "-DWINDOWS_AFTER" \
+    "-DWIN32_LEAN_AND_MEAN -DWINDOWS_BEFORE" "-DWIN32_LEAN_AND_MEAN -DWINDOWS_AFTER" \
+    "-DWIN32_LEAN_AND_MEAN" "-DUNICODE -D_UNICODE" "-DUNICODE -D_UNICODE -DWINSOCK2_BEFORE" \
+    "-DNOMINMAX -DSTRICT" "-D_WIN32_WINNT=0x0601" "-D_WIN32_WINNT=0x0A00" \
+    "-DIOCPNET_ALLOC(size,ctx)=((void)(ctx),malloc(size)) -DIOCPNET_FREE(p,size,ctx)=((void)(size),(void)(ctx),free(p)) -include stdlib.h"; do
+    compiles "gcc $mode" $gcc -std=c99 -pedantic-errors $c -O1 $(printf '%q ' $mode) -c $all
+done
+# windows.h without LEAN may bring winsock.h: then our line must say what to move
+stops "winsock.h first" "winsock.h came first" $gcc -std=c99 $c -DWINSOCK_BEFORE -fsyntax-only $all
+compiles "winsock.h first, declarations only" $gcc -std=c99 -pedantic-errors $c -c tests/compile_order.c
+stops "ALLOC without FREE" "define both" $gcc -std=c99 $c "-DIOCPNET_ALLOC=x" -fsyntax-only $all
+stops "too old a Windows" "needs Windows 7" $gcc -std=c99 $c -D_WIN32_WINNT=0x0501 -fsyntax-only $all
+
+for layer in 1 2 3 4 5 6 7 8 9 12; do
+    for optimise in -O0 -O2; do
+        compiles "layer $layer alone $optimise" $gcc -std=c99 -pedantic-errors $c $optimise \
+            -DLAYER=$layer -c tests/compile_layer.c
+    done
+done
+
+# ---- C++
+
+if command -v $gxx >/dev/null; then
+    for standard in c++11 c++17; do
+        for optimise in -O0 -O2; do
+            compiles "g++ $standard $optimise" $gxx -x c++ -std=$standard -pedantic-errors $warnings \
+                $optimise -c $all
+        done
+        compiles "g++ $standard static, debug" $gxx -x c++ -std=$standard $warnings -O1 \
+            -DIOCPNET_STATIC -DIOCPNET_DEBUG -c $all
+    done
+    for layer in 5 9 12; do
+        compiles "g++ layer $layer alone" $gxx -x c++ -std=c++11 $warnings -Wno-missing-field-initializers \
+            -O1 -DLAYER=$layer -c tests/compile_layer.c
+    done
+else
+    left_out "C++: no $gxx"
+fi
+
+# ---- other processors
+
+if [ -n "$gcc32" ] && command -v $gcc32 >/dev/null; then
+    for mode in -O0 -O2 "-O1 -DIOCPNET_STATIC -DIOCPNET_DEBUG"; do
+        compiles "gcc x86 $mode" $gcc32 -std=c99 -pedantic-errors $c $mode -c $all
+    done
+else
+    left_out "x86: no i686-w64-mingw32-gcc"
+fi
+
+# ---- clang
+
+if [ -n "$clang" ]; then
+    include=/usr/share/mingw-w64/include
+    [ -d $include ] || include=/usr/x86_64-w64-mingw32/include
+    x64="$clang --target=x86_64-w64-windows-gnu -isystem $include"
+    if echo '#include <windows.h>' | $x64 -x c -fsyntax-only - 2>/dev/null; then
+        for mode in "-std=c99" "-std=c11" "-std=c99 -DIOCPNET_STATIC" "-std=c99 -DIOCPNET_DEBUG" \
+            "-std=c99 -DIOCPNET_NO_SERVER"; do
+            compiles "clang $mode" $x64 -pedantic-errors $c -O1 $mode -c $all
+        done
+        for layer in 2 5 6 9 12; do
+            compiles "clang layer $layer alone" $x64 -std=c99 -pedantic-errors $c -O1 \
+                -DLAYER=$layer -c tests/compile_layer.c
+        done
+        compiles "clang C++11" $x64 -x c++ -std=c++11 -pedantic-errors $warnings -O1 -c $all
+        compiles "clang no GNU extensions" $x64 -std=c99 -pedantic-errors $c -Wgnu -Wvla -c $all
+    else
+        left_out "clang for x64: it does not find MinGW's headers"
+    fi
+    arm="$clang --target=aarch64-w64-windows-gnu -isystem $include"
+    if echo '#include <windows.h>' | $arm -x c -fsyntax-only - 2>/dev/null; then
+        compiles "clang ARM64" $arm -std=c99 $c -fsyntax-only $all
+        compiles "clang ARM64 debug" $arm -std=c99 $c -DIOCPNET_DEBUG -fsyntax-only $all
+    else
+        left_out "ARM64: these headers know no ARM64, or there is no clang for it (check_msvc.sh does)"
+    fi
+else
+    left_out "clang, ARM64: not installed"
+fi
+
+# ---- run the jobs, as many at a time as there are processors
+
+one()
+{
+    local name expect command out text
+    IFS=$'\t' read -r name expect command <<<"$1"
+    out=$(mktemp "$work/XXXXXX.o")
+    case $command in
+    *" -fsyntax-only "*) ;;
+    *) command="$command -o $out" ;;
+    esac
+    text=$(eval "$command" 2>&1)
+    local code=$?
+    rm -f "$out"
+    if [ "$expect" = good ]; then
+        [ $code = 0 ] && [ -z "$text" ] && return
+        printf 'failed: %s\n  %s\n%s\n' "$name" "$command" "$(printf '%s' "$text" | head -n 12)"
+    else
+        [ $code != 0 ] && [[ $text == *"$expect"* ]] && return
+        printf 'failed: %s: does not stop with "%s"\n%s\n' "$name" "$expect" \
+            "$(printf '%s' "$text" | head -n 5)"
+    fi
+}
+export -f one
+export work
+tr '\n' '\0' <"$jobs" | xargs -0 -P "$(nproc)" -I{} bash -c 'one "$1"' _ {} >"$work/failures"
+
+tests=$(wc -l <"$jobs")
+checks=$tests
+failed=$(grep -c '^failed: ' "$work/failures")
+cat "$work/failures"
+
+# ---- two source files link; so do C with C++
+
+check()
+{
+    tests=$((tests + 1))
+    checks=$((checks + 1))
+    local name=$1 text
+    shift
+    if ! text=$("$@" 2>&1) || [ -n "$text" ]; then
+        printf 'failed: %s\n%s\n' "$name" "$(printf '%s' "$text" | head -n 12)"
+        failed=$((failed + 1))
+    fi
+}
+
+check "two source files link" $gcc -std=c99 $c -O1 -o "$work/two.exe" tests/compile_two_a.c \
+    tests/compile_two_b.c -static -lws2_32
+check "every function links" $gcc -std=c99 $c -O1 -o "$work/all.exe" $all -static -lws2_32
+check "every function links, debug" $gcc -std=c99 $c -O1 -DIOCPNET_DEBUG -o "$work/all.exe" $all \
+    -static -lws2_32
+if command -v $gxx >/dev/null; then
+    c_and_cpp()
+    {
+        $gxx -x c++ -std=c++11 $warnings -c -o "$work/a.o" tests/compile_two_a.c &&
+            $gcc -std=c99 $c -c -o "$work/b.o" tests/compile_two_b.c &&
+            $gxx -o "$work/mixed.exe" "$work/a.o" "$work/b.o" -static -lws2_32
+    }
+    check "declared in C++, implemented in C" c_and_cpp
+fi
+
+# compile_all.c forgets no function
+forgotten()
+{
+    sed -n '/^#define IOCPNET_H/,/^#endif  *\/\/ IOCPNET_H/p' iocpnet.h |
+        grep -o '^IOCPNET_API [^(]*(' | grep -o 'iocpnet_[a-z0-9_]*(' | tr -d '(' | sort -u |
+        while read -r name; do
+            grep -q "(function \*)$name,\$" $all || echo "$name is not in $all"
+        done
+}
+check "no public function is forgotten" forgotten
+
+rm -rf "$work"
+if [ "$failed" -gt 0 ]; then
+    echo "FAIL compile: $failed of $tests tests failed"
+    exit 1
+fi
+echo "PASS compile: $tests tests, $checks checks, 0 skipped"

@@ -1,0 +1,71 @@
+// compile_layer.c - one layer used alone, with IOCPNET_STATIC and nothing else of the header: neither
+// unused functions nor anything else may be a warning. LAYER is its number in the contents list.
+#define IOCPNET_STATIC
+#define IOCPNET_IMPLEMENTATION
+#include "../iocpnet.h"
+
+#if LAYER >= 6
+static void done(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    (void)op;
+    (void)error;
+    (void)bytes;
+}
+#endif
+
+#if LAYER == 12
+static void echo(iocpnet_conn conn, const void *data, size_t size)
+{
+    iocpnet_conn_send(conn, data, size);
+}
+#endif
+
+int main(void)
+{
+#if LAYER == 1
+    return sizeof(iocpnet_op) ? 0 : 1;
+#elif LAYER == 2
+    return iocpnet_error_text(10054)[0] == '1' ? 0 : 1;
+#elif LAYER == 3
+    return iocpnet_os_init() || iocpnet_os_fini();
+#elif LAYER == 4
+    return iocpnet_stats_name(0) && iocpnet_stats_kind(0) ? 0 : 1;
+#elif LAYER == 5
+    iocpnet_pool *pool = NULL;
+    if (iocpnet_pool_create(&pool, NULL)) return 1;
+    iocpnet_buffer_give(iocpnet_pool_take(pool));
+    return iocpnet_pool_destroy(pool);
+#elif LAYER == 6
+    iocpnet_iocp *iocp = NULL;
+    iocpnet_op op = { { 0, 0, 0, 0, 0 }, done };
+    if (iocpnet_iocp_open(&iocp, NULL)) return 1;
+    if (iocpnet_iocp_post(iocp, &op, 0, 0)) return 1;
+    iocpnet_iocp_poll(iocp, 1000);
+    return iocpnet_iocp_close(iocp);
+#elif LAYER == 7
+    iocpnet_op op = { { 0, 0, 0, 0, 0 }, done };
+    return iocpnet_op_pending(&op) || iocpnet_op_cancel(&op) == 0;
+#elif LAYER == 8
+    const iocpnet_ext *ext = NULL;
+    return iocpnet_ext_load(0, &ext) == 0;
+#elif LAYER == 9
+    iocpnet_socket s;
+    iocpnet_iocp *iocp = NULL;
+    iocpnet_op op = { { 0, 0, 0, 0, 0 }, done };
+    if (iocpnet_iocp_open(&iocp, NULL)) return 1;
+    if (iocpnet_socket_open(&s, iocp, 2, false)) return 1;
+    iocpnet_start_recv(&op, &s, NULL, 0);
+    iocpnet_socket_close(&s);
+    return iocpnet_iocp_close(iocp);
+#elif LAYER == 12
+    iocpnet_iocp *iocp = NULL;
+    iocpnet_listener_desc desc = { 0 };
+    desc.on.data = echo;
+    if (iocpnet_iocp_open(&iocp, NULL)) return 1;
+    if (iocpnet_listener_open(NULL, iocp, &desc)) return 1;
+    (void)done;
+    return iocpnet_iocp_close(iocp);
+#else
+    #error "no such LAYER"
+#endif
+}
