@@ -724,7 +724,9 @@ IOCPNET_API iocpnet_error iocpnet_socket_adopt(iocpnet_socket *socket, iocpnet_i
                                                uintptr_t handle);
 
 // Cancels what is pending on the socket, and closes it. The callbacks of what was pending still
-// come. Sets handle to ~0.
+// come. Sets handle to ~0. The number may be another socket's at once: better cancel first, and
+// close in the last callback (Seen: Wine 8.0 reads from the new one where a receive was about to
+// finish).
 //
 // Returns    0 or the code of closesocket.
 // Threads    any; no other thread may be starting something on it.
@@ -979,8 +981,8 @@ typedef struct iocpnet_listener_desc {
     const char *address;        // numeric IPv4 or IPv6 ["127.0.0.1": this machine only]
     uint16_t port;              // [0: the system picks one; see iocpnet_listener_address]
     bool dual_stack;            // address "::" takes IPv4 clients too
-    uint32_t accepts_min;       // AcceptEx calls kept waiting, at least [8]
-    uint32_t accepts_max;       // and at most [64]
+    uint32_t accepts_min;       // AcceptEx calls kept waiting, at least [32]
+    uint32_t accepts_max;       // and at most [128]
     uint32_t accept_data_ms;    // AcceptEx also takes the first bytes; silent ones are closed after
                                 // this [0: no first bytes, the safe way]
     uint32_t max_connections;   // beyond it the listener stops accepting until one closes [10000]
@@ -2317,6 +2319,8 @@ typedef struct iocpnet__worker {
     uintptr_t handle;              // whose packet is being run: only its operations finish in place
     uint32_t inline_left;
     iocpnet_op *inline_first, *inline_last;
+    iocpnet_op *later_first, *later_last;  // finished at once, over the bound: after the next batch
+    bool steady;                           // the kit's own thread: it will poll again
     const iocpnet_op *at_once;  // the last that a start found finished; only to compare with
     void *running;              // the connection whose callbacks may be running
     iocpnet__counters counters;
@@ -2405,6 +2409,7 @@ static void WINAPI iocpnet__iocp_thread_ended(void *value)
     iocpnet__worker *worker = (iocpnet__worker *)value;
 
     iocpnet__local_forget(&worker->iocp->local, value);
+    worker->steady = false;
     iocpnet__store(&worker->used, 0);
 }
 
@@ -2580,8 +2585,21 @@ static void iocpnet__op_post(iocpnet_iocp *iocp, iocpnet_op *op)
     } while (!iocpnet__cas_pointer(&iocp->overflow, first, op));
 }
 
+static void iocpnet__op_append(iocpnet_op **first, iocpnet_op **last, iocpnet_op *op)
+{
+    op->overlapped.event = NULL;
+    if (*last) {
+        (*last)->overlapped.event = op;
+    } else {
+        *first = op;
+    }
+    *last = op;
+}
+
 // Finished at once in skip mode: the op is ours, no packet comes. In place if it is on the handle
-// that this thread is dispatching and the bound allows, else through the port.
+// that this thread is dispatching and the bound allows. Over the bound it waits until everybody
+// else has had a turn: in a list of this worker, for a packet through the port would cost two calls
+// and come back no sooner. All else goes through the port.
 static void iocpnet__op_finished_at_once(iocpnet_iocp *iocp, iocpnet_op *op, size_t bytes)
 {
     iocpnet__worker *worker = iocpnet__worker_here(iocp);
@@ -2590,19 +2608,17 @@ static void iocpnet__op_finished_at_once(iocpnet_iocp *iocp, iocpnet_op *op, siz
     op->overlapped.internal = 0;
     op->overlapped.internal_high = bytes;
     if (worker) worker->at_once = op;
-    if (!worker || worker->handle != op->handle || !worker->inline_left) {
+    if (!worker || worker->handle != op->handle || (!worker->inline_left && !worker->steady)) {
         iocpnet__op_post(iocp, op);
         return;
     }
-    worker->inline_left--;
     iocpnet__count_own(&worker->counters.count[IOCPNET_COUNT_IN_PLACE], 1);
-    op->overlapped.event = NULL;
-    if (worker->inline_last) {
-        worker->inline_last->overlapped.event = op;
-    } else {
-        worker->inline_first = op;
+    if (!worker->inline_left) {
+        iocpnet__op_append(&worker->later_first, &worker->later_last, op);
+        return;
     }
-    worker->inline_last = op;
+    worker->inline_left--;
+    iocpnet__op_append(&worker->inline_first, &worker->inline_last, op);
 }
 
 // The end of every start. code is that of the call. Unless the call failed, or finished in skip
@@ -2650,6 +2666,20 @@ static void iocpnet__run_packet(iocpnet__worker *worker, const OVERLAPPED_ENTRY 
                  entry->dwNumberOfBytesTransferred);
     } else if (overlapped) {
         iocpnet__run_op(worker, IOCPNET_OUTER(overlapped, iocpnet_op, overlapped));
+    }
+}
+
+// Runs what was over the bound in earlier turns; what is so now comes after the next batch.
+static void iocpnet__run_later(iocpnet__worker *worker)
+{
+    iocpnet_op *op = worker->later_first;
+    iocpnet_op *next;
+
+    worker->later_first = NULL;
+    worker->later_last = NULL;
+    for (; op; op = next) {
+        next = iocpnet__op_next(op);
+        iocpnet__run_op(worker, op);
     }
 }
 
@@ -2749,6 +2779,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeou
     ran = iocpnet__run_overflow(worker);
     if (iocpnet__load(&iocp->timed) || iocpnet__load(&iocp->state)) longest = IOCPNET__TICK_MS;
     if (iocpnet__load_pointer(&iocp->overflow)) longest = 1;
+    if (worker->later_first) ran = true;
     if (ran) longest = 0;
     iocpnet__count_own(&worker->counters.count[IOCPNET_COUNT_POLLS], 1);
     if (!IOCPNET_OS(GetQueuedCompletionStatusEx)(iocp->handle, worker->entries, worker->ask, &got,
@@ -2764,6 +2795,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeou
     }
     for (i = 0; i < got; i++)
         iocpnet__run_packet(worker, &worker->entries[i]);
+    if (worker->later_first) iocpnet__run_later(worker);
     if (iocpnet__load(&iocp->timed)) iocpnet__tick(iocp);
     if (iocpnet__load(&iocp->state)) iocpnet__stop_advance(iocp);
 
@@ -2775,9 +2807,12 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeou
 static DWORD WINAPI iocpnet__worker_main(void *parameter)
 {
     iocpnet_iocp *iocp = (iocpnet_iocp *)parameter;
+    iocpnet__worker *worker;
     iocpnet_error error;
 
     do {
+        worker = (iocpnet__worker *)iocpnet__local_get(&iocp->local);
+        if (worker) worker->steady = true;
         error = iocpnet_iocp_poll(iocp, IOCPNET_FOREVER);
         if (error && error != WAIT_TIMEOUT && error != WSAESHUTDOWN) {
             iocpnet__report(iocp, error, "GetQueuedCompletionStatusEx");
@@ -4780,7 +4815,7 @@ struct iocpnet__conn {
     iocpnet_error error;
     uint8_t reason;
     bool reasoned, receiving, zero, sending, sending_2, finished, shut, closed, disconnecting,
-        starved, timed, paused, opened, more, skip, awaits;
+        starved, timed, paused, opened, more, skip, awaits, gone;
     uint8_t peer_size;
     unsigned char peer[28];
 };
@@ -5006,13 +5041,26 @@ static void iocpnet__conn_drop_queue(iocpnet__conn *conn)
     conn->tail = NULL;
 }
 
-// Abort: closes the socket now; the packets of what is pending still come.
+static bool iocpnet__conn_pends(const iocpnet__conn *conn)
+{
+    return conn->receiving || conn->sending || conn->sending_2 || conn->disconnecting;
+}
+
+static void iocpnet__conn_close_socket(iocpnet__conn *conn)
+{
+    conn->gone = true;
+    IOCPNET__LEDGER(sockets, -1);
+    IOCPNET_OS(closesocket)(conn->handle);
+}
+
+// Abort: cancels what is pending. The socket is closed when the last packet has come: until then
+// its number must not become another socket's (Seen: Wine 8.0 then reads from that one). A cancel
+// that has come too late is repeated by the tick.
 static void iocpnet__conn_cut(iocpnet__conn *conn, bool reset)
 {
-    iocpnet_socket socket;
     struct linger linger;
 
-    iocpnet__store(&conn->closing, 1);
+    iocpnet__exchange(&conn->closing, 1);
     iocpnet__conn_drop_queue(conn);
     if (conn->closed) return;
     conn->closed = true;
@@ -5022,12 +5070,12 @@ static void iocpnet__conn_cut(iocpnet__conn *conn, bool reset)
         IOCPNET_OS(setsockopt)
         (conn->handle, SOL_SOCKET, SO_LINGER, (const char *)&linger, sizeof linger);
     }
-    if (conn->receiving || conn->sending || conn->sending_2 || conn->disconnecting) {
+    if (iocpnet__conn_pends(conn)) {
         IOCPNET_OS(CancelIoEx)((HANDLE)conn->handle, NULL);
+        iocpnet__conn_time(conn, true);
+    } else {
+        iocpnet__conn_close_socket(conn);
     }
-    socket = iocpnet__conn_socket(conn);
-    IOCPNET__LEDGER(sockets, -1);
-    IOCPNET_OS(closesocket)(socket.handle);
 }
 
 static void iocpnet__conn_fail(iocpnet__conn *conn, iocpnet_error error)
@@ -5264,6 +5312,7 @@ static void iocpnet__conn_disconnect_done(iocpnet__conn *conn)
     }
     if (kept) {
         conn->closed = true;
+        conn->gone = true;
     } else {
         iocpnet__conn_cut(conn, false);
     }
@@ -5293,6 +5342,9 @@ static void iocpnet__conn_obey(iocpnet__conn *conn, int32_t bits)
     if (bits & IOCPNET__RECEIVED) iocpnet__conn_receive_done(conn);
     if (bits & IOCPNET__GONE) iocpnet__conn_disconnect_done(conn);
     if (bits & IOCPNET__RETRY) conn->starved = false;
+    if (bits & IOCPNET__RETRY && conn->closed && iocpnet__conn_pends(conn)) {
+        IOCPNET_OS(CancelIoEx)((HANDLE)conn->handle, NULL);
+    }
     if (bits & IOCPNET__STOP) iocpnet__conn_because(conn, IOCPNET_CLOSED_STOP, 0);
     if (bits & IOCPNET__CLOSE) iocpnet__conn_because(conn, IOCPNET_CLOSED_LOCAL, 0);
     if (bits & (IOCPNET__STOP | IOCPNET__CLOSE)) iocpnet__conn_close_begins(conn);
@@ -5364,8 +5416,9 @@ static bool iocpnet__conn_advance(iocpnet__conn *conn, iocpnet__worker *worker)
         !paused && !conn->starved) {
         iocpnet__conn_receive(conn);
     }
-    return conn->closed && !conn->receiving && !conn->sending && !conn->sending_2 &&
-           !conn->disconnecting;
+    if (!conn->closed || iocpnet__conn_pends(conn)) return false;
+    if (!conn->gone) iocpnet__conn_close_socket(conn);
+    return true;
 }
 
 static void iocpnet__conn_end(iocpnet__conn *conn, iocpnet__worker *worker)
@@ -5697,7 +5750,7 @@ static void iocpnet__conn_each(iocpnet_iocp *iocp, int32_t stop_bits, uint64_t n
             } else if (desc->idle_ms && !iocpnet__load(&conn->closing)) {
                 if (now > conn->since_ms + desc->idle_ms) bits |= IOCPNET__LATE;
             }
-            if (conn->starved) bits |= IOCPNET__RETRY;
+            if (conn->starved || conn->closed) bits |= IOCPNET__RETRY;
             if (bits) iocpnet__conn_signal(conn, bits);
         }
         iocpnet__name_leave(conn, false);
@@ -5772,8 +5825,8 @@ static iocpnet_error iocpnet__listener_prepare(iocpnet_listener *listener)
     uint32_t i, spare;
 
     if (!desc->on.data) return WSAEINVAL;
-    desc->accepts_min = iocpnet__or_default(desc->accepts_min, 8);
-    desc->accepts_max = iocpnet__or_default(desc->accepts_max, 64);
+    desc->accepts_min = iocpnet__or_default(desc->accepts_min, 32);
+    desc->accepts_max = iocpnet__or_default(desc->accepts_max, 128);
     if (desc->accepts_max < desc->accepts_min) desc->accepts_max = desc->accepts_min;
     desc->max_connections = iocpnet__or_default(desc->max_connections, 10000);
     desc->buffer_bytes = iocpnet__or_default(desc->buffer_bytes, 16 * 1024);

@@ -1,7 +1,7 @@
 #!/bin/bash
-# Compiles the header in the ways programs do: standards, languages, compilers, processors, orders of
-# inclusion, one layer alone; warnings are errors. Nothing is run. What is not installed is left out,
-# and said.
+# Compiles the header in the ways programs do: standards, languages, compilers, processors, orders
+# of inclusion, one layer alone; warnings are errors. Nothing is run. What is not installed is left
+# out, and said.
 
 cd "$(dirname "$0")/.." || exit 1
 
@@ -51,28 +51,35 @@ if ! command -v $gcc >/dev/null; then
 fi
 
 all=tests/compile_all.c
-for standard in c99 c11; do
-    for optimise in -O0 -O2; do
-        compiles "gcc $standard $optimise" $gcc -std=$standard -pedantic-errors $c $optimise -c $all
-    done
-done
+compiles "gcc c99 -O2" $gcc -std=c99 -pedantic-errors $c -O2 -c $all
+compiles "gcc c99 -O0" $gcc -std=c99 -pedantic-errors $c -O0 -c $all
+compiles "gcc c11" $gcc -std=c11 -pedantic-errors $c -fsyntax-only $all
+own_memory="-include stdlib.h -DIOCPNET_ALLOC(size,ctx)=((void)(ctx),malloc(size))"
+own_memory="$own_memory -DIOCPNET_FREE(p,size,ctx)=((void)(size),(void)(ctx),free(p))"
 for mode in "-DIOCPNET_STATIC" "-DIOCPNET_DEBUG" "-DIOCPNET_NO_SERVER" \
     "-DIOCPNET_STATIC -DIOCPNET_DEBUG" "-DIOCPNET_STATIC -DIOCPNET_NO_SERVER" \
     "-DWINSOCK2_BEFORE" "-DWINSOCK2_BEFORE -DWINDOWS_BEFORE -DWINDOWS_AFTER" "-DWINDOWS_AFTER" \
     "-DWIN32_LEAN_AND_MEAN -DWINDOWS_BEFORE" "-DWIN32_LEAN_AND_MEAN -DWINDOWS_AFTER" \
     "-DWIN32_LEAN_AND_MEAN" "-DUNICODE -D_UNICODE" "-DUNICODE -D_UNICODE -DWINSOCK2_BEFORE" \
     "-DNOMINMAX -DSTRICT" "-D_WIN32_WINNT=0x0601" "-D_WIN32_WINNT=0x0A00" \
-    "-DIOCPNET_ALLOC(size,ctx)=((void)(ctx),malloc(size)) -DIOCPNET_FREE(p,size,ctx)=((void)(size),(void)(ctx),free(p)) -include stdlib.h"; do
-    compiles "gcc $mode" $gcc -std=c99 -pedantic-errors $c -O1 $(printf '%q ' $mode) -c $all
+    "$own_memory"; do
+    what=-fsyntax-only
+    case $mode in *IOCPNET_*) what=-c ;; esac
+    compiles "gcc $mode" $gcc -std=c99 -pedantic-errors $c $(printf '%q ' $mode) $what $all
 done
 # windows.h without LEAN may bring winsock.h: then our line must say what to move
 stops "winsock.h first" "winsock.h came first" $gcc -std=c99 $c -DWINSOCK_BEFORE -fsyntax-only $all
-compiles "winsock.h first, declarations only" $gcc -std=c99 -pedantic-errors $c -c tests/compile_order.c
+stops "windows.h first, and not lean" "winsock.h came first" $gcc -std=c99 $c -DWINDOWS_BEFORE \
+    -fsyntax-only $all
+compiles "winsock.h first, declarations only" $gcc -std=c99 -pedantic-errors $c \
+    -c tests/compile_order.c
 stops "ALLOC without FREE" "define both" $gcc -std=c99 $c "-DIOCPNET_ALLOC=x" -fsyntax-only $all
-stops "too old a Windows" "needs Windows 7" $gcc -std=c99 $c -D_WIN32_WINNT=0x0501 -fsyntax-only $all
+stops "too old a Windows" "needs Windows 7" $gcc -std=c99 $c -D_WIN32_WINNT=0x0501 \
+    -fsyntax-only $all
 
 for layer in 1 2 3 4 5 6 7 8 9 12; do
     for optimise in -O0 -O2; do
+        case $layer$optimise in 1-O2 | 3-O2 | 4-O2 | 7-O2 | 8-O2) continue ;; esac
         compiles "layer $layer alone $optimise" $gcc -std=c99 -pedantic-errors $c $optimise \
             -DLAYER=$layer -c tests/compile_layer.c
     done
@@ -81,17 +88,13 @@ done
 # ---- C++
 
 if command -v $gxx >/dev/null; then
-    for standard in c++11 c++17; do
-        for optimise in -O0 -O2; do
-            compiles "g++ $standard $optimise" $gxx -x c++ -std=$standard -pedantic-errors $warnings \
-                $optimise -c $all
-        done
-        compiles "g++ $standard static, debug" $gxx -x c++ -std=$standard $warnings -O1 \
-            -DIOCPNET_STATIC -DIOCPNET_DEBUG -c $all
-    done
+    compiles "g++ c++11" $gxx -x c++ -std=c++11 -pedantic-errors $warnings -O2 -c $all
+    compiles "g++ c++17" $gxx -x c++ -std=c++17 -pedantic-errors $warnings -fsyntax-only $all
+    compiles "g++ static, debug" $gxx -x c++ -std=c++11 $warnings -DIOCPNET_STATIC -DIOCPNET_DEBUG \
+        -c $all
     for layer in 5 9 12; do
-        compiles "g++ layer $layer alone" $gxx -x c++ -std=c++11 $warnings -Wno-missing-field-initializers \
-            -O1 -DLAYER=$layer -c tests/compile_layer.c
+        compiles "g++ layer $layer alone" $gxx -x c++ -std=c++11 $warnings -DLAYER=$layer \
+            -c tests/compile_layer.c
     done
 else
     left_out "C++: no $gxx"
@@ -100,7 +103,7 @@ fi
 # ---- other processors
 
 if [ -n "$gcc32" ] && command -v $gcc32 >/dev/null; then
-    for mode in -O0 -O2 "-O1 -DIOCPNET_STATIC -DIOCPNET_DEBUG"; do
+    for mode in -O2 "-O0 -DIOCPNET_STATIC -DIOCPNET_DEBUG"; do
         compiles "gcc x86 $mode" $gcc32 -std=c99 -pedantic-errors $c $mode -c $all
     done
 else
@@ -114,15 +117,14 @@ if [ -n "$clang" ]; then
     [ -d $include ] || include=/usr/x86_64-w64-mingw32/include
     x64="$clang --target=x86_64-w64-windows-gnu -isystem $include"
     if echo '#include <windows.h>' | $x64 -x c -fsyntax-only - 2>/dev/null; then
-        for mode in "-std=c99" "-std=c11" "-std=c99 -DIOCPNET_STATIC" "-std=c99 -DIOCPNET_DEBUG" \
-            "-std=c99 -DIOCPNET_NO_SERVER"; do
-            compiles "clang $mode" $x64 -pedantic-errors $c -O1 $mode -c $all
+        for mode in "-std=c11 -O2" "-std=c99 -DIOCPNET_STATIC -DIOCPNET_DEBUG"; do
+            compiles "clang $mode" $x64 -pedantic-errors $c $mode -c $all
         done
-        for layer in 2 5 6 9 12; do
-            compiles "clang layer $layer alone" $x64 -std=c99 -pedantic-errors $c -O1 \
+        for layer in 2 5 6 9; do
+            compiles "clang layer $layer alone" $x64 -std=c99 -pedantic-errors $c \
                 -DLAYER=$layer -c tests/compile_layer.c
         done
-        compiles "clang C++11" $x64 -x c++ -std=c++11 -pedantic-errors $warnings -O1 -c $all
+        compiles "clang C++11" $x64 -x c++ -std=c++11 -pedantic-errors $warnings -c $all
         compiles "clang no GNU extensions" $x64 -std=c99 -pedantic-errors $c -Wgnu -Wvla -c $all
     else
         left_out "clang for x64: it does not find MinGW's headers"
@@ -132,7 +134,7 @@ if [ -n "$clang" ]; then
         compiles "clang ARM64" $arm -std=c99 $c -fsyntax-only $all
         compiles "clang ARM64 debug" $arm -std=c99 $c -DIOCPNET_DEBUG -fsyntax-only $all
     else
-        left_out "ARM64: these headers know no ARM64, or there is no clang for it (check_msvc.sh does)"
+        left_out "ARM64: these headers or this clang know none (check_msvc.sh compiles for it)"
     fi
 else
     left_out "clang, ARM64: not installed"

@@ -2,22 +2,22 @@
 // implementation does not link. Compiled in many ways by check_compile.sh, which also checks that
 // none is forgotten here; as C++ too. Run, it says how many there are.
 //
-//   WINDOWS_BEFORE, WINDOWS_AFTER, WINSOCK2_BEFORE, WINSOCK_BEFORE    what else is included, and where
+//   WINDOWS_BEFORE, WINDOWS_AFTER, WINSOCK2_BEFORE, WINSOCK_BEFORE    what else is included
 #ifdef WINSOCK_BEFORE
-    #include <winsock.h>
+#include <winsock.h>
 #endif
 #ifdef WINSOCK2_BEFORE
-    #include <winsock2.h>
+#include <winsock2.h>
 #endif
 #ifdef WINDOWS_BEFORE
-    #include <windows.h>
+#include <windows.h>
 #endif
 
 #define IOCPNET_IMPLEMENTATION
 #include "../iocpnet.h"
 
 #ifdef WINDOWS_AFTER
-    #include <windows.h>
+#include <windows.h>
 #endif
 #include "../iocpnet.h"  // a second time does nothing
 

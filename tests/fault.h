@@ -4,8 +4,8 @@
 //   fault_reset()                      no faults; counts to 0
 //   fault_arm(n), fault_disarm()       the n-th call that can fail does; true if that came to pass
 //   fault_name()                       the function that was made to fail last
-//   fault_fail(id, first, times, code) calls first .. first + times - 1 of one function; code 0: its
-//                                      usual one
+//   fault_fail(id, first, times, code) calls first .. first + times - 1 of one function; code 0:
+//                                      its usual one
 //   fault_count(id)                    calls of one function since the reset
 //   fault_late(id, ms)                 sleeps between the real call and the return to the kit
 //   fault_cut(id, bytes)               WSASend, WSARecv: the system is asked for that many at most
@@ -27,7 +27,7 @@
 #define FAULT_H
 
 #ifndef _WIN32_WINNT
-    #define _WIN32_WINNT 0x0601
+#define _WIN32_WINNT 0x0601
 #endif
 #include <winsock2.h>
 #include <ws2tcpip.h>
@@ -39,7 +39,7 @@
 #include <string.h>
 
 #ifndef IOCPNET_DEBUG
-    #define IOCPNET_DEBUG
+#define IOCPNET_DEBUG
 #endif
 #define IOCPNET_OS(fn) fault_##fn
 
@@ -48,38 +48,38 @@
 // In the result, code stands for the code that was chosen.
 
 #define FAULT_PLAIN(X)                                                                             \
-    X(int, WSAStartup, (WORD version, WSADATA *data), (version, data), code, WSASYSNOTREADY)       \
+    X(int, WSAStartup, (WORD version, WSADATA * data), (version, data), code, WSASYSNOTREADY)      \
     X(int, bind, (SOCKET s, const struct sockaddr *name, int size), (s, name, size), SOCKET_ERROR, \
       WSAEADDRINUSE)                                                                               \
     X(int, listen, (SOCKET s, int backlog), (s, backlog), SOCKET_ERROR, WSAENOBUFS)                \
     X(int, shutdown, (SOCKET s, int how), (s, how), SOCKET_ERROR, WSAENOTCONN)                     \
-    X(int, getsockname, (SOCKET s, struct sockaddr *name, int *size), (s, name, size),             \
+    X(int, getsockname, (SOCKET s, struct sockaddr * name, int *size), (s, name, size),            \
       SOCKET_ERROR, WSAENETDOWN)                                                                   \
-    X(int, getpeername, (SOCKET s, struct sockaddr *name, int *size), (s, name, size),             \
+    X(int, getpeername, (SOCKET s, struct sockaddr * name, int *size), (s, name, size),            \
       SOCKET_ERROR, WSAENOTCONN)                                                                   \
     X(int, setsockopt, (SOCKET s, int level, int name, const char *value, int size),               \
       (s, level, name, value, size), SOCKET_ERROR, WSAENOPROTOOPT)                                 \
     X(int, send, (SOCKET s, const char *data, int size, int flags), (s, data, size, flags),        \
       SOCKET_ERROR, WSAENETDOWN)                                                                   \
     X(int, WSASendTo,                                                                              \
-      (SOCKET s, WSABUF *bufs, DWORD count, DWORD *sent, DWORD flags, const struct sockaddr *to,   \
+      (SOCKET s, WSABUF * bufs, DWORD count, DWORD * sent, DWORD flags, const struct sockaddr *to, \
        int size, OVERLAPPED *o, LPWSAOVERLAPPED_COMPLETION_ROUTINE fn),                            \
       (s, bufs, count, sent, flags, to, size, o, fn), SOCKET_ERROR, WSAENOBUFS)                    \
     X(int, WSARecvFrom,                                                                            \
-      (SOCKET s, WSABUF *bufs, DWORD count, DWORD *got, DWORD *flags, struct sockaddr *from,       \
+      (SOCKET s, WSABUF * bufs, DWORD count, DWORD * got, DWORD * flags, struct sockaddr * from,   \
        int *size, OVERLAPPED *o, LPWSAOVERLAPPED_COMPLETION_ROUTINE fn),                           \
       (s, bufs, count, got, flags, from, size, o, fn), SOCKET_ERROR, WSAENOBUFS)                   \
-    X(BOOL, PostQueuedCompletionStatus, (HANDLE h, DWORD bytes, ULONG_PTR key, OVERLAPPED *o),     \
+    X(BOOL, PostQueuedCompletionStatus, (HANDLE h, DWORD bytes, ULONG_PTR key, OVERLAPPED * o),    \
       (h, bytes, key, o), FALSE, ERROR_NO_SYSTEM_RESOURCES)                                        \
     X(BOOL, SetFileCompletionNotificationModes, (HANDLE h, UCHAR flags), (h, flags), FALSE,        \
       ERROR_INVALID_FUNCTION)                                                                      \
     X(BOOL, ReadFile, (HANDLE h, void *data, DWORD size, DWORD *got, OVERLAPPED *o),               \
       (h, data, size, got, o), FALSE, ERROR_READ_FAULT)                                            \
-    X(BOOL, GetOverlappedResult, (HANDLE h, OVERLAPPED *o, DWORD *got, BOOL wait),                 \
+    X(BOOL, GetOverlappedResult, (HANDLE h, OVERLAPPED * o, DWORD * got, BOOL wait),               \
       (h, o, got, wait), FALSE, ERROR_READ_FAULT)                                                  \
-    X(BOOL, GetFileSizeEx, (HANDLE h, LARGE_INTEGER *size), (h, size), FALSE,                      \
+    X(BOOL, GetFileSizeEx, (HANDLE h, LARGE_INTEGER * size), (h, size), FALSE,                     \
       ERROR_INVALID_FUNCTION)                                                                      \
-    X(BOOL, SetFilePointerEx, (HANDLE h, LARGE_INTEGER to, LARGE_INTEGER *now, DWORD how),         \
+    X(BOOL, SetFilePointerEx, (HANDLE h, LARGE_INTEGER to, LARGE_INTEGER * now, DWORD how),        \
       (h, to, now, how), FALSE, ERROR_INVALID_FUNCTION)                                            \
     X(void *, VirtualAlloc, (void *at, SIZE_T size, DWORD type, DWORD protect),                    \
       (at, size, type, protect), NULL, ERROR_NOT_ENOUGH_MEMORY)                                    \
@@ -91,59 +91,62 @@
       ERROR_INVALID_PARAMETER)                                                                     \
     X(BOOL, SetConsoleCtrlHandler, (PHANDLER_ROUTINE fn, BOOL add), (fn, add), FALSE,              \
       ERROR_INVALID_PARAMETER)                                                                     \
-    X(BOOL, CancelIoEx, (HANDLE h, OVERLAPPED *o), (h, o), FALSE, ERROR_INVALID_FUNCTION)          \
+    X(BOOL, CancelIoEx, (HANDLE h, OVERLAPPED * o), (h, o), FALSE, ERROR_INVALID_FUNCTION)         \
     X(DWORD, FormatMessageA,                                                                       \
       (DWORD flags, const void *source, DWORD id, DWORD language, char *text, DWORD size,          \
        va_list *more),                                                                             \
       (flags, source, id, language, text, size, more), 0, ERROR_MR_MID_NOT_FOUND)
 
 // Those that need more than a row; written out below.
-#define FAULT_SPECIAL(X)                                                                           \
-    X(WSASocketW)                                                                                  \
-    X(closesocket)                                                                                 \
-    X(WSACleanup)                                                                                  \
-    X(CreateIoCompletionPort)                                                                      \
-    X(CreateThread)                                                                                \
-    X(CreateEventW)                                                                                \
-    X(CloseHandle)                                                                                 \
-    X(GetQueuedCompletionStatusEx)                                                                 \
-    X(WSASend)                                                                                     \
-    X(WSARecv)                                                                                     \
-    X(TlsSetValue)                                                                                 \
-    X(FlsSetValue)                                                                                 \
-    X(WSAIoctl)                                                                                    \
-    X(getsockopt)                                                                                  \
+#define FAULT_SPECIAL(X)           \
+    X(WSASocketW)                  \
+    X(closesocket)                 \
+    X(WSACleanup)                  \
+    X(CreateIoCompletionPort)      \
+    X(CreateThread)                \
+    X(CreateEventW)                \
+    X(CloseHandle)                 \
+    X(GetQueuedCompletionStatusEx) \
+    X(WSASend)                     \
+    X(WSARecv)                     \
+    X(TlsSetValue)                 \
+    X(FlsSetValue)                 \
+    X(WSAIoctl)                    \
+    X(getsockopt)                  \
     X(GetProcAddress)
 
 // The extension functions, which the kit has from WSAIoctl.
-#define FAULT_EXTENSIONS(X)                                                                        \
-    X(AcceptEx, WSAID_ACCEPTEX)                                                                    \
-    X(GetAcceptExSockaddrs, WSAID_GETACCEPTEXSOCKADDRS)                                            \
-    X(ConnectEx, WSAID_CONNECTEX)                                                                  \
-    X(DisconnectEx, WSAID_DISCONNECTEX)                                                            \
-    X(TransmitFile, WSAID_TRANSMITFILE)                                                            \
-    X(TransmitPackets, WSAID_TRANSMITPACKETS)                                                      \
-    X(WSARecvMsg, WSAID_WSARECVMSG)                                                                \
+#define FAULT_EXTENSIONS(X)                             \
+    X(AcceptEx, WSAID_ACCEPTEX)                         \
+    X(GetAcceptExSockaddrs, WSAID_GETACCEPTEXSOCKADDRS) \
+    X(ConnectEx, WSAID_CONNECTEX)                       \
+    X(DisconnectEx, WSAID_DISCONNECTEX)                 \
+    X(TransmitFile, WSAID_TRANSMITFILE)                 \
+    X(TransmitPackets, WSAID_TRANSMITPACKETS)           \
+    X(WSARecvMsg, WSAID_WSARECVMSG)                     \
     X(WSASendMsg, WSAID_WSASENDMSG)
 
 #ifndef WSAID_WSASENDMSG
-    #define WSAID_WSASENDMSG                                                                       \
-        {                                                                                          \
-            0xa441e712, 0x754f, 0x43ca, { 0x84, 0xa7, 0x0d, 0xee, 0x44, 0xcf, 0x60, 0x6d }         \
-        }
+#define WSAID_WSASENDMSG                                   \
+    {                                                      \
+        0xa441e712, 0x754f, 0x43ca,                        \
+        {                                                  \
+            0x84, 0xa7, 0x0d, 0xee, 0x44, 0xcf, 0x60, 0x6d \
+        }                                                  \
+    }
 #endif
 
 #define FAULT__ID_PLAIN(type, name, parameters, arguments, bad, usual) FAULT_##name,
-#define FAULT__ID_SPECIAL(name) FAULT_##name,
-#define FAULT__ID_EXTENSION(name, guid) FAULT_##name,
+#define FAULT__ID_SPECIAL(name)                                        FAULT_##name,
+#define FAULT__ID_EXTENSION(name, guid)                                FAULT_##name,
 enum {
     FAULT_PLAIN(FAULT__ID_PLAIN) FAULT_SPECIAL(FAULT__ID_SPECIAL)
-    FAULT_EXTENSIONS(FAULT__ID_EXTENSION) FAULT_FUNCTIONS
+        FAULT_EXTENSIONS(FAULT__ID_EXTENSION) FAULT_FUNCTIONS
 };
 
 #define FAULT__NAME_PLAIN(type, name, parameters, arguments, bad, usual) #name,
-#define FAULT__NAME_SPECIAL(name) #name,
-#define FAULT__NAME_EXTENSION(name, guid) #name,
+#define FAULT__NAME_SPECIAL(name)                                        #name,
+#define FAULT__NAME_EXTENSION(name, guid)                                #name,
 static const char *const fault__names[] = { FAULT_PLAIN(FAULT__NAME_PLAIN) FAULT_SPECIAL(
     FAULT__NAME_SPECIAL) FAULT_EXTENSIONS(FAULT__NAME_EXTENSION) "none" };
 
@@ -311,22 +314,22 @@ static inline void fault__sleep(int id)
     SetLastError(error);
 }
 
-#define FAULT__WRAP(type, name, parameters, arguments, bad, usual)                                 \
-    static inline type fault_##name parameters                                                     \
-    {                                                                                              \
-        int code = (int)(usual);                                                                   \
-        type fault__result;                                                                        \
-        if (fault__hit(FAULT_##name, &code)) {                                                     \
-            SetLastError((DWORD)code);                                                             \
-            return bad;                                                                            \
-        }                                                                                          \
-        fault__result = name arguments;                                                            \
-        fault__sleep(FAULT_##name);                                                                \
-        return fault__result;                                                                      \
+#define FAULT__WRAP(type, name, parameters, arguments, bad, usual) \
+    static inline type fault_##name parameters                     \
+    {                                                              \
+        int code = (int)(usual);                                   \
+        type fault__result;                                        \
+        if (fault__hit(FAULT_##name, &code)) {                     \
+            SetLastError((DWORD)code);                             \
+            return bad;                                            \
+        }                                                          \
+        fault__result = name arguments;                            \
+        fault__sleep(FAULT_##name);                                \
+        return fault__result;                                      \
     }
 FAULT_PLAIN(FAULT__WRAP)
 
-// ---- written out ---------------------------------------------------------------------------------
+// ---- written out --------------------------------------------------------------------------------
 
 static inline SOCKET fault_WSASocketW(int family, int type, int protocol, WSAPROTOCOL_INFOW *info,
                                       GROUP group, DWORD flags)
@@ -605,22 +608,22 @@ static inline FARPROC fault_GetProcAddress(HMODULE module, const char *name)
     return GetProcAddress(module, name);
 }
 
-// ---- extension functions -------------------------------------------------------------------------
+// ---- extension functions ------------------------------------------------------------------------
 
-#define FAULT__EXTENSION(type, name, pointer, parameters, arguments, usual)                        \
-    static type WSAAPI fault__ext_##name parameters                                                \
-    {                                                                                              \
-        int code = (int)(usual);                                                                   \
-        type ok;                                                                                   \
-        fault_fn *fn = fault__rules[FAULT_##name].instead;                                         \
-        if (!fn) fn = fault__rules[FAULT_##name].real;                                             \
-        if (fault__hit(FAULT_##name, &code)) {                                                     \
-            SetLastError((DWORD)code);                                                             \
-            return FALSE;                                                                          \
-        }                                                                                          \
-        ok = ((pointer)fn)arguments;                                                               \
-        fault__sleep(FAULT_##name);                                                                \
-        return ok;                                                                                 \
+#define FAULT__EXTENSION(type, name, pointer, parameters, arguments, usual) \
+    static type WSAAPI fault__ext_##name parameters                         \
+    {                                                                       \
+        int code = (int)(usual);                                            \
+        type ok;                                                            \
+        fault_fn *fn = fault__rules[FAULT_##name].instead;                  \
+        if (!fn) fn = fault__rules[FAULT_##name].real;                      \
+        if (fault__hit(FAULT_##name, &code)) {                              \
+            SetLastError((DWORD)code);                                      \
+            return FALSE;                                                   \
+        }                                                                   \
+        ok = ((pointer)fn)arguments;                                        \
+        fault__sleep(FAULT_##name);                                         \
+        return ok;                                                          \
     }
 
 FAULT__EXTENSION(BOOL, AcceptEx, LPFN_ACCEPTEX,
@@ -648,12 +651,18 @@ FAULT__EXTENSION(BOOL, TransmitPackets, LPFN_TRANSMITPACKETS,
 static fault_fn *fault__extension_wrapper(int id)
 {
     switch (id) {
-    case FAULT_AcceptEx: return (fault_fn *)fault__ext_AcceptEx;
-    case FAULT_ConnectEx: return (fault_fn *)fault__ext_ConnectEx;
-    case FAULT_DisconnectEx: return (fault_fn *)fault__ext_DisconnectEx;
-    case FAULT_TransmitFile: return (fault_fn *)fault__ext_TransmitFile;
-    case FAULT_TransmitPackets: return (fault_fn *)fault__ext_TransmitPackets;
-    default: return NULL;
+    case FAULT_AcceptEx:
+        return (fault_fn *)fault__ext_AcceptEx;
+    case FAULT_ConnectEx:
+        return (fault_fn *)fault__ext_ConnectEx;
+    case FAULT_DisconnectEx:
+        return (fault_fn *)fault__ext_DisconnectEx;
+    case FAULT_TransmitFile:
+        return (fault_fn *)fault__ext_TransmitFile;
+    case FAULT_TransmitPackets:
+        return (fault_fn *)fault__ext_TransmitPackets;
+    default:
+        return NULL;
     }
 }
 
@@ -695,48 +704,48 @@ static inline int fault_WSAIoctl(SOCKET s, DWORD what, void *in, DWORD in_size, 
     return result;
 }
 
-// ---- passed through ------------------------------------------------------------------------------
+// ---- passed through -----------------------------------------------------------------------------
 
 // Only tell: the last error, the time, the machine, a value that is there or not.
-#define fault_GetLastError GetLastError
-#define fault_WSAGetLastError WSAGetLastError
-#define fault_SetLastError SetLastError
-#define fault_GetActiveProcessorCount GetActiveProcessorCount
+#define fault_GetLastError                 GetLastError
+#define fault_WSAGetLastError              WSAGetLastError
+#define fault_SetLastError                 SetLastError
+#define fault_GetActiveProcessorCount      GetActiveProcessorCount
 #define fault_GetActiveProcessorGroupCount GetActiveProcessorGroupCount
-#define fault_GetProcessHeap GetProcessHeap
-#define fault_GetModuleHandleA GetModuleHandleA
-#define fault_TlsGetValue TlsGetValue
-#define fault_VerSetConditionMask VerSetConditionMask
-#define fault_VerifyVersionInfoW VerifyVersionInfoW
+#define fault_GetProcessHeap               GetProcessHeap
+#define fault_GetModuleHandleA             GetModuleHandleA
+#define fault_TlsGetValue                  TlsGetValue
+#define fault_VerSetConditionMask          VerSetConditionMask
+#define fault_VerifyVersionInfoW           VerifyVersionInfoW
 
 // Computed from the arguments alone.
-#define fault_htons htons
-#define fault_ntohs ntohs
+#define fault_htons     htons
+#define fault_ntohs     ntohs
 #define fault_inet_pton inet_pton
 #define fault_inet_ntop inet_ntop
 
 // Have no result: locks, lists, sleep.
-#define fault_InitializeSRWLock InitializeSRWLock
-#define fault_AcquireSRWLockExclusive AcquireSRWLockExclusive
-#define fault_ReleaseSRWLockExclusive ReleaseSRWLockExclusive
-#define fault_InitializeSListHead InitializeSListHead
+#define fault_InitializeSRWLock         InitializeSRWLock
+#define fault_AcquireSRWLockExclusive   AcquireSRWLockExclusive
+#define fault_ReleaseSRWLockExclusive   ReleaseSRWLockExclusive
+#define fault_InitializeSListHead       InitializeSListHead
 #define fault_InterlockedPushEntrySList InterlockedPushEntrySList
-#define fault_InterlockedPopEntrySList InterlockedPopEntrySList
-#define fault_Sleep Sleep
-#define fault_SwitchToThread SwitchToThread
+#define fault_InterlockedPopEntrySList  InterlockedPopEntrySList
+#define fault_Sleep                     Sleep
+#define fault_SwitchToThread            SwitchToThread
 
 // Give back what there was: a failure would mean that it was not there, a bug of the kit's that the
 // counts of handles and the ledger show.
 #define fault_VirtualFree VirtualFree
-#define fault_HeapFree HeapFree
-#define fault_TlsFree TlsFree
-#define fault_FlsFree FlsFree
+#define fault_HeapFree    HeapFree
+#define fault_TlsFree     TlsFree
+#define fault_FlsFree     FlsFree
 
 // Wait for a handle of the kit's own, or set it: fail only for what is no handle.
-#define fault_WaitForSingleObject WaitForSingleObject
+#define fault_WaitForSingleObject    WaitForSingleObject
 #define fault_WaitForMultipleObjects WaitForMultipleObjects
-#define fault_SetEvent SetEvent
-#define fault_ResetEvent ResetEvent
+#define fault_SetEvent               SetEvent
+#define fault_ResetEvent             ResetEvent
 
 // Spreads workers over processor groups; without it they run all the same, in one.
 #define fault_SetThreadGroupAffinity SetThreadGroupAffinity

@@ -5,7 +5,7 @@
 #define PEER_H
 
 #ifndef _WIN32_WINNT
-    #define _WIN32_WINNT 0x0601
+#define _WIN32_WINNT 0x0601
 #endif
 #include <winsock2.h>
 #include <ws2tcpip.h>
@@ -22,22 +22,24 @@
 
 #define PEER_MS 5000  // longest wait of a peer for one call
 
-// ---- waits ---------------------------------------------------------------------------------------
+// ---- waits --------------------------------------------------------------------------------------
 
 // Polls until cond holds; a failed check after ms.
-#define PUMP(iocp, cond, ms)                                                                       \
-    do {                                                                                           \
-        uint64_t peer__until = GetTickCount64() + (ms);                                            \
-        while (!(cond) && GetTickCount64() < peer__until) iocpnet_iocp_poll(iocp, 10);             \
-        CHECK(cond);                                                                               \
+#define PUMP(iocp, cond, ms)                              \
+    do {                                                  \
+        uint64_t peer__until = GetTickCount64() + (ms);   \
+        while (!(cond) && GetTickCount64() < peer__until) \
+            iocpnet_iocp_poll(iocp, 10);                  \
+        CHECK(cond);                                      \
     } while (0)
 
 // The same where workers poll.
-#define AWAIT(cond, ms)                                                                            \
-    do {                                                                                           \
-        uint64_t peer__until = GetTickCount64() + (ms);                                            \
-        while (!(cond) && GetTickCount64() < peer__until) Sleep(1);                                \
-        CHECK(cond);                                                                               \
+#define AWAIT(cond, ms)                                   \
+    do {                                                  \
+        uint64_t peer__until = GetTickCount64() + (ms);   \
+        while (!(cond) && GetTickCount64() < peer__until) \
+            Sleep(1);                                     \
+        CHECK(cond);                                      \
     } while (0)
 
 // Runs what is there, without waiting for more: to see that nothing comes.
@@ -49,7 +51,7 @@ static inline void peer_drain(iocpnet_iocp *iocp, int ms)
     } while (GetTickCount64() < until);
 }
 
-// ---- an op that remembers ------------------------------------------------------------------------
+// ---- an op that remembers -----------------------------------------------------------------------
 
 typedef struct probe {
     char before[24];  // the op need not come first
@@ -78,7 +80,7 @@ static inline void probe_init(probe *p)
 // The callback's result after it has come; a failed check if it has not in time.
 #define PROBE_AWAIT(iocp, p) PUMP(iocp, (p)->calls > 0, PEER_MS)
 
-// ---- the other end -------------------------------------------------------------------------------
+// ---- the other end ------------------------------------------------------------------------------
 
 static inline void peer_address(struct sockaddr_storage *to, int *size, int family, uint16_t port)
 {
@@ -223,7 +225,8 @@ static inline void peer_fill(void *data, size_t size, uint64_t at, uint32_t seed
 {
     unsigned char *to = (unsigned char *)data;
     size_t i;
-    for (i = 0; i < size; i++) to[i] = peer_byte(at + i, seed);
+    for (i = 0; i < size; i++)
+        to[i] = peer_byte(at + i, seed);
 }
 
 // Where the first wrong byte is; size if there is none.
@@ -231,11 +234,12 @@ static inline size_t peer_differs(const void *data, size_t size, uint64_t at, ui
 {
     const unsigned char *from = (const unsigned char *)data;
     size_t i = 0;
-    while (i < size && from[i] == peer_byte(at + i, seed)) i++;
+    while (i < size && from[i] == peer_byte(at + i, seed))
+        i++;
     return i;
 }
 
-// ---- threads and handles -------------------------------------------------------------------------
+// ---- threads and handles ------------------------------------------------------------------------
 
 typedef void peer_fn(void *user);
 typedef struct peer_thread {
@@ -277,7 +281,7 @@ static inline int peer_handles(void)
     return found;
 }
 
-// ---- nothing left --------------------------------------------------------------------------------
+// ---- nothing left -------------------------------------------------------------------------------
 
 #ifdef IOCPNET_DEBUG
 static inline void peer__print(void *user, const char *line)

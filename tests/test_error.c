@@ -6,25 +6,55 @@
 #include "peer.h"
 
 // Winsock's codes by name, from the system's own header.
-#define CODE(name) { name, #name }
+#define CODE(name)  \
+    {               \
+        name, #name \
+    }
 static const struct {
     int code;
     const char *name;
 } winsock[] = {
-    CODE(WSAEINTR),           CODE(WSAEBADF),           CODE(WSAEACCES),
-    CODE(WSAEFAULT),          CODE(WSAEINVAL),          CODE(WSAEMFILE),
-    CODE(WSAEWOULDBLOCK),     CODE(WSAEINPROGRESS),     CODE(WSAEALREADY),
-    CODE(WSAENOTSOCK),        CODE(WSAEDESTADDRREQ),    CODE(WSAEMSGSIZE),
-    CODE(WSAEPROTOTYPE),      CODE(WSAENOPROTOOPT),     CODE(WSAEPROTONOSUPPORT),
-    CODE(WSAESOCKTNOSUPPORT), CODE(WSAEOPNOTSUPP),      CODE(WSAEPFNOSUPPORT),
-    CODE(WSAEAFNOSUPPORT),    CODE(WSAEADDRINUSE),      CODE(WSAEADDRNOTAVAIL),
-    CODE(WSAENETDOWN),        CODE(WSAENETUNREACH),     CODE(WSAENETRESET),
-    CODE(WSAECONNABORTED),    CODE(WSAECONNRESET),      CODE(WSAENOBUFS),
-    CODE(WSAEISCONN),         CODE(WSAENOTCONN),        CODE(WSAESHUTDOWN),
-    CODE(WSAETIMEDOUT),       CODE(WSAECONNREFUSED),    CODE(WSAEHOSTDOWN),
-    CODE(WSAEHOSTUNREACH),    CODE(WSAEPROCLIM),        CODE(WSASYSNOTREADY),
-    CODE(WSAVERNOTSUPPORTED), CODE(WSANOTINITIALISED),  CODE(WSAEDISCON),
-    CODE(ERROR_NOT_FOUND),    CODE(ERROR_NO_MORE_ITEMS),
+    CODE(WSAEINTR),
+    CODE(WSAEBADF),
+    CODE(WSAEACCES),
+    CODE(WSAEFAULT),
+    CODE(WSAEINVAL),
+    CODE(WSAEMFILE),
+    CODE(WSAEWOULDBLOCK),
+    CODE(WSAEINPROGRESS),
+    CODE(WSAEALREADY),
+    CODE(WSAENOTSOCK),
+    CODE(WSAEDESTADDRREQ),
+    CODE(WSAEMSGSIZE),
+    CODE(WSAEPROTOTYPE),
+    CODE(WSAENOPROTOOPT),
+    CODE(WSAEPROTONOSUPPORT),
+    CODE(WSAESOCKTNOSUPPORT),
+    CODE(WSAEOPNOTSUPP),
+    CODE(WSAEPFNOSUPPORT),
+    CODE(WSAEAFNOSUPPORT),
+    CODE(WSAEADDRINUSE),
+    CODE(WSAEADDRNOTAVAIL),
+    CODE(WSAENETDOWN),
+    CODE(WSAENETUNREACH),
+    CODE(WSAENETRESET),
+    CODE(WSAECONNABORTED),
+    CODE(WSAECONNRESET),
+    CODE(WSAENOBUFS),
+    CODE(WSAEISCONN),
+    CODE(WSAENOTCONN),
+    CODE(WSAESHUTDOWN),
+    CODE(WSAETIMEDOUT),
+    CODE(WSAECONNREFUSED),
+    CODE(WSAEHOSTDOWN),
+    CODE(WSAEHOSTUNREACH),
+    CODE(WSAEPROCLIM),
+    CODE(WSASYSNOTREADY),
+    CODE(WSAVERNOTSUPPORTED),
+    CODE(WSANOTINITIALISED),
+    CODE(WSAEDISCON),
+    CODE(ERROR_NOT_FOUND),
+    CODE(ERROR_NO_MORE_ITEMS),
 };
 
 // Names of codes that Winsock and Win32 both name: either is right.
@@ -150,8 +180,10 @@ static void texts_are_whole_from_many_threads(void)
 {
     peer_thread threads[8];
     int i;
-    for (i = 0; i < 8; i++) peer_start(&threads[i], ask_for_texts, (void *)(intptr_t)i);
-    for (i = 0; i < 8; i++) peer_join(&threads[i]);
+    for (i = 0; i < 8; i++)
+        peer_start(&threads[i], ask_for_texts, (void *)(intptr_t)i);
+    for (i = 0; i < 8; i++)
+        peer_join(&threads[i]);
     CHECK_EQ(text_errors, 0);
 }
 
@@ -230,8 +262,8 @@ static void statuses_become_winsock_codes(void)
     }
 }
 
-// A status that is in no table is still an error. (Of exceptions such as 0xC0000094 the system's own
-// table says that they are their own Win32 code, so not every code is small.)
+// A status that is in no table is still an error. (Of exceptions such as 0xC0000094 the system's
+// own table says that they are their own Win32 code, so not every code is small.)
 static void no_failure_status_becomes_success(void)
 {
     uint32_t status;

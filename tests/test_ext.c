@@ -16,14 +16,22 @@ static const int ids[FUNCTIONS] = { FAULT_AcceptEx,     FAULT_GetAcceptExSockadd
 static iocpnet_ext_fn *nth(const iocpnet_ext *ext, int i)
 {
     switch (i) {
-    case 0: return ext->accept_ex;
-    case 1: return ext->get_accept_ex_sockaddrs;
-    case 2: return ext->connect_ex;
-    case 3: return ext->disconnect_ex;
-    case 4: return ext->transmit_file;
-    case 5: return ext->transmit_packets;
-    case 6: return ext->wsa_recv_msg;
-    default: return ext->wsa_send_msg;
+    case 0:
+        return ext->accept_ex;
+    case 1:
+        return ext->get_accept_ex_sockaddrs;
+    case 2:
+        return ext->connect_ex;
+    case 3:
+        return ext->disconnect_ex;
+    case 4:
+        return ext->transmit_file;
+    case 5:
+        return ext->transmit_packets;
+    case 6:
+        return ext->wsa_recv_msg;
+    default:
+        return ext->wsa_send_msg;
     }
 }
 
@@ -39,8 +47,9 @@ static bool system_has(SOCKET s, int i)
 {
 #define GUID_OF(name, guid) guid,
     static GUID guids[] = { FAULT_EXTENSIONS(GUID_OF) };
-    static const char *const names[] = { "AcceptEx",     "GetAcceptExSockaddrs", "ConnectEx",
-                                         "DisconnectEx", "TransmitFile",         "TransmitPackets",
+    static const char *const names[] = { "AcceptEx",     "GetAcceptExSockaddrs",
+                                         "ConnectEx",    "DisconnectEx",
+                                         "TransmitFile", "TransmitPackets",
                                          "WSARecvMsg",   "WSASendMsg" };
     void *fn = NULL;
     DWORD bytes = 0;
@@ -158,7 +167,8 @@ static void without_any_of_them_sockets_still_receive_and_send(void)
     char byte = 'x';
     int i;
     forget();
-    for (i = 0; i < FUNCTIONS; i++) fault_missing(ids[i], true);
+    for (i = 0; i < FUNCTIONS; i++)
+        fault_missing(ids[i], true);
     REQUIRE(peer_pair(pair));
     CHECK_ERR(iocpnet_iocp_open(&iocp, NULL), 0);
     CHECK_ERR(iocpnet_socket_adopt(&s, iocp, pair[0]), 0);
@@ -215,7 +225,8 @@ static void a_passing_failure_is_not_remembered(void)
         CHECK_EQ(ext == NULL, error != 0);
         CHECK_ERR(iocpnet_ext_load(s, &ext), 0);
         if (!ext) continue;
-        for (i = 0; i < FUNCTIONS; i++) CHECK_EQ(nth(ext, i) != NULL, system_has(s, i));
+        for (i = 0; i < FUNCTIONS; i++)
+            CHECK_EQ(nth(ext, i) != NULL, system_has(s, i));
     }
     closesocket(s);
     forget();
@@ -258,9 +269,12 @@ static void many_threads_ask_a_new_provider_once(void)
         const iocpnet_ext *ext[8] = { NULL };
         int i;
         forget();
-        for (i = 0; i < 8; i++) peer_start(&threads[i], ask, (void *)&ext[i]);
-        for (i = 0; i < 8; i++) peer_join(&threads[i]);
-        for (i = 0; i < 8; i++) CHECK(ext[i] != NULL && ext[i] == ext[0]);
+        for (i = 0; i < 8; i++)
+            peer_start(&threads[i], ask, (void *)&ext[i]);
+        for (i = 0; i < 8; i++)
+            peer_join(&threads[i]);
+        for (i = 0; i < 8; i++)
+            CHECK(ext[i] != NULL && ext[i] == ext[0]);
         CHECK_EQ(fault_count(FAULT_WSAIoctl), FUNCTIONS);
     }
     closesocket(asked_by_many);

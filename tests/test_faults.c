@@ -1,5 +1,5 @@
-// test_faults.c - every OS call may fail: for each scenario the first, second, third, ... call fails,
-// until a run meets no failure. Each run ends, and leaves nothing (law 7).
+// test_faults.c - every OS call may fail: for each scenario the first, second, third, ... call
+// fails, until a run meets no failure. Each run ends, and leaves nothing (law 7).
 #include "fault.h"
 
 #define IOCPNET_IMPLEMENTATION
@@ -89,7 +89,7 @@ static void every_call_may_fail(void (*scenario)(void), const char *name)
     finished = 0;
 }
 
-// ---- layer 5 -------------------------------------------------------------------------------------
+// ---- layer 5 ------------------------------------------------------------------------------------
 
 static void lend_and_take_back(void)
 {
@@ -125,7 +125,7 @@ static void a_pool(void)
     every_call_may_fail(lend_and_take_back, "pool");
 }
 
-// ---- layer 6 -------------------------------------------------------------------------------------
+// ---- layer 6 ------------------------------------------------------------------------------------
 
 static void post_and_poll(void)
 {
@@ -181,7 +181,7 @@ static void workers(void)
     every_call_may_fail(run_workers, "iocp, workers, stop");
 }
 
-// ---- layer 7 -------------------------------------------------------------------------------------
+// ---- layer 7 ------------------------------------------------------------------------------------
 
 static void receive_and_cancel(void)
 {
@@ -214,7 +214,7 @@ static void a_cancel(void)
     every_call_may_fail(receive_and_cancel, "op, cancel");
 }
 
-// ---- layer 8 -------------------------------------------------------------------------------------
+// ---- layer 8 ------------------------------------------------------------------------------------
 
 static void load_functions(void)
 {
@@ -233,7 +233,7 @@ static void extension_functions(void)
     every_call_may_fail(load_functions, "ext");
 }
 
-// ---- layer 9 -------------------------------------------------------------------------------------
+// ---- layer 9 ------------------------------------------------------------------------------------
 
 typedef struct one_accept {
     iocpnet_accept accept;
@@ -366,7 +366,8 @@ static void send_a_letter(void)
     if (iocpnet_iocp_open(&iocp, NULL)) return;
     if (!iocpnet_address_parse(&at, NULL, 0) &&
         !iocpnet_socket_open(&server, iocp, AF_INET, true) && !iocpnet_socket_bind(&server, &at) &&
-        !iocpnet_socket_address(&server, &at) && !iocpnet_socket_open(&client, iocp, AF_INET, true)) {
+        !iocpnet_socket_address(&server, &at) &&
+        !iocpnet_socket_open(&client, iocp, AF_INET, true)) {
         iocpnet_error receiving = iocpnet_start_recvfrom(&l.datagram, &server, got, sizeof got);
         bool sent = went_well(&p, iocpnet_start_sendto(&p.op, &client, "letter", 6, &at));
         if (receiving) CHECK_EQ(l.calls, 0);
@@ -454,7 +455,8 @@ static void send_a_unit(void)
     e[2].length = sizeof tail;
     if (connect_the_two(false)) {
         iocpnet_error started = iocpnet_start_transmit_packets(&u.t, &server, e, 3);
-        while (iocpnet_op_pending(&u.t.op) && GetTickCount64() < until) iocpnet_iocp_poll(iocp, 10);
+        while (iocpnet_op_pending(&u.t.op) && GetTickCount64() < until)
+            iocpnet_iocp_poll(iocp, 10);
         CHECK(!iocpnet_op_pending(&u.t.op));
         CHECK_EQ(u.calls, started ? 0 : 1);
         if (u.calls && !u.error) {
@@ -498,7 +500,7 @@ static void a_unit_in_three_modes(void)
     DeleteFileA(file_name);
 }
 
-// ---- the server part -----------------------------------------------------------------------------
+// ---- the server part ----------------------------------------------------------------------------
 
 static void echo(iocpnet_conn conn, const void *data, size_t size)
 {

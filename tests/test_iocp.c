@@ -34,7 +34,7 @@ static uint64_t counted(iocpnet_iocp *iocp, int counter)
     return stats.count[counter];
 }
 
-// ---- posting and polling -------------------------------------------------------------------------
+// ---- posting and polling ------------------------------------------------------------------------
 
 static void what_is_posted_comes_once_as_posted(void)
 {
@@ -53,7 +53,8 @@ static void what_is_posted_comes_once_as_posted(void)
     CHECK_EQ(stats.started[IOCPNET_OP_POST], COUNT);
     CHECK_EQ(stats.pending[IOCPNET_OP_POST], COUNT);
     CHECK_EQ(stats.pending_all, COUNT);
-    while (iocpnet_iocp_poll(iocp, 0) == 0) continue;
+    while (iocpnet_iocp_poll(iocp, 0) == 0)
+        continue;
     for (i = 0; i < COUNT; i++) {
         if (p[i].calls == 1 && p[i].bytes == (size_t)i) done++;
         CHECK_ERR(p[i].error, i % 3 ? 0 : WSAECONNRESET);
@@ -207,7 +208,8 @@ static void a_failed_post_is_delivered_all_the_same(void)
         probe_init(&p[i]);
         CHECK_ERR(iocpnet_iocp_post(iocp, &p[i].op, 0, (size_t)i), 0);
     }
-    for (i = 0; i < COUNT; i++) PROBE_AWAIT(iocp, &p[i]);
+    for (i = 0; i < COUNT; i++)
+        PROBE_AWAIT(iocp, &p[i]);
     peer_drain(iocp, 20);
     for (i = 0; i < COUNT; i++) {
         CHECK_EQ(p[i].calls, 1);
@@ -238,7 +240,7 @@ static void a_failed_post_wakes_up_in_bounded_time(void)
     close_iocp(iocp);
 }
 
-// ---- attaching -----------------------------------------------------------------------------------
+// ---- attaching ----------------------------------------------------------------------------------
 
 // pitfall 5
 static void null_packets_and_stray_keys_do_not_stop_a_worker(void)
@@ -388,11 +390,12 @@ static void sixty_two_kinds_of_handle_and_no_more(void)
     CHECK(failed >= 1);
     // a kind that is known costs nothing, and the refused handle was not attached
     CHECK_ERR(iocpnet_iocp_attach(iocp, s[69], 1000, raw_done, NULL), 0);
-    for (i = 0; i < n; i++) closesocket(s[i]);
+    for (i = 0; i < n; i++)
+        closesocket(s[i]);
     close_iocp(iocp);
 }
 
-// ---- workers -------------------------------------------------------------------------------------
+// ---- workers ------------------------------------------------------------------------------------
 
 // pitfall 44
 static void any_number_of_threads_starts_and_leaves(void)
@@ -412,8 +415,10 @@ static void any_number_of_threads_starts_and_leaves(void)
             probe_init(&p[i]);
             CHECK_ERR(iocpnet_iocp_post(iocp, &p[i].op, 0, 0), 0);
         }
-        for (i = 0; i < COUNT; i++) AWAIT(p[i].calls > 0, PEER_MS);
-        for (i = 0; i < COUNT; i++) once += p[i].calls == 1;
+        for (i = 0; i < COUNT; i++)
+            AWAIT(p[i].calls > 0, PEER_MS);
+        for (i = 0; i < COUNT; i++)
+            once += p[i].calls == 1;
         CHECK_EQ(once, COUNT);
         iocpnet_iocp_stats(iocp, &stats);
         CHECK(stats.workers >= 1 && stats.workers <= threads[k]);
@@ -530,12 +535,14 @@ static void many_threads_poll_one_iocp(void)
     me.iocp = iocp;
     me.goal = &hops;
     me.want = OPS * HOPS;
-    for (i = 0; i < 6; i++) peer_start(&threads[i], poll_until, &me);
+    for (i = 0; i < 6; i++)
+        peer_start(&threads[i], poll_until, &me);
     for (i = 0; i < OPS; i++) {
         ops[i].done = hop;
         CHECK_ERR(iocpnet_iocp_post(iocp, &ops[i], 0, HOPS - 1), 0);
     }
-    for (i = 0; i < 6; i++) peer_join(&threads[i]);
+    for (i = 0; i < 6; i++)
+        peer_join(&threads[i]);
     CHECK_EQ(hops, OPS * HOPS);
     CHECK_EQ(poll_wrong, 0);
     iocpnet_iocp_stats(iocp, &stats);
@@ -544,7 +551,7 @@ static void many_threads_poll_one_iocp(void)
     close_iocp(iocp);
 }
 
-// ---- stop ----------------------------------------------------------------------------------------
+// ---- stop ---------------------------------------------------------------------------------------
 
 static void stop_may_be_called_twice_and_ends_everything(void)
 {
@@ -612,8 +619,10 @@ static void several_threads_may_stop_at_once(void)
         iocpnet_iocp *iocp = open_iocp(3, 0);
         peer_thread threads[4];
         CHECK_ERR(iocpnet_iocp_start(iocp), 0);
-        for (j = 0; j < 4; j++) peer_start(&threads[j], stop_it, iocp);
-        for (j = 0; j < 4; j++) peer_join(&threads[j]);
+        for (j = 0; j < 4; j++)
+            peer_start(&threads[j], stop_it, iocp);
+        for (j = 0; j < 4; j++)
+            peer_join(&threads[j]);
         CHECK_ERR(stopper_result, 0);
         close_iocp(iocp);
     }
@@ -708,8 +717,10 @@ static void it_stops_under_load_again_and_again(void)
         }
         goal = 10 + round;
         AWAIT(talked >= goal, PEER_MS);
-        for (i = 0; i < 2 * PAIRS; i++) shutdown(t[i].socket.handle, SD_BOTH);
-        for (i = 0; i < 2 * PAIRS; i++) CancelIoEx((HANDLE)t[i].socket.handle, NULL);
+        for (i = 0; i < 2 * PAIRS; i++)
+            shutdown(t[i].socket.handle, SD_BOTH);
+        for (i = 0; i < 2 * PAIRS; i++)
+            CancelIoEx((HANDLE)t[i].socket.handle, NULL);
         CHECK_ERR(iocpnet_iocp_stop(iocp, 3000), 0);
         for (i = 0; i < 2 * PAIRS; i++) {
             CHECK_EQ(t[i].busy, 0);
@@ -723,7 +734,7 @@ static void it_stops_under_load_again_and_again(void)
     CHECK_EQ(peer_handles(), before);
 }
 
-// ---- threads that go -----------------------------------------------------------------------------
+// ---- threads that go ----------------------------------------------------------------------------
 
 typedef struct issuer {
     iocpnet_socket *socket;
@@ -775,7 +786,8 @@ static void counters_have_names(void)
     int i, j;
     for (i = 0; i < IOCPNET_COUNTERS; i++) {
         CHECK(iocpnet_stats_name(i) != NULL && *iocpnet_stats_name(i));
-        for (j = 0; j < i; j++) CHECK(strcmp(iocpnet_stats_name(i), iocpnet_stats_name(j)) != 0);
+        for (j = 0; j < i; j++)
+            CHECK(strcmp(iocpnet_stats_name(i), iocpnet_stats_name(j)) != 0);
     }
     CHECK(iocpnet_stats_name(-1) == NULL);
     CHECK(iocpnet_stats_name(IOCPNET_COUNTERS) == NULL);

@@ -61,7 +61,7 @@ static void disconnect(iocpnet_iocp *iocp, iocpnet_socket *s, SOCKET peer)
     peer_drain(iocp, 10);
 }
 
-// ---- once ----------------------------------------------------------------------------------------
+// ---- once ---------------------------------------------------------------------------------------
 
 // Waits until bytes are there to be received, so that the next receive finishes at once.
 static void until_readable(SOCKET s)
@@ -196,8 +196,8 @@ static void accept_done(iocpnet_op *op, iocpnet_error error, size_t bytes)
     InterlockedIncrement(&one->calls);
 }
 
-// pitfall 3: AcceptEx is a BOOL function. On a socket that does not listen Windows refuses it at the
-// call; Wine takes it, and fails it when the socket closes. Either way the law holds.
+// pitfall 3: AcceptEx is a BOOL function. On a socket that does not listen Windows refuses it at
+// the call; Wine takes it, and fails it when the socket closes. Either way the law holds.
 static void an_accept_on_a_socket_that_does_not_listen_ends_once(void)
 {
     int refuse;
@@ -229,8 +229,10 @@ static void an_accept_on_a_socket_that_does_not_listen_ends_once(void)
 // pitfall 3: every code that the call itself can bring, through the seam.
 static void a_call_that_fails_gives_its_code_and_no_callback(void)
 {
-    static const int codes[] = { WSAECONNRESET, WSAECONNABORTED, WSAENOBUFS,   WSAESHUTDOWN,
-                                 WSAENETRESET,  WSAEINVAL,       WSAENETDOWN,  WSA_OPERATION_ABORTED };
+    static const int codes[] = {
+        WSAECONNRESET, WSAECONNABORTED, WSAENOBUFS,  WSAESHUTDOWN,
+        WSAENETRESET,  WSAEINVAL,       WSAENETDOWN, WSA_OPERATION_ABORTED
+    };
     iocpnet_iocp *iocp = open_iocp(false, false);
     iocpnet_socket s;
     SOCKET peer;
@@ -315,7 +317,8 @@ static void send_when_told(void *user)
     }
 }
 
-// pitfall 37: cancel races with arrival; there is one callback, and what it calls received is there.
+// pitfall 37: cancel races with arrival; there is one callback, and what it calls received is
+// there.
 static void a_cancel_that_races_with_data_calls_back_once(void)
 {
     enum { ROUNDS = 800 };
@@ -337,7 +340,8 @@ static void a_cancel_that_races_with_data_calls_back_once(void)
             probe_init(&p);
             CHECK_ERR(iocpnet_start_recv(&p.op, &s, &byte, 1), 0);
             InterlockedIncrement(&r.go);
-            for (j = 0; j < (i & 31); j++) SwitchToThread();
+            for (j = 0; j < (i & 31); j++)
+                SwitchToThread();
             iocpnet_op_cancel(&p.op);
             PROBE_AWAIT(iocp, &p);
             if (p.calls != 1) break;
@@ -364,7 +368,7 @@ static void a_cancel_that_races_with_data_calls_back_once(void)
     }
 }
 
-// ---- the way home --------------------------------------------------------------------------------
+// ---- the way home -------------------------------------------------------------------------------
 
 typedef struct trio {
     iocpnet_op first;
@@ -454,12 +458,15 @@ static int poison_the_stack(void)
 {
     volatile unsigned char junk[8192];
     int i, sum = 0;
-    for (i = 0; i < (int)sizeof junk; i++) junk[i] = 0xA5;
-    for (i = 0; i < (int)sizeof junk; i += 512) sum += junk[i];
+    for (i = 0; i < (int)sizeof junk; i++)
+        junk[i] = 0xA5;
+    for (i = 0; i < (int)sizeof junk; i += 512)
+        sum += junk[i];
     return sum;
 }
 
-static iocpnet_error send_from_a_poisoned_frame(iocpnet_op *op, const iocpnet_socket *s, char *bytes)
+static iocpnet_error send_from_a_poisoned_frame(iocpnet_op *op, const iocpnet_socket *s,
+                                                char *bytes)
 {
     iocpnet_vec vec[40];
     iocpnet_error error;
@@ -487,7 +494,8 @@ static void nothing_but_bytes_must_outlive_the_start(void)
     int i;
 
     REQUIRE(connected(iocp, &s, &peer));
-    for (i = 0; i < 40; i++) bytes[i] = (char)('A' + i);
+    for (i = 0; i < 40; i++)
+        bytes[i] = (char)('A' + i);
     for (i = 0; i < 5; i++) {
         probe_init(&p);
         CHECK_ERR(iocpnet_start_recv(&p.op, &s, got, sizeof got), 0);
@@ -558,7 +566,7 @@ static void nothing_but_bytes_must_outlive_the_start(void)
     close_iocp(iocp);
 }
 
-// ---- starting again ------------------------------------------------------------------------------
+// ---- starting again -----------------------------------------------------------------------------
 
 typedef struct echoer {
     iocpnet_op op;
@@ -727,7 +735,7 @@ static void a_local_close_is_told_as_cancelled(void)
     close_iocp(iocp);
 }
 
-// ---- the ledger ----------------------------------------------------------------------------------
+// ---- the ledger ---------------------------------------------------------------------------------
 
 static char ledger_text[1024];
 static void ledger_add(void *user, const char *line)

@@ -116,8 +116,10 @@ static void threads_may_start_and_end_it_at_once(void)
 {
     peer_thread threads[4];
     int i;
-    for (i = 0; i < 4; i++) peer_start(&threads[i], init_and_fini, NULL);
-    for (i = 0; i < 4; i++) peer_join(&threads[i]);
+    for (i = 0; i < 4; i++)
+        peer_start(&threads[i], init_and_fini, NULL);
+    for (i = 0; i < 4; i++)
+        peer_join(&threads[i]);
     CHECK_EQ(init_errors, 0);
     CHECK(!winsock_is_up());
 }

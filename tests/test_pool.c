@@ -59,8 +59,8 @@ static void zero_is_the_default(void)
 
 static void bytes_start_on_a_page_and_touch_no_more_pages_than_they_must(void)
 {
-    static const uint32_t sizes[] = { 1,    16,   64,   100,  512,   1000,  2048,
-                                      2049, 4095, 4096, 4097, 6000,  8192,  10000,
+    static const uint32_t sizes[] = { 1,     16,    64,     100,    512,   1000, 2048,
+                                      2049,  4095,  4096,   4097,   6000,  8192, 10000,
                                       16384, 65536, 100000, 262144, 300000 };
     size_t i;
     for (i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
@@ -125,7 +125,8 @@ static void the_ceiling_is_hard(void)
     taken[3] = iocpnet_pool_take(pool);
     CHECK(taken[3] != NULL);
     CHECK(iocpnet_pool_take(pool) == NULL);
-    for (i = 0; i < 10; i++) iocpnet_buffer_give(taken[i]);
+    for (i = 0; i < 10; i++)
+        iocpnet_buffer_give(taken[i]);
     CHECK_EQ(out(pool), 0);
     unmake(pool);
 }
@@ -143,7 +144,8 @@ static void one_thread_gets_all_there_are_with_its_cache_too(void)
         }
         CHECK(iocpnet_pool_take(pool) == NULL);
         CHECK_EQ(out(pool), LIMIT);
-        for (i = 0; i < LIMIT; i++) iocpnet_buffer_give(taken[i]);
+        for (i = 0; i < LIMIT; i++)
+            iocpnet_buffer_give(taken[i]);
         CHECK_EQ(out(pool), 0);
     }
     unmake(pool);
@@ -155,7 +157,8 @@ static void the_last_reference_frees(void)
     iocpnet_buffer *b = iocpnet_pool_take(pool);
     int i;
     REQUIRE(b != NULL);
-    for (i = 0; i < 100; i++) CHECK(iocpnet_buffer_share(b) == b);
+    for (i = 0; i < 100; i++)
+        CHECK(iocpnet_buffer_share(b) == b);
     for (i = 0; i < 100; i++) {
         iocpnet_buffer_give(b);
         CHECK(iocpnet_pool_take(pool) == NULL);
@@ -190,17 +193,21 @@ static void a_buffer_goes_to_many_threads_and_comes_back_once(void)
         buffers[i] = iocpnet_pool_take(pool);
         REQUIRE(buffers[i] != NULL);
         buffers[i]->data[0] = (unsigned char)i;
-        for (j = 1; j < 8; j++) iocpnet_buffer_share(buffers[i]);
+        for (j = 1; j < 8; j++)
+            iocpnet_buffer_share(buffers[i]);
     }
-    for (j = 0; j < 8; j++) peer_start(&threads[j], give_my_share, buffers);
-    for (j = 0; j < 8; j++) peer_join(&threads[j]);
+    for (j = 0; j < 8; j++)
+        peer_start(&threads[j], give_my_share, buffers);
+    for (j = 0; j < 8; j++)
+        peer_join(&threads[j]);
     CHECK_EQ(shared_wrong, 0);
     CHECK_EQ(out(pool), 0);
     for (i = 0; i < 64; i++) {
         buffers[i] = iocpnet_pool_take(pool);
         CHECK(buffers[i] != NULL);
     }
-    for (i = 0; i < 64; i++) iocpnet_buffer_give(buffers[i]);
+    for (i = 0; i < 64; i++)
+        iocpnet_buffer_give(buffers[i]);
     unmake(pool);
 }
 
@@ -218,8 +225,8 @@ static void give_what_comes(void *user)
     int i;
     for (i = 0; i < HANDOVERS; i++) {
         iocpnet_buffer *b;
-        while (!(b = (iocpnet_buffer *)InterlockedExchangePointer((void *volatile *)&h->ring[i & 255],
-                                                                  NULL))) {
+        while (!(b = (iocpnet_buffer *)InterlockedExchangePointer(
+                     (void *volatile *)&h->ring[i & 255], NULL))) {
             SwitchToThread();
         }
         if (*(int *)(void *)b->data != i) InterlockedIncrement(&h->failures);
@@ -238,8 +245,10 @@ static void taken_here_and_given_there_never_runs_dry(void)
     peer_start(&thread, give_what_comes, &h);
     for (i = 0; i < HANDOVERS; i++) {
         iocpnet_buffer *b;
-        while (h.ring[i & 255]) SwitchToThread();
-        while (!(b = iocpnet_pool_take(h.pool))) SwitchToThread();
+        while (h.ring[i & 255])
+            SwitchToThread();
+        while (!(b = iocpnet_pool_take(h.pool)))
+            SwitchToThread();
         *(int *)(void *)b->data = i;
         InterlockedExchangePointer((void *volatile *)&h.ring[i & 255], b);
     }
@@ -263,9 +272,11 @@ static void take_all_and_give_all(void *user)
     iocpnet_pool *pool = (iocpnet_pool *)user;
     iocpnet_buffer *taken[SMALL_LIMIT];
     int n = 0;
-    while (n < SMALL_LIMIT && (taken[n] = iocpnet_pool_take(pool)) != NULL) n++;
+    while (n < SMALL_LIMIT && (taken[n] = iocpnet_pool_take(pool)) != NULL)
+        n++;
     InterlockedExchangeAdd(&taken_by_others, n);
-    while (n > 0) iocpnet_buffer_give(taken[--n]);
+    while (n > 0)
+        iocpnet_buffer_give(taken[--n]);
 }
 
 static void a_thread_that_ends_returns_its_cache(void)
@@ -298,7 +309,8 @@ static void statistics_add_up(void)
     CHECK_EQ(stats.takes, 0);
     CHECK_EQ(stats.made, 0);
     CHECK_EQ(stats.limit, 100);
-    for (i = 0; i < 100; i++) taken[i] = iocpnet_pool_take(pool);
+    for (i = 0; i < 100; i++)
+        taken[i] = iocpnet_pool_take(pool);
     iocpnet_pool_stats_read(pool, &stats);
     CHECK_EQ(stats.takes, 100);
     CHECK_EQ(stats.gives, 0);
@@ -307,12 +319,14 @@ static void statistics_add_up(void)
     CHECK(stats.slabs >= 6 && stats.slabs <= 100);
     CHECK(stats.bytes >= 100 * 4096);
     CHECK_EQ(stats.failures, 0);
-    for (i = 0; i < 40; i++) iocpnet_buffer_give(taken[i]);
+    for (i = 0; i < 40; i++)
+        iocpnet_buffer_give(taken[i]);
     iocpnet_pool_stats_read(pool, &stats);
     CHECK_EQ(stats.gives, 40);
     CHECK_EQ(stats.out, 60);
     CHECK_EQ(stats.made, 100);
-    for (; i < 100; i++) iocpnet_buffer_give(taken[i]);
+    for (; i < 100; i++)
+        iocpnet_buffer_give(taken[i]);
     unmake(pool);
 }
 
@@ -489,7 +503,8 @@ static void take_mark_give(void *arg)
             held[k] = held[--n];
         }
     }
-    while (n > 0) iocpnet_buffer_give(held[--n]);
+    while (n > 0)
+        iocpnet_buffer_give(held[--n]);
 }
 
 static void many_threads_never_get_the_same_buffer(void)
@@ -506,7 +521,8 @@ static void many_threads_never_get_the_same_buffer(void)
             users[i].number = i + 1;
             peer_start(&threads[i], take_mark_give, &users[i]);
         }
-        for (i = 0; i < 8; i++) peer_join(&threads[i]);
+        for (i = 0; i < 8; i++)
+            peer_join(&threads[i]);
         iocpnet_pool_stats_read(pool, &stats);
         CHECK_EQ(lent_twice, 0);
         CHECK_EQ(stats.out, 0);
@@ -536,7 +552,8 @@ static void pools_come_and_go_without_a_trace(void)
         keep[i] = make(512, 16, false, false);
         iocpnet_buffer_give(iocpnet_pool_take(keep[i]));
     }
-    for (i = 0; i < 20; i++) CHECK_ERR(iocpnet_pool_destroy(keep[i]), 0);
+    for (i = 0; i < 20; i++)
+        CHECK_ERR(iocpnet_pool_destroy(keep[i]), 0);
     CHECK_EQ(peer_handles(), before);
     peer_nothing_left();
 }
@@ -569,10 +586,12 @@ static void a_write_after_the_give_is_noticed(void)
     bytes = b->data;
     iocpnet_buffer_give(b);
     bytes[100] = 0x42;
-    for (i = 0; i < 4; i++) again[i] = iocpnet_pool_take(pool);
+    for (i = 0; i < 4; i++)
+        again[i] = iocpnet_pool_take(pool);
     CHECK(broken > 0);
     broken = 0;
-    for (i = 0; i < 4; i++) iocpnet_buffer_give(again[i]);
+    for (i = 0; i < 4; i++)
+        iocpnet_buffer_give(again[i]);
     unmake(pool);
 }
 

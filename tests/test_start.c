@@ -1,5 +1,5 @@
-// test_start.c - the overlapped calls as starts on an op: accept, connect, disconnect, receive, send,
-// datagrams.
+// test_start.c - the overlapped calls as starts on an op: accept, connect, disconnect, receive,
+// send, datagrams.
 #include "fault.h"
 
 #define IOCPNET_IMPLEMENTATION
@@ -86,7 +86,7 @@ static bool accepted(iocpnet_iocp *iocp, iocpnet_socket *s, SOCKET *peer)
     return g.calls == 1 && *peer != INVALID_SOCKET;
 }
 
-// ---- addresses -----------------------------------------------------------------------------------
+// ---- addresses ----------------------------------------------------------------------------------
 
 static void addresses_are_read_and_written(void)
 {
@@ -94,13 +94,16 @@ static void addresses_are_read_and_written(void)
         const char *text, *shown;
         int family;
     } good[] = {
-        { "127.0.0.1", "127.0.0.1:80", AF_INET }, { "0.0.0.0", "0.0.0.0:80", AF_INET },
+        { "127.0.0.1", "127.0.0.1:80", AF_INET },
+        { "0.0.0.0", "0.0.0.0:80", AF_INET },
         { "255.255.255.255", "255.255.255.255:80", AF_INET },
-        { "::1", "[::1]:80", AF_INET6 },          { "::", "[::]:80", AF_INET6 },
-        { "fe80::1", "[fe80::1]:80", AF_INET6 },  { "::ffff:10.0.0.1", "[::ffff:10.0.0.1]:80", AF_INET6 },
+        { "::1", "[::1]:80", AF_INET6 },
+        { "::", "[::]:80", AF_INET6 },
+        { "fe80::1", "[fe80::1]:80", AF_INET6 },
+        { "::ffff:10.0.0.1", "[::ffff:10.0.0.1]:80", AF_INET6 },
     };
-    static const char *const bad[] = { "", "localhost", "1.2.3", "1.2.3.4.5", "256.1.1.1", ":::", "[::1]",
-                                       "127.0.0.1:80", " 127.0.0.1" };
+    static const char *const bad[] = { "",    "localhost", "1.2.3",        "1.2.3.4.5", "256.1.1.1",
+                                       ":::", "[::1]",     "127.0.0.1:80", " 127.0.0.1" };
     iocpnet_address a;
     char text[64];
     size_t i, size;
@@ -130,7 +133,7 @@ static void addresses_are_read_and_written(void)
     CHECK(*iocpnet_address_text(&a, text, sizeof text) != 0);
 }
 
-// ---- accept --------------------------------------------------------------------------------------
+// ---- accept -------------------------------------------------------------------------------------
 
 static bool same_as(const iocpnet_address *a, SOCKET s, bool peer)
 {
@@ -159,7 +162,9 @@ static void an_accept_tells_both_addresses(void)
     static const struct {
         const char *listen;
         int family;  // of the client
-    } cases[] = { { "127.0.0.1", AF_INET }, { "::1", AF_INET6 }, { "::", AF_INET6 }, { "::", AF_INET } };
+    } cases[] = {
+        { "127.0.0.1", AF_INET }, { "::1", AF_INET6 }, { "::", AF_INET6 }, { "::", AF_INET }
+    };
     int i, with_data, done = 0;
     for (i = 0; i < 4; i++) {
         for (with_data = 0; with_data < 2; with_data++) {
@@ -178,7 +183,8 @@ static void an_accept_tells_both_addresses(void)
                 continue;  // no IPv6 here
             }
             if (at.u.family == AF_INET6) {
-                CHECK_EQ(setsockopt(listener.handle, IPPROTO_IPV6, IPV6_V6ONLY, (char *)&off, 4), 0);
+                CHECK_EQ(setsockopt(listener.handle, IPPROTO_IPV6, IPV6_V6ONLY, (char *)&off, 4),
+                         0);
             }
             if (iocpnet_socket_bind(&listener, &at)) {
                 iocpnet_socket_close(&listener);
@@ -316,7 +322,7 @@ static void a_closed_listener_ends_its_accepts_once(void)
     close_iocp(iocp);
 }
 
-// ---- connect -------------------------------------------------------------------------------------
+// ---- connect ------------------------------------------------------------------------------------
 
 // pitfall 22: not bound, and bound by the program.
 static void a_socket_connects_bound_or_not(void)
@@ -352,7 +358,8 @@ static void a_socket_connects_bound_or_not(void)
             CHECK_ERR(iocpnet_socket_address(&s, &here), 0);
             CHECK_EQ(iocpnet_address_port(&here), mine);
         }
-        CHECK_EQ(shutdown(s.handle, SD_SEND), 0);  // pitfall 19: the context is that of a connection
+        CHECK_EQ(shutdown(s.handle, SD_SEND),
+                 0);  // pitfall 19: the context is that of a connection
         CHECK_ERR(peer_end(peer), 0);
         closesocket(peer);
         closesocket(listener);
@@ -426,7 +433,8 @@ static void raw_connect_done(void *user, uintptr_t key, void *overlapped, iocpne
     InterlockedExchange(result, error);
 }
 
-// pitfall 6: one code, whether the call brings it, the packet of our op, or that of a raw operation.
+// pitfall 6: one code, whether the call brings it, the packet of our op, or that of a raw
+// operation.
 static void a_refused_connect_is_10061_on_every_path(void)
 {
     iocpnet_iocp *iocp = open_iocp(1, false);
@@ -510,7 +518,7 @@ static void a_taken_address_is_told_by_its_code(void)
     close_iocp(iocp);
 }
 
-// ---- disconnect and reuse ------------------------------------------------------------------------
+// ---- disconnect and reuse -----------------------------------------------------------------------
 
 static void a_disconnect_sends_fin(void)
 {
@@ -530,9 +538,10 @@ static void a_disconnect_sends_fin(void)
 }
 
 // Wine's DisconnectEx only shuts the socket down, so that it accepts again and then can't send. But
-// its AcceptEx takes a connected socket and lets the old connection go: so there a DisconnectEx that
-// does nothing, and says that it has, makes the socket one that can be used again.
-static BOOL WSAAPI disconnect_by_the_next_accept(SOCKET s, OVERLAPPED *o, DWORD flags, DWORD reserved)
+// its AcceptEx takes a connected socket and lets the old connection go: so there a DisconnectEx
+// that does nothing, and says that it has, makes the socket one that can be used again.
+static BOOL WSAAPI disconnect_by_the_next_accept(SOCKET s, OVERLAPPED *o, DWORD flags,
+                                                 DWORD reserved)
 {
     (void)flags;
     (void)reserved;
@@ -623,7 +632,7 @@ static void a_reuse_that_is_none_is_an_error(void)
     close_iocp(iocp);
 }
 
-// ---- receive and send ----------------------------------------------------------------------------
+// ---- receive and send ---------------------------------------------------------------------------
 
 // pitfall 5
 static void a_reset_under_a_receive_is_delivered_as_an_error(void)
@@ -850,7 +859,7 @@ static void a_send_after_shutdown_is_refused_with_its_code(void)
     close_iocp(iocp);
 }
 
-// ---- sockets -------------------------------------------------------------------------------------
+// ---- sockets ------------------------------------------------------------------------------------
 
 // pitfall 25
 static void no_socket_of_ours_is_inherited(void)
@@ -963,7 +972,7 @@ static void what_is_no_socket_is_not_adopted(void)
     close_iocp(iocp);
 }
 
-// ---- datagrams -----------------------------------------------------------------------------------
+// ---- datagrams ----------------------------------------------------------------------------------
 
 typedef struct letter {
     iocpnet_datagram datagram;
@@ -1081,8 +1090,8 @@ static void a_datagram_that_is_cut_says_so(void)
     close_iocp(iocp);
 }
 
-// pitfall 38: an ICMP error of an earlier send does not deafen the socket. Wine never reports one, so
-// its codes come through the seam: at the call, in a packet, and both.
+// pitfall 38: an ICMP error of an earlier send does not deafen the socket. Wine never reports one,
+// so its codes come through the seam: at the call, in a packet, and both.
 static void an_icmp_error_does_not_end_a_receive(void)
 {
     static const int at_the_call[] = { WSAECONNRESET, WSAENETRESET, ERROR_PORT_UNREACHABLE };
@@ -1216,7 +1225,7 @@ static void an_oversized_datagram_is_refused_before_the_call(void)
     close_iocp(iocp);
 }
 
-// ---- in place ------------------------------------------------------------------------------------
+// ---- in place -----------------------------------------------------------------------------------
 
 typedef struct stream {
     iocpnet_op op;
@@ -1237,7 +1246,8 @@ static void stream_got(iocpnet_op *op, iocpnet_error error, size_t bytes)
     InterlockedIncrement(&st->calls);
     if (++st->run > st->longest) st->longest = st->run;
     if (st->other) st->other->run = 0;
-    if (error || !bytes || iocpnet_start_recv(op, &st->socket, st->data, sizeof st->data)) st->ended = 1;
+    if (error || !bytes || iocpnet_start_recv(op, &st->socket, st->data, sizeof st->data))
+        st->ended = 1;
 }
 
 // pitfall 40: one connection has much waiting; another has one byte. The second is served after
@@ -1302,10 +1312,10 @@ static void a_flood_on_one_connection_neither_recurses_nor_starves(void)
     free(flood);
 }
 
-// ---- state before the call -----------------------------------------------------------------------
+// ---- state before the call ----------------------------------------------------------------------
 
-// An op in memory of its own, which the callback spoils the moment it is called. Whoever touches the
-// op after the call was issued, reads or repairs the spoilt bytes.
+// An op in memory of its own, which the callback spoils the moment it is called. Whoever touches
+// the op after the call was issued, reads or repairs the spoilt bytes.
 typedef struct spoilt {
     probe p;
     iocpnet_socket socket;
@@ -1410,8 +1420,8 @@ static void late_accepted(iocpnet_op *op, iocpnet_error error, size_t bytes)
 {
     late_accept *a = IOCPNET_OUTER(op, late_accept, accept.op);
     (void)bytes;
-    if (error || a->accept.socket != a->socket.handle || a->accept.listener != late_listener.handle ||
-        a->accept.peer.size != 16) {
+    if (error || a->accept.socket != a->socket.handle ||
+        a->accept.listener != late_listener.handle || a->accept.peer.size != 16) {
         a->wrong++;
     }
     memset(&a->accept, 0xA5, sizeof a->accept);
@@ -1434,7 +1444,8 @@ static void state_is_published_before_the_call(void)
     for (round = 0; round < ROUNDS; round++) {
         SOCKET peers[EACH];
         late_accepts = 0;
-        for (i = 0; i < EACH; i++) peers[i] = peer_connect(port);
+        for (i = 0; i < EACH; i++)
+            peers[i] = peer_connect(port);
         for (i = 0; i < EACH; i++) {
             size_t k, same = 0;
             memset(&a[i], 0, sizeof a[i]);

@@ -12,10 +12,11 @@
 
 #define UNIT_MAX 2147483646u  // bytes of one call: MS Learn, TransmitFile
 
-static const int modes[] = { IOCPNET_TRANSMIT_PACKETS, IOCPNET_TRANSMIT_FILE, IOCPNET_TRANSMIT_COPY };
+static const int modes[] = { IOCPNET_TRANSMIT_PACKETS, IOCPNET_TRANSMIT_FILE,
+                             IOCPNET_TRANSMIT_COPY };
 static const char *const mode_names[] = { "auto", "packets", "file", "copy" };
 
-// ---- units, files, peers -------------------------------------------------------------------------
+// ---- units, files, peers ------------------------------------------------------------------------
 
 typedef struct unit {
     iocpnet_transmit t;
@@ -78,7 +79,8 @@ static HANDLE make_file(uint64_t size, uint32_t seed, bool overlapped)
 static void remove_files(void)
 {
     int i;
-    for (i = 0; i < 64 && i < named; i++) DeleteFileA(names[i]);
+    for (i = 0; i < 64 && i < named; i++)
+        DeleteFileA(names[i]);
     named = 0;
 }
 
@@ -177,7 +179,7 @@ static void end(void)
     peer_nothing_left();
 }
 
-// ---- native functions of the test's own ----------------------------------------------------------
+// ---- native functions of the test's own ---------------------------------------------------------
 
 static int fake_calls, fake_wrong, fake_flags[64];
 static bool fake_at_once, fake_silent;
@@ -229,12 +231,13 @@ static BOOL WSAAPI fake_transmit_packets(SOCKET to, TRANSMIT_PACKETS_ELEMENT *el
         if (elements[i].cLength == 0) fake_wrong++;  // 0 is a whole file, and undefined for memory
         if (kind == TP_ELEMENT_MEMORY) {
             if (!elements[i].pBuffer) fake_wrong++;
-            if (!fake_silent && !peer_send(to, elements[i].pBuffer, elements[i].cLength)) fake_wrong++;
+            if (!fake_silent && !peer_send(to, elements[i].pBuffer, elements[i].cLength))
+                fake_wrong++;
         } else if (kind == TP_ELEMENT_FILE) {
             if (elements[i].nFileOffset.QuadPart < 0) fake_wrong++;
             fake_offset[call] = (uint64_t)elements[i].nFileOffset.QuadPart;
-            if (!fake_silent && !fake_send_file(to, elements[i].hFile, fake_offset[call],
-                                                elements[i].cLength)) {
+            if (!fake_silent &&
+                !fake_send_file(to, elements[i].hFile, fake_offset[call], elements[i].cLength)) {
                 fake_wrong++;
             }
         } else {
@@ -256,8 +259,8 @@ static BOOL WSAAPI fake_transmit_packets(SOCKET to, TRANSMIT_PACKETS_ELEMENT *el
 }
 
 // Records what it is asked for, and says that it was done; nothing is sent.
-static BOOL WSAAPI fake_transmit_file(SOCKET to, HANDLE file, DWORD length, DWORD each, OVERLAPPED *o,
-                                      TRANSMIT_FILE_BUFFERS *ends, DWORD flags)
+static BOOL WSAAPI fake_transmit_file(SOCKET to, HANDLE file, DWORD length, DWORD each,
+                                      OVERLAPPED *o, TRANSMIT_FILE_BUFFERS *ends, DWORD flags)
 {
     int call = fake_calls++ & 63;
     uint64_t total = length;
@@ -285,7 +288,7 @@ static void offer_packets(void)
     fault_instead(FAULT_TransmitPackets, (fault_fn *)fake_transmit_packets);
 }
 
-// ---- the same bytes in every mode ----------------------------------------------------------------
+// ---- the same bytes in every mode ---------------------------------------------------------------
 
 enum { FILE_SIZE = 300 * 1024 };
 static unsigned char memory[4096];
@@ -316,7 +319,8 @@ static size_t lay_out(const piece *pieces, size_t count, iocpnet_element *elemen
             e->file = empty;
             length = 0;
             break;
-        case 'p': e->offset = IOCPNET_FILE_POSITION;  // fall through
+        case 'p':
+            e->offset = IOCPNET_FILE_POSITION;  // fall through
         default:
             e->file = pieces[i].kind == 'o' ? overlapped : file;
             if (!length) length = FILE_SIZE - pieces[i].offset;
@@ -338,9 +342,9 @@ static void a_unit_is_the_same_bytes_in_every_mode(void)
     static const piece head[] = { { 'm', 0, 10 }, { 'f', 5, 100000 } };
     static const piece tail[] = { { 'f', 5, 100 }, { 'm', 0, 10 } };
     static const piece both[] = { { 'm', 0, 10 }, { 'f', 0, 0 }, { 'm', 20, 11 } };
-    static const piece sandwich[] = { { 'm', 0, 500 },    { 'f', 100, 5000 },  { 'm', 600, 1 },
-                                      { 'o', 60000, 1 },  { 'm', 700, 2000 },  { 'm', 0, 1 },
-                                      { 'f', 0, 200000 }, { 'f', 7, 9 },       { 'm', 9, 9 } };
+    static const piece sandwich[] = { { 'm', 0, 500 },    { 'f', 100, 5000 }, { 'm', 600, 1 },
+                                      { 'o', 60000, 1 },  { 'm', 700, 2000 }, { 'm', 0, 1 },
+                                      { 'f', 0, 200000 }, { 'f', 7, 9 },      { 'm', 9, 9 } };
     static const piece empties[] = { { 'e', 0, 0 }, { 'm', 0, 5 }, { 'e', 0, 0 }, { 'f', 3, 50 },
                                      { 'e', 0, 0 }, { 'm', 9, 5 }, { 'e', 0, 0 } };
     static const piece at_position[] = { { 'm', 3, 4 }, { 'p', 1000, 250000 }, { 'm', 8, 4 } };
@@ -349,12 +353,17 @@ static void a_unit_is_the_same_bytes_in_every_mode(void)
         const piece *pieces;
         size_t count;
     } cases[] = {
-        { "memory only", memory_only, 3 }, { "whole file", whole, 1 },
+        { "memory only", memory_only, 3 },
+        { "whole file", whole, 1 },
         { "whole overlapped file", whole_overlapped, 1 },
-        { "range", range, 1 },             { "to the end", to_the_end, 1 },
-        { "head", head, 2 },               { "tail", tail, 2 },
-        { "head and tail", both, 3 },      { "sandwich", sandwich, 9 },
-        { "empty files", empties, 7 },     { "file position", at_position, 3 },
+        { "range", range, 1 },
+        { "to the end", to_the_end, 1 },
+        { "head", head, 2 },
+        { "tail", tail, 2 },
+        { "head and tail", both, 3 },
+        { "sandwich", sandwich, 9 },
+        { "empty files", empties, 7 },
+        { "file position", at_position, 3 },
     };
     unsigned char *want = (unsigned char *)malloc(4 * FILE_SIZE);
     int m;
@@ -378,7 +387,8 @@ static void a_unit_is_the_same_bytes_in_every_mode(void)
             T_NOTE("%s, %s", mode_names[modes[m % 3]], cases[c].name);
             at.QuadPart = 1000;
             CHECK(SetFilePointerEx(file, at, NULL, FILE_BEGIN));
-            total = lay_out(cases[c].pieces, cases[c].count, elements, want, file, overlapped, empty);
+            total =
+                lay_out(cases[c].pieces, cases[c].count, elements, want, file, overlapped, empty);
             unit_init(&u, modes[m % 3]);
             r.data = (unsigned char *)malloc(total + 1);
             CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, elements, cases[c].count), 0);
@@ -454,7 +464,8 @@ static void nothing_but_empty_files_calls_back_once_with_nothing(void)
         REQUIRE(begin(0, 1000, false));
         empty = make_file(0, 0, false);
         memset(elements, 0, sizeof elements);
-        for (i = 0; i < 3; i++) elements[i].file = empty;
+        for (i = 0; i < 3; i++)
+            elements[i].file = empty;
         unit_init(&u, modes[m]);
         CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, elements, 3), 0);
         CHECK_EQ(u.calls, 0);
@@ -521,7 +532,7 @@ static void head_file_and_tail_in_the_form_of_transmit_file(void)
     free(want);
 }
 
-// ---- what is refused -----------------------------------------------------------------------------
+// ---- what is refused ----------------------------------------------------------------------------
 
 // pitfall 45
 static void bad_elements_are_refused(void)
@@ -551,7 +562,8 @@ static void bad_elements_are_refused(void)
         e[1].memory = NULL;
         e[1].offset = 1001;
         e[1].length = 0;
-        CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, e, 2), WSAEINVAL);  // begins past the end
+        CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, e, 2),
+                  WSAEINVAL);  // begins past the end
         e[1].offset = 990;
         e[1].length = 11;
         CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, e, 2), WSAEINVAL);  // ends past the end
@@ -591,7 +603,8 @@ static void a_mode_that_is_not_there_is_refused_and_automatic_finds_another(void
         HANDLE file;
         fake_reset();
         forget();
-        if (cases[i].packets) fault_instead(FAULT_TransmitPackets, (fault_fn *)fake_transmit_packets);
+        if (cases[i].packets)
+            fault_instead(FAULT_TransmitPackets, (fault_fn *)fake_transmit_packets);
         fault_missing(FAULT_TransmitPackets, !cases[i].packets);
         fault_missing(FAULT_TransmitFile, !cases[i].file);
         REQUIRE(begin(0, 1000, false));
@@ -642,7 +655,7 @@ static void the_iocps_mode_holds_where_the_unit_has_none(void)
     }
 }
 
-// ---- sizes ---------------------------------------------------------------------------------------
+// ---- sizes --------------------------------------------------------------------------------------
 
 static void the_size_of_each_send_is_passed_on(void)
 {
@@ -677,13 +690,12 @@ static void the_size_of_each_send_is_passed_on(void)
     }
 }
 
-// pitfall 42: nothing above 2^31 - 2 in one call, head and tail included; never a length of 0, which
-// would be the whole file; offsets that follow each other; flags and tail with the last only.
+// pitfall 42: nothing above 2^31 - 2 in one call, head and tail included; never a length of 0,
+// which would be the whole file; offsets that follow each other; flags and tail with the last only.
 static void above_two_gib_a_unit_is_cut_into_calls(void)
 {
-    static const uint64_t sizes[] = { 0x7FFFFFFEull,  0x7FFFFFFFull, 0x80000000ull,
-                                      0xFFFFFFFCull,  0xFFFFFFFDull, 0x100000000ull,
-                                      0x140000000ull, 5ull << 30 };
+    static const uint64_t sizes[] = { 0x7FFFFFFEull, 0x7FFFFFFFull,  0x80000000ull,  0xFFFFFFFCull,
+                                      0xFFFFFFFDull, 0x100000000ull, 0x140000000ull, 5ull << 30 };
     HANDLE file;
     int m, with_ends;
     size_t i;
@@ -694,8 +706,8 @@ static void above_two_gib_a_unit_is_cut_into_calls(void)
                 uint64_t total = sizes[i], at = 4096, sum = 0;
                 unit u;
                 int k;
-                T_NOTE("%s, %llu bytes, ends %d", mode_names[modes[m]], (unsigned long long)sizes[i],
-                       with_ends);
+                T_NOTE("%s, %llu bytes, ends %d", mode_names[modes[m]],
+                       (unsigned long long)sizes[i], with_ends);
                 offer_packets();
                 fault_instead(FAULT_TransmitFile, (fault_fn *)fake_transmit_file);
                 fake_silent = modes[m] == IOCPNET_TRANSMIT_PACKETS;
@@ -788,7 +800,7 @@ static void a_transfer_of_nothing_is_an_error(void)
     end();
 }
 
-// ---- two at a time -------------------------------------------------------------------------------
+// ---- two at a time ------------------------------------------------------------------------------
 
 static struct {
     SOCKET to;
@@ -849,7 +861,8 @@ static void the_third_transfer_does_not_wait_for_the_first_two(void)
     unit_init(&u[4], 0);  // there is room again
     CHECK_ERR(iocpnet_start_transmit_packets(&u[4].t, &s, &e, 1), 0);
     CHECK_EQ(u[4].t.mode_used, IOCPNET_TRANSMIT_FILE);
-    for (i = 1; i < 3; i++) fault_complete(held[i].to, held[i].o, 0, held[i].bytes);
+    for (i = 1; i < 3; i++)
+        fault_complete(held[i].to, held[i].o, 0, held[i].bytes);
     PUMP(iocp, u[1].calls == 1 && u[4].calls == 1, PEER_MS);
     CHECK_EQ(iocpnet__transmits, 0);
     CloseHandle(file);
@@ -885,7 +898,7 @@ static void a_failed_transfer_gives_its_turn_back(void)
     end();
 }
 
-// ---- flags, cancel, failure ----------------------------------------------------------------------
+// ---- flags, cancel, failure ---------------------------------------------------------------------
 
 // In copy mode the kit makes the disconnect itself, after the last byte.
 static void a_copied_unit_disconnects_too(void)
