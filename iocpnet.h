@@ -1576,10 +1576,10 @@ IOCPNET__DEF iocpnet_error iocpnet_error_from_status(uint32_t status)
 // The locks of this file, all of them (none is held while user code runs, none is taken for a
 // received or sent byte):
 //   pool.lock         a slab is cut, or a thread's cache and the depot are both empty or full
-//   iocp.lock         a worker or a key is added
+//   iocp.lock         a key is added
 //   listener.lock     an accept is started, a listener is closed, a socket is put by for reuse
-//   iocpnet__lock     first and last iocp, a provider's extension functions, a name is taken or
-//   freed iocpnet__debug    the ledger, with IOCPNET_DEBUG only
+//   iocpnet__lock     first and last iocp, extension functions, a name is taken or freed
+//   iocpnet__debug    the ledger, with IOCPNET_DEBUG only
 
 static SRWLOCK iocpnet__lock = SRWLOCK_INIT;
 
@@ -4155,7 +4155,7 @@ static iocpnet_error iocpnet__transmit_by_packets(iocpnet_transmit *transmit)
     iocpnet_iocp *iocp = transmit->socket.iocp;
     iocpnet_op *step = &transmit->step;
     bool skip = transmit->socket.skip;
-    iocpnet__transmit_packets send =
+    iocpnet__transmit_packets transmit_packets =
         (iocpnet__transmit_packets)transmit->socket.ext->transmit_packets;
     iocpnet__packet *packets = (iocpnet__packet *)(void *)&transmit->native;
     uint64_t room = iocpnet__unit_max;
@@ -4187,8 +4187,8 @@ static iocpnet_error iocpnet__transmit_by_packets(iocpnet_transmit *transmit)
     flags = iocpnet__transmit_flags(transmit, whole && iocpnet__transmit_is_last(transmit, i - 1));
     error = iocpnet__op_begin(step, iocp, transmit->socket.handle, IOCPNET_OP_SEND);
     if (error) return error;
-    if (!send(transmit->socket.handle, packets, n, transmit->send_size,
-              (OVERLAPPED *)(void *)&step->overlapped, flags)) {
+    if (!transmit_packets(transmit->socket.handle, packets, n, transmit->send_size,
+                          (OVERLAPPED *)(void *)&step->overlapped, flags)) {
         code = iocpnet__wsa_code();
     }
     return iocpnet__op_issued(iocp, step, skip, code, (DWORD)(iocpnet__unit_max - room));
@@ -4206,7 +4206,8 @@ static iocpnet_error iocpnet__transmit_by_file(iocpnet_transmit *transmit, uint3
     iocpnet_iocp *iocp = transmit->socket.iocp;
     iocpnet_op *step = &transmit->step;
     bool skip = transmit->socket.skip;
-    iocpnet__transmit_file send = (iocpnet__transmit_file)transmit->socket.ext->transmit_file;
+    iocpnet__transmit_file transmit_file =
+        (iocpnet__transmit_file)transmit->socket.ext->transmit_file;
     TRANSMIT_FILE_BUFFERS *ends = (TRANSMIT_FILE_BUFFERS *)(void *)&transmit->native;
     const iocpnet_element *element = &transmit->elements[transmit->at];
     uint64_t room = iocpnet__unit_max;
@@ -4239,8 +4240,8 @@ static iocpnet_error iocpnet__transmit_by_file(iocpnet_transmit *transmit, uint3
     if (error) return error;
     step->overlapped.offset = (uint32_t)offset;
     step->overlapped.offset_high = (uint32_t)(offset >> 32);
-    if (!send(transmit->socket.handle, transmit->elements[file].file, (DWORD)length,
-              transmit->send_size, (OVERLAPPED *)(void *)&step->overlapped, ends, flags)) {
+    if (!transmit_file(transmit->socket.handle, transmit->elements[file].file, (DWORD)length,
+                       transmit->send_size, (OVERLAPPED *)(void *)&step->overlapped, ends, flags)) {
         code = iocpnet__wsa_code();
     }
     return iocpnet__op_issued(iocp, step, skip, code, (DWORD)(iocpnet__unit_max - room));

@@ -263,11 +263,15 @@ check(not re.search(r'\(\s*\{', strip(header)), 'a statement expression')
 check('#pragma once' not in header, '#pragma once')
 check(not re.search(r'\b(?:case)\b[^:\n]*\.\.\.', strip(header)), 'a case range')
 
+test('pitfall 55: SIO_LOOPBACK_FAST_PATH is not offered')
+check('LOOPBACK_FAST_PATH' not in strip(header), 'it is')
+check(not re.search(r'IOC_VENDOR \| 16\b|0x98000010', strip(header)), 'it is, by number')
+
 # ---- programs
 
 test('no program imports mswsock, and none needs a DLL that Windows lacks')
-own = re.compile(r'^(kernel32|ws2_32|msvcrt|ucrtbase|advapi32|user32|ntdll|api-ms-win-[\w-]+)\.dll$',
-                 re.I)
+own = re.compile(r'^(kernel32|ws2_32|msvcrt|ucrtbase|advapi32|user32|ntdll|api-ms-win-[\w-]+)'
+                 r'\.dll$', re.I)
 seen = 0
 for folder in ('examples', 'tests', 'bench'):
     path = '%s/%s' % (build, folder)

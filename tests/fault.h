@@ -7,6 +7,7 @@
 //   fault_fail(id, first, times, code) calls first .. first + times - 1 of one function; code 0:
 //                                      its usual one
 //   fault_count(id)                    calls of one function since the reset
+//   fault_before(id, fn)               fn is called before each call of one function
 //   fault_late(id, ms)                 sleeps between the real call and the return to the kit
 //   fault_cut(id, bytes)               WSASend, WSARecv: the system is asked for that many at most
 //   fault_missing(id, true)            an extension function is not offered (id FAULT_AcceptEx ...)
@@ -159,7 +160,7 @@ typedef struct fault__rule {
     LONG late_ms;
     LONG cut;
     LONG missing;
-    fault_fn *real, *instead;
+    fault_fn *real, *instead, *before;
 } fault__rule;
 
 static fault__rule fault__rules[FAULT_FUNCTIONS + 1];
@@ -221,6 +222,11 @@ static inline void fault_fail(int id, int first, int times, int code)
 static inline int fault_count(int id)
 {
     return (int)fault__rules[id].calls;
+}
+
+static inline void fault_before(int id, fault_fn *fn)
+{
+    fault__rules[id].before = fn;
 }
 
 static inline void fault_late(int id, int ms)
@@ -292,6 +298,7 @@ static inline bool fault__hit(int id, int *code)
     LONG call = InterlockedIncrement(&rule->calls);
     LONG all = InterlockedIncrement(&fault__calls);
 
+    if (rule->before) rule->before();
     if (fault__armed && all == fault__armed) {
         InterlockedExchange(&fault__last, id);
         InterlockedExchange(&fault__fired, 1);

@@ -1,5 +1,5 @@
-// test_path.c - the path of a received and sent byte: no allocation, no lock, and so many calls into
-// the system for one message as are written here.
+// test_path.c - the path of a received and sent byte: no allocation, no lock, and so many calls
+// into the system for one message as are written here.
 //
 // Compiled as users compile it, without the debug ledger, whose lock would be counted.
 #undef IOCPNET_DEBUG
@@ -15,7 +15,7 @@ static void path_count(const char *name);
 #define T_ERROR_TEXT(code) iocpnet_error_name(code)
 #include "t.h"
 
-// ---- counting ------------------------------------------------------------------------------------
+// ---- counting -----------------------------------------------------------------------------------
 
 enum { NAMES = 128 };
 static const char *volatile names[NAMES];
@@ -50,7 +50,7 @@ static LONG counted(const char *name)
     return 0;
 }
 
-// ---- two connections, one message after the other on each ----------------------------------------
+// ---- two connections, one message after the other on each ---------------------------------------
 
 enum { MESSAGES = 500, BYTES = 64 };
 static uint16_t port;

@@ -1195,6 +1195,63 @@ static void a_datagram_to_nobody_does_not_deafen_the_socket(void)
     close_iocp(iocp);
 }
 
+static letter retried;
+static HANDLE retry_now;
+static volatile LONG retries_over;
+
+static void tell_that_it_is_tried_again(void)
+{
+    if (fault_count(FAULT_WSARecvFrom) == 2) SetEvent(retry_now);
+}
+
+static void cancel_when_tried_again(void *user)
+{
+    (void)user;
+    while (!retries_over) {
+        if (WaitForSingleObject(retry_now, 50) != WAIT_OBJECT_0) continue;
+        iocpnet_op_cancel(&retried.datagram.op);
+    }
+}
+
+// pitfall 9: cancelled between an ICMP error and the receive after it: one callback, and soon.
+static void a_cancel_during_a_retry_calls_back_once(void)
+{
+    iocpnet_iocp *iocp = open_iocp(1, false);
+    iocpnet_socket s;
+    iocpnet_address at, peer_at;
+    peer_thread thread;
+    SOCKET peer;
+    char data[100];
+    int i;
+    REQUIRE(udp_pair(iocp, &s, &at, &peer, &peer_at));
+    retry_now = CreateEventW(NULL, FALSE, FALSE, NULL);
+    retries_over = 0;
+    peer_start(&thread, cancel_when_tried_again, NULL);
+    for (i = 0; i < 60; i++) {
+        letter_init(&retried);
+        fault_fail(FAULT_WSARecvFrom, 1, 0, 0);  // counts from here
+        fault_before(FAULT_WSARecvFrom, tell_that_it_is_tried_again);
+        CHECK_ERR(iocpnet_start_recvfrom(&retried.datagram, &s, data, sizeof data), 0);
+        fault_packet(&retried.datagram.op.overlapped, (LONG)0xC000023F);
+        CHECK_EQ(send(peer, "turned into an error", 20, 0), 20);
+        PUMP(iocp, retried.calls == 1, 1000);
+        if (!retried.calls) {  // not left behind on this stack
+            CHECK_ERR(iocpnet_op_cancel(&retried.datagram.op), 0);
+            PUMP(iocp, retried.calls == 1, PEER_MS);
+            break;
+        }
+        CHECK_ERR(retried.error, WSA_OPERATION_ABORTED);
+        peer_drain(iocp, 0);
+        CHECK_EQ(retried.calls, 1);
+    }
+    retries_over = 1;
+    peer_join(&thread);
+    CloseHandle(retry_now);
+    closesocket(peer);
+    CHECK_ERR(iocpnet_socket_close(&s), 0);
+    close_iocp(iocp);
+}
+
 static void an_oversized_datagram_is_refused_before_the_call(void)
 {
     iocpnet_iocp *iocp = open_iocp(1, false);
@@ -1508,6 +1565,7 @@ int main(int argc, char **argv)
     T_RUN(datagrams_go_both_ways_with_their_addresses);
     T_RUN(a_datagram_that_is_cut_says_so);
     T_RUN(an_icmp_error_does_not_end_a_receive);
+    T_RUN(a_cancel_during_a_retry_calls_back_once);
     T_RUN(a_datagram_to_nobody_does_not_deafen_the_socket);
     T_RUN(an_oversized_datagram_is_refused_before_the_call);
     T_RUN(a_flood_on_one_connection_neither_recurses_nor_starves);

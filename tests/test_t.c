@@ -1,5 +1,5 @@
-// test_t - t.h proves itself: it starts itself once more with a test that fails, crashes, hangs or is
-// not there, and reads what that printed. Stands alone, without iocpnet.h.
+// test_t - t.h proves itself: it starts itself once more with a test that fails, crashes, hangs or
+// is not there, and reads what that printed. Stands alone, without iocpnet.h.
 #define T_ERROR_TEXT(code) ((code) == 10054 ? "WSAECONNRESET" : "another")
 #include "t.h"
 
