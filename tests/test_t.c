@@ -3,7 +3,7 @@
 #define T_ERROR_TEXT(code) ((code) == 10054 ? "WSAECONNRESET" : "another")
 #include "t.h"
 
-// ---- what the children do ------------------------------------------------------------------------
+// ---- what the children do -----------------------------------------------------------------------
 
 static void passes(void)
 {
@@ -109,7 +109,7 @@ static int be_a_child(int argc, char **argv)
     return t_end();
 }
 
-// ---- what the parent sees ------------------------------------------------------------------------
+// ---- what the parent sees -----------------------------------------------------------------------
 
 static char said[16384];
 static char closing[1024];
