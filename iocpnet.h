@@ -2296,7 +2296,7 @@ IOCPNET__DEF iocpnet_error iocpnet_pool_destroy(iocpnet_pool *pool)
 // ---- I6 iocp: the completion port ---------------------------------------------------------------
 
 enum { IOCPNET__RUNNING, IOCPNET__STOPPING, IOCPNET__STOPPED };  // iocp.state
-enum { IOCPNET__IDLE, IOCPNET__IN_FLIGHT };                      // op.state
+enum { IOCPNET__IDLE, IOCPNET__IN_FLIGHT, IOCPNET__CANCELLED };  // op.state
 enum {
     IOCPNET__POSTED = 1,  // op.flags: overlapped.internal is a Winsock code, not an NTSTATUS
     IOCPNET__REUSING = 2  // op.flags: a disconnect with reuse
@@ -2523,7 +2523,7 @@ static iocpnet_error iocpnet__op_begin(iocpnet_op *op, iocpnet_iocp *iocp, uintp
 // The op is the program's again.
 static void iocpnet__op_end(iocpnet_op *op)
 {
-    IOCPNET_ASSERT(op->state == IOCPNET__IN_FLIGHT && "a packet of an op that is not in flight");
+    IOCPNET_ASSERT(op->state != IOCPNET__IDLE && "a packet of an op that is not in flight");
 #ifdef IOCPNET_DEBUG
     iocpnet__lock_enter(&iocpnet__debug);
     if (op->older) op->older->newer = op->newer;
@@ -3237,10 +3237,23 @@ IOCPNET__DEF bool iocpnet_op_pending(const iocpnet_op *op)
 
 IOCPNET__DEF iocpnet_error iocpnet_op_cancel(iocpnet_op *op)
 {
+    iocpnet_error error;
+    int tries;
+
     if (!iocpnet_op_pending(op)) return WSAEINVAL;
     if (!op->handle) return 1168;  // posted: on its way
-    if (IOCPNET_OS(CancelIoEx)((HANDLE)op->handle, (OVERLAPPED *)(void *)&op->overlapped)) return 0;
-    return iocpnet__last_error();
+
+    // A datagram receive may be between an ICMP error and its next try: the state tells it to end
+    // there, and a try that has just been made is found by looking again.
+    iocpnet__cas(&op->state, IOCPNET__IN_FLIGHT, IOCPNET__CANCELLED);
+    for (tries = op->kind == IOCPNET_OP_RECVFROM ? 100 : 1;; tries--) {
+        if (IOCPNET_OS(CancelIoEx)((HANDLE)op->handle, (OVERLAPPED *)(void *)&op->overlapped)) {
+            return 0;
+        }
+        error = iocpnet__last_error();
+        if (tries == 1 || !iocpnet_op_pending(op)) return error;
+        IOCPNET_OS(SwitchToThread)();
+    }
 }
 
 #ifdef IOCPNET_DEBUG
@@ -3910,6 +3923,7 @@ static int iocpnet__recvfrom_again(iocpnet_datagram *datagram)
     int code;
 
     do {
+        if (iocpnet__load(&datagram->op.state) == IOCPNET__CANCELLED) return WSA_OPERATION_ABORTED;
         memset(&datagram->op.overlapped, 0, sizeof datagram->op.overlapped);
         code = iocpnet__recvfrom_issue(datagram, &bytes);
         if (code == WSA_IO_PENDING || iocpnet__is_cut(code)) return 0;

@@ -268,7 +268,7 @@ static inline void fault_packet(void *overlapped, LONG status)
 
 static inline void fault_clock(uint64_t ms)
 {
-    InterlockedExchange64(&fault__clock, (LONG64)(ms - GetTickCount64()));
+    fault__clock = (LONG64)(ms - GetTickCount64());  // while nothing runs
 }
 
 static inline HANDLE fault_iocp(void)
@@ -618,7 +618,7 @@ static inline FARPROC fault_GetProcAddress(HMODULE module, const char *name)
 // ---- extension functions ------------------------------------------------------------------------
 
 #define FAULT__EXTENSION(type, name, pointer, parameters, arguments, usual) \
-    static type WSAAPI fault__ext_##name parameters                         \
+    static type PASCAL fault__ext_##name parameters                         \
     {                                                                       \
         int code = (int)(usual);                                            \
         type ok;                                                            \

@@ -20,6 +20,10 @@
 #define T_ERROR_TEXT(code) iocpnet_error_name(code)
 #include "t.h"
 
+// Some C libraries' io.h (Wine's, in place of Microsoft's) makes macros of these.
+#undef open
+#undef close
+
 #define PEER_MS 5000  // longest wait of a peer for one call
 
 // ---- waits --------------------------------------------------------------------------------------
@@ -271,10 +275,14 @@ static inline void peer_join(peer_thread *t)
 // Handles open in this process. Where the system does not count them (Wine 8.0: 0), by trying.
 static inline int peer_handles(void)
 {
+    typedef BOOL(WINAPI * counter)(HANDLE process, DWORD * count);
+    counter get = NULL;
+    FARPROC found_at = GetProcAddress(GetModuleHandleA("kernel32.dll"), "GetProcessHandleCount");
     DWORD count = 0, flags;
     uintptr_t h;
     int found = 0;
-    if (GetProcessHandleCount(GetCurrentProcess(), &count) && count) return (int)count;
+    memcpy((void *)&get, (void *)&found_at, sizeof get);
+    if (get && get(GetCurrentProcess(), &count) && count) return (int)count;
     for (h = 4; h < 0x800; h += 4) {
         if (GetHandleInformation((HANDLE)h, &flags)) found++;
     }

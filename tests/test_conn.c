@@ -304,7 +304,7 @@ static void other_settings_lose_nothing(void)
 
 // Wine's DisconnectEx only shuts down, and its AcceptEx lets an old connection go: see
 // test_start.c.
-static BOOL WSAAPI disconnect_by_the_next_accept(SOCKET s, OVERLAPPED *o, DWORD flags,
+static BOOL PASCAL disconnect_by_the_next_accept(SOCKET s, OVERLAPPED *o, DWORD flags,
                                                  DWORD reserved)
 {
     (void)flags;
@@ -521,7 +521,7 @@ static void beyond_max_connections_clients_wait(void)
 
 // pitfalls 28 and 36: a client that sends and never reads stops being read; then nothing is lost.
 static volatile LONG push_stop;
-static volatile LONG64 pushed;
+static volatile LONG pushed;
 static SOCKET push_socket;
 
 static void push(void *user)
@@ -533,7 +533,7 @@ static void push(void *user)
         peer_fill(block, sizeof block, (uint64_t)pushed, 9);
         n = send(push_socket, (char *)block, sizeof block, 0);
         if (n <= 0) break;
-        InterlockedExchangeAdd64(&pushed, n);
+        InterlockedExchangeAdd(&pushed, n);
     }
     shutdown(push_socket, SD_SEND);
 }
@@ -582,7 +582,7 @@ static void a_client_that_never_reads_is_not_read_from(void)
 // ---- sends of the server's own ------------------------------------------------------------------
 
 static size_t gift_total, gift_each;
-static volatile LONG64 gift_given;
+static volatile LONG gift_given;
 static volatile LONG gift_refused;
 
 static void give_more(iocpnet_conn conn)
@@ -604,7 +604,7 @@ static void give_more(iocpnet_conn conn)
             return;  // on.drain goes on
         }
         if (!CHECK_ERR(error, 0)) return;
-        InterlockedExchangeAdd64(&gift_given, (LONG64)n);
+        InterlockedExchangeAdd(&gift_given, (LONG)n);
     }
 }
 

@@ -224,10 +224,11 @@ static void give_what_comes(void *user)
     handover *h = (handover *)user;
     int i;
     for (i = 0; i < HANDOVERS; i++) {
-        iocpnet_buffer *b;
-        while (!(b = (iocpnet_buffer *)InterlockedExchangePointer(
-                     (void *volatile *)&h->ring[i & 255], NULL))) {
-            SwitchToThread();
+        iocpnet_buffer *b = NULL;
+        while (!b) {
+            b = (iocpnet_buffer *)InterlockedExchangePointer((void *volatile *)&h->ring[i & 255],
+                                                             NULL);
+            if (!b) SwitchToThread();
         }
         if (*(int *)(void *)b->data != i) InterlockedIncrement(&h->failures);
         iocpnet_buffer_give(b);
@@ -244,11 +245,11 @@ static void taken_here_and_given_there_never_runs_dry(void)
     h.pool = make(128, 256 + 4 * 62, false, false);
     peer_start(&thread, give_what_comes, &h);
     for (i = 0; i < HANDOVERS; i++) {
-        iocpnet_buffer *b;
+        iocpnet_buffer *b = NULL;
         while (h.ring[i & 255])
             SwitchToThread();
-        while (!(b = iocpnet_pool_take(h.pool)))
-            SwitchToThread();
+        while (!b)
+            b = iocpnet_pool_take(h.pool);
         *(int *)(void *)b->data = i;
         InterlockedExchangePointer((void *volatile *)&h.ring[i & 255], b);
     }
@@ -449,9 +450,9 @@ static void want_of_memory_is_a_result(void)
         fired = fault_disarm();
         T_NOTE("OS call %d (%s) made to fail", n, fault_name());
         peer_nothing_left();
-        if (!fired) return;
+        if (!fired) break;
     }
-    CHECK(!"never ran clean");
+    CHECK(n < 100);  // a run without a failure ended it
 }
 
 static void no_thread_local_index_left_is_told(void)

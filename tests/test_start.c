@@ -540,7 +540,7 @@ static void a_disconnect_sends_fin(void)
 // Wine's DisconnectEx only shuts the socket down, so that it accepts again and then can't send. But
 // its AcceptEx takes a connected socket and lets the old connection go: so there a DisconnectEx
 // that does nothing, and says that it has, makes the socket one that can be used again.
-static BOOL WSAAPI disconnect_by_the_next_accept(SOCKET s, OVERLAPPED *o, DWORD flags,
+static BOOL PASCAL disconnect_by_the_next_accept(SOCKET s, OVERLAPPED *o, DWORD flags,
                                                  DWORD reserved)
 {
     (void)flags;

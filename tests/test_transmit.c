@@ -216,7 +216,7 @@ static bool fake_send_file(SOCKET to, HANDLE file, uint64_t offset, uint64_t len
 }
 
 // What the documentation asks of the array: memory or file, never both; a length; an offset.
-static BOOL WSAAPI fake_transmit_packets(SOCKET to, TRANSMIT_PACKETS_ELEMENT *elements, DWORD count,
+static BOOL PASCAL fake_transmit_packets(SOCKET to, TRANSMIT_PACKETS_ELEMENT *elements, DWORD count,
                                          DWORD each, OVERLAPPED *o, DWORD flags)
 {
     uint64_t total = 0;
@@ -259,7 +259,7 @@ static BOOL WSAAPI fake_transmit_packets(SOCKET to, TRANSMIT_PACKETS_ELEMENT *el
 }
 
 // Records what it is asked for, and says that it was done; nothing is sent.
-static BOOL WSAAPI fake_transmit_file(SOCKET to, HANDLE file, DWORD length, DWORD each,
+static BOOL PASCAL fake_transmit_file(SOCKET to, HANDLE file, DWORD length, DWORD each,
                                       OVERLAPPED *o, TRANSMIT_FILE_BUFFERS *ends, DWORD flags)
 {
     int call = fake_calls++ & 63;
@@ -816,7 +816,7 @@ static void never_finished_packet(SOCKET to, OVERLAPPED *o, DWORD bytes)
     held[held_count++].bytes = bytes;
 }
 
-static BOOL WSAAPI stalled_transmit_file(SOCKET to, HANDLE file, DWORD length, DWORD each,
+static BOOL PASCAL stalled_transmit_file(SOCKET to, HANDLE file, DWORD length, DWORD each,
                                          OVERLAPPED *o, TRANSMIT_FILE_BUFFERS *ends, DWORD flags)
 {
     (void)file;
