@@ -15,7 +15,7 @@ kit="$folder/examples/echo_server.exe --threads 1"
 # Nobody talks, so waiting without a buffer is what such a server would set.
 idle="$folder/examples/echo_server.exe --zero-byte --max-connections 20000"
 quick=()
-pairs=(--pairs 8 --seconds 0.8 --warmup-ms 300)
+pairs=(--pairs 8 --seconds 1.5 --warmup-ms 300)
 connections=10000
 if [ -n "${QUICK:-}" ] && [ "$QUICK" != 0 ]; then
     quick=(--quick)
