@@ -30,6 +30,14 @@ need_wine()
     need wine 'wine wine64'
 }
 
+# python3-minimal, which other packages bring, has not all that the tests import.
+need_python()
+{
+    python3 -c 'import json, socket' 2>/dev/null && return
+    missing+=(python3)
+    packages+=(python3)
+}
+
 case ${1:-} in
     run)
         need_compiler
@@ -47,7 +55,7 @@ case ${1:-} in
     test)
         need_compiler
         need_wine
-        need python3 python3-minimal
+        need_python
         need nc netcat-openbsd
         ;;
     check)
@@ -61,7 +69,7 @@ case ${1:-} in
     ci)  # what only the wider compile tests use
         need_compiler
         need_wine
-        need python3 python3-minimal
+        need_python
         need nc netcat-openbsd
         need x86_64-w64-mingw32-g++ g++-mingw-w64-x86-64-win32
         need i686-w64-mingw32-gcc gcc-mingw-w64-i686-win32
