@@ -138,6 +138,7 @@ static int child(const char *tests)
     GetModuleFileNameA(NULL, program, sizeof program);
     snprintf(command, sizeof command, "\"%s\" --child %s", program, tests);
     if (!CreateProcessA(program, command, NULL, NULL, TRUE, 0, NULL, NULL, &start, &process)) {
+        T_NOTE("CreateProcess: error %lu", (unsigned long)GetLastError());
         CloseHandle(from);
         CloseHandle(to);
         return -1;
