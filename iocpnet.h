@@ -309,6 +309,8 @@ enum {
     IOCPNET_COUNT_CLOSED_TIMEOUT,
     IOCPNET_COUNT_CLOSED_LIMIT,
     IOCPNET_COUNT_CLOSED_STOP,
+    IOCPNET_COUNT_CLOSED_CONNECT_FAILED,
+    IOCPNET_COUNT_CLOSED_HANDED_OVER,
     IOCPNET_COUNT_NO_BUFFERS,     // WSAENOBUFS and the like met, and borne
     IOCPNET_COUNT_READS_PAUSED,   // times reading stopped because a send queue was long
     IOCPNET_COUNT_SENDS_REFUSED,  // sends over the limit
@@ -956,50 +958,66 @@ typedef struct iocpnet_conn {
 
 // Why a connection closed.
 typedef enum iocpnet_reason {
-    IOCPNET_CLOSED_FINISHED,  // the peer finished, and we after it
-    IOCPNET_CLOSED_RESET,     // reset by the peer or the network: see error
-    IOCPNET_CLOSED_LOCAL,     // iocpnet_conn_close or iocpnet_conn_abort
-    IOCPNET_CLOSED_TIMEOUT,   // idle_ms or close_ms
-    IOCPNET_CLOSED_LIMIT,     // a send over the limit, or no buffer left for one
-    IOCPNET_CLOSED_STOP       // the iocp was stopped
+    IOCPNET_CLOSED_FINISHED,        // the peer finished, and we after it
+    IOCPNET_CLOSED_RESET,           // reset by the peer or the network: see error
+    IOCPNET_CLOSED_LOCAL,           // iocpnet_conn_close or iocpnet_conn_abort
+    IOCPNET_CLOSED_TIMEOUT,         // idle_ms, read_ms, stall_ms or close_ms
+    IOCPNET_CLOSED_LIMIT,           // a send over the limit, or no buffer left for one
+    IOCPNET_CLOSED_STOP,            // the iocp was stopped
+    IOCPNET_CLOSED_CONNECT_FAILED,  // no address answered: error is that of the last one
+    IOCPNET_CLOSED_HANDED_OVER      // iocpnet_conn_detach: see iocpnet_conn_handle
 } iocpnet_reason;
 
-// What a connection tells you. Calls for one connection never overlap, and close is the last. When
-// the peer finishes, what was queued by then still goes out, then the connection closes: an answer
-// that comes later, from another thread, finds WSAENOTCONN.
+// What a connection tells you. Calls for one connection never overlap, and close is the last.
 typedef struct iocpnet_conn_events {
-    void (*open)(iocpnet_conn conn, void *user);                     // user: of the listener
-    void (*data)(iocpnet_conn conn, const void *data, size_t size);  // data: until you return
-    void (*drain)(iocpnet_conn conn);  // after a refused send: half the limit is free again
+    // There is a connection. user: of the desc, or as given to iocpnet_conn_open.
+    void (*open)(iocpnet_conn conn, void *user);
+    // Bytes have come; data is yours until you return (see iocpnet_conn_take).
+    void (*data)(iocpnet_conn conn, const void *data, size_t size);
+    // The peer has finished sending. You may go on, and end with iocpnet_conn_close. Without this
+    // callback what was queued by then still goes out, and then the connection closes.
+    void (*finish)(iocpnet_conn conn);
+    // After a refused send: half the limit is free again.
+    void (*drain)(iocpnet_conn conn);
+    // It is over. Comes once for each open, and for each iocpnet_conn_open that returned 0.
     void (*close)(iocpnet_conn conn, iocpnet_reason reason, iocpnet_error error);
 } iocpnet_conn_events;
+
+// How connections behave: those of a listener, or of a connector. Zero means [the default].
+typedef struct iocpnet_conn_desc {
+    uint32_t max_connections;   // most of them at a time; a listener stops accepting there [10000]
+    uint32_t buffer_bytes;      // size of a receive and send buffer [16 KiB]
+    uint32_t buffers;           // most of them queued to send [max_connections + 256]; each
+                                // connection has one to receive into beside these
+    uint32_t send_limit_bytes;  // queued to send on one connection; reading stops at half [256 KiB]
+    uint32_t idle_ms;           // close a connection silent both ways this long [0: never]
+    uint32_t read_ms;           // close it when nothing was received this long [0: never]
+    uint32_t stall_ms;          // close it when bytes wait to be sent and none leave [0: never]
+    uint32_t close_ms;          // a graceful close waits this long for the peer [5000]
+    uint32_t connect_ms;        // an address has this long to answer [10000]
+    uint32_t keepalive_ms;      // TCP keep-alive after this silence, then each second [0: none]
+    bool zero_byte;             // wait without a buffer: for very many idle connections
+    bool sndbuf_0;              // SO_SNDBUF 0, and two sends outstanding
+    bool nagle;                 // small sends wait for acknowledgements [false: TCP_NODELAY is set]
+    bool refuse_slow;           // a send over the limit returns WSAEWOULDBLOCK; else it closes
+    bool no_pool_cache;         // buffers without per-thread caches
+    iocpnet_conn_events on;     // on.data is required
+    void *user;                 // given to on.open; the first iocpnet_conn_user
+} iocpnet_conn_desc;
 
 typedef struct iocpnet_listener iocpnet_listener;
 
 // How to listen. Zero means [the default].
 typedef struct iocpnet_listener_desc {
-    const char *address;        // numeric IPv4 or IPv6 ["127.0.0.1": this machine only]
-    uint16_t port;              // [0: the system picks one; see iocpnet_listener_address]
-    bool dual_stack;            // address "::" takes IPv4 clients too
-    uint32_t accepts_min;       // AcceptEx calls kept waiting, at least [32]
-    uint32_t accepts_max;       // and at most [128]
-    uint32_t accept_data_ms;    // AcceptEx also takes the first bytes; silent ones are closed after
-                                // this [0: no first bytes, the safe way]
-    uint32_t max_connections;   // beyond it the listener stops accepting until one closes [10000]
-    uint32_t buffer_bytes;      // size of a receive and send buffer [16 KiB]
-    uint32_t buffers;           // most of them queued to send [max_connections + 256]; each
-                                // connection has one to receive into beside these
-    uint32_t send_limit_bytes;  // queued to send on one connection; reading stops at half [256 KiB]
-    uint32_t idle_ms;           // close a connection silent this long [0: never]
-    uint32_t close_ms;          // a graceful close waits this long for the peer [5000]
-    bool zero_byte;             // wait without a buffer: for very many idle connections
-    bool sndbuf_0;              // SO_SNDBUF 0, and two sends outstanding
-    bool nagle;                 // small sends wait for acknowledgements [false: TCP_NODELAY is set]
-    bool reuse;                 // sockets are used again through DisconnectEx
-    bool refuse_slow;           // a send over the limit returns WSAEWOULDBLOCK; else it closes
-    bool no_pool_cache;         // buffers without per-thread caches
-    iocpnet_conn_events on;     // on.data is required
-    void *user;                 // given to on.open; the first iocpnet_conn_user
+    const char *address;      // numeric IPv4 or IPv6 ["127.0.0.1": this machine only]
+    uint16_t port;            // [0: the system picks one; see iocpnet_listener_address]
+    bool dual_stack;          // address "::" takes IPv4 clients too
+    bool reuse;               // sockets are used again through DisconnectEx
+    uint32_t accepts_min;     // AcceptEx calls kept waiting, at least [32]
+    uint32_t accepts_max;     // and at most [128]
+    uint32_t accept_data_ms;  // AcceptEx also takes the first bytes; silent ones are closed after
+                              // this [0: no first bytes, the safe way]
+    iocpnet_conn_desc conn;   // what is accepted; conn.on.data is required
 } iocpnet_listener_desc;
 
 // Listens, and accepts on the iocp's workers: exclusive bind, sockets not inherited.
@@ -1007,10 +1025,25 @@ typedef struct iocpnet_listener_desc {
 //   listener   set to the listener; may be NULL if you do not need it
 //
 // Returns    0 or the code of the call that failed: 10048 WSAEADDRINUSE, 10049 WSAEADDRNOTAVAIL ...
-// Owns       the iocp closes and frees it when it stops.
+// Owns       the iocp closes it when it stops, and frees it.
 // Threads    any, not after a stop.
 IOCPNET_API iocpnet_error iocpnet_listener_open(iocpnet_listener **listener, iocpnet_iocp *iocp,
                                                 const iocpnet_listener_desc *desc);
+
+// Stops accepting, and goes on. While paused, new connections wait in the system's backlog; accepts
+// that wait already, accepts_max at most, still take one each.
+//
+// Returns    0; WSAESHUTDOWN: it is closed.
+// Threads    any, until iocpnet_iocp_close.
+IOCPNET_API iocpnet_error iocpnet_listener_pause(iocpnet_listener *listener);
+IOCPNET_API iocpnet_error iocpnet_listener_resume(iocpnet_listener *listener);
+
+// Stops listening for good: the port is free when the last waiting accept has come back. Its
+// connections live on. The iocp frees it.
+//
+// Returns    nothing.
+// Threads    any, until iocpnet_iocp_close.
+IOCPNET_API void iocpnet_listener_close(iocpnet_listener *listener);
 
 // The address it listens on, with the port that the system picked.
 //
@@ -1019,6 +1052,45 @@ IOCPNET_API iocpnet_error iocpnet_listener_open(iocpnet_listener **listener, ioc
 IOCPNET_API iocpnet_address iocpnet_listener_address(const iocpnet_listener *listener);
 
 // ---- D13 conn: one TCP connection ---------------------------------------------------------------
+
+typedef struct iocpnet_connector iocpnet_connector;
+
+// Makes room for connections that you open yourself, or adopt. They are the same objects as those
+// of a listener.
+//
+//   desc       copied; on.data is required
+//
+// Returns    0; WSAEINVAL; WSAESHUTDOWN: the iocp stops; ERROR_NOT_ENOUGH_MEMORY (8).
+// Owns       the iocp frees it.
+// Threads    any.
+IOCPNET_API iocpnet_error iocpnet_connector_open(iocpnet_connector **connector, iocpnet_iocp *iocp,
+                                                 const iocpnet_conn_desc *desc);
+
+// Opens a connection to the first of these addresses that answers, in their order; each has
+// connect_ms. Sends before it is there are queued. It ends with on.close in any case, with the
+// reason connect failed when no address answered.
+//
+//   conn       set to its name, before any callback
+//   addresses  n of them, 1 to 8, copied; IPv4 and IPv6 may be mixed
+//   user       given to on.open; the first iocpnet_conn_user
+//
+// Returns    0; WSAEINVAL; WSAENOBUFS: max_connections are open; WSAESHUTDOWN: the iocp stops.
+// Threads    any. The callbacks come on the workers, never in this call.
+// Source     MS Learn, ConnectEx.
+IOCPNET_API iocpnet_error iocpnet_conn_open(iocpnet_conn *conn, iocpnet_connector *connector,
+                                            const iocpnet_address *addresses, size_t n, void *user);
+
+// Makes a connection of a connected TCP socket that you made, overlapped and not attached yet. Its
+// completions always send packets: the kit can't know who else relies on them.
+//
+//   socket     the SOCKET
+//
+// Returns    as iocpnet_conn_open, and the codes of iocpnet_socket_adopt. On failure the socket is
+//            still yours.
+// Owns       from 0 on the socket is the connection's.
+// Threads    any. The callbacks come on the workers, never in this call.
+IOCPNET_API iocpnet_error iocpnet_conn_adopt(iocpnet_conn *conn, iocpnet_connector *connector,
+                                             uintptr_t socket, void *user);
 
 // Queues bytes for the peer, behind everything queued before. What is queued leaves together.
 //
@@ -1030,6 +1102,42 @@ IOCPNET_API iocpnet_address iocpnet_listener_address(const iocpnet_listener *lis
 //            with a hole is no stream. So the result may be ignored.
 // Threads    any. Never blocks, never calls back before it returns.
 IOCPNET_API iocpnet_error iocpnet_conn_send(iocpnet_conn conn, const void *data, size_t size);
+
+// Queues a buffer without a copy: all of buffer->used. The same buffer may go to many connections,
+// each with a reference of its own (iocpnet_buffer_share); its bytes must not change any more. It
+// counts against the limit with its whole size, since that is what it keeps occupied.
+//
+//   buffer     of any pool, in particular from iocpnet_conn_take
+//
+// Returns    as iocpnet_conn_send.
+// Owns       takes one reference, whatever it returns.
+// Threads    any. Never blocks, never calls back before it returns.
+IOCPNET_API iocpnet_error iocpnet_conn_send_buffer(iocpnet_conn conn, iocpnet_buffer *buffer);
+
+// In on.data: takes over the receive buffer, with used set. The connection receives into another.
+// A listener has desc.buffers more than its connections need: whoever keeps more than that takes
+// them from receiving.
+//
+// Returns    the buffer, or NULL: not in on.data of this connection, or taken already.
+// Owns       yours; iocpnet_buffer_give it, or hand it to iocpnet_conn_send_buffer.
+// Threads    on.data of conn.
+IOCPNET_API iocpnet_buffer *iocpnet_conn_take(iocpnet_conn conn);
+
+// Stops reading, and goes on. A receive that waits already may still fill its buffer; its bytes are
+// kept until the resume, and so is the peer's end. Unless on.data is running on another thread, no
+// on.data comes after a pause.
+//
+// Returns    0 or WSAENOTCONN.
+// Threads    any.
+IOCPNET_API iocpnet_error iocpnet_conn_pause(iocpnet_conn conn);
+IOCPNET_API iocpnet_error iocpnet_conn_resume(iocpnet_conn conn);
+
+// Finishes our side: what is queued leaves, then FIN. Reading goes on; when the peer has finished
+// too, the connection closes.
+//
+// Returns    0 or WSAENOTCONN.
+// Threads    any.
+IOCPNET_API iocpnet_error iocpnet_conn_shutdown(iocpnet_conn conn);
 
 // Closes gracefully: what is queued leaves, then FIN, then the peer's FIN is awaited up to
 // close_ms. No data callback comes after this.
@@ -1043,6 +1151,22 @@ IOCPNET_API iocpnet_error iocpnet_conn_close(iocpnet_conn conn);
 // Returns    0 or WSAENOTCONN.
 // Threads    any.
 IOCPNET_API iocpnet_error iocpnet_conn_abort(iocpnet_conn conn);
+
+// Hands the socket back: what is queued leaves, the receive is cancelled (bytes that it brings all
+// the same still come to on.data), then on.close comes with the reason handed over, and
+// iocpnet_conn_handle there tells the socket. It stays attached to the iocp: use synchronous calls
+// on it, or set the low bit of hEvent in your OVERLAPPEDs.
+//
+// Returns    0 or WSAENOTCONN.
+// Threads    any.
+IOCPNET_API iocpnet_error iocpnet_conn_detach(iocpnet_conn conn);
+
+// The socket.
+//
+// Returns    the SOCKET; ~0 for a dead name, or when it is closed. After a detach it is yours from
+//            on.close on.
+// Threads    a callback of this connection.
+IOCPNET_API uintptr_t iocpnet_conn_handle(iocpnet_conn conn);
 
 // A pointer of yours, kept with the connection.
 //
@@ -1142,6 +1266,7 @@ extern "C" {
 #ifndef FILE_SKIP_SET_EVENT_ON_HANDLE
 #define FILE_SKIP_SET_EVENT_ON_HANDLE 0x2
 #endif
+#define IOCPNET__KEEPALIVE         (IOC_IN | IOC_VENDOR | 4)   // SIO_KEEPALIVE_VALS
 #define IOCPNET__UDP_CONNRESET     (IOC_IN | IOC_VENDOR | 12)  // SIO_UDP_CONNRESET
 #define IOCPNET__UDP_NETRESET      (IOC_IN | IOC_VENDOR | 15)  // SIO_UDP_NETRESET
 #define IOCPNET__REUSE_UNICASTPORT 0x3007                      // SO_REUSE_UNICASTPORT
@@ -1755,14 +1880,35 @@ static void iocpnet__count_own(volatile int64_t *counter, int64_t n)
 
 IOCPNET__DEF const char *iocpnet_stats_name(int counter)
 {
-    static const char *const names[IOCPNET_COUNTERS] = {
-        "polls",           "packets",         "in_place",       "posts",          "post_failures",
-        "stray_packets",   "receives",        "bytes_received", "sends",          "bytes_sent",
-        "datagram_resets", "transmit_copies", "accepts_failed", "accepts_reaped", "opened",
-        "closed",          "closed_finished", "closed_reset",   "closed_local",   "closed_timeout",
-        "closed_limit",    "closed_stop",     "no_buffers",     "reads_paused",   "sends_refused",
-        "sockets_reused",  "reuse_failed"
-    };
+    static const char *const names[IOCPNET_COUNTERS] = { "polls",
+                                                         "packets",
+                                                         "in_place",
+                                                         "posts",
+                                                         "post_failures",
+                                                         "stray_packets",
+                                                         "receives",
+                                                         "bytes_received",
+                                                         "sends",
+                                                         "bytes_sent",
+                                                         "datagram_resets",
+                                                         "transmit_copies",
+                                                         "accepts_failed",
+                                                         "accepts_reaped",
+                                                         "opened",
+                                                         "closed",
+                                                         "closed_finished",
+                                                         "closed_reset",
+                                                         "closed_local",
+                                                         "closed_timeout",
+                                                         "closed_limit",
+                                                         "closed_stop",
+                                                         "closed_connect_failed",
+                                                         "closed_handed_over",
+                                                         "no_buffers",
+                                                         "reads_paused",
+                                                         "sends_refused",
+                                                         "sockets_reused",
+                                                         "reuse_failed" };
 
     return counter >= 0 && counter < IOCPNET_COUNTERS ? names[counter] : NULL;
 }
@@ -2343,7 +2489,9 @@ struct iocpnet_iocp {
     volatile int64_t deadline;
     volatile int64_t tick_due;
     volatile int32_t timed;     // how many things want ticks
-    volatile int32_t watched;   // of these, how many want every connection looked at
+    volatile int32_t hurried;   // of these, how many connections want one every time
+    volatile int32_t sweep_ms;  // how often all connections' deadlines are looked at
+    int64_t sweep_due;
     const iocpnet_ext *ext[4];  // of sockets we make: by family and kind
     iocpnet__key keys[IOCPNET__KEYS + 1];
     HANDLE *threads;
@@ -2354,7 +2502,7 @@ struct iocpnet_iocp {
     iocpnet__counters foreign;  // counted by threads that are not polling
 
     // Hooks of the server part, which lies above.
-    void *volatile listeners;
+    void *volatile groups;
     void (*on_stop)(iocpnet_iocp *iocp, bool abort);
     void (*on_tick)(iocpnet_iocp *iocp, uint64_t now);
     void (*on_close)(iocpnet_iocp *iocp);
@@ -4535,21 +4683,33 @@ typedef struct iocpnet__waiting {
     bool posted, reaped;
 } iocpnet__waiting;
 
-struct iocpnet_listener {
-    iocpnet_listener *next;
+// What connections of one listener, or of one connector, share.
+typedef struct iocpnet__group {
+    struct iocpnet__group *next;  // in iocp.groups, until the iocp is closed
     iocpnet_iocp *iocp;
-    iocpnet_listener_desc desc;
+    iocpnet_listener *listener;  // NULL: a connector's
+    iocpnet_conn_desc desc;
+    iocpnet_pool *conns, *extras, *views;
+    iocpnet_pool *inputs;   // a receive buffer for each connection, whatever is queued to send
+    iocpnet_pool *buffers;  // of what is queued to send
+    bool clocked;           // a deadline needs to know when bytes moved
+    volatile int32_t open;  // connections
+    volatile int32_t closed;
+} iocpnet__group;
+
+struct iocpnet_connector {
+    iocpnet__group group;
+};
+
+struct iocpnet_listener {
+    iocpnet__group group;
+    iocpnet_listener_desc desc;  // its conn is not used: group.desc is
     iocpnet_socket socket;
     iocpnet_address address;
-
-    iocpnet_pool *conns;
-    iocpnet_pool *inputs;      // a receive buffer for each connection, whatever is queued to send
-    iocpnet_pool *buffers;     // of what is queued to send
     iocpnet__waiting *slots;   // accepts_max
     volatile int32_t waiting;  // accepts posted
-    volatile int32_t open;     // connections
     SRWLOCK lock;              // protects all below
-    bool closed, timed, deficit, grown, filled;
+    bool timed, deficit, grown, filled, paused;
     uint32_t target, quiet, failed;
     iocpnet__waiting *free;
     uintptr_t *spare;  // sockets to use again
@@ -4557,8 +4717,8 @@ struct iocpnet_listener {
 };
 
 static void iocpnet__listener_fill(iocpnet_listener *listener);
-static void iocpnet__conn_begin(iocpnet__waiting *slot,
-                                size_t bytes);  // accepting makes connections
+static void iocpnet__conn_accepted(iocpnet__waiting *slot,
+                                   size_t bytes);  // accepting makes connections
 
 static uint32_t iocpnet__or_default(uint32_t value, uint32_t normal)
 {
@@ -4577,7 +4737,7 @@ static void iocpnet__listener_put_back(iocpnet_listener *listener, iocpnet__wait
 // Something wants the tick, or no longer. Lock held.
 static void iocpnet__listener_time(iocpnet_listener *listener, bool *wanted, bool now)
 {
-    if (*wanted != now) iocpnet__add(&listener->iocp->timed, now ? 1 : -1);
+    if (*wanted != now) iocpnet__add(&listener->group.iocp->timed, now ? 1 : -1);
     *wanted = now;
 }
 
@@ -4595,15 +4755,16 @@ static void iocpnet__listener_accepted(iocpnet_op *op, iocpnet_error error, size
     listener->failed = error ? listener->failed + 1 : 0;
     often = listener->failed > listener->desc.accepts_max;
     iocpnet__listener_time(listener, &listener->deficit,
-                           listener->deficit || (often && !listener->closed));
+                           listener->deficit || (often && !iocpnet__load(&listener->group.closed)));
     iocpnet__lock_leave(&listener->lock);
     if (error) {
-        if (!listener->closed) iocpnet__count(listener->iocp, IOCPNET_COUNT_ACCEPTS_FAILED, 1);
+        if (!iocpnet__load(&listener->group.closed))
+            iocpnet__count(listener->group.iocp, IOCPNET_COUNT_ACCEPTS_FAILED, 1);
         iocpnet_socket_close(&slot->socket);
         iocpnet_buffer_give(slot->buffer);
         slot->buffer = NULL;
     } else {
-        iocpnet__conn_begin(slot, bytes);
+        iocpnet__conn_accepted(slot, bytes);
     }
     iocpnet__listener_put_back(listener, slot);
     if (!often) iocpnet__listener_fill(listener);  // else the tick does, so that it does not spin
@@ -4618,7 +4779,7 @@ static iocpnet_error iocpnet__listener_post(iocpnet_listener *listener)
     size_t size = 0;
 
     if (listener->desc.accept_data_ms) {
-        slot->buffer = iocpnet_pool_take(listener->inputs);
+        slot->buffer = iocpnet_pool_take(listener->group.inputs);
         if (!slot->buffer) return WSAENOBUFS;
         data = slot->buffer->data;
         size = slot->buffer->size;
@@ -4626,9 +4787,10 @@ static iocpnet_error iocpnet__listener_post(iocpnet_listener *listener)
     if (listener->spares) {
         slot->socket = listener->socket;
         slot->socket.handle = listener->spare[--listener->spares];
-        iocpnet__count(listener->iocp, IOCPNET_COUNT_SOCKETS_REUSED, 1);
+        iocpnet__count(listener->group.iocp, IOCPNET_COUNT_SOCKETS_REUSED, 1);
     } else {
-        error = iocpnet_socket_open(&slot->socket, listener->iocp, listener->socket.family, false);
+        error = iocpnet_socket_open(&slot->socket, listener->group.iocp, listener->socket.family,
+                                    false);
         if (error) goto give_buffer;
     }
     listener->free = slot->next;
@@ -4656,7 +4818,7 @@ give_buffer:
 // tick.
 static void iocpnet__listener_fill(iocpnet_listener *listener)
 {
-    int32_t room = (int32_t)listener->desc.max_connections;
+    int32_t room = (int32_t)listener->group.desc.max_connections;
     iocpnet_error error = 0;
     bool deficit;
     bool told = true;
@@ -4672,16 +4834,16 @@ static void iocpnet__listener_fill(iocpnet_listener *listener)
         iocpnet__listener_time(listener, &listener->grown, true);
     }
     listener->filled = true;
-    while (!error && !listener->closed && listener->free &&
-           (uint32_t)iocpnet__load(&listener->waiting) < listener->target &&
-           iocpnet__load(&listener->waiting) + iocpnet__load(&listener->open) < room) {
+    while (!error && !iocpnet__load(&listener->group.closed) && !listener->paused &&
+           listener->free && (uint32_t)iocpnet__load(&listener->waiting) < listener->target &&
+           iocpnet__load(&listener->waiting) + iocpnet__load(&listener->group.open) < room) {
         error = iocpnet__listener_post(listener);
     }
-    deficit = error && !listener->closed;
+    deficit = error && !iocpnet__load(&listener->group.closed);
     if (deficit) told = listener->deficit;
     iocpnet__listener_time(listener, &listener->deficit, deficit);
     iocpnet__lock_leave(&listener->lock);
-    if (!told) iocpnet__report(listener->iocp, error, "AcceptEx");
+    if (!told) iocpnet__report(listener->group.iocp, error, "AcceptEx");
 }
 
 // Closes the accept sockets of clients that have connected and said nothing for too long. One that
@@ -4712,7 +4874,7 @@ static void iocpnet__listener_sweep(iocpnet_listener *listener, uint64_t now)
         if (!slot->seen_ms) slot->seen_ms = now;
         if (now - slot->seen_ms < listener->desc.accept_data_ms) continue;
         slot->reaped = true;
-        iocpnet__count(listener->iocp, IOCPNET_COUNT_ACCEPTS_REAPED, 1);
+        iocpnet__count(listener->group.iocp, IOCPNET_COUNT_ACCEPTS_REAPED, 1);
         IOCPNET_OS(CancelIoEx)
         ((HANDLE)listener->socket.handle, (OVERLAPPED *)(void *)&slot->accept.op.overlapped);
     }
@@ -4736,8 +4898,8 @@ static void iocpnet__listener_tick(iocpnet_listener *listener, uint64_t now)
 static void iocpnet__listener_close(iocpnet_listener *listener)
 {
     iocpnet__lock_enter(&listener->lock);
-    if (!listener->closed) {
-        listener->closed = true;
+    if (!iocpnet__load(&listener->group.closed)) {
+        iocpnet__store(&listener->group.closed, 1);
         iocpnet_socket_close(&listener->socket);  // every waiting accept's packet comes
         while (listener->spares) {
             iocpnet_socket spare = listener->socket;
@@ -4748,23 +4910,58 @@ static void iocpnet__listener_close(iocpnet_listener *listener)
     iocpnet__lock_leave(&listener->lock);
 }
 
+static void iocpnet__group_fini(iocpnet__group *group)
+{
+    iocpnet_pool *pools[5];
+    iocpnet_error error;
+    size_t i;
+
+    pools[0] = group->conns;
+    pools[1] = group->extras;
+    pools[2] = group->views;
+    pools[3] = group->inputs;
+    pools[4] = group->buffers;
+    for (i = 0; i < 5; i++) {
+        error = iocpnet_pool_destroy(pools[i]);
+        IOCPNET_ASSERT(!error && "a connection or a buffer is left");
+        (void)error;
+    }
+}
+
 static void iocpnet__listener_free(iocpnet_listener *listener)
 {
-    iocpnet_error error;
-
     iocpnet__listener_time(listener, &listener->timed, false);
     iocpnet__listener_time(listener, &listener->grown, false);
     iocpnet__listener_time(listener, &listener->deficit, false);
-    error = iocpnet_pool_destroy(listener->conns);
-    IOCPNET_ASSERT(!error && "a connection is left");
-    error = iocpnet_pool_destroy(listener->inputs);
-    IOCPNET_ASSERT(!error && "a receive buffer is left");
-    error = iocpnet_pool_destroy(listener->buffers);
-    IOCPNET_ASSERT(!error && "a buffer is left");
-    (void)error;
+    iocpnet__group_fini(&listener->group);
     iocpnet__free(listener->slots, listener->desc.accepts_max * sizeof *listener->slots);
     iocpnet__free(listener->spare, listener->desc.accepts_max * sizeof *listener->spare);
     iocpnet__free(listener, sizeof *listener);
+}
+
+static iocpnet_error iocpnet__listener_hold(iocpnet_listener *listener, bool paused)
+{
+    if (iocpnet__load(&listener->group.closed)) return WSAESHUTDOWN;
+    iocpnet__lock_enter(&listener->lock);
+    listener->paused = paused;
+    iocpnet__lock_leave(&listener->lock);
+    if (!paused) iocpnet__listener_fill(listener);
+    return 0;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_listener_pause(iocpnet_listener *listener)
+{
+    return iocpnet__listener_hold(listener, true);
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_listener_resume(iocpnet_listener *listener)
+{
+    return iocpnet__listener_hold(listener, false);
+}
+
+IOCPNET__DEF void iocpnet_listener_close(iocpnet_listener *listener)
+{
+    iocpnet__listener_close(listener);
 }
 
 IOCPNET__DEF iocpnet_address iocpnet_listener_address(const iocpnet_listener *listener)
@@ -4780,22 +4977,30 @@ IOCPNET__DEF iocpnet_address iocpnet_listener_address(const iocpnet_listener *li
 // connections, post its own packet (notify).
 
 enum {
-    IOCPNET__BUSY = 0x001,      // somebody runs it, or its packet is posted
-    IOCPNET__OPEN = 0x002,      // new
-    IOCPNET__RECEIVED = 0x004,  // recv has finished
-    IOCPNET__SENT = 0x008,      // send[0] has finished
-    IOCPNET__SENT_2 = 0x010,    // the second send has finished
-    IOCPNET__OFFERED = 0x020,   // another thread has queued buffers
-    IOCPNET__CLOSE = 0x040,     // close gracefully
-    IOCPNET__ABORT = 0x080,     // close now
-    IOCPNET__STOP = 0x100,      // as CLOSE, for the iocp stops
-    IOCPNET__STOP_NOW = 0x200,  // as ABORT, for the stop's deadline has passed
-    IOCPNET__LATE = 0x400,      // a deadline has passed
-    IOCPNET__OVER = 0x800,      // a send was over the limit
-    IOCPNET__RETRY = 0x1000,    // try again what the system had no memory for
-    IOCPNET__GONE = 0x2000      // disconnected for reuse
+    IOCPNET__BUSY = 0x001,         // somebody runs it, or its packet is posted
+    IOCPNET__OPEN = 0x002,         // new
+    IOCPNET__RECEIVED = 0x004,     // recv has finished
+    IOCPNET__SENT = 0x008,         // send has finished
+    IOCPNET__SENT_2 = 0x010,       // the second send has finished
+    IOCPNET__OFFERED = 0x020,      // another thread has queued buffers
+    IOCPNET__CLOSE = 0x040,        // close gracefully
+    IOCPNET__ABORT = 0x080,        // close now
+    IOCPNET__STOP = 0x100,         // as CLOSE, for the iocp stops
+    IOCPNET__STOP_NOW = 0x200,     // as ABORT, for the stop's deadline has passed
+    IOCPNET__LATE = 0x400,         // a deadline has passed
+    IOCPNET__OVER = 0x800,         // a send was over the limit
+    IOCPNET__RETRY = 0x1000,       // try again what the system had no memory for
+    IOCPNET__GONE = 0x2000,        // disconnected for reuse
+    IOCPNET__DIAL = 0x4000,        // connect to the first address
+    IOCPNET__CONNECTED = 0x8000,   // a connect has finished
+    IOCPNET__SHUTDOWN = 0x10000,   // finish our side
+    IOCPNET__READ_ON = 0x20000,    // reading is not paused any more
+    IOCPNET__HAND_OVER = 0x40000,  // give the socket back
+    IOCPNET__RESULTS = 0xA01C      // what packets bring: RECEIVED, SENT, SENT_2, GONE, CONNECTED
 };
-enum { IOCPNET__ROUNDS_MAX = 32 };  // looks at the bits in one run
+enum { IOCPNET__ROUNDS_MAX = 32 };               // looks at the bits in one run
+enum { IOCPNET__ENDING = 1, IOCPNET__CLOSING };  // conn.closing
+enum { IOCPNET__ADDRESSES = 8 };
 
 typedef struct iocpnet__send {
     iocpnet_op op;
@@ -4803,35 +5008,50 @@ typedef struct iocpnet__send {
     uint32_t bytes;
 } iocpnet__send;
 
-// A second one, where SO_SNDBUF is 0.
-typedef struct iocpnet__send_2 {
-    iocpnet__send send;
+// What only some connections need: those that connect, and those with two sends outstanding.
+typedef struct iocpnet__extra {
+    iocpnet__send send;  // the second one, where SO_SNDBUF is 0
     iocpnet__conn *conn;
-} iocpnet__send_2;
+    uint32_t count, next;  // addresses; the next to try
+    iocpnet_address addresses[IOCPNET__ADDRESSES];
+} iocpnet__extra;
+
+// A buffer that was handed to the send queue, which may be in other queues too: its bytes, with a
+// link of this queue's own. Told apart by a pool of NULL.
+typedef struct iocpnet__view {
+    iocpnet_buffer buffer;
+    iocpnet_buffer *shared;
+    iocpnet_pool *pool;
+    uint32_t weight;  // what it counts in conn.queued beside its bytes
+} iocpnet__view;
 
 struct iocpnet__conn {
     iocpnet_op recv, notify;
     iocpnet__send send;
-    iocpnet__send_2 *second;
-    iocpnet_listener *listener;
+    iocpnet__extra *extra;
+    iocpnet__group *group;
+    const iocpnet_ext *ext;
     uintptr_t handle;
     uint64_t id;
     void *volatile user;
     volatile int32_t bits;
     volatile int32_t queued;   // bytes that conn_send took and the system has not given back
     void *volatile offered;    // buffers of other threads, newest first
-    volatile int32_t closing;  // no more sends are taken
+    volatile int32_t closing;  // ENDING: no more sends are taken; CLOSING: no more data is shown
     volatile int32_t refused;  // a send was, and is owed a drain
+    volatile int32_t held;     // reading is paused
 
-    // All below is the runner's.
+    // All below is the runner's. Clocks are the low 32 bits of the time in ms.
+    uint32_t began_ms;              // when closing or connecting began
+    uint32_t received_ms, sent_ms;  // when something last came; when something last left
+    iocpnet_error error;
     iocpnet_buffer *head, *tail;  // the send queue
     iocpnet_buffer *buffer;       // to receive into, or received
-    uint64_t since_ms;            // when something last moved, or when closing began
-    iocpnet_error error;
-    uint8_t reason;
-    bool reasoned, receiving, zero, sending, sending_2, finished, shut, closed, disconnecting,
-        starved, timed, paused, opened, more, skip, awaits, gone;
-    uint8_t peer_size;
+    uint8_t reason, timed;        // timed: 1 has a deadline of its own; 2 wants every tick
+    bool sending, sending_2;
+    bool reasoned : 1, receiving : 1, zero : 1, finished : 1, shut : 1, closed : 1;
+    bool disconnecting : 1, starved : 1, paused : 1, opened : 1, more : 1, skip : 1, awaits : 1;
+    bool gone : 1, dialing : 1, late : 1, ready : 1, showing : 1, leaving : 1, cancelled : 1;
     unsigned char peer[28];
 };
 
@@ -4950,33 +5170,77 @@ static iocpnet_conn iocpnet__conn_name(const iocpnet__conn *conn)
 
 static iocpnet_socket iocpnet__conn_socket(const iocpnet__conn *conn)
 {
-    iocpnet_socket socket = conn->listener->socket;  // alike but for two fields
+    iocpnet_socket socket;
 
+    memset(&socket, 0, sizeof socket);
     socket.handle = conn->handle;
+    socket.iocp = conn->group->iocp;
+    socket.ext = conn->ext;
+    memcpy(&socket.family, conn->peer, sizeof socket.family);
     socket.skip = conn->skip;
     return socket;
 }
 
-static void iocpnet__give_list(iocpnet_buffer *buffer)
+// 0 before there is a peer.
+static int iocpnet__conn_peer_size(const iocpnet__conn *conn)
+{
+    uint16_t family;
+
+    memcpy(&family, conn->peer, sizeof family);
+    if (!family) return 0;
+    return family == AF_INET6 ? (int)sizeof(struct sockaddr_in6) : (int)sizeof(struct sockaddr_in);
+}
+
+static uint32_t iocpnet__now_32(void)
+{
+    return (uint32_t)iocpnet__now();
+}
+
+// Gives back what was queued.
+static void iocpnet__queue_give(iocpnet__conn *conn, iocpnet_buffer *buffer)
+{
+    iocpnet__view *view;
+
+    if (buffer->pool) {
+        iocpnet_buffer_give(buffer);
+        return;
+    }
+    view = IOCPNET_OUTER(buffer, iocpnet__view, buffer);
+    iocpnet__add(&conn->queued, -(int32_t)view->weight);
+    iocpnet_buffer_give(view->shared);
+    iocpnet_pool_give_object(view->pool, view);
+}
+
+static void iocpnet__queue_give_list(iocpnet__conn *conn, iocpnet_buffer *buffer)
 {
     iocpnet_buffer *next;
 
     for (; buffer; buffer = next) {
         next = buffer->next;
-        iocpnet_buffer_give(buffer);
+        iocpnet__queue_give(conn, buffer);
     }
+}
+
+// Back to its pools. Nobody knows it any more.
+static void iocpnet__conn_unmake(iocpnet__conn *conn)
+{
+    iocpnet__group *group = conn->group;
+
+    iocpnet_buffer_give(conn->buffer);
+    if (conn->extra) iocpnet_pool_give_object(group->extras, conn->extra);
+    iocpnet_pool_give_object(group->conns, conn);
 }
 
 static void iocpnet__conn_free(iocpnet__conn *conn)
 {
-    iocpnet_listener *listener = conn->listener;
+    iocpnet__group *group = conn->group;
+    iocpnet_listener *listener = group->listener;
 
-    iocpnet__give_list((iocpnet_buffer *)conn->offered);
-    iocpnet__free(conn->second, sizeof *conn->second);
-    iocpnet_pool_give_object(listener->conns, conn);
-    iocpnet__add(&listener->open, -1);
-    if (!listener->closed) iocpnet__listener_fill(listener);
-    iocpnet__count(listener->iocp, IOCPNET_COUNT_CLOSED, 1);  // last: a stop waits for it
+    iocpnet__queue_give_list(conn, (iocpnet_buffer *)conn->offered);
+    iocpnet__conn_unmake(conn);
+    iocpnet__add(&group->open, -1);
+    if (listener && !iocpnet__load(&group->closed)) iocpnet__listener_fill(listener);
+    iocpnet__count(group->iocp, IOCPNET_COUNT_CLOSED, 1);  // last: a stop waits for it
 }
 
 static void iocpnet__conn_run(iocpnet__conn *conn);
@@ -4991,7 +5255,7 @@ static void iocpnet__conn_packet(iocpnet__conn *conn, int32_t bits)
 static void iocpnet__conn_signal(iocpnet__conn *conn, int32_t bits)
 {
     if (iocpnet__or(&conn->bits, bits | IOCPNET__BUSY) & IOCPNET__BUSY) return;
-    (void)iocpnet_iocp_post(conn->listener->iocp, &conn->notify, 0, 0);
+    (void)iocpnet_iocp_post(conn->group->iocp, &conn->notify, 0, 0);
 }
 
 static void iocpnet__conn_notified(iocpnet_op *op, iocpnet_error error, size_t bytes)
@@ -5023,13 +5287,19 @@ static void iocpnet__conn_sent(iocpnet_op *op, iocpnet_error error, size_t bytes
 static void iocpnet__conn_sent_2(iocpnet_op *op, iocpnet_error error, size_t bytes)
 {
     iocpnet__keep_result(op, error, bytes);
-    iocpnet__conn_packet(IOCPNET_OUTER(op, iocpnet__send_2, send.op)->conn, IOCPNET__SENT_2);
+    iocpnet__conn_packet(IOCPNET_OUTER(op, iocpnet__extra, send.op)->conn, IOCPNET__SENT_2);
 }
 
 static void iocpnet__conn_disconnected(iocpnet_op *op, iocpnet_error error, size_t bytes)
 {
     iocpnet__keep_result(op, error, bytes);
     iocpnet__conn_packet(IOCPNET_OUTER(op, iocpnet__conn, recv), IOCPNET__GONE);
+}
+
+static void iocpnet__conn_connected(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    iocpnet__keep_result(op, error, bytes);
+    iocpnet__conn_packet(IOCPNET_OUTER(op, iocpnet__conn, recv), IOCPNET__CONNECTED);
 }
 
 // The first cause is the reason.
@@ -5041,24 +5311,29 @@ static void iocpnet__conn_because(iocpnet__conn *conn, iocpnet_reason reason, io
     conn->error = error;
 }
 
-static void iocpnet__conn_time(iocpnet__conn *conn, bool timed)
+// What it wants of the tick: 0 nothing, 1 that its deadline is looked at, 2 a call each time.
+static void iocpnet__conn_time(iocpnet__conn *conn, int timed)
 {
-    if (conn->timed == timed) return;
-    conn->timed = timed;
-    iocpnet__add(&conn->listener->iocp->timed, timed ? 1 : -1);
-    iocpnet__add(&conn->listener->iocp->watched, timed ? 1 : -1);
+    iocpnet_iocp *iocp = conn->group->iocp;
+    int was = conn->timed;
+
+    if (timed == was) return;
+    conn->timed = (uint8_t)timed;
+    iocpnet__add(&iocp->timed, (timed > 0) - (was > 0));
+    iocpnet__add(&iocp->hurried, (timed > 1) - (was > 1));
 }
 
 static void iocpnet__conn_drop_queue(iocpnet__conn *conn)
 {
-    iocpnet__give_list(conn->head);
+    iocpnet__queue_give_list(conn, conn->head);
     conn->head = NULL;
     conn->tail = NULL;
 }
 
 static bool iocpnet__conn_pends(const iocpnet__conn *conn)
 {
-    return conn->receiving || conn->sending || conn->sending_2 || conn->disconnecting;
+    return conn->receiving || conn->sending || conn->sending_2 || conn->disconnecting ||
+           conn->dialing;
 }
 
 static void iocpnet__conn_close_socket(iocpnet__conn *conn)
@@ -5075,11 +5350,11 @@ static void iocpnet__conn_cut(iocpnet__conn *conn, bool reset)
 {
     struct linger linger;
 
-    iocpnet__exchange(&conn->closing, 1);
+    iocpnet__exchange(&conn->closing, IOCPNET__CLOSING);
     iocpnet__conn_drop_queue(conn);
     if (conn->closed) return;
     conn->closed = true;
-    if (reset) {
+    if (reset && !conn->gone) {
         linger.l_onoff = 1;
         linger.l_linger = 0;
         IOCPNET_OS(setsockopt)
@@ -5087,8 +5362,8 @@ static void iocpnet__conn_cut(iocpnet__conn *conn, bool reset)
     }
     if (iocpnet__conn_pends(conn)) {
         IOCPNET_OS(CancelIoEx)((HANDLE)conn->handle, NULL);
-        iocpnet__conn_time(conn, true);
-    } else {
+        iocpnet__conn_time(conn, 2);
+    } else if (!conn->gone) {
         iocpnet__conn_close_socket(conn);
     }
 }
@@ -5103,9 +5378,9 @@ static void iocpnet__conn_fail(iocpnet__conn *conn, iocpnet_error error)
 static bool iocpnet__conn_bears(iocpnet__conn *conn, iocpnet_error error)
 {
     if (error != WSAENOBUFS) return false;
-    iocpnet__count(conn->listener->iocp, IOCPNET_COUNT_NO_BUFFERS, 1);
+    iocpnet__count(conn->group->iocp, IOCPNET_COUNT_NO_BUFFERS, 1);
     conn->starved = true;
-    iocpnet__conn_time(conn, true);
+    iocpnet__conn_time(conn, 2);
     return true;
 }
 
@@ -5136,7 +5411,7 @@ static void iocpnet__conn_take_offered(iocpnet__conn *conn)
         // Small ones move together: the limit counts bytes, and must bound buffers as well.
         next = first->next;
         first->next = NULL;
-        if (conn->tail && first->used <= conn->tail->size - conn->tail->used) {
+        if (first->pool && conn->tail && first->used <= conn->tail->size - conn->tail->used) {
             memcpy(conn->tail->data + conn->tail->used, first->data, first->used);
             conn->tail->used += first->used;
             iocpnet_buffer_give(first);
@@ -5169,6 +5444,7 @@ static void iocpnet__conn_send_one(iocpnet__conn *conn, iocpnet__send *send, boo
     last->next = NULL;
     send->first = first;
     send->bytes = bytes;
+    if (conn->group->clocked) conn->sent_ms = iocpnet__now_32();
     *sending = true;
     error = iocpnet_start_send(&send->op, &socket, vec, n);
     if (!error) return;
@@ -5182,11 +5458,13 @@ static void iocpnet__conn_send_one(iocpnet__conn *conn, iocpnet__send *send, boo
 
 static void iocpnet__conn_flush(iocpnet__conn *conn)
 {
+    bool two = conn->group->desc.sndbuf_0;
+
     if (conn->head && !conn->sending && !conn->closed && !conn->starved) {
         iocpnet__conn_send_one(conn, &conn->send, &conn->sending);
     }
-    if (conn->second && conn->head && !conn->sending_2 && !conn->closed && !conn->starved) {
-        iocpnet__conn_send_one(conn, &conn->second->send, &conn->sending_2);
+    if (two && conn->head && !conn->sending_2 && !conn->closed && !conn->starved) {
+        iocpnet__conn_send_one(conn, &conn->extra->send, &conn->sending_2);
     }
 }
 
@@ -5203,17 +5481,18 @@ static void iocpnet__conn_send_done(iocpnet__conn *conn, iocpnet__send *send, bo
     *sending = false;
     send->first = NULL;
     iocpnet__add(&conn->queued, -(int32_t)(bytes < send->bytes ? bytes : send->bytes));
-    if (!error && bytes < send->bytes && conn->second) error = WSAECONNABORTED;
+    if (!error && bytes < send->bytes && conn->group->desc.sndbuf_0) error = WSAECONNABORTED;
     if (error || conn->closed) {
-        iocpnet__give_list(buffer);
+        iocpnet__queue_give_list(conn, buffer);
         if (!conn->closed) iocpnet__conn_fail(conn, error);  // how much has left is not known
         return;
     }
-    if (conn->listener->desc.idle_ms || conn->awaits) conn->since_ms = iocpnet__now();
+    if (conn->group->clocked) conn->sent_ms = iocpnet__now_32();
+    if (conn->awaits) conn->began_ms = iocpnet__now_32();
     while (buffer && bytes >= buffer->used - buffer->sent) {
         iocpnet_buffer *next = buffer->next;
         bytes -= buffer->used - buffer->sent;
-        iocpnet_buffer_give(buffer);
+        iocpnet__queue_give(conn, buffer);
         buffer = next;
     }
     if (!buffer) return;
@@ -5228,18 +5507,41 @@ static void iocpnet__conn_send_done(iocpnet__conn *conn, iocpnet__send *send, bo
 
 static void iocpnet__conn_close_begins(iocpnet__conn *conn)
 {
-    iocpnet__exchange(&conn->closing, 1);
-    if (!conn->awaits) conn->since_ms = iocpnet__now();
+    iocpnet__exchange(&conn->closing, IOCPNET__CLOSING);
+    if (!conn->awaits) conn->began_ms = iocpnet__now_32();
     conn->awaits = true;
-    iocpnet__conn_time(conn, true);
+    if (!conn->timed) iocpnet__conn_time(conn, 1);
 }
 
+// The peer has finished. The program may go on if it has asked to be told.
 static void iocpnet__conn_finish_reading(iocpnet__conn *conn)
 {
+    const iocpnet_conn_events *on = &conn->group->desc.on;
+    int32_t closing = iocpnet__load(&conn->closing);
+
     conn->finished = true;
-    if (iocpnet__load(&conn->closing)) return;
+    if (closing == IOCPNET__CLOSING || conn->leaving) return;
+    if (on->finish) on->finish(iocpnet__conn_name(conn));
+    if (on->finish && !closing) return;
     iocpnet__conn_because(conn, IOCPNET_CLOSED_FINISHED, 0);
     iocpnet__conn_close_begins(conn);
+}
+
+// Shows what a receive has brought: bytes, or the peer's end. While reading is paused it waits.
+static void iocpnet__conn_show(iocpnet__conn *conn)
+{
+    size_t bytes = conn->recv.overlapped.internal_high;
+    bool closing = iocpnet__load(&conn->closing) == IOCPNET__CLOSING;
+
+    if (iocpnet__load(&conn->held) && !conn->leaving && !closing) return;
+    conn->ready = false;
+    if (!bytes) {
+        iocpnet__conn_finish_reading(conn);
+    } else if (!closing) {
+        conn->showing = true;
+        conn->group->desc.on.data(iocpnet__conn_name(conn), conn->buffer->data, bytes);
+        conn->showing = false;
+    }
 }
 
 // A receive has finished: bytes for the user, the end, or, after a zero-byte one, a reason to look.
@@ -5253,30 +5555,28 @@ static void iocpnet__conn_receive_done(iocpnet__conn *conn)
     conn->zero = false;
     conn->more = false;
     if (conn->closed) return;
+    if (error == WSA_OPERATION_ABORTED && conn->cancelled) return;  // the hand-over's
     if (error) {
         if (!iocpnet__conn_bears(conn, error)) iocpnet__conn_fail(conn, error);
-    } else if (zero) {
-        conn->more = true;
-    } else if (!bytes) {
-        iocpnet__conn_finish_reading(conn);
-    } else if (!iocpnet__load(&conn->closing)) {
-        conn->more = bytes == conn->buffer->size;
-        if (conn->listener->desc.idle_ms && !conn->awaits) conn->since_ms = iocpnet__now();
-        conn->listener->desc.on.data(iocpnet__conn_name(conn), conn->buffer->data, bytes);
+        return;
     }
+    if (conn->group->clocked && !zero) conn->received_ms = iocpnet__now_32();
+    conn->more = zero || bytes == conn->buffer->size;
+    conn->ready = !zero;
+    if (conn->ready) iocpnet__conn_show(conn);
 }
 
 static void iocpnet__conn_receive(iocpnet__conn *conn)
 {
     iocpnet_socket socket = iocpnet__conn_socket(conn);
-    bool zero = conn->listener->desc.zero_byte && !conn->more;
+    bool zero = conn->group->desc.zero_byte && !conn->more;
     iocpnet_error error;
 
     if (zero) {
         iocpnet_buffer_give(conn->buffer);
         conn->buffer = NULL;
     } else if (!conn->buffer) {
-        conn->buffer = iocpnet_pool_take(conn->listener->inputs);
+        conn->buffer = iocpnet_pool_take(conn->group->inputs);
         if (!conn->buffer) {
             (void)iocpnet__conn_bears(conn, WSAENOBUFS);
             return;
@@ -5294,23 +5594,24 @@ static void iocpnet__conn_receive(iocpnet__conn *conn)
 // Both sides have finished: the socket is closed, or disconnected to be used again.
 static void iocpnet__conn_leave_socket(iocpnet__conn *conn)
 {
+    iocpnet_listener *listener = conn->group->listener;
     iocpnet_socket socket = iocpnet__conn_socket(conn);
 
     // Only where the peer has finished first: after our own FIN the disconnect waits for TIME_WAIT.
-    if (conn->listener->desc.reuse && !conn->shut && !conn->listener->closed &&
-        socket.ext->disconnect_ex) {
+    if (listener && listener->desc.reuse && !conn->shut &&
+        !iocpnet__load(&listener->group.closed) && socket.ext->disconnect_ex) {
         conn->recv.done = iocpnet__conn_disconnected;
         conn->disconnecting = true;
         if (!iocpnet_start_disconnect(&conn->recv, &socket, true)) return;
         conn->disconnecting = false;
-        iocpnet__count(conn->listener->iocp, IOCPNET_COUNT_REUSE_FAILED, 1);
+        iocpnet__count(conn->group->iocp, IOCPNET_COUNT_REUSE_FAILED, 1);
     }
     iocpnet__conn_cut(conn, false);
 }
 
 static void iocpnet__conn_disconnect_done(iocpnet__conn *conn)
 {
-    iocpnet_listener *listener = conn->listener;
+    iocpnet_listener *listener = conn->group->listener;
     iocpnet_error error = (iocpnet_error)conn->recv.overlapped.internal;
     bool kept = false;
 
@@ -5318,12 +5619,12 @@ static void iocpnet__conn_disconnect_done(iocpnet__conn *conn)
     if (conn->closed) return;  // cut meanwhile
     if (!error) {
         iocpnet__lock_enter(&listener->lock);
-        kept = !listener->closed && listener->spares < listener->desc.accepts_max &&
-               conn->skip == listener->socket.skip;
+        kept = !iocpnet__load(&listener->group.closed) &&
+               listener->spares < listener->desc.accepts_max && conn->skip == listener->socket.skip;
         if (kept) listener->spare[listener->spares++] = conn->handle;
         iocpnet__lock_leave(&listener->lock);
     } else {
-        iocpnet__count(listener->iocp, IOCPNET_COUNT_REUSE_FAILED, 1);
+        iocpnet__count(listener->group.iocp, IOCPNET_COUNT_REUSE_FAILED, 1);
     }
     if (kept) {
         conn->closed = true;
@@ -5333,44 +5634,156 @@ static void iocpnet__conn_disconnect_done(iocpnet__conn *conn)
     }
 }
 
-// The tick has read its clock from outside: the runner looks again.
+// True when one of its deadlines has passed. The tick asks from outside, reading what the runner
+// may be writing, so the runner asks again.
 static bool iocpnet__conn_is_late(const iocpnet__conn *conn)
 {
-    const iocpnet_listener_desc *desc = &conn->listener->desc;
-    uint32_t limit = conn->awaits ? desc->close_ms : desc->idle_ms;
+    const iocpnet_conn_desc *desc = &conn->group->desc;
+    uint32_t now = iocpnet__now_32();
+    uint32_t unread = now - conn->received_ms;
+    uint32_t unsent = now - conn->sent_ms;
 
-    return limit && !conn->closed && iocpnet__now() > conn->since_ms + limit;
+    if (conn->closed) return false;
+    if (conn->dialing) return now - conn->began_ms > desc->connect_ms;
+    if (conn->awaits) return now - conn->began_ms > desc->close_ms;
+    if (desc->idle_ms && unread > desc->idle_ms && unsent > desc->idle_ms) return true;
+    if (desc->read_ms && conn->receiving && unread > desc->read_ms) return true;
+    return desc->stall_ms && iocpnet__load(&conn->queued) && unsent > desc->stall_ms;
+}
+
+static void iocpnet__conn_late(iocpnet__conn *conn)
+{
+    if (!iocpnet__conn_is_late(conn)) return;
+    if (conn->dialing) {
+        // Its packet tries the next address.
+        conn->late = true;
+        IOCPNET_OS(CancelIoEx)((HANDLE)conn->handle, NULL);
+    } else if (conn->disconnecting) {
+        iocpnet__conn_cut(conn, false);
+    } else {
+        conn->reasoned = false;  // a close that took too long has ended as a time-out
+        iocpnet__conn_because(conn, IOCPNET_CLOSED_TIMEOUT, WSAETIMEDOUT);
+        iocpnet__conn_cut(conn, true);
+    }
+}
+
+// Options of the settings. None of them is worth a connection: a failure is borne.
+static void iocpnet__conn_configure(const iocpnet__group *group, uintptr_t handle)
+{
+    uint32_t keepalive[3];  // a struct tcp_keepalive
+    BOOL on = TRUE;
+    int zero = 0;
+    DWORD bytes = 0;
+
+    if (!group->desc.nagle) {
+        // An answer in two sends would otherwise wait for the peer's delayed acknowledgement.
+        IOCPNET_OS(setsockopt)(handle, IPPROTO_TCP, TCP_NODELAY, (const char *)&on, sizeof on);
+    }
+    if (group->desc.sndbuf_0) {
+        IOCPNET_OS(setsockopt)(handle, SOL_SOCKET, SO_SNDBUF, (const char *)&zero, sizeof zero);
+    }
+    if (group->desc.keepalive_ms) {
+        // This call's units are ms; TCP_KEEPIDLE's are seconds. Source: MS Learn,
+        // SIO_KEEPALIVE_VALS.
+        keepalive[0] = 1;
+        keepalive[1] = group->desc.keepalive_ms;
+        keepalive[2] = 1000;
+        IOCPNET_OS(WSAIoctl)
+        (handle, IOCPNET__KEEPALIVE, keepalive, sizeof keepalive, NULL, 0, &bytes, NULL, NULL);
+    }
+}
+
+// Starts a connect to the next address; at the end of the list it is over.
+static void iocpnet__conn_dial(iocpnet__conn *conn, iocpnet_error error)
+{
+    iocpnet__extra *extra = conn->extra;
+    iocpnet_socket socket;
+
+    while (!conn->closed && extra->next < extra->count) {
+        const iocpnet_address *address = &extra->addresses[extra->next++];
+
+        error = iocpnet_socket_open(&socket, conn->group->iocp, address->u.family, false);
+        if (error) continue;
+        iocpnet__conn_configure(conn->group, socket.handle);
+        conn->handle = socket.handle;
+        conn->ext = socket.ext;
+        conn->skip = socket.skip;
+        memcpy(conn->peer, &address->u, sizeof conn->peer);
+        conn->began_ms = iocpnet__now_32();
+        conn->gone = false;
+        conn->late = false;
+        conn->dialing = true;
+        conn->recv.done = iocpnet__conn_connected;
+        error = iocpnet_start_connect(&conn->recv, &socket, address, NULL, 0);
+        if (!error) return;
+        conn->dialing = false;
+        iocpnet__conn_close_socket(conn);
+    }
+    iocpnet__conn_because(conn, IOCPNET_CLOSED_CONNECT_FAILED, error);
+    iocpnet__conn_cut(conn, false);
+}
+
+static void iocpnet__conn_connect_done(iocpnet__conn *conn)
+{
+    const iocpnet_conn_events *on = &conn->group->desc.on;
+    iocpnet_error error = (iocpnet_error)conn->recv.overlapped.internal;
+
+    conn->dialing = false;
+    conn->recv.done = iocpnet__conn_received;
+    if (conn->closed) return;
+    if (error) {
+        iocpnet__conn_close_socket(conn);
+        iocpnet__conn_dial(conn, conn->late ? WSAETIMEDOUT : error);
+        return;
+    }
+    conn->received_ms = conn->sent_ms = conn->began_ms = iocpnet__now_32();
+    if (!conn->awaits) iocpnet__conn_time(conn, 0);
+    if (iocpnet__load(&conn->closing) != IOCPNET__CLOSING && on->open) {
+        on->open(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user));
+    }
+}
+
+// What packets have brought.
+static void iocpnet__conn_results(iocpnet__conn *conn, int32_t bits)
+{
+    if (bits & IOCPNET__CONNECTED) iocpnet__conn_connect_done(conn);
+    if (bits & IOCPNET__SENT) iocpnet__conn_send_done(conn, &conn->send, &conn->sending);
+    if (bits & IOCPNET__SENT_2) {
+        iocpnet__conn_send_done(conn, &conn->extra->send, &conn->sending_2);
+    }
+    if (bits & IOCPNET__RECEIVED) iocpnet__conn_receive_done(conn);
+    if (bits & IOCPNET__GONE) iocpnet__conn_disconnect_done(conn);
 }
 
 // What the bits ask for. Each line is one cause.
 static void iocpnet__conn_obey(iocpnet__conn *conn, int32_t bits)
 {
-    const iocpnet_conn_events *on = &conn->listener->desc.on;
+    const iocpnet_conn_events *on = &conn->group->desc.on;
 
     if (bits & IOCPNET__OPEN) {
         conn->opened = true;
-        if (on->open) on->open(iocpnet__conn_name(conn), conn->listener->desc.user);
+        if (on->open) on->open(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user));
     }
-    if (bits & IOCPNET__SENT) iocpnet__conn_send_done(conn, &conn->send, &conn->sending);
-    if (bits & IOCPNET__SENT_2)
-        iocpnet__conn_send_done(conn, &conn->second->send, &conn->sending_2);
-    if (bits & IOCPNET__RECEIVED) iocpnet__conn_receive_done(conn);
-    if (bits & IOCPNET__GONE) iocpnet__conn_disconnect_done(conn);
-    if (bits & IOCPNET__RETRY) conn->starved = false;
-    if (bits & IOCPNET__RETRY && conn->closed && iocpnet__conn_pends(conn)) {
-        IOCPNET_OS(CancelIoEx)((HANDLE)conn->handle, NULL);
+    if (bits & IOCPNET__DIAL) iocpnet__conn_dial(conn, 0);
+    if (bits & IOCPNET__RESULTS) iocpnet__conn_results(conn, bits);
+    if (bits & IOCPNET__READ_ON) conn->received_ms = iocpnet__now_32();
+    if (bits & IOCPNET__RETRY) {
+        conn->starved = false;
+        if (conn->timed == 2 && !conn->closed) iocpnet__conn_time(conn, conn->awaits ? 1 : 0);
+        if (conn->closed && iocpnet__conn_pends(conn)) {
+            IOCPNET_OS(CancelIoEx)((HANDLE)conn->handle, NULL);
+        }
     }
     if (bits & IOCPNET__STOP) iocpnet__conn_because(conn, IOCPNET_CLOSED_STOP, 0);
     if (bits & IOCPNET__CLOSE) iocpnet__conn_because(conn, IOCPNET_CLOSED_LOCAL, 0);
     if (bits & (IOCPNET__STOP | IOCPNET__CLOSE)) iocpnet__conn_close_begins(conn);
-    if (bits & IOCPNET__OVER) iocpnet__conn_because(conn, IOCPNET_CLOSED_LIMIT, WSAENOBUFS);
-    if (bits & IOCPNET__LATE && conn->disconnecting) {
-        if (iocpnet__conn_is_late(conn)) iocpnet__conn_cut(conn, false);
-    } else if (bits & IOCPNET__LATE && iocpnet__conn_is_late(conn)) {
-        conn->reasoned = false;  // a close that took too long has ended as a time-out
-        iocpnet__conn_because(conn, IOCPNET_CLOSED_TIMEOUT, WSAETIMEDOUT);
-        iocpnet__conn_cut(conn, true);
+    if (bits & IOCPNET__SHUTDOWN && conn->finished && !conn->awaits) {
+        iocpnet__conn_because(conn, IOCPNET_CLOSED_FINISHED, 0);
+        iocpnet__conn_close_begins(conn);
     }
+    if (bits & IOCPNET__HAND_OVER) conn->leaving = true;
+    if (bits & IOCPNET__OVER) iocpnet__conn_because(conn, IOCPNET_CLOSED_LIMIT, WSAENOBUFS);
+    if (bits & IOCPNET__LATE) iocpnet__conn_late(conn);
     if (bits & IOCPNET__ABORT) iocpnet__conn_because(conn, IOCPNET_CLOSED_LOCAL, 0);
     if (bits & IOCPNET__STOP_NOW) iocpnet__conn_because(conn, IOCPNET_CLOSED_STOP, 0);
     if (bits & (IOCPNET__OVER | IOCPNET__ABORT | IOCPNET__STOP_NOW)) {
@@ -5384,51 +5797,84 @@ static bool iocpnet__conn_idle(const iocpnet__conn *conn)
     return !conn->head && !conn->sending && !conn->sending_2 && !iocpnet__load(&conn->queued);
 }
 
+// There is room again after a refusal.
+static void iocpnet__conn_tell_drain(iocpnet__conn *conn)
+{
+    const iocpnet_conn_desc *desc = &conn->group->desc;
+
+    if (!iocpnet__load(&conn->refused) || iocpnet__load(&conn->closing)) return;
+    if (iocpnet__load(&conn->queued) > (int32_t)(desc->send_limit_bytes / 2)) return;
+    iocpnet__exchange(&conn->refused, 0);
+    if (desc->on.drain) desc->on.drain(iocpnet__conn_name(conn));
+    iocpnet__conn_flush(conn);
+}
+
+// A hand-over: when everything has left and no receive is pending, the socket is the program's.
+static void iocpnet__conn_hand_over(iocpnet__conn *conn)
+{
+    if (conn->receiving) {
+        conn->cancelled = true;
+        IOCPNET_OS(CancelIoEx)((HANDLE)conn->handle, NULL);
+        iocpnet__conn_time(conn, 2);  // a cancel that has come too early is repeated
+        return;
+    }
+    if (conn->ready) iocpnet__conn_show(conn);
+    if (conn->closed) return;
+    iocpnet__conn_because(conn, IOCPNET_CLOSED_HANDED_OVER, 0);
+    conn->closed = true;
+    conn->gone = true;
+    IOCPNET__LEDGER(sockets, -1);
+}
+
+// Whether reading goes on. It does not while too much waits to be sent to a peer that does not
+// read.
+static bool iocpnet__conn_reads(iocpnet__conn *conn)
+{
+    bool closing = iocpnet__load(&conn->closing) == IOCPNET__CLOSING;
+    int32_t half = (int32_t)(conn->group->desc.send_limit_bytes / 2);
+    bool paused = !closing && iocpnet__load(&conn->queued) > half;
+
+    if (conn->paused && !paused) conn->received_ms = iocpnet__now_32();
+    if (paused && !conn->paused) iocpnet__count(conn->group->iocp, IOCPNET_COUNT_READS_PAUSED, 1);
+    conn->paused = paused;
+    if (conn->closed || conn->disconnecting || conn->finished || conn->receiving || conn->ready) {
+        return false;
+    }
+    return !paused && !conn->starved && !conn->leaving && (closing || !iocpnet__load(&conn->held));
+}
+
 // What to do next. True when the connection is over: nothing is pending on it any more.
 static bool iocpnet__conn_advance(iocpnet__conn *conn, iocpnet__worker *worker)
 {
-    const iocpnet_listener *listener = conn->listener;
-    int32_t limit = (int32_t)listener->desc.send_limit_bytes;
-    bool closing, idle, paused, again;
+    int32_t closing;
+    bool idle;
 
     worker->at_once = NULL;
+    if (conn->ready && !conn->closed) iocpnet__conn_show(conn);
     iocpnet__conn_take_offered(conn);
     if (conn->closed) iocpnet__conn_drop_queue(conn);
+    if (conn->dialing) return false;
     iocpnet__conn_flush(conn);
-    closing = iocpnet__load(&conn->closing) != 0;
-    idle = iocpnet__conn_idle(conn);
-
-    // There is room again after a refusal.
-    if (iocpnet__load(&conn->refused) && iocpnet__load(&conn->queued) <= limit / 2 && !closing) {
-        iocpnet__exchange(&conn->refused, 0);
-        if (listener->desc.on.drain) listener->desc.on.drain(iocpnet__conn_name(conn));
-        iocpnet__conn_flush(conn);
-        idle = iocpnet__conn_idle(conn);
-    }
+    iocpnet__conn_tell_drain(conn);
+    closing = iocpnet__load(&conn->closing);
+    idle = iocpnet__conn_idle(conn) && !conn->closed && !conn->disconnecting;
 
     // All has left that was queued before the close: finish our side, unless the socket's end does
     // it.
-    if (closing && idle && !conn->shut && !conn->closed && !conn->disconnecting &&
-        !conn->finished) {
+    if (closing && idle && !conn->shut && !conn->finished && !conn->leaving) {
         conn->shut = true;
-        conn->since_ms = iocpnet__now();
+        conn->began_ms = iocpnet__now_32();
         IOCPNET_OS(shutdown)(conn->handle, SD_SEND);
     }
-
-    // Both sides have finished.
-    if (closing && idle && conn->finished && !conn->closed && !conn->disconnecting) {
-        iocpnet__conn_leave_socket(conn);
+    if (conn->leaving && idle) {
+        iocpnet__conn_hand_over(conn);
+    } else if (closing == IOCPNET__CLOSING && idle && conn->finished) {
+        iocpnet__conn_leave_socket(conn);  // both sides have finished
     }
 
-    // Read on, unless too much waits to be sent to a peer that does not read. When a send has
-    // finished at once we come here again for it: a receive begun now would only take a second
-    // packet.
-    again = conn->sending && worker->at_once == &conn->send.op;
-    paused = !closing && iocpnet__load(&conn->queued) > limit / 2;
-    if (paused && !conn->paused) iocpnet__count(listener->iocp, IOCPNET_COUNT_READS_PAUSED, 1);
-    conn->paused = paused;
-    if (!again && !conn->closed && !conn->disconnecting && !conn->finished && !conn->receiving &&
-        !paused && !conn->starved) {
+    // When a send has finished at once we come here again for it: a receive begun now would only
+    // take a second packet.
+    if (!(conn->sending && worker->at_once == &conn->send.op) && iocpnet__conn_reads(conn)) {
         iocpnet__conn_receive(conn);
     }
     if (!conn->closed || iocpnet__conn_pends(conn)) return false;
@@ -5438,18 +5884,20 @@ static bool iocpnet__conn_advance(iocpnet__conn *conn, iocpnet__worker *worker)
 
 static void iocpnet__conn_end(iocpnet__conn *conn, iocpnet__worker *worker)
 {
-    static const int counters[] = { IOCPNET_COUNT_CLOSED_FINISHED, IOCPNET_COUNT_CLOSED_RESET,
-                                    IOCPNET_COUNT_CLOSED_LOCAL,    IOCPNET_COUNT_CLOSED_TIMEOUT,
-                                    IOCPNET_COUNT_CLOSED_LIMIT,    IOCPNET_COUNT_CLOSED_STOP };
-    iocpnet_listener *listener = conn->listener;
+    static const int counters[] = {
+        IOCPNET_COUNT_CLOSED_FINISHED,       IOCPNET_COUNT_CLOSED_RESET,
+        IOCPNET_COUNT_CLOSED_LOCAL,          IOCPNET_COUNT_CLOSED_TIMEOUT,
+        IOCPNET_COUNT_CLOSED_LIMIT,          IOCPNET_COUNT_CLOSED_STOP,
+        IOCPNET_COUNT_CLOSED_CONNECT_FAILED, IOCPNET_COUNT_CLOSED_HANDED_OVER
+    };
+    iocpnet__group *group = conn->group;
 
-    iocpnet__conn_time(conn, false);
+    iocpnet__conn_time(conn, 0);
     iocpnet_buffer_give(conn->buffer);
     conn->buffer = NULL;
-    iocpnet__count(listener->iocp, counters[conn->reason], 1);
-    if (listener->desc.on.close && conn->opened) {
-        listener->desc.on.close(iocpnet__conn_name(conn), (iocpnet_reason)conn->reason,
-                                conn->error);
+    iocpnet__count(group->iocp, counters[conn->reason], 1);
+    if (group->desc.on.close && conn->opened) {
+        group->desc.on.close(iocpnet__conn_name(conn), (iocpnet_reason)conn->reason, conn->error);
     }
     worker->running = NULL;
     iocpnet__name_leave(conn, true);  // BUSY stays set: nobody runs it again
@@ -5458,19 +5906,19 @@ static void iocpnet__conn_end(iocpnet__conn *conn, iocpnet__worker *worker)
 // Runs a connection: looks at its bits until there are none. BUSY is ours.
 static void iocpnet__conn_run(iocpnet__conn *conn)
 {
-    iocpnet__worker *worker = iocpnet__worker_here(conn->listener->iocp);
+    iocpnet__worker *worker = iocpnet__worker_here(conn->group->iocp);
     uintptr_t handle = worker->handle;
     int32_t bits;
     bool over = false;
     int rounds = 0;
 
     worker->running = conn;
-    worker->handle = conn->handle;
+    worker->handle = conn->gone ? 0 : conn->handle;
     do {
         if (++rounds > IOCPNET__ROUNDS_MAX) {
             // Other workers keep bringing its packets: everybody else has a turn first. BUSY stays.
             worker->running = NULL;
-            (void)iocpnet_iocp_post(conn->listener->iocp, &conn->notify, 0, 0);
+            (void)iocpnet_iocp_post(conn->group->iocp, &conn->notify, 0, 0);
             return;
         }
         bits = iocpnet__exchange(&conn->bits, IOCPNET__BUSY) & ~IOCPNET__BUSY;
@@ -5483,76 +5931,176 @@ static void iocpnet__conn_run(iocpnet__conn *conn)
     if (over) worker->handle = handle;
 }
 
-// A socket was accepted: it becomes a connection, or is closed if there is no room for one.
-static void iocpnet__conn_begin(iocpnet__waiting *slot, size_t bytes)
+// A new connection without a name yet; NULL: there is no room.
+static iocpnet__conn *iocpnet__conn_make(iocpnet__group *group, void *user)
 {
-    iocpnet_listener *listener = slot->listener;
-    iocpnet__conn *conn = (iocpnet__conn *)iocpnet_pool_take_object(listener->conns);
-    iocpnet__send_2 *second = NULL;
-    BOOL on = TRUE;
-    int zero = 0;
+    iocpnet__conn *conn = (iocpnet__conn *)iocpnet_pool_take_object(group->conns);
 
-    if (!conn) goto refuse;
-    if (!listener->desc.nagle) {
-        // An answer in two sends would otherwise wait for the peer's delayed acknowledgement.
-        IOCPNET_OS(setsockopt)
-        (slot->socket.handle, IPPROTO_TCP, TCP_NODELAY, (const char *)&on, sizeof on);
-    }
-    if (listener->desc.sndbuf_0) {
-        second = (iocpnet__send_2 *)iocpnet__alloc(sizeof *second);
-        if (!second) goto refuse;
-        IOCPNET_OS(setsockopt)
-        (slot->socket.handle, SOL_SOCKET, SO_SNDBUF, (const char *)&zero, sizeof zero);
-    }
+    if (!conn) return NULL;
     memset(conn, 0, sizeof *conn);
-    conn->listener = listener;
-    conn->second = second;
-    conn->handle = slot->socket.handle;
-    conn->skip = slot->socket.skip;
-    conn->user = listener->desc.user;
+    conn->group = group;
+    conn->handle = INVALID_SOCKET;
+    conn->user = user;
     conn->send.op.done = iocpnet__conn_sent;
-    if (second) {
-        second->conn = conn;
-        second->send.op.done = iocpnet__conn_sent_2;
-    }
     conn->recv.done = iocpnet__conn_received;
     conn->notify.done = iocpnet__conn_notified;
-    conn->peer_size = (uint8_t)slot->accept.peer.size;
+    conn->received_ms = conn->sent_ms = conn->began_ms = iocpnet__now_32();
+    if (!group->extras) return conn;
+    conn->extra = (iocpnet__extra *)iocpnet_pool_take_object(group->extras);
+    if (!conn->extra) {
+        iocpnet_pool_give_object(group->conns, conn);
+        return NULL;
+    }
+    memset(conn->extra, 0, sizeof *conn->extra);
+    conn->extra->conn = conn;
+    conn->extra->send.op.done = iocpnet__conn_sent_2;
+    return conn;
+}
+
+// It has its name and is counted. A stop that came before the name is told to it.
+static void iocpnet__conn_begins(iocpnet__conn *conn)
+{
+    iocpnet__group *group = conn->group;
+    bool abort = iocpnet__load(&group->iocp->aborted) != 0;
+
+    iocpnet__count(group->iocp, IOCPNET_COUNT_OPENED, 1);
+    if (iocpnet__load(&group->iocp->state)) {
+        iocpnet__or(&conn->bits, abort ? IOCPNET__STOP_NOW : IOCPNET__STOP);
+    }
+}
+
+// A socket was accepted: it becomes a connection, or is closed if there is no room for one.
+static void iocpnet__conn_accepted(iocpnet__waiting *slot, size_t bytes)
+{
+    iocpnet_listener *listener = slot->listener;
+    iocpnet__group *group = &listener->group;
+    iocpnet__conn *conn = iocpnet__conn_make(group, group->desc.user);
+
+    if (!conn) goto refuse;
+    iocpnet__conn_configure(group, slot->socket.handle);
+    conn->ext = slot->socket.ext;
+    conn->handle = slot->socket.handle;
+    conn->skip = slot->socket.skip;
     memcpy(conn->peer, &slot->accept.peer.u, sizeof conn->peer);
-    conn->since_ms = iocpnet__now();
+    if (!slot->accept.peer.size) memcpy(conn->peer, &listener->socket.family, 2);
     conn->bits = IOCPNET__BUSY | IOCPNET__OPEN;
+    if (!iocpnet__name_take(conn)) goto unmake;
     if (slot->buffer) {
         // The first bytes are there already: as if a receive had brought them.
         conn->buffer = slot->buffer;
         slot->buffer = NULL;
         conn->receiving = true;
         iocpnet__keep_result(&conn->recv, 0, bytes);
-        conn->bits |= IOCPNET__RECEIVED;
-        if (bytes) iocpnet__count(listener->iocp, IOCPNET_COUNT_RECEIVES, 1);
-        iocpnet__count(listener->iocp, IOCPNET_COUNT_BYTES_RECEIVED, bytes);
-    }
-    if (!iocpnet__name_take(conn)) {
-        slot->buffer = conn->buffer;
-        goto refuse;
+        iocpnet__or(&conn->bits, IOCPNET__RECEIVED);
+        if (bytes) iocpnet__count(group->iocp, IOCPNET_COUNT_RECEIVES, 1);
+        iocpnet__count(group->iocp, IOCPNET_COUNT_BYTES_RECEIVED, bytes);
     }
     slot->socket.handle = INVALID_SOCKET;
-    iocpnet__add(&listener->open, 1);
-    iocpnet__count(listener->iocp, IOCPNET_COUNT_OPENED, 1);
-    if (listener->closed) {
-        // A stop that came before its name.
-        iocpnet__or(&conn->bits,
-                    iocpnet__load(&listener->iocp->aborted) ? IOCPNET__STOP_NOW : IOCPNET__STOP);
-    }
+    iocpnet__add(&group->open, 1);
+    iocpnet__conn_begins(conn);
     iocpnet__conn_run(conn);
     return;
 
+unmake:
+    iocpnet__conn_unmake(conn);
 refuse:
-    iocpnet__count(listener->iocp, IOCPNET_COUNT_ACCEPTS_FAILED, 1);
-    iocpnet__free(second, sizeof *second);
-    iocpnet_pool_give_object(listener->conns, conn);
+    iocpnet__count(group->iocp, IOCPNET_COUNT_ACCEPTS_FAILED, 1);
     iocpnet_socket_close(&slot->socket);
     iocpnet_buffer_give(slot->buffer);
     slot->buffer = NULL;
+}
+
+// A connection of a connector, with a name; its first run is still to come.
+static iocpnet_error iocpnet__connector_take(iocpnet__group *group, void *user, iocpnet__conn **out)
+{
+    iocpnet__conn *conn;
+
+    if (iocpnet__load(&group->closed)) return WSAESHUTDOWN;
+    if ((uint32_t)iocpnet__add(&group->open, 1) > group->desc.max_connections) goto full;
+    conn = iocpnet__conn_make(group, user);
+    if (!conn) goto full;
+    conn->gone = true;
+    conn->bits = IOCPNET__BUSY;
+    if (!iocpnet__name_take(conn)) {
+        iocpnet__conn_unmake(conn);
+        goto full;
+    }
+    *out = conn;
+    return 0;
+
+full:
+    iocpnet__add(&group->open, -1);
+    return WSAENOBUFS;
+}
+
+// Has a new connection's first run come on a worker. On failure nothing is left of it.
+static iocpnet_error iocpnet__connector_run(iocpnet__conn *conn, iocpnet_conn *name)
+{
+    iocpnet_error error;
+
+    *name = iocpnet__conn_name(conn);
+    iocpnet__conn_begins(conn);
+    error = iocpnet_iocp_post(conn->group->iocp, &conn->notify, 0, 0);
+    if (!error) return 0;
+    name->id = 0;
+    if (!conn->gone) IOCPNET__LEDGER(sockets, -1);  // an adopted one is the program's again
+    iocpnet__conn_time(conn, 0);
+    iocpnet__name_leave(conn, true);
+    return error;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_conn_open(iocpnet_conn *name, iocpnet_connector *connector,
+                                             const iocpnet_address *addresses, size_t n, void *user)
+{
+    iocpnet__conn *conn = NULL;
+    iocpnet_error error;
+    size_t i;
+
+    name->id = 0;
+    if (!n || n > IOCPNET__ADDRESSES) return WSAEINVAL;
+    for (i = 0; i < n; i++) {
+        if (!addresses[i].size) return WSAEINVAL;
+    }
+    error = iocpnet__connector_take(&connector->group, user, &conn);
+    if (error) return error;
+    conn->extra->count = (uint32_t)n;
+    for (i = 0; i < n; i++)
+        conn->extra->addresses[i] = addresses[i];
+    conn->opened = true;
+    iocpnet__conn_time(conn, 1);
+    iocpnet__or(&conn->bits, IOCPNET__DIAL);
+    error = iocpnet__connector_run(conn, name);
+    return error;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_conn_adopt(iocpnet_conn *name, iocpnet_connector *connector,
+                                              uintptr_t handle, void *user)
+{
+    iocpnet__conn *conn = NULL;
+    iocpnet_socket socket;
+    struct sockaddr_storage peer;
+    int size = sizeof peer;
+    iocpnet_error error;
+
+    name->id = 0;
+    if (IOCPNET_OS(getpeername)(handle, (struct sockaddr *)&peer, &size)) {
+        return iocpnet__wsa_error();
+    }
+    error = iocpnet__connector_take(&connector->group, user, &conn);
+    if (error) return error;
+    error = iocpnet_socket_adopt(&socket, connector->group.iocp, handle);
+    if (error) {
+        iocpnet__count(connector->group.iocp, IOCPNET_COUNT_OPENED, 1);  // as it will be closed
+        iocpnet__name_leave(conn, true);
+        return error;
+    }
+    iocpnet__conn_configure(conn->group, handle);
+    memcpy(conn->peer, &peer, sizeof conn->peer);
+    conn->handle = handle;
+    conn->ext = socket.ext;
+    conn->gone = false;
+    iocpnet__or(&conn->bits, IOCPNET__OPEN);
+    return iocpnet__connector_run(conn, name);
 }
 
 // The connection of a name, for a call: without a reference from its own callback, else with one.
@@ -5574,14 +6122,19 @@ static void iocpnet__conn_leave(iocpnet__conn *conn, bool own)
     if (!own) iocpnet__name_leave(conn, false);
 }
 
-// In a callback of its own the bits are looked at when the callback returns.
-static iocpnet_error iocpnet__conn_ask(iocpnet_conn name, int32_t bits)
+// In a callback of its own the bits are looked at when the callback returns. After this no more
+// sends are taken.
+static iocpnet_error iocpnet__conn_ask(iocpnet_conn name, int32_t closing, int32_t bits)
 {
     bool own;
     iocpnet__conn *conn = iocpnet__conn_enter(name, &own);
 
     if (!conn) return WSAENOTCONN;
-    iocpnet__store(&conn->closing, 1);
+    if (closing == IOCPNET__CLOSING) {
+        iocpnet__exchange(&conn->closing, closing);
+    } else {
+        iocpnet__cas(&conn->closing, 0, closing);
+    }
     iocpnet__conn_signal(conn, bits);
     iocpnet__conn_leave(conn, own);
     return 0;
@@ -5589,12 +6142,72 @@ static iocpnet_error iocpnet__conn_ask(iocpnet_conn name, int32_t bits)
 
 IOCPNET__DEF iocpnet_error iocpnet_conn_close(iocpnet_conn conn)
 {
-    return iocpnet__conn_ask(conn, IOCPNET__CLOSE);
+    return iocpnet__conn_ask(conn, IOCPNET__CLOSING, IOCPNET__CLOSE);
 }
 
 IOCPNET__DEF iocpnet_error iocpnet_conn_abort(iocpnet_conn conn)
 {
-    return iocpnet__conn_ask(conn, IOCPNET__ABORT);
+    return iocpnet__conn_ask(conn, IOCPNET__CLOSING, IOCPNET__ABORT);
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_conn_shutdown(iocpnet_conn conn)
+{
+    return iocpnet__conn_ask(conn, IOCPNET__ENDING, IOCPNET__SHUTDOWN);
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_conn_detach(iocpnet_conn conn)
+{
+    return iocpnet__conn_ask(conn, IOCPNET__ENDING, IOCPNET__HAND_OVER);
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_conn_pause(iocpnet_conn name)
+{
+    bool own;
+    iocpnet__conn *conn = iocpnet__conn_enter(name, &own);
+
+    if (!conn) return WSAENOTCONN;
+    iocpnet__exchange(&conn->held, 1);
+    iocpnet__conn_leave(conn, own);
+    return 0;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_conn_resume(iocpnet_conn name)
+{
+    bool own;
+    iocpnet__conn *conn = iocpnet__conn_enter(name, &own);
+
+    if (!conn) return WSAENOTCONN;
+    if (iocpnet__exchange(&conn->held, 0)) iocpnet__conn_signal(conn, IOCPNET__READ_ON);
+    iocpnet__conn_leave(conn, own);
+    return 0;
+}
+
+IOCPNET__DEF iocpnet_buffer *iocpnet_conn_take(iocpnet_conn name)
+{
+    bool own;
+    iocpnet__conn *conn = iocpnet__conn_enter(name, &own);
+    iocpnet_buffer *buffer = NULL;
+
+    if (!conn) return NULL;
+    if (own && conn->showing && conn->buffer) {
+        buffer = conn->buffer;
+        buffer->used = (uint32_t)conn->recv.overlapped.internal_high;
+        conn->buffer = NULL;
+    }
+    iocpnet__conn_leave(conn, own);
+    return buffer;
+}
+
+IOCPNET__DEF uintptr_t iocpnet_conn_handle(iocpnet_conn name)
+{
+    bool own;
+    iocpnet__conn *conn = iocpnet__conn_enter(name, &own);
+    uintptr_t handle = INVALID_SOCKET;
+
+    if (!conn) return handle;
+    if (own && (!conn->gone || conn->reason == IOCPNET_CLOSED_HANDED_OVER)) handle = conn->handle;
+    iocpnet__conn_leave(conn, own);
+    return handle;
 }
 
 // Copies bytes into fresh buffers, linked in order, or, for other threads' stack, in reverse.
@@ -5623,15 +6236,31 @@ static bool iocpnet__copy_out(iocpnet_pool *pool, const char *data, size_t size,
     return true;
 }
 
-// Queues for a connection, whose limit has been checked. False: no buffer.
+// What other threads queue goes through a stack of its own.
+static void iocpnet__conn_put(iocpnet__conn *conn, bool own, iocpnet_buffer *first,
+                              iocpnet_buffer *last)
+{
+    void *head;
+
+    if (own) {
+        iocpnet__conn_append(conn, first, last);
+        return;
+    }
+    do {
+        head = iocpnet__load_pointer(&conn->offered);
+        last->next = (iocpnet_buffer *)head;
+    } while (!iocpnet__cas_pointer(&conn->offered, head, first));
+    iocpnet__conn_signal(conn, IOCPNET__OFFERED);
+}
+
+// Queues bytes for a connection, whose limit has been checked. False: no buffer.
 static bool iocpnet__conn_queue(iocpnet__conn *conn, bool own, const char *data, size_t size)
 {
-    iocpnet_pool *pool = conn->listener->buffers;
+    iocpnet_pool *pool = conn->group->buffers;
     iocpnet_buffer *first = NULL;
     iocpnet_buffer *last = NULL;
     iocpnet_buffer *tail;
     uint32_t part;
-    void *head;
 
     if (own) {
         iocpnet__conn_take_offered(conn);
@@ -5646,60 +6275,91 @@ static bool iocpnet__conn_queue(iocpnet__conn *conn, bool own, const char *data,
         }
     }
     if (!iocpnet__copy_out(pool, data, size, !own, &first, &last)) {
-        iocpnet__give_list(first);
+        iocpnet__queue_give_list(conn, first);
         return false;
     }
-    if (!first) return true;
-    if (own) {
-        iocpnet__conn_append(conn, first, last);
-        return true;
-    }
-    do {
-        head = iocpnet__load_pointer(&conn->offered);
-        last->next = (iocpnet_buffer *)head;
-    } while (!iocpnet__cas_pointer(&conn->offered, head, first));
-    iocpnet__conn_signal(conn, IOCPNET__OFFERED);
+    if (first) iocpnet__conn_put(conn, own, first, last);
     return true;
 }
 
-IOCPNET__DEF iocpnet_error iocpnet_conn_send(iocpnet_conn name, const void *data, size_t size)
+// Queues a view of a buffer; its reference goes with it. False: no view.
+static bool iocpnet__conn_queue_view(iocpnet__conn *conn, bool own, iocpnet_buffer *shared)
+{
+    iocpnet_pool *pool = conn->group->views;
+    iocpnet__view *view = (iocpnet__view *)iocpnet_pool_take_object(pool);
+
+    if (!view) return false;
+    memset(view, 0, sizeof *view);
+    view->buffer.data = shared->data;
+    view->buffer.size = shared->used;  // full: nothing is added at its end
+    view->buffer.used = shared->used;
+    view->shared = shared;
+    view->pool = pool;
+    view->weight = shared->size - shared->used;
+    if (own) iocpnet__conn_take_offered(conn);
+    iocpnet__conn_put(conn, own, &view->buffer, &view->buffer);
+    return true;
+}
+
+// Queues bytes, or a buffer whose reference is given back here when that fails. weight is what
+// counts against the limit.
+static iocpnet_error iocpnet__conn_offer(iocpnet_conn name, const void *data, size_t size,
+                                         iocpnet_buffer *buffer, size_t weight)
 {
     iocpnet_error error = 0;
     bool own;
     iocpnet__conn *conn = iocpnet__conn_enter(name, &own);
-    uint32_t limit;
+    const iocpnet_conn_desc *desc;
+    iocpnet_iocp *iocp;
     bool room;
 
-    if (!conn) return WSAENOTCONN;
+    if (!conn) {
+        iocpnet_buffer_give(buffer);
+        return WSAENOTCONN;
+    }
+    desc = &conn->group->desc;
+    iocp = conn->group->iocp;
 
     // First the reservation, then the look at closing: a close, which does it the other way round,
     // either waits for these bytes or is seen here.
-    limit = conn->listener->desc.send_limit_bytes;
-    room = size <= limit && (uint32_t)iocpnet__add(&conn->queued, (int32_t)size) <= limit;
+    room = weight <= desc->send_limit_bytes &&
+           (uint32_t)iocpnet__add(&conn->queued, (int32_t)weight) <= desc->send_limit_bytes;
     if (iocpnet__load(&conn->closing)) {
         error = WSAENOTCONN;
-    } else if (!size) {
-        error = 0;
-    } else if (size > limit && conn->listener->desc.refuse_slow) {
+    } else if (weight > desc->send_limit_bytes && desc->refuse_slow) {
         error = WSAEMSGSIZE;  // there will never be room for it
     } else if (!room) {
-        iocpnet__count(conn->listener->iocp, IOCPNET_COUNT_SENDS_REFUSED, 1);
+        iocpnet__count(iocp, IOCPNET_COUNT_SENDS_REFUSED, 1);
         iocpnet__exchange(&conn->refused, 1);
-        error = conn->listener->desc.refuse_slow ? WSAEWOULDBLOCK : WSAENOBUFS;
-    } else if (size && !iocpnet__conn_queue(conn, own, (const char *)data, size)) {
-        iocpnet__count(conn->listener->iocp, IOCPNET_COUNT_NO_BUFFERS, 1);
+        error = desc->refuse_slow ? WSAEWOULDBLOCK : WSAENOBUFS;
+    } else if (buffer ? !iocpnet__conn_queue_view(conn, own, buffer)
+                      : !iocpnet__conn_queue(conn, own, (const char *)data, size)) {
+        iocpnet__count(iocp, IOCPNET_COUNT_NO_BUFFERS, 1);
         error = WSAENOBUFS;
     }
     if (error) {
         // Who waits for the room, or for the last bytes before a close, has to look again.
-        if (size <= limit) iocpnet__add(&conn->queued, -(int32_t)size);
-        if (error == WSAENOBUFS) iocpnet__store(&conn->closing, 1);
+        iocpnet_buffer_give(buffer);
+        if (weight <= desc->send_limit_bytes) iocpnet__add(&conn->queued, -(int32_t)weight);
+        if (error == WSAENOBUFS) iocpnet__exchange(&conn->closing, IOCPNET__CLOSING);
         if (error == WSAENOBUFS || !own) {
             iocpnet__conn_signal(conn, error == WSAENOBUFS ? IOCPNET__OVER : IOCPNET__OFFERED);
         }
     }
     iocpnet__conn_leave(conn, own);
     return error;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_conn_send(iocpnet_conn name, const void *data, size_t size)
+{
+    return iocpnet__conn_offer(name, data, size, NULL, size);
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_conn_send_buffer(iocpnet_conn name, iocpnet_buffer *buffer)
+{
+    if (buffer->used) return iocpnet__conn_offer(name, NULL, 0, buffer, buffer->size);
+    iocpnet_buffer_give(buffer);
+    return iocpnet__conn_offer(name, NULL, 0, NULL, 0);
 }
 
 IOCPNET__DEF void *iocpnet_conn_user(iocpnet_conn name)
@@ -5737,14 +6397,14 @@ IOCPNET__DEF iocpnet_address iocpnet_conn_address(iocpnet_conn name, bool local)
         iocpnet_socket socket = iocpnet__conn_socket(conn);
         if (!conn->closed) (void)iocpnet_socket_address(&socket, &address);
     } else if (!local) {
-        iocpnet__address_set(&address, conn->peer, conn->peer_size);
+        iocpnet__address_set(&address, conn->peer, iocpnet__conn_peer_size(conn));
     }
     iocpnet__conn_leave(conn, own);
     return address;
 }
 
 // Asks every connection of an iocp that is late, or starved, or all of them (stop).
-static void iocpnet__conn_each(iocpnet_iocp *iocp, int32_t stop_bits, uint64_t now)
+static void iocpnet__conn_each(iocpnet_iocp *iocp, int32_t stop_bits)
 {
     uint32_t count = (uint32_t)iocpnet__load(&iocpnet__name_count);
     uint32_t i;
@@ -5756,69 +6416,187 @@ static void iocpnet__conn_each(iocpnet_iocp *iocp, int32_t stop_bits, uint64_t n
 
         if (word & iocpnet__name_live) conn = iocpnet__name_enter(((uint64_t)word >> 32) << 32 | i);
         if (!conn) continue;
-        if (conn->listener->iocp == iocp) {
-            const iocpnet_listener_desc *desc = &conn->listener->desc;
-
+        if (conn->group->iocp == iocp) {
             // Read while it may be running: values of a moment ago are as good.
-            if (conn->awaits) {
-                if (now > conn->since_ms + desc->close_ms) bits |= IOCPNET__LATE;
-            } else if (desc->idle_ms && !iocpnet__load(&conn->closing)) {
-                if (now > conn->since_ms + desc->idle_ms) bits |= IOCPNET__LATE;
-            }
-            if (conn->starved || conn->closed) bits |= IOCPNET__RETRY;
+            if (iocpnet__conn_is_late(conn)) bits |= IOCPNET__LATE;
+            if (conn->timed == 2) bits |= IOCPNET__RETRY;
             if (bits) iocpnet__conn_signal(conn, bits);
         }
         iocpnet__name_leave(conn, false);
     }
 }
 
-static iocpnet_listener *iocpnet__first_listener(iocpnet_iocp *iocp)
+static iocpnet__group *iocpnet__first_group(iocpnet_iocp *iocp)
 {
-    return (iocpnet_listener *)iocpnet__load_pointer(&iocp->listeners);
+    return (iocpnet__group *)iocpnet__load_pointer(&iocp->groups);
 }
 
 static void iocpnet__server_stop(iocpnet_iocp *iocp, bool abort)
 {
-    iocpnet_listener *listener;
+    iocpnet__group *group;
 
-    for (listener = iocpnet__first_listener(iocp); listener; listener = listener->next) {
-        iocpnet__listener_close(listener);
+    for (group = iocpnet__first_group(iocp); group; group = group->next) {
+        if (group->listener) {
+            iocpnet__listener_close(group->listener);
+        } else {
+            iocpnet__store(&group->closed, 1);
+        }
     }
-    iocpnet__conn_each(iocp, abort ? IOCPNET__STOP_NOW : IOCPNET__STOP, 0);
+    iocpnet__conn_each(iocp, abort ? IOCPNET__STOP_NOW : IOCPNET__STOP);
 }
 
+// Deadlines are looked at eight times while the shortest of them passes, and at most once a tick;
+// what wants to be tried again, at every tick.
 static void iocpnet__server_tick(iocpnet_iocp *iocp, uint64_t now)
 {
-    iocpnet_listener *listener;
+    iocpnet__group *group;
 
-    for (listener = iocpnet__first_listener(iocp); listener; listener = listener->next) {
-        iocpnet__listener_tick(listener, now);
+    for (group = iocpnet__first_group(iocp); group; group = group->next) {
+        if (group->listener) iocpnet__listener_tick(group->listener, now);
     }
-    if (iocpnet__load(&iocp->watched)) iocpnet__conn_each(iocp, 0, now);
+    if (!iocpnet__load(&iocp->hurried) && (int64_t)now < iocp->sweep_due) return;
+    iocp->sweep_due = (int64_t)now + iocpnet__load(&iocp->sweep_ms);
+    iocpnet__conn_each(iocp, 0);
+}
+
+static void iocpnet__connector_free(iocpnet_connector *connector)
+{
+    iocpnet__group_fini(&connector->group);
+    iocpnet__free(connector, sizeof *connector);
 }
 
 static void iocpnet__server_close(iocpnet_iocp *iocp)
 {
-    iocpnet_listener *listener = iocpnet__first_listener(iocp);
-    iocpnet_listener *next;
+    iocpnet__group *group = iocpnet__first_group(iocp);
+    iocpnet__group *next;
 
-    for (; listener; listener = next) {
-        next = listener->next;
-        iocpnet__listener_free(listener);
+    for (; group; group = next) {
+        next = group->next;
+        if (group->clocked) iocpnet__add(&iocp->timed, -1);
+        if (group->listener) {
+            iocpnet__listener_free(group->listener);
+        } else {
+            iocpnet__connector_free(IOCPNET_OUTER(group, iocpnet_connector, group));
+        }
     }
+}
+
+// The iocp knows the group from now on, and closes and frees it.
+static void iocpnet__group_join(iocpnet__group *group)
+{
+    iocpnet_iocp *iocp = group->iocp;
+    const iocpnet_conn_desc *desc = &group->desc;
+    uint32_t least[5];
+    uint32_t ms = 8000;
+    int32_t was;
+    void *first;
+    size_t i;
+
+    least[0] = desc->idle_ms;
+    least[1] = desc->read_ms;
+    least[2] = desc->stall_ms;
+    least[3] = desc->close_ms;
+    least[4] = desc->connect_ms;
+    for (i = 0; i < 5; i++) {
+        if (least[i] && least[i] < ms) ms = least[i];
+    }
+    do {
+        was = iocpnet__load(&iocp->sweep_ms);
+    } while ((!was || (int32_t)(ms / 8) < was) &&
+             !iocpnet__cas(&iocp->sweep_ms, was, (int32_t)(ms / 8)));
+    if (group->clocked) iocpnet__add(&iocp->timed, 1);
+    iocp->on_stop = iocpnet__server_stop;
+    iocp->on_tick = iocpnet__server_tick;
+    iocp->on_close = iocpnet__server_close;
+    do {
+        first = iocpnet__load_pointer(&iocp->groups);
+        group->next = (iocpnet__group *)first;
+    } while (!iocpnet__cas_pointer(&iocp->groups, first, group));
+}
+
+// Settings and pools. more is how many connections there may be beyond the limit, for a moment.
+static iocpnet_error iocpnet__group_init(iocpnet__group *group, iocpnet_iocp *iocp,
+                                         const iocpnet_conn_desc *settings, uint32_t more)
+{
+    iocpnet_conn_desc *desc = &group->desc;
+    iocpnet_pool_desc objects, buffers;
+    iocpnet_error error;
+    uint32_t spare;
+
+    group->iocp = iocp;
+    *desc = *settings;
+    if (!desc->on.data) return WSAEINVAL;
+    desc->max_connections = iocpnet__or_default(desc->max_connections, 10000);
+    desc->buffer_bytes = iocpnet__or_default(desc->buffer_bytes, 16 * 1024);
+    desc->buffers = iocpnet__or_default(desc->buffers, desc->max_connections + 256);
+    desc->send_limit_bytes = iocpnet__or_default(desc->send_limit_bytes, 256 * 1024);
+    desc->close_ms = iocpnet__or_default(desc->close_ms, 5000);
+    desc->connect_ms = iocpnet__or_default(desc->connect_ms, 10000);
+    if (desc->buffer_bytes <= IOCPNET_ACCEPT_ROOM || desc->send_limit_bytes > INT32_MAX / 2 ||
+        desc->max_connections > IOCPNET__NAME_CHUNK * (IOCPNET__NAME_CHUNKS - 1)) {
+        return WSAEINVAL;
+    }
+    group->clocked = desc->idle_ms || desc->read_ms || desc->stall_ms;
+
+    // What lies in the threads' caches must not be missing elsewhere.
+    spare = 2 * IOCPNET__ROUNDS * (iocp->desc.threads + 2);
+    memset(&objects, 0, sizeof objects);
+    objects.objects = true;
+    objects.no_cache = true;
+    objects.size = sizeof(iocpnet__conn);
+    objects.limit = desc->max_connections + more;
+    error = iocpnet_pool_create(&group->conns, &objects);
+    objects.size = sizeof(iocpnet__extra);
+    if (!error && (desc->sndbuf_0 || !group->listener)) {
+        error = iocpnet_pool_create(&group->extras, &objects);
+    }
+    objects.size = sizeof(iocpnet__view);
+    objects.limit = desc->buffers + spare;
+    if (!error) error = iocpnet_pool_create(&group->views, &objects);
+
+    memset(&buffers, 0, sizeof buffers);
+    buffers.size = desc->buffer_bytes;
+    buffers.no_cache = desc->no_pool_cache;
+    buffers.limit = desc->max_connections + more + desc->buffers + spare;
+    if (!error) error = iocpnet_pool_create(&group->inputs, &buffers);
+    buffers.limit = desc->buffers + spare;
+    if (!error) error = iocpnet_pool_create(&group->buffers, &buffers);
+    return error;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_connector_open(iocpnet_connector **out, iocpnet_iocp *iocp,
+                                                  const iocpnet_conn_desc *desc)
+{
+    iocpnet_connector *connector;
+    iocpnet_error error;
+
+    *out = NULL;
+    if (iocpnet__load(&iocp->state)) return WSAESHUTDOWN;
+    connector = (iocpnet_connector *)iocpnet__alloc(sizeof *connector);
+    if (!connector) return 8;
+    error = iocpnet__group_init(&connector->group, iocp, desc, 0);
+    if (error) {
+        iocpnet__connector_free(connector);
+        return error;
+    }
+    iocpnet__group_join(&connector->group);
+    if (iocpnet__load(&iocp->state)) iocpnet__store(&connector->group.closed, 1);  // a stop
+    *out = connector;
+    return 0;
 }
 
 // The listening socket: bound, and ready to accept.
 static iocpnet_error iocpnet__listener_listen(iocpnet_listener *listener)
 {
     DWORD v6_only = !listener->desc.dual_stack;
+    iocpnet_iocp *iocp = listener->group.iocp;
     iocpnet_address address;
     iocpnet_error error;
 
     listener->socket.handle = INVALID_SOCKET;
     error = iocpnet_address_parse(&address, listener->desc.address, listener->desc.port);
     if (error) return error;
-    error = iocpnet_socket_open(&listener->socket, listener->iocp, address.u.family, false);
+    error = iocpnet_socket_open(&listener->socket, iocp, address.u.family, false);
     if (error) return error;
     if (address.u.family == AF_INET6 &&
         IOCPNET_OS(setsockopt)(listener->socket.handle, IPPROTO_IPV6, IPV6_V6ONLY,
@@ -5832,43 +6610,17 @@ static iocpnet_error iocpnet__listener_listen(iocpnet_listener *listener)
     return error;
 }
 
-static iocpnet_error iocpnet__listener_prepare(iocpnet_listener *listener)
+static iocpnet_error iocpnet__listener_prepare(iocpnet_listener *listener, iocpnet_iocp *iocp)
 {
     iocpnet_listener_desc *desc = &listener->desc;
-    iocpnet_pool_desc conns, buffers;
     iocpnet_error error;
-    uint32_t i, spare;
+    uint32_t i;
 
-    if (!desc->on.data) return WSAEINVAL;
     desc->accepts_min = iocpnet__or_default(desc->accepts_min, 32);
     desc->accepts_max = iocpnet__or_default(desc->accepts_max, 128);
     if (desc->accepts_max < desc->accepts_min) desc->accepts_max = desc->accepts_min;
-    desc->max_connections = iocpnet__or_default(desc->max_connections, 10000);
-    desc->buffer_bytes = iocpnet__or_default(desc->buffer_bytes, 16 * 1024);
-    desc->buffers = iocpnet__or_default(desc->buffers, desc->max_connections + 256);
-    desc->send_limit_bytes = iocpnet__or_default(desc->send_limit_bytes, 256 * 1024);
-    desc->close_ms = iocpnet__or_default(desc->close_ms, 5000);
-    if (desc->buffer_bytes <= IOCPNET_ACCEPT_ROOM || desc->send_limit_bytes > INT32_MAX / 2 ||
-        desc->accepts_max > 65536 ||
-        desc->max_connections > IOCPNET__NAME_CHUNK * (IOCPNET__NAME_CHUNKS - 1)) {
-        return WSAEINVAL;
-    }
-    memset(&conns, 0, sizeof conns);
-    conns.objects = true;
-    conns.no_cache = true;
-    conns.size = sizeof(iocpnet__conn);
-    conns.limit = desc->max_connections + desc->accepts_max;
-
-    // What lies in the threads' caches must not be missing elsewhere.
-    spare = 2 * IOCPNET__ROUNDS * (listener->iocp->desc.threads + 2);
-    memset(&buffers, 0, sizeof buffers);
-    buffers.size = desc->buffer_bytes;
-    buffers.no_cache = desc->no_pool_cache;
-    error = iocpnet_pool_create(&listener->conns, &conns);
-    buffers.limit = desc->max_connections + desc->accepts_max + spare;
-    if (!error) error = iocpnet_pool_create(&listener->inputs, &buffers);
-    buffers.limit = desc->buffers + spare;
-    if (!error) error = iocpnet_pool_create(&listener->buffers, &buffers);
+    if (desc->accepts_max > 65536) return WSAEINVAL;
+    error = iocpnet__group_init(&listener->group, iocp, &desc->conn, desc->accepts_max);
     if (error) return error;
     listener->slots =
         (iocpnet__waiting *)iocpnet__alloc(desc->accepts_max * sizeof *listener->slots);
@@ -5887,30 +6639,22 @@ IOCPNET__DEF iocpnet_error iocpnet_listener_open(iocpnet_listener **out, iocpnet
 {
     iocpnet_listener *listener;
     iocpnet_error error;
-    void *first;
 
     if (out) *out = NULL;
     if (iocpnet__load(&iocp->state)) return WSAESHUTDOWN;
     listener = (iocpnet_listener *)iocpnet__alloc(sizeof *listener);
     if (!listener) return 8;
-    listener->iocp = iocp;
     listener->desc = *desc;
+    listener->group.iocp = iocp;
+    listener->group.listener = listener;
     listener->socket.handle = INVALID_SOCKET;
     IOCPNET_OS(InitializeSRWLock)(&listener->lock);
-    error = iocpnet__listener_prepare(listener);
+    error = iocpnet__listener_prepare(listener, iocp);
     if (!error) error = iocpnet__listener_listen(listener);
     if (error) goto free_listener;
 
-    iocp->on_stop = iocpnet__server_stop;
-    iocp->on_tick = iocpnet__server_tick;
-    iocp->on_close = iocpnet__server_close;
-    if (listener->desc.idle_ms) iocpnet__add(&iocp->watched, 1);
-    iocpnet__listener_time(listener, &listener->timed,
-                           listener->desc.idle_ms || listener->desc.accept_data_ms);
-    do {
-        first = iocpnet__load_pointer(&iocp->listeners);
-        listener->next = (iocpnet_listener *)first;
-    } while (!iocpnet__cas_pointer(&iocp->listeners, first, listener));
+    iocpnet__group_join(&listener->group);
+    iocpnet__listener_time(listener, &listener->timed, listener->desc.accept_data_ms != 0);
     if (out) *out = listener;
     if (iocpnet__load(&iocp->state))
         iocpnet__listener_close(listener);  // a stop that came meanwhile

@@ -232,9 +232,9 @@ static bool run_case(const bench_case *the, double run_ns)
     client.the = the;
     iocp_desc.threads = the->workers;
     iocp_desc.concurrency = the->workers;
-    desc.max_connections = the->connections + 16;
-    desc.send_limit_bytes = 4 * 1024 * 1024;
-    desc.on.data = on_data;
+    desc.conn.max_connections = the->connections + 16;
+    desc.conn.send_limit_bytes = 4 * 1024 * 1024;
+    desc.conn.on.data = on_data;
     error = iocpnet_iocp_open(&server, &iocp_desc);
     if (error) {
         fail("iocpnet_iocp_open", error);

@@ -317,13 +317,13 @@ static inline int common_serve(const char *program, const common_server *server,
     iocp_desc.user = (void *)(uintptr_t)program;
     listener_desc.address = server->host;
     listener_desc.port = (uint16_t)server->port;
-    listener_desc.max_connections = server->max_connections;
-    listener_desc.send_limit_bytes = server->send_limit;
+    listener_desc.conn.max_connections = server->max_connections;
+    listener_desc.conn.send_limit_bytes = server->send_limit;
     if (server->send_limit && server->send_limit < 32768) {
         // Reading stops at half the limit, and what one receive brings must then still fit in.
-        listener_desc.buffer_bytes = server->send_limit < 1024 ? 512 : server->send_limit / 2;
+        listener_desc.conn.buffer_bytes = server->send_limit < 1024 ? 512 : server->send_limit / 2;
     }
-    listener_desc.idle_ms = server->idle_ms;
+    listener_desc.conn.idle_ms = server->idle_ms;
     listener_desc.accepts_min = server->accepts[0];
     listener_desc.accepts_max = server->accepts[1];
 

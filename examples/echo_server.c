@@ -56,11 +56,11 @@ int main(int argc, char **argv)
 
     iocpnet_listener_desc listener = { 0 };
     listener.accept_data_ms = set.accept_data_ms;
-    listener.zero_byte = set.zero_byte;
-    listener.sndbuf_0 = set.sndbuf_0;
+    listener.conn.zero_byte = set.zero_byte;
+    listener.conn.sndbuf_0 = set.sndbuf_0;
     listener.reuse = set.reuse;
-    listener.no_pool_cache = set.no_pool_cache;
-    listener.on.data = echo;
+    listener.conn.no_pool_cache = set.no_pool_cache;
+    listener.conn.on.data = echo;
 
     return common_serve("echo_server", &set.server, iocp, listener);
 }

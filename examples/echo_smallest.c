@@ -16,7 +16,7 @@ static void echo(iocpnet_conn conn, const void *data, size_t size)
 int main(void)
 {
     iocpnet_iocp *iocp = NULL;
-    iocpnet_listener_desc desc = { .port = 7777, .on.data = echo };  // the rest: defaults
+    iocpnet_listener_desc desc = { .port = 7777, .conn.on.data = echo };  // the rest: defaults
 
     iocpnet_error error = iocpnet_iocp_open(&iocp, NULL);
     if (!error) error = iocpnet_listener_open(NULL, iocp, &desc);

@@ -64,7 +64,7 @@ int main(void)
 #elif LAYER == 12
     iocpnet_iocp *iocp = NULL;
     static iocpnet_listener_desc desc;
-    desc.on.data = echo;
+    desc.conn.on.data = echo;
     if (iocpnet_iocp_open(&iocp, NULL)) return 1;
     if (iocpnet_listener_open(NULL, iocp, &desc)) return 1;
     return iocpnet_iocp_close(iocp);

@@ -92,11 +92,11 @@ static void prepare(void)
     memset(guests, 0, sizeof guests);
     guest_count = closed_count = overlaps = out_of_order = 0;
     engine.threads = 3;
-    server.on.open = on_open;
-    server.on.data = on_echo;
-    server.on.drain = on_drain;
-    server.on.close = on_close;
-    server.user = guests;
+    server.conn.on.open = on_open;
+    server.conn.on.data = on_echo;
+    server.conn.on.drain = on_drain;
+    server.conn.on.close = on_close;
+    server.conn.user = guests;
 }
 
 static bool begin(void)
@@ -130,14 +130,14 @@ static void end(void)
     fault_disarm();
     CHECK_ERR(iocpnet_iocp_stop(iocp, 3000), 0);
     iocpnet_iocp_stats(iocp, &stats);
-    for (k = IOCPNET_COUNT_CLOSED_FINISHED; k <= IOCPNET_COUNT_CLOSED_STOP; k++) {
+    for (k = IOCPNET_COUNT_CLOSED_FINISHED; k <= IOCPNET_COUNT_CLOSED_HANDED_OVER; k++) {
         reasons += stats.count[k];
     }
     CHECK_EQ(stats.connections, 0);
     CHECK_EQ(stats.pending_all, 0);
     CHECK_EQ(stats.count[IOCPNET_COUNT_OPENED], stats.count[IOCPNET_COUNT_CLOSED]);
     CHECK_EQ(stats.count[IOCPNET_COUNT_CLOSED], reasons);
-    if (server.on.open == on_open && server.on.close == on_close) {
+    if (server.conn.on.open == on_open && server.conn.on.close == on_close) {
         CHECK_EQ(guest_count, stats.count[IOCPNET_COUNT_OPENED]);
         CHECK_EQ(closed_count, guest_count);
         for (i = 0; i < guest_count && i < GUESTS; i++)
@@ -251,10 +251,10 @@ static void echo_with(const char *what)
 static void zero_byte_receives_lose_nothing(void)
 {
     prepare();
-    server.zero_byte = true;
+    server.conn.zero_byte = true;
     echo_with("zero_byte");
     prepare();
-    server.zero_byte = true;
+    server.conn.zero_byte = true;
     engine.no_skip = true;
     echo_with("zero_byte, no_skip");
 }
@@ -262,11 +262,11 @@ static void zero_byte_receives_lose_nothing(void)
 static void two_sends_outstanding_keep_the_order(void)
 {
     prepare();
-    server.sndbuf_0 = true;
+    server.conn.sndbuf_0 = true;
     echo_with("sndbuf_0");
     prepare();
-    server.sndbuf_0 = true;
-    server.buffer_bytes = 1024;
+    server.conn.sndbuf_0 = true;
+    server.conn.buffer_bytes = 1024;
     engine.no_skip = true;
     echo_with("sndbuf_0, small buffers, no_skip");
 }
@@ -278,8 +278,8 @@ static void first_data_is_data(void)
     echo_with("accept_data");
     prepare();
     server.accept_data_ms = 3000;
-    server.zero_byte = true;
-    server.no_pool_cache = true;
+    server.conn.zero_byte = true;
+    server.conn.no_pool_cache = true;
     echo_with("accept_data, zero_byte, no_pool_cache");
 }
 
@@ -297,8 +297,8 @@ static void other_settings_lose_nothing(void)
     echo_with("batch 1, one thread");
     prepare();
     engine.threads = 8;
-    server.buffer_bytes = 512;
-    server.buffers = 2000;
+    server.conn.buffer_bytes = 512;
+    server.conn.buffers = 2000;
     echo_with("8 threads, buffers of 512 bytes");
 }
 
@@ -406,8 +406,8 @@ static void a_zero_desc_listens_on_loopback_only_and_exclusively(void)
     iocpnet_error error;
     DWORD flags = 0xFF;
     prepare();
-    memset(&server.on, 0, sizeof server.on);
-    server.on.data = on_echo;
+    memset(&server.conn.on, 0, sizeof server.conn.on);
+    server.conn.on.data = on_echo;
     CHECK_ERR(iocpnet_iocp_open(&iocp, NULL), 0);
     CHECK_ERR(iocpnet_listener_open(&listener, iocp, &server), 0);
     at = iocpnet_listener_address(listener);
@@ -425,7 +425,7 @@ static void a_zero_desc_listens_on_loopback_only_and_exclusively(void)
     server.address = "192.0.2.1";
     CHECK_ERR(iocpnet_listener_open(&second, iocp, &server), WSAEADDRNOTAVAIL);
     server.address = NULL;
-    server.on.data = NULL;
+    server.conn.on.data = NULL;
     CHECK_ERR(iocpnet_listener_open(&second, iocp, &server), WSAEINVAL);
     CHECK_ERR(iocpnet_iocp_close(iocp), 0);
     CHECK_EQ(fault_handles(), 0);
@@ -436,12 +436,12 @@ static void a_listener_needs_only_a_data_callback(void)
 {
     SOCKET s;
     prepare();
-    memset(&server.on, 0, sizeof server.on);
-    server.user = NULL;
-    server.on.data = on_echo;
+    memset(&server.conn.on, 0, sizeof server.conn.on);
+    server.conn.user = NULL;
+    server.conn.on.data = on_echo;
     engine.threads = 1;
     // on_echo wants a guest: give it one by the listener's user
-    server.user = &guests[0];
+    server.conn.user = &guests[0];
     guests[0].opened = 1;
     REQUIRE(begin());
     s = peer_connect(port);
@@ -497,7 +497,7 @@ static void beyond_max_connections_clients_wait(void)
     char byte = 'x';
     int i;
     prepare();
-    server.max_connections = 3;
+    server.conn.max_connections = 3;
     REQUIRE(begin());
     for (i = 0; i < 6; i++) {
         s[i] = peer_connect(port);
@@ -546,7 +546,7 @@ static void a_client_that_never_reads_is_not_read_from(void)
     static unsigned char part[65536];
     T_LIMIT(30);
     prepare();
-    server.send_limit_bytes = 65536;
+    server.conn.send_limit_bytes = 65536;
     REQUIRE(begin());
     push_socket = peer_connect(port);
     REQUIRE(push_socket != INVALID_SOCKET);
@@ -558,7 +558,7 @@ static void a_client_that_never_reads_is_not_read_from(void)
         Sleep(150);
     }
     CHECK(counted(IOCPNET_COUNT_READS_PAUSED) >= 1);
-    iocpnet_pool_stats_read(listener->buffers, &pool);
+    iocpnet_pool_stats_read(listener->group.buffers, &pool);
     CHECK(pool.out < 40);
     CHECK_EQ(closed_count, 0);
     push_stop = 1;
@@ -665,14 +665,14 @@ static void a_graceful_close_delivers_ten_mib(void)
         gift_each = ways[i].each;
         gift_given = 0;
         gift_refused = 0;
-        server.send_limit_bytes = ways[i].limit;
-        server.refuse_slow = ways[i].refuse;
-        server.sndbuf_0 = ways[i].sndbuf_0;
-        server.buffers = 2000;
-        server.close_ms = 15000;
-        server.on.open = open_and_give;
-        server.on.drain = drain_and_give;
-        server.on.data = ignore;
+        server.conn.send_limit_bytes = ways[i].limit;
+        server.conn.refuse_slow = ways[i].refuse;
+        server.conn.sndbuf_0 = ways[i].sndbuf_0;
+        server.conn.buffers = 2000;
+        server.conn.close_ms = 15000;
+        server.conn.on.open = open_and_give;
+        server.conn.on.drain = drain_and_give;
+        server.conn.on.data = ignore;
         REQUIRE(begin());
         s = peer_connect(port);
         CHECK_EQ(unwrap(s, 0), gift_total);
@@ -698,9 +698,9 @@ static void a_close_while_the_peer_is_sending_loses_nothing(void)
         gift_total = 1 << 20;
         gift_each = 1 << 20;
         gift_given = 0;
-        server.send_limit_bytes = 2 << 20;
-        server.on.open = open_and_give;
-        server.on.data = ignore;
+        server.conn.send_limit_bytes = 2 << 20;
+        server.conn.on.open = open_and_give;
+        server.conn.on.data = ignore;
         REQUIRE(begin());
         push_socket = peer_connect(port);
         push_stop = 0;
@@ -723,9 +723,9 @@ static void a_peer_that_never_finishes_is_cut_off_after_close_ms(void)
     gift_total = 1000;
     gift_each = 1000;
     gift_given = 0;
-    server.close_ms = 300;
-    server.on.open = open_and_give;
-    server.on.data = ignore;
+    server.conn.close_ms = 300;
+    server.conn.on.open = open_and_give;
+    server.conn.on.data = ignore;
     REQUIRE(begin());
     start = GetTickCount64();
     s = peer_connect(port);
@@ -743,8 +743,8 @@ static void send_too_much(iocpnet_conn conn, void *user)
     on_open(conn, user);
     CHECK_ERR(iocpnet_conn_send(conn, block, 60000), 0);
     CHECK_ERR(iocpnet_conn_send(conn, block, 60000),
-              server.refuse_slow ? WSAEWOULDBLOCK : WSAENOBUFS);
-    CHECK_ERR(iocpnet_conn_send(conn, block, 0), server.refuse_slow ? 0 : WSAENOTCONN);
+              server.conn.refuse_slow ? WSAEWOULDBLOCK : WSAENOBUFS);
+    CHECK_ERR(iocpnet_conn_send(conn, block, 0), server.conn.refuse_slow ? 0 : WSAENOTCONN);
 }
 
 // Law 5
@@ -755,9 +755,9 @@ static void a_send_over_the_limit_is_refused_or_closes(void)
         SOCKET s;
         static char got[70000];
         prepare();
-        server.refuse_slow = refuse != 0;
-        server.send_limit_bytes = 65536;
-        server.on.open = send_too_much;
+        server.conn.refuse_slow = refuse != 0;
+        server.conn.send_limit_bytes = 65536;
+        server.conn.on.open = send_too_much;
         REQUIRE(begin());
         s = peer_connect(port);
         if (refuse) {
@@ -859,7 +859,7 @@ static void idle_connections_are_closed_and_busy_ones_kept(void)
         SOCKET quiet, busy;
         int i;
         prepare();
-        server.idle_ms = 400;
+        server.conn.idle_ms = 400;
         // pitfall 53: the same 200 ms before 2^32 ms
         if (crossing) fault_clock(0x100000000ull - 200);
         REQUIRE(begin());
@@ -1036,8 +1036,8 @@ static void messages_of_many_threads_come_whole_and_in_order(void)
     int i, wrong = 0;
     SOCKET s;
     prepare();
-    server.send_limit_bytes = 8000;
-    server.refuse_slow = true;
+    server.conn.send_limit_bytes = 8000;
+    server.conn.refuse_slow = true;
     engine.threads = 4;
     REQUIRE(begin());
     s = peer_connect(port);
@@ -1074,7 +1074,7 @@ static void both_addresses_are_told(void)
     SOCKET s;
     iocpnet_address peer;
     prepare();
-    server.on.open = open_and_ask_addresses;
+    server.conn.on.open = open_and_ask_addresses;
     REQUIRE(begin());
     s = peer_connect(port);
     CHECK(talk(s, 1, 1, 1));
@@ -1178,7 +1178,7 @@ static void short_sends_are_completed(void)
     end();
     // where two are outstanding, the rest would come too late: a reset, never a stream with a hole
     prepare();
-    server.sndbuf_0 = true;
+    server.conn.sndbuf_0 = true;
     REQUIRE(begin());
     {
         SOCKET s = peer_connect(port);
@@ -1197,7 +1197,7 @@ static void short_sends_are_completed(void)
 static void short_receives_are_no_matter(void)
 {
     prepare();
-    server.zero_byte = true;
+    server.conn.zero_byte = true;
     REQUIRE(begin());
     fault_cut(FAULT_WSARecv, 7);
     serve_clients(2, 5000, 500, 1);
@@ -1222,9 +1222,9 @@ static void few_buffers_are_a_limit_not_a_crash(void)
     SOCKET s[6];
     int i;
     prepare();
-    server.buffers = 4;
-    server.no_pool_cache = true;
-    server.buffer_bytes = 1024;
+    server.conn.buffers = 4;
+    server.conn.no_pool_cache = true;
+    server.conn.buffer_bytes = 1024;
     REQUIRE(begin());
     for (i = 0; i < 6; i++)
         s[i] = peer_connect(port);
@@ -1276,7 +1276,7 @@ static void it_stops_under_load_many_times(void)
         prepare();
         T_NOTE("round %d", round);
         server.reuse = round % 3 == 1;
-        server.zero_byte = round % 3 == 2;
+        server.conn.zero_byte = round % 3 == 2;
         server.accept_data_ms = round % 4 == 3 ? 1000 : 0;
         REQUIRE(begin());
         hammering = 1;
@@ -1307,9 +1307,9 @@ static void a_stop_delivers_what_send_took(void)
     peer_thread thread;
     prepare();
     gift_total = SIZE_MAX;  // never closes by itself
-    server.on.data = on_echo;
-    server.send_limit_bytes = 8 << 20;
-    server.buffers = 2000;
+    server.conn.on.data = on_echo;
+    server.conn.send_limit_bytes = 8 << 20;
+    server.conn.buffers = 2000;
     REQUIRE(begin());
     s = peer_connect(port);
     CHECK(talk(s, 1, 1, 4));

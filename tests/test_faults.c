@@ -516,7 +516,7 @@ static void serve_one(void)
     memset(&desc, 0, sizeof desc);
     desc.accepts_min = 2;
     desc.accepts_max = 2;
-    desc.on.data = echo;
+    desc.conn.on.data = echo;
     if (iocpnet_iocp_open(&iocp, NULL)) return;
     if (iocpnet_listener_open(&l, iocp, &desc) == 0) {
         iocpnet_address at = iocpnet_listener_address(l);

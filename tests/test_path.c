@@ -122,8 +122,8 @@ static void serve(uint32_t threads, bool zero_byte)
     memset(&desc, 0, sizeof desc);
     desc.threads = threads;
     memset(&listen_desc, 0, sizeof listen_desc);
-    listen_desc.on.data = echo;
-    listen_desc.zero_byte = zero_byte;
+    listen_desc.conn.on.data = echo;
+    listen_desc.conn.zero_byte = zero_byte;
     REQUIRE(CHECK_ERR(iocpnet_iocp_open(&iocp, &desc), 0));
     REQUIRE(CHECK_ERR(iocpnet_listener_open(&listener, iocp, &listen_desc), 0));
     {
