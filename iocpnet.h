@@ -314,6 +314,8 @@ enum {
     IOCPNET_COUNT_NO_BUFFERS,     // WSAENOBUFS and the like met, and borne
     IOCPNET_COUNT_READS_PAUSED,   // times reading stopped because a send queue was long
     IOCPNET_COUNT_SENDS_REFUSED,  // sends over the limit
+    IOCPNET_COUNT_LOCKS_REFUSED,  // calls that had to wait, or wait without a buffer: locked_bytes
+    IOCPNET_COUNT_SHED,           // connections closed since the system or a limit was exhausted
     IOCPNET_COUNT_SOCKETS_REUSED,
     IOCPNET_COUNT_REUSE_FAILED,
     IOCPNET_COUNTERS
@@ -457,9 +459,12 @@ typedef struct iocpnet_iocp_desc {
     bool no_inline;         // none is: what is finished at once is posted
     bool no_skip;           // packets also for operations that finish at once
     uint8_t transmit_mode;  // IOCPNET_TRANSMIT_: how files are sent [automatic]
-    uint32_t transmits;  // native file transfers at a time, the process over [2 on client editions
-                         // of Windows, else no limit]
-    void *user;          // given to on_error
+    uint32_t transmits;     // native file transfers at a time, the process over [2 on client
+                            // editions of Windows, else no limit]
+    uint64_t locked_bytes;  // that waiting calls of connections and listeners may lock, the process
+                            // over [an eighth of the machine's memory]
+    uint64_t queued_bytes;  // queued to send on connections, the process over [a quarter of it]
+    void *user;             // given to on_error
     iocpnet_error_fn *on_error;
 } iocpnet_iocp_desc;
 
@@ -1907,6 +1912,8 @@ IOCPNET__DEF const char *iocpnet_stats_name(int counter)
                                                          "no_buffers",
                                                          "reads_paused",
                                                          "sends_refused",
+                                                         "locks_refused",
+                                                         "shed",
                                                          "sockets_reused",
                                                          "reuse_failed" };
 
@@ -2452,14 +2459,25 @@ enum {
     IOCPNET__KEYS = 63,
     IOCPNET__LONGEST_WAIT_MS = 1000,
     IOCPNET__TICK_MS = 50,
+    IOCPNET__SHED_AFTER_MS = 1000,
     IOCPNET__GRACE_MS = 2000
 };
+
+// What the process may have of something, over all iocps. A worker draws from it in lots, so that
+// no byte's path touches what is shared; so it is exact to within two lots for each worker.
+enum { IOCPNET__LOCKED, IOCPNET__QUEUED, IOCPNET__ACCOUNTS };
+typedef struct iocpnet__account {
+    volatile int64_t left;
+    int64_t limit, lot;  // iocpnet__lock
+    char apart[40];
+} iocpnet__account;
 
 // What one thread needs to poll one iocp. Only that thread writes it.
 typedef struct iocpnet__worker {
     iocpnet_iocp *iocp;
-    struct iocpnet__worker *next;  // in iocp.workers, for good
-    volatile int32_t used;         // a thread has it
+    int64_t lots[IOCPNET__ACCOUNTS];  // drawn and not used
+    struct iocpnet__worker *next;     // in iocp.workers, for good
+    volatile int32_t used;            // a thread has it
     bool polling;
     uint32_t ask, patience, full;  // packets to ask for; full batches before asking for more
     uintptr_t handle;              // whose packet is being run: only its operations finish in place
@@ -2492,6 +2510,8 @@ struct iocpnet_iocp {
     volatile int32_t hurried;   // of these, how many connections want one every time
     volatile int32_t sweep_ms;  // how often all connections' deadlines are looked at
     int64_t sweep_due;
+    volatile int32_t starving;  // connections that wait for memory of the system's, or to be locked
+    int32_t starved_ticks;
     const iocpnet_ext *ext[4];  // of sockets we make: by family and kind
     iocpnet__key keys[IOCPNET__KEYS + 1];
     HANDLE *threads;
@@ -2547,6 +2567,54 @@ static void iocpnet__count_op(iocpnet_iocp *iocp, int kind, bool finished)
     }
 }
 
+static iocpnet__account iocpnet__accounts[IOCPNET__ACCOUNTS];
+
+// A worker that ends gives back what it has drawn.
+static void iocpnet__undraw_lots(iocpnet__worker *worker)
+{
+    int i;
+
+    for (i = 0; i < IOCPNET__ACCOUNTS; i++) {
+        iocpnet__count_shared(&iocpnet__accounts[i].left, worker->lots[i]);
+        worker->lots[i] = 0;
+    }
+}
+
+// The limits hold for the process: the largest that any of its iocps was opened with.
+static void iocpnet__accounts_open(const iocpnet_iocp_desc *desc)
+{
+    MEMORYSTATUSEX memory;
+    int64_t limits[IOCPNET__ACCOUNTS];
+    int i;
+
+    memset(&memory, 0, sizeof memory);
+    memory.dwLength = sizeof memory;
+    if (!IOCPNET_OS(GlobalMemoryStatusEx)(&memory)) memory.ullTotalPhys = (DWORDLONG)1 << 30;
+    limits[IOCPNET__LOCKED] =
+        (int64_t)(desc->locked_bytes ? desc->locked_bytes : memory.ullTotalPhys / 8);
+    limits[IOCPNET__QUEUED] =
+        (int64_t)(desc->queued_bytes ? desc->queued_bytes : memory.ullTotalPhys / 4);
+    for (i = 0; i < IOCPNET__ACCOUNTS; i++) {
+        int64_t more = limits[i] - iocpnet__accounts[i].limit;
+        if (more <= 0) continue;
+        iocpnet__accounts[i].limit += more;
+        iocpnet__accounts[i].lot = iocpnet__accounts[i].limit / 1024;
+        iocpnet__count_shared(&iocpnet__accounts[i].left, more);
+    }
+}
+
+// Lock held, and no iocp is open.
+static void iocpnet__accounts_close(void)
+{
+    int i;
+
+    for (i = 0; i < IOCPNET__ACCOUNTS; i++) {
+        IOCPNET_ASSERT(iocpnet__accounts[i].left == iocpnet__accounts[i].limit &&
+                       "bytes are still counted");
+        iocpnet__accounts[i].left = iocpnet__accounts[i].limit = 0;
+    }
+}
+
 static void iocpnet__report(iocpnet_iocp *iocp, iocpnet_error error, const char *place)
 {
     if (iocp->desc.on_error) iocp->desc.on_error(iocp->desc.user, error, place);
@@ -2558,6 +2626,7 @@ static void WINAPI iocpnet__iocp_thread_ended(void *value)
 
     iocpnet__local_forget(&worker->iocp->local, value);
     worker->steady = false;
+    iocpnet__undraw_lots(worker);
     iocpnet__store(&worker->used, 0);
 }
 
@@ -3002,7 +3071,7 @@ static bool iocpnet__is_wine(void)
 }
 
 // The index that all iocps of the process share, for as long as there is one.
-static bool iocpnet__current_acquire(void)
+static bool iocpnet__current_acquire(const iocpnet_iocp_desc *desc)
 {
     bool ok = true;
 
@@ -3012,6 +3081,7 @@ static bool iocpnet__current_acquire(void)
         ok = iocpnet__current.tls != TLS_OUT_OF_INDEXES;
         if (ok) iocpnet__current.offset = iocpnet__teb_offset(iocpnet__current.tls);
     }
+    if (ok) iocpnet__accounts_open(desc);
     if (ok) iocpnet__opened++;
     iocpnet__lock_leave(&iocpnet__lock);
     return ok;
@@ -3021,6 +3091,7 @@ static void iocpnet__current_release(void)
 {
     iocpnet__lock_enter(&iocpnet__lock);
     if (!--iocpnet__opened) {
+        iocpnet__accounts_close();
         iocpnet__current.offset = 0;
         IOCPNET_OS(TlsFree)(iocpnet__current.tls);
         iocpnet__current.tls = TLS_OUT_OF_INDEXES;
@@ -3054,7 +3125,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_open(iocpnet_iocp **out, const iocpnet_i
     IOCPNET_OS(InitializeSRWLock)(&iocp->lock);
 
     error = 259;
-    if (!iocpnet__current_acquire()) goto free_iocp;
+    if (!iocpnet__current_acquire(&iocp->desc)) goto free_iocp;
     error = iocpnet__local_init(&iocp->local, iocpnet__iocp_thread_ended);
     if (error) goto release_current;
     iocp->stop_failed = IOCPNET_OS(CreateEventW)(NULL, TRUE, FALSE, NULL);
@@ -3368,6 +3439,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_close(iocpnet_iocp *iocp)
     iocpnet__local_fini(&iocp->local);
     for (worker = (iocpnet__worker *)iocp->workers; worker; worker = next) {
         next = worker->next;
+        iocpnet__undraw_lots(worker);
         iocpnet__free(worker, sizeof *worker);
     }
     iocpnet__current_release();
@@ -4672,6 +4744,41 @@ IOCPNET__DEF iocpnet_error iocpnet_transmit_cancel(iocpnet_transmit *transmit)
 
 typedef struct iocpnet__conn iocpnet__conn;
 
+// Takes bytes from an account, leaving floor in it. False: there are not as many.
+static bool iocpnet__draw(iocpnet_iocp *iocp, int which, int64_t bytes, int64_t floor)
+{
+    iocpnet__account *account = &iocpnet__accounts[which];
+    iocpnet__worker *worker = iocpnet__worker_here(iocp);
+    int64_t lot = worker ? account->lot : 0;
+    int64_t left;
+
+    if (worker && worker->lots[which] >= bytes) {
+        worker->lots[which] -= bytes;
+        return true;
+    }
+    do {
+        left = iocpnet__load64(&account->left);
+        if (left - bytes < floor) return false;
+        if (left - bytes - lot < floor) lot = 0;
+    } while (!iocpnet__cas64(&account->left, left, left - bytes - lot));
+    if (worker) worker->lots[which] += lot;
+    return true;
+}
+
+static void iocpnet__undraw(iocpnet_iocp *iocp, int which, int64_t bytes)
+{
+    iocpnet__account *account = &iocpnet__accounts[which];
+    iocpnet__worker *worker = iocpnet__worker_here(iocp);
+
+    if (worker) {
+        worker->lots[which] += bytes;
+        if (worker->lots[which] <= 2 * account->lot) return;
+        bytes = worker->lots[which] - account->lot;
+        worker->lots[which] = account->lot;
+    }
+    iocpnet__count_shared(&account->left, bytes);
+}
+
 // One accept that is waiting or could be.
 typedef struct iocpnet__waiting {
     iocpnet_accept accept;
@@ -4692,7 +4799,7 @@ typedef struct iocpnet__group {
     iocpnet_pool *conns, *extras, *views;
     iocpnet_pool *inputs;   // a receive buffer for each connection, whatever is queued to send
     iocpnet_pool *buffers;  // of what is queued to send
-    bool clocked;           // a deadline needs to know when bytes moved
+    bool clocked;           // its connections have deadlines while they are open
     volatile int32_t open;  // connections
     volatile int32_t closed;
 } iocpnet__group;
@@ -4998,8 +5105,9 @@ enum {
     IOCPNET__HAND_OVER = 0x40000,  // give the socket back
     IOCPNET__RESULTS = 0xA01C      // what packets bring: RECEIVED, SENT, SENT_2, GONE, CONNECTED
 };
-enum { IOCPNET__ROUNDS_MAX = 32 };               // looks at the bits in one run
-enum { IOCPNET__ENDING = 1, IOCPNET__CLOSING };  // conn.closing
+enum { IOCPNET__ROUNDS_MAX = 32 };                   // looks at the bits in one run
+enum { IOCPNET__ENDING = 1, IOCPNET__CLOSING };      // conn.closing
+enum { IOCPNET__BY_CONN = 1, IOCPNET__BY_PROCESS };  // conn.refused: whose limit it was
 enum { IOCPNET__ADDRESSES = 8 };
 
 typedef struct iocpnet__send {
@@ -5052,6 +5160,7 @@ struct iocpnet__conn {
     bool reasoned : 1, receiving : 1, zero : 1, finished : 1, shut : 1, closed : 1;
     bool disconnecting : 1, starved : 1, paused : 1, opened : 1, more : 1, skip : 1, awaits : 1;
     bool gone : 1, dialing : 1, late : 1, ready : 1, showing : 1, leaving : 1, cancelled : 1;
+    bool locked : 1;
     unsigned char peer[28];
 };
 
@@ -5196,6 +5305,13 @@ static uint32_t iocpnet__now_32(void)
     return (uint32_t)iocpnet__now();
 }
 
+// Bytes that were queued have left, or never were queued.
+static void iocpnet__conn_unqueue(iocpnet__conn *conn, size_t bytes)
+{
+    iocpnet__add(&conn->queued, -(int32_t)bytes);
+    iocpnet__undraw(conn->group->iocp, IOCPNET__QUEUED, (int64_t)bytes);
+}
+
 // Gives back what was queued.
 static void iocpnet__queue_give(iocpnet__conn *conn, iocpnet_buffer *buffer)
 {
@@ -5206,7 +5322,7 @@ static void iocpnet__queue_give(iocpnet__conn *conn, iocpnet_buffer *buffer)
         return;
     }
     view = IOCPNET_OUTER(buffer, iocpnet__view, buffer);
-    iocpnet__add(&conn->queued, -(int32_t)view->weight);
+    iocpnet__conn_unqueue(conn, view->weight);
     iocpnet_buffer_give(view->shared);
     iocpnet_pool_give_object(view->pool, view);
 }
@@ -5237,6 +5353,7 @@ static void iocpnet__conn_free(iocpnet__conn *conn)
     iocpnet_listener *listener = group->listener;
 
     iocpnet__queue_give_list(conn, (iocpnet_buffer *)conn->offered);
+    iocpnet__undraw(group->iocp, IOCPNET__QUEUED, conn->queued);  // what never left
     iocpnet__conn_unmake(conn);
     iocpnet__add(&group->open, -1);
     if (listener && !iocpnet__load(&group->closed)) iocpnet__listener_fill(listener);
@@ -5374,14 +5491,39 @@ static void iocpnet__conn_fail(iocpnet__conn *conn, iocpnet_error error)
     iocpnet__conn_cut(conn, true);
 }
 
+static void iocpnet__conn_starve(iocpnet__conn *conn, bool starved)
+{
+    if (conn->starved == starved) return;
+    conn->starved = starved;
+    iocpnet__add(&conn->group->iocp->starving, starved ? 1 : -1);
+    if (starved) iocpnet__conn_time(conn, 2);
+}
+
 // The system was out of memory for a call: it is tried again by the tick.
 static bool iocpnet__conn_bears(iocpnet__conn *conn, iocpnet_error error)
 {
     if (error != WSAENOBUFS) return false;
     iocpnet__count(conn->group->iocp, IOCPNET_COUNT_NO_BUFFERS, 1);
-    conn->starved = true;
-    iocpnet__conn_time(conn, 2);
+    iocpnet__conn_starve(conn, true);
     return true;
+}
+
+// Asks for memory to be locked by a call that may wait. Receives leave a quarter to the sends, for
+// only these free something.
+static bool iocpnet__conn_lock(iocpnet__conn *conn, uint32_t bytes, bool receive)
+{
+    int64_t floor = receive ? iocpnet__accounts[IOCPNET__LOCKED].limit / 4 : 0;
+
+    if (iocpnet__draw(conn->group->iocp, IOCPNET__LOCKED, bytes, floor)) return true;
+    iocpnet__count(conn->group->iocp, IOCPNET_COUNT_LOCKS_REFUSED, 1);
+    return false;
+}
+
+static void iocpnet__conn_unlock(iocpnet__conn *conn)
+{
+    if (!conn->locked) return;
+    conn->locked = false;
+    iocpnet__undraw(conn->group->iocp, IOCPNET__LOCKED, conn->group->desc.buffer_bytes);
 }
 
 static void iocpnet__conn_append(iocpnet__conn *conn, iocpnet_buffer *first, iocpnet_buffer *last)
@@ -5439,17 +5581,22 @@ static void iocpnet__conn_send_one(iocpnet__conn *conn, iocpnet__send *send, boo
         bytes += vec[n++].size;
         last = rest;
     }
+    if (!iocpnet__conn_lock(conn, bytes, false)) {
+        iocpnet__conn_starve(conn, true);
+        return;
+    }
     conn->head = rest;
     if (!rest) conn->tail = NULL;
     last->next = NULL;
     send->first = first;
     send->bytes = bytes;
-    if (conn->group->clocked) conn->sent_ms = iocpnet__now_32();
+    conn->sent_ms = iocpnet__now_32();
     *sending = true;
     error = iocpnet_start_send(&send->op, &socket, vec, n);
     if (!error) return;
 
     *sending = false;
+    iocpnet__undraw(conn->group->iocp, IOCPNET__LOCKED, bytes);
     last->next = rest;
     conn->head = first;
     if (!rest) conn->tail = last;
@@ -5480,14 +5627,15 @@ static void iocpnet__conn_send_done(iocpnet__conn *conn, iocpnet__send *send, bo
 
     *sending = false;
     send->first = NULL;
-    iocpnet__add(&conn->queued, -(int32_t)(bytes < send->bytes ? bytes : send->bytes));
+    iocpnet__undraw(conn->group->iocp, IOCPNET__LOCKED, send->bytes);
+    iocpnet__conn_unqueue(conn, bytes < send->bytes ? bytes : send->bytes);
     if (!error && bytes < send->bytes && conn->group->desc.sndbuf_0) error = WSAECONNABORTED;
     if (error || conn->closed) {
         iocpnet__queue_give_list(conn, buffer);
         if (!conn->closed) iocpnet__conn_fail(conn, error);  // how much has left is not known
         return;
     }
-    if (conn->group->clocked) conn->sent_ms = iocpnet__now_32();
+    conn->sent_ms = iocpnet__now_32();
     if (conn->awaits) conn->began_ms = iocpnet__now_32();
     while (buffer && bytes >= buffer->used - buffer->sent) {
         iocpnet_buffer *next = buffer->next;
@@ -5551,6 +5699,7 @@ static void iocpnet__conn_receive_done(iocpnet__conn *conn)
     iocpnet_error error = (iocpnet_error)conn->recv.overlapped.internal;
     bool zero = conn->zero;
 
+    iocpnet__conn_unlock(conn);
     conn->receiving = false;
     conn->zero = false;
     conn->more = false;
@@ -5560,7 +5709,7 @@ static void iocpnet__conn_receive_done(iocpnet__conn *conn)
         if (!iocpnet__conn_bears(conn, error)) iocpnet__conn_fail(conn, error);
         return;
     }
-    if (conn->group->clocked && !zero) conn->received_ms = iocpnet__now_32();
+    if (!zero) conn->received_ms = iocpnet__now_32();
     conn->more = zero || bytes == conn->buffer->size;
     conn->ready = !zero;
     if (conn->ready) iocpnet__conn_show(conn);
@@ -5569,15 +5718,22 @@ static void iocpnet__conn_receive_done(iocpnet__conn *conn)
 static void iocpnet__conn_receive(iocpnet__conn *conn)
 {
     iocpnet_socket socket = iocpnet__conn_socket(conn);
-    bool zero = conn->group->desc.zero_byte && !conn->more;
+    const iocpnet_conn_desc *desc = &conn->group->desc;
+    bool zero = desc->zero_byte && !conn->more;
     iocpnet_error error;
 
+    // Where nothing more may be locked it waits without a buffer.
+    if (!zero && !conn->more) {
+        conn->locked = iocpnet__conn_lock(conn, desc->buffer_bytes, true);
+        zero = !conn->locked;
+    }
     if (zero) {
         iocpnet_buffer_give(conn->buffer);
         conn->buffer = NULL;
     } else if (!conn->buffer) {
         conn->buffer = iocpnet_pool_take(conn->group->inputs);
         if (!conn->buffer) {
+            iocpnet__conn_unlock(conn);
             (void)iocpnet__conn_bears(conn, WSAENOBUFS);
             return;
         }
@@ -5588,6 +5744,7 @@ static void iocpnet__conn_receive(iocpnet__conn *conn)
                                zero ? 0 : conn->buffer->size);
     if (!error) return;
     conn->receiving = false;
+    iocpnet__conn_unlock(conn);
     if (!iocpnet__conn_bears(conn, error)) iocpnet__conn_fail(conn, error);
 }
 
@@ -5768,7 +5925,7 @@ static void iocpnet__conn_obey(iocpnet__conn *conn, int32_t bits)
     if (bits & IOCPNET__RESULTS) iocpnet__conn_results(conn, bits);
     if (bits & IOCPNET__READ_ON) conn->received_ms = iocpnet__now_32();
     if (bits & IOCPNET__RETRY) {
-        conn->starved = false;
+        iocpnet__conn_starve(conn, false);
         if (conn->timed == 2 && !conn->closed) iocpnet__conn_time(conn, conn->awaits ? 1 : 0);
         if (conn->closed && iocpnet__conn_pends(conn)) {
             IOCPNET_OS(CancelIoEx)((HANDLE)conn->handle, NULL);
@@ -5800,10 +5957,16 @@ static bool iocpnet__conn_idle(const iocpnet__conn *conn)
 // There is room again after a refusal.
 static void iocpnet__conn_tell_drain(iocpnet__conn *conn)
 {
+    iocpnet__account *account = &iocpnet__accounts[IOCPNET__QUEUED];
     const iocpnet_conn_desc *desc = &conn->group->desc;
 
     if (!iocpnet__load(&conn->refused) || iocpnet__load(&conn->closing)) return;
     if (iocpnet__load(&conn->queued) > (int32_t)(desc->send_limit_bytes / 2)) return;
+    if (iocpnet__load(&conn->refused) == IOCPNET__BY_PROCESS &&
+        iocpnet__load64(&account->left) < account->limit / 2) {
+        iocpnet__conn_time(conn, 2);  // nothing of its own will wake it
+        return;
+    }
     iocpnet__exchange(&conn->refused, 0);
     if (desc->on.drain) desc->on.drain(iocpnet__conn_name(conn));
     iocpnet__conn_flush(conn);
@@ -5892,6 +6055,7 @@ static void iocpnet__conn_end(iocpnet__conn *conn, iocpnet__worker *worker)
     };
     iocpnet__group *group = conn->group;
 
+    iocpnet__conn_starve(conn, false);
     iocpnet__conn_time(conn, 0);
     iocpnet_buffer_give(conn->buffer);
     conn->buffer = NULL;
@@ -6311,7 +6475,7 @@ static iocpnet_error iocpnet__conn_offer(iocpnet_conn name, const void *data, si
     iocpnet__conn *conn = iocpnet__conn_enter(name, &own);
     const iocpnet_conn_desc *desc;
     iocpnet_iocp *iocp;
-    bool room;
+    bool room, drawn;
 
     if (!conn) {
         iocpnet_buffer_give(buffer);
@@ -6324,13 +6488,14 @@ static iocpnet_error iocpnet__conn_offer(iocpnet_conn name, const void *data, si
     // either waits for these bytes or is seen here.
     room = weight <= desc->send_limit_bytes &&
            (uint32_t)iocpnet__add(&conn->queued, (int32_t)weight) <= desc->send_limit_bytes;
+    drawn = room && iocpnet__draw(iocp, IOCPNET__QUEUED, (int64_t)weight, 0);
     if (iocpnet__load(&conn->closing)) {
         error = WSAENOTCONN;
     } else if (weight > desc->send_limit_bytes && desc->refuse_slow) {
         error = WSAEMSGSIZE;  // there will never be room for it
-    } else if (!room) {
+    } else if (!drawn) {
         iocpnet__count(iocp, IOCPNET_COUNT_SENDS_REFUSED, 1);
-        iocpnet__exchange(&conn->refused, 1);
+        iocpnet__exchange(&conn->refused, room ? IOCPNET__BY_PROCESS : IOCPNET__BY_CONN);
         error = desc->refuse_slow ? WSAEWOULDBLOCK : WSAENOBUFS;
     } else if (buffer ? !iocpnet__conn_queue_view(conn, own, buffer)
                       : !iocpnet__conn_queue(conn, own, (const char *)data, size)) {
@@ -6341,8 +6506,9 @@ static iocpnet_error iocpnet__conn_offer(iocpnet_conn name, const void *data, si
         // Who waits for the room, or for the last bytes before a close, has to look again.
         iocpnet_buffer_give(buffer);
         if (weight <= desc->send_limit_bytes) iocpnet__add(&conn->queued, -(int32_t)weight);
+        if (drawn) iocpnet__undraw(iocp, IOCPNET__QUEUED, (int64_t)weight);
         if (error == WSAENOBUFS) iocpnet__exchange(&conn->closing, IOCPNET__CLOSING);
-        if (error == WSAENOBUFS || !own) {
+        if (error == WSAENOBUFS || !own || (room && !drawn)) {
             iocpnet__conn_signal(conn, error == WSAENOBUFS ? IOCPNET__OVER : IOCPNET__OFFERED);
         }
     }
@@ -6403,27 +6569,68 @@ IOCPNET__DEF iocpnet_address iocpnet_conn_address(iocpnet_conn name, bool local)
     return address;
 }
 
-// Asks every connection of an iocp that is late, or starved, or all of them (stop).
+// A reference to the connection in a row of the names, or NULL: none, or of another iocp.
+static iocpnet__conn *iocpnet__name_row(iocpnet_iocp *iocp, uint32_t i)
+{
+    int64_t word = iocpnet__load64(&iocpnet__name_at(i)->word);
+    iocpnet__conn *conn = NULL;
+
+    if (word & iocpnet__name_live) conn = iocpnet__name_enter(((uint64_t)word >> 32) << 32 | i);
+    if (!conn || conn->group->iocp == iocp) return conn;
+    iocpnet__name_leave(conn, false);
+    return NULL;
+}
+
+// Asks every connection of an iocp that is late, or waits for the tick, or all of them (stop).
+// What it reads of a running one is of a moment ago, which is as good.
 static void iocpnet__conn_each(iocpnet_iocp *iocp, int32_t stop_bits)
 {
     uint32_t count = (uint32_t)iocpnet__load(&iocpnet__name_count);
     uint32_t i;
 
     for (i = 1; i <= count; i++) {
-        int64_t word = iocpnet__load64(&iocpnet__name_at(i)->word);
-        iocpnet__conn *conn = NULL;
+        iocpnet__conn *conn = iocpnet__name_row(iocp, i);
         int32_t bits = stop_bits;
 
-        if (word & iocpnet__name_live) conn = iocpnet__name_enter(((uint64_t)word >> 32) << 32 | i);
         if (!conn) continue;
-        if (conn->group->iocp == iocp) {
-            // Read while it may be running: values of a moment ago are as good.
-            if (iocpnet__conn_is_late(conn)) bits |= IOCPNET__LATE;
-            if (conn->timed == 2) bits |= IOCPNET__RETRY;
-            if (bits) iocpnet__conn_signal(conn, bits);
-        }
+        if (iocpnet__conn_is_late(conn)) bits |= IOCPNET__LATE;
+        if (conn->timed == 2) bits |= IOCPNET__RETRY;
+        if (bits) iocpnet__conn_signal(conn, bits);
         iocpnet__name_leave(conn, false);
     }
+}
+
+// Memory has been short for a second: the connection on which nothing has moved for longest is
+// closed, one every four ticks.
+static void iocpnet__conn_shed(iocpnet_iocp *iocp)
+{
+    uint32_t count = (uint32_t)iocpnet__load(&iocpnet__name_count);
+    uint32_t now = iocpnet__now_32();
+    iocpnet__conn *oldest = NULL;
+    uint32_t longest = 0;
+    uint32_t i;
+
+    for (i = 1; i <= count; i++) {
+        iocpnet__conn *conn = iocpnet__name_row(iocp, i);
+        uint32_t unread, unsent, idle;
+
+        if (!conn) continue;
+        unread = now - conn->received_ms;
+        unsent = now - conn->sent_ms;
+        idle = unread < unsent ? unread : unsent;
+        if (idle > longest && !conn->closed) {
+            if (oldest) iocpnet__name_leave(oldest, false);
+            oldest = conn;
+            longest = idle;
+        } else {
+            iocpnet__name_leave(conn, false);
+        }
+    }
+    if (!oldest) return;
+    iocpnet__count(iocp, IOCPNET_COUNT_SHED, 1);
+    iocpnet__exchange(&oldest->closing, IOCPNET__CLOSING);
+    iocpnet__conn_signal(oldest, IOCPNET__OVER);
+    iocpnet__name_leave(oldest, false);
 }
 
 static iocpnet__group *iocpnet__first_group(iocpnet_iocp *iocp)
@@ -6453,6 +6660,11 @@ static void iocpnet__server_tick(iocpnet_iocp *iocp, uint64_t now)
 
     for (group = iocpnet__first_group(iocp); group; group = group->next) {
         if (group->listener) iocpnet__listener_tick(group->listener, now);
+    }
+    iocp->starved_ticks = iocpnet__load(&iocp->starving) ? iocp->starved_ticks + 1 : 0;
+    if (iocp->starved_ticks * IOCPNET__TICK_MS > IOCPNET__SHED_AFTER_MS) {
+        iocp->starved_ticks -= 4;  // what is waiting tries again before the next is closed
+        iocpnet__conn_shed(iocp);
     }
     if (!iocpnet__load(&iocp->hurried) && (int64_t)now < iocp->sweep_due) return;
     iocp->sweep_due = (int64_t)now + iocpnet__load(&iocp->sweep_ms);

@@ -720,6 +720,7 @@ static inline int fault_WSAIoctl(SOCKET s, DWORD what, void *in, DWORD in_size, 
 #define fault_GetActiveProcessorCount      GetActiveProcessorCount
 #define fault_GetActiveProcessorGroupCount GetActiveProcessorGroupCount
 #define fault_GetProcessHeap               GetProcessHeap
+#define fault_GlobalMemoryStatusEx         GlobalMemoryStatusEx
 #define fault_GetModuleHandleA             GetModuleHandleA
 #define fault_TlsGetValue                  TlsGetValue
 #define fault_VerSetConditionMask          VerSetConditionMask

@@ -1168,6 +1168,125 @@ static void want_of_buffers_in_the_system_is_borne(void)
     }
 }
 
+// Reads until the end.
+static peer_thread sink_thread;
+static void sink(void *user)
+{
+    static char into[65536];
+    SOCKET s = *(SOCKET *)user;
+    while (recv(s, into, sizeof into, 0) > 0)
+        continue;
+    shutdown(s, SD_SEND);
+}
+
+// Law 5, the process: what waits beyond the limit waits without a buffer, and is served all the same.
+static void the_process_limits_what_is_locked(void)
+{
+    enum { CLIENTS = 40 };
+    SOCKET s[CLIENTS];
+    iocpnet_pool_stats inputs;
+    int i;
+    prepare();
+    engine.locked_bytes = 256 * 1024;  // 12 receives of 16 KiB, and a quarter for the sends
+    REQUIRE(begin());
+    for (i = 0; i < CLIENTS; i++)
+        s[i] = peer_connect(port);
+    for (i = 0; i < CLIENTS; i++)
+        CHECK(talk(s[i], 40000, 5000, (uint32_t)i));
+    CHECK(counted(IOCPNET_COUNT_LOCKS_REFUSED) >= CLIENTS - 12);
+    AWAIT((iocpnet_pool_stats_read(listener->group.inputs, &inputs), inputs.out <= 12), PEER_MS);
+    for (i = 0; i < CLIENTS; i++)
+        closesocket(s[i]);
+    AWAIT(closed_count == CLIENTS, PEER_MS);
+    end();
+}
+
+static void ignore_and_keep(iocpnet_conn conn, const void *data, size_t size)
+{
+    (void)conn;
+    (void)data;
+    (void)size;
+}
+
+// The process's limit on what is queued: refused, and told when there is room again, to a
+// connection that has nothing queued of its own as well.
+static void the_process_limits_what_is_queued(void)
+{
+    static char block[100000];
+    SOCKET first, second;
+    LONG64 queued = 0;
+    iocpnet_conn a, b;
+    iocpnet_error error = 0;
+    prepare();
+    engine.queued_bytes = 200000;
+    server.conn.refuse_slow = true;
+    server.conn.send_limit_bytes = 1000000;
+    server.conn.on.data = ignore_and_keep;
+    REQUIRE(begin());
+    first = peer_connect(port);
+    AWAIT(guest_count == 1, PEER_MS);
+    a = guests[0].conn;
+    second = peer_connect(port);
+    AWAIT(guest_count == 2, PEER_MS);
+    b = guests[1].conn;
+
+    // The first does not read: what the system takes does not count, the rest does.
+    while (!error && queued < 100000000) {
+        error = iocpnet_conn_send(a, block, sizeof block);
+        if (!error) queued += (LONG64)sizeof block;
+        if (error) break;
+        AWAIT(iocpnet__accounts[IOCPNET__QUEUED].left >= 0, PEER_MS);
+    }
+    CHECK_ERR(error, WSAEWOULDBLOCK);
+    CHECK_ERR(iocpnet_conn_send(a, block, sizeof block), WSAEWOULDBLOCK);
+    CHECK_ERR(iocpnet_conn_send(b, block, sizeof block), WSAEWOULDBLOCK);
+    CHECK_EQ(guests[1].drained, 0);
+
+    // It reads: both are told.
+    peer_start(&sink_thread, sink, (void *)&first);
+    AWAIT(guests[0].drained >= 1, PEER_MS);
+    AWAIT(guests[1].drained >= 1, PEER_MS);
+    CHECK_ERR(iocpnet_conn_send(b, block, sizeof block), 0);
+    CHECK_EQ(peer_recv(second, block, sizeof block), sizeof block);
+    CHECK_ERR(iocpnet_conn_close(a), 0);
+    peer_join(&sink_thread);
+    closesocket(first);
+    closesocket(second);
+    AWAIT(closed_count == 2, PEER_MS);
+    end();
+}
+
+// When the want of memory lasts, the one that was idle for longest is closed.
+static void the_longest_idle_is_shed_when_memory_stays_short(void)
+{
+    SOCKET old, young;
+    prepare();
+    REQUIRE(begin());
+    old = peer_connect(port);
+    CHECK(talk(old, 10, 10, 1));
+    AWAIT(guest_count == 1, PEER_MS);
+    Sleep(30);
+    young = peer_connect(port);
+    CHECK(talk(young, 10, 10, 1));
+    AWAIT(guest_count == 2, PEER_MS);
+    fault_fail(FAULT_WSARecv, 1, 1000000, WSAENOBUFS);
+    CHECK(peer_send(young, "x", 1));
+    AWAIT(guests[0].closed == 1, PEER_MS);
+    fault_fail(FAULT_WSARecv, 0, 0, 0);  // it has passed
+    CHECK_EQ(guests[0].reason, IOCPNET_CLOSED_LIMIT);
+    CHECK_EQ(guests[1].closed, 0);
+    CHECK_EQ(counted(IOCPNET_COUNT_SHED), 1);
+    {
+        char got;
+        CHECK_EQ(peer_recv(young, &got, 1), 1);
+    }
+    CHECK(talk(young, 1000, 100, 2));
+    closesocket(old);
+    closesocket(young);
+    AWAIT(closed_count == 2, PEER_MS);
+    end();
+}
+
 // pitfall 32
 static void short_sends_are_completed(void)
 {
@@ -1385,6 +1504,9 @@ int main(int argc, char **argv)
     T_RUN(clients_that_reset_at_once_do_not_end_the_listener);
     T_RUN(failed_accepts_are_replaced);
     T_RUN(want_of_buffers_in_the_system_is_borne);
+    T_RUN(the_process_limits_what_is_locked);
+    T_RUN(the_process_limits_what_is_queued);
+    T_RUN(the_longest_idle_is_shed_when_memory_stays_short);
     T_RUN(short_sends_are_completed);
     T_RUN(short_receives_are_no_matter);
     T_RUN(calls_that_return_late_do_no_harm);
