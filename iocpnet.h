@@ -969,7 +969,7 @@ typedef enum iocpnet_frame_kind {
 
 // Says how long the first message in some bytes is.
 //
-//   user       frame_desc.user
+//   user       desc.user
 //   bytes      the message so far, from its first byte on, in one piece; may go on beyond its end
 //   size       bytes there, 1 .. max_bytes
 //   seen       how many of them an earlier call saw, which returned 0; below size
