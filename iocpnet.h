@@ -1054,7 +1054,8 @@ IOCPNET_API iocpnet_error iocpnet_framer_init(iocpnet_framer *framer,
 // Returns    0: a message is there. Call again with what is left.
 //            WSAEWOULDBLOCK: data is used up, and it is yours again. Call again when more has come.
 //            WSAENOBUFS: the rest of data is part of a message and there is not room enough to keep
-//            it. Nothing was taken. Lend room, and call again with the same bytes.
+//            it. Nothing was taken. Lend room, and call again with the same bytes; or keep them
+//            yourself, and call again with the same bytes and more behind them.
 //            Any other ends the stream: each further call returns the same and takes nothing.
 //            WSAEMSGSIZE: the message is above max_bytes. Told as soon as it is known: with the
 //            length, or when max_bytes have come and none of them ends it. ERROR_INVALID_DATA

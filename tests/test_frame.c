@@ -1198,6 +1198,36 @@ static void what_was_refused_is_not_searched_again(void)
     CHECK_EQ(seen_wrong, 0);
 }
 
+static void who_keeps_the_bytes_himself_lends_no_room(void)
+{
+    iocpnet_frame_desc desc[3];
+    iocpnet_framer framer;
+    size_t i, n;
+
+    desc[0] = of_kind(IOCPNET_FRAME_LENGTH);
+    desc[1] = of_delimiter("\r\n", 2);
+    desc[2] = of_scan(scan_braces);
+    for (i = 0; i < 3; i++) {
+        s.size = 0;
+        if (i == 0) put_message(&desc[0], 996);
+        if (i == 1) put_filled('x', 998);
+        if (i == 1) put_text("\r\n");
+        if (i == 2) put_filled('{', 500);
+        if (i == 2) put_filled('}', 500);
+        bytes_copied = bytes_searched = looked = 0;
+        CHECK_ERR(iocpnet_framer_init(&framer, &desc[i]), 0);
+        for (n = 1; n < 1000; n++)
+            CHECK_ERR(next(&framer, s.bytes, n), WSAENOBUFS);
+        CHECK_ERR(next(&framer, s.bytes, 1000), 0);
+        CHECK_EQ(got.taken, 1000);
+        CHECK(got.message == s.bytes + (i == 0 ? 4 : 0));
+        CHECK_EQ(bytes_copied, 0);
+        CHECK_EQ(bytes_searched, i == 1 ? 1000 : 0);
+        CHECK_EQ(looked, i == 2 ? 1000 : 0);
+    }
+    CHECK_EQ(seen_wrong, 0);
+}
+
 // ---- sending ------------------------------------------------------------------------------------
 
 static void writes_what_it_reads(const iocpnet_frame_desc *desc)
@@ -1440,6 +1470,7 @@ int main(int argc, char **argv)
     T_RUN(of_many_messages_only_those_across_pieces_are_copied);
     T_RUN(a_scanner_sees_each_byte_once);
     T_RUN(what_was_refused_is_not_searched_again);
+    T_RUN(who_keeps_the_bytes_himself_lends_no_room);
     T_RUN(writes_headers_and_delimiters);
     T_RUN(random_lengths_are_read_as_the_slow_reader_reads_them);
     T_RUN(random_delimiters_are_read_as_the_slow_reader_reads_them);
