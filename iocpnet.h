@@ -21,11 +21,12 @@
 //   7   op         an OVERLAPPED that knows its way home                 D7        I7
 //   8   ext        the extension functions                               D8        I8
 //   9   start      the overlapped calls as starts on an op               D9        I9
+//  11   frame      messages out of a byte stream                         D11       I11
 //  12   listener   accepting                                             D12       I12
 //  13   conn       one TCP connection                                    D13       I13
 //       licence    the end of the file
 //
-// 10 timer and 11 frame are to come. With IOCPNET_NO_SERVER the file ends after 9.
+// 10 timer is to come. With IOCPNET_NO_SERVER the file ends after 9.
 //
 // ---- M1 what it is ------------------------------------------------------------------------------
 //
@@ -175,7 +176,7 @@
 //   macro                    default          meaning
 //   IOCPNET_IMPLEMENTATION   not defined      the implementation follows: in one source file only
 //   IOCPNET_STATIC           not defined      every function is private to this source file
-//   IOCPNET_NO_SERVER        not defined      leaves out listener and conn
+//   IOCPNET_NO_SERVER        not defined      leaves out layers 10 to 13
 //   IOCPNET_ALLOC(size,ctx)  process heap     memory for the few control blocks; both or neither
 //   IOCPNET_FREE(p,size,ctx) process heap     of the two; ctx is NULL
 //   IOCPNET_ASSERT(cond)     off, assert()    misuse and impossible states; assert() in debug
@@ -207,6 +208,7 @@ typedef int iocpnet_error;
 // The codes that this kit returns of its own accord, for programs without winsock2.h. The numbers
 // are Winsock's and Win32's; IOCPNET_EINVAL is WSAEINVAL and so on.
 enum {
+    IOCPNET_EINVALIDDATA = 13,    // ERROR_INVALID_DATA: bytes that are no message
     IOCPNET_ENOTFOUND = 1168,     // ERROR_NOT_FOUND: nothing to cancel
     IOCPNET_ABORTED = 995,        // WSA_OPERATION_ABORTED
     IOCPNET_EINVAL = 10022,       // WSAEINVAL
@@ -953,6 +955,151 @@ IOCPNET_API iocpnet_error iocpnet_transmit_cancel(iocpnet_transmit *transmit);
 
 #ifndef IOCPNET_NO_SERVER
 
+// ---- D11 frame: messages out of a byte stream ---------------------------------------------------
+//
+// Pure functions: no socket, no call into Windows, no allocation. They work on any bytes, from this
+// kit's connections or from elsewhere.
+//
+//     error = iocpnet_framer_next(&framer, &data, &size, &message, &message_size);
+//
+// in a loop until it is not 0. A message that lies whole in data is not copied. One that does not
+// is put together in room that you lend, each of its bytes copied once. Nothing is searched twice,
+// however the stream was cut. (For a scanner, which wants one piece, some of what follows a message
+// that was put together may be copied in vain: at most as much again, or 64 bytes.)
+
+// What ends a message.
+typedef enum iocpnet_frame_kind {
+    IOCPNET_FRAME_LENGTH,     // a header of fixed size, with a length in it, stands before it
+    IOCPNET_FRAME_DELIMITER,  // fixed bytes stand behind it, and never inside
+    IOCPNET_FRAME_SCAN        // a function of yours tells
+} iocpnet_frame_kind;
+
+// Says how long the first message in some bytes is.
+//
+//   user       desc.user
+//   bytes      the message so far, from its first byte on, in one piece; may go on beyond its end
+//   size       bytes there, 1 .. max_bytes
+//   seen       how many of them an earlier call saw, which returned 0; below size
+//   state      yours, of this message: 0 at its first call, kept from call to call
+//
+// Returns    the size of the whole message as soon as you know it: above seen, and above size if
+//            its end has not come. 0: not known yet. IOCPNET_FRAME_MALFORMED: it can be none. The
+//            byte at which a message ends must be enough to tell; looking ahead is not possible.
+// Threads    that of iocpnet_framer_next.
+typedef size_t iocpnet_frame_scan_fn(void *user, const void *bytes, size_t size, size_t seen,
+                                     uint64_t *state);
+
+#define IOCPNET_FRAME_MALFORMED SIZE_MAX
+
+// How messages lie in the stream. Zero means [the default]: each behind a length of 4 bytes in
+// network byte order.
+typedef struct iocpnet_frame_desc {
+    iocpnet_frame_kind kind;      // [IOCPNET_FRAME_LENGTH]
+    uint32_t max_bytes;           // most bytes of one message with header and delimiter [64 KiB]
+    bool whole;                   // hand out header and delimiter too [false: what they enclose]
+    bool little_endian;           // LENGTH: low byte first [false: network byte order]
+    uint8_t length_bytes;         // LENGTH: 1, 2, 4 or 8 [4]
+    uint16_t length_offset;       // LENGTH: where in the header it is [0]
+    uint16_t header_bytes;        // LENGTH: the whole header [length_offset + length_bytes]
+    uint16_t counted_bytes;       // LENGTH: how many bytes of the header the length counts too:
+                                  // length_bytes if itself, header_bytes if all of it [0]
+    uint8_t delimiter_bytes;      // DELIMITER: 1 to 8, required
+    char delimiter[8];            // DELIMITER: "\r\n", "\n", "\0" ...
+    iocpnet_frame_scan_fn *scan;  // SCAN: required
+    void *user;                   // SCAN: given to it
+} iocpnet_frame_desc;
+
+// Cuts one stream. Plain data, all of it private: put it into your own struct, copy it, drop it.
+typedef struct iocpnet_framer {
+    const iocpnet_frame_desc *desc;
+    unsigned char *room;
+    uint32_t room_bytes;
+    uint32_t kept;           // bytes of an incomplete message, at the front of room
+    uint32_t seen;           // bytes of it that were searched
+    uint32_t message_bytes;  // its size; 0 while that is not known
+    uint64_t state;          // the scanner's
+    iocpnet_error error;     // what every further call returns
+} iocpnet_framer;
+
+// Checks settings.
+//
+// Returns    0. WSAEINVAL: desc is NULL; an unknown kind; a length of another size, or not within
+//            its header; more counted than the header has; a delimiter of 0 or more than 8 bytes;
+//            no scan; max_bytes has no room for an empty message.
+// Threads    any. Never blocks.
+IOCPNET_API iocpnet_error iocpnet_frame_check(const iocpnet_frame_desc *desc);
+
+// Makes what goes with a payload when it is sent: of a length, the header that goes before it; of a
+// delimiter, the bytes that go behind it. That the payload holds no delimiter is yours to see to.
+//
+//   payload    bytes of it
+//   header     NULL: only tells the size. Of a header with more than a length in it only the length
+//              is written, the other bytes stay as they are
+//
+// Returns    bytes of the header or delimiter. 0: it cannot be said (beyond max_bytes, or beyond
+//            what the length can hold), the kind is SCAN, or desc is wrong; nothing was written.
+// Threads    any. Never blocks.
+IOCPNET_API size_t iocpnet_frame_header(const iocpnet_frame_desc *desc, uint64_t payload,
+                                        void *header);
+
+// Begins a stream: nothing kept, no room.
+//
+//   desc       borrowed, not copied: it stays as it is for as long as the framer is used. Any
+//              number of framers on any threads may share it
+//
+// Returns    0, or WSAEINVAL as iocpnet_frame_check; so does each iocpnet_framer_next then.
+// Threads    any. A framer is used by one thread at a time.
+IOCPNET_API iocpnet_error iocpnet_framer_init(iocpnet_framer *framer,
+                                              const iocpnet_frame_desc *desc);
+
+// Takes the next message off the front of some bytes.
+//
+//   data, size the bytes that came, not in the framer's room; moved on past what was taken
+//   message    set to the message, within data or within the room, or to NULL if there is none
+//   message_size  set to its bytes; 0 is a message too
+//
+// Returns    0: a message is there. Call again with what is left.
+//            WSAEWOULDBLOCK: data is used up, and it is yours again. Call again when more has come.
+//            WSAENOBUFS: the rest of data is part of a message and there is not room enough to keep
+//            it. Nothing was taken. Lend room, and call again with the same bytes; or keep them
+//            yourself, and call again with the same bytes and more behind them.
+//            Any other ends the stream: each further call returns the same and takes nothing.
+//            WSAEMSGSIZE: the message is above max_bytes. Told as soon as it is known: with the
+//            length, or when max_bytes have come and none of them ends it. ERROR_INVALID_DATA
+//            (13): a length below what it counts, or what the scanner calls malformed; also one
+//            that says a message had ended before where it asked for more. WSAEINVAL: no or wrong
+//            settings.
+// Owns       the message is there until the next call, or until you reuse the data or the room.
+// Threads    any, one at a time for a framer. Never blocks.
+IOCPNET_API iocpnet_error iocpnet_framer_next(iocpnet_framer *framer, const void **data,
+                                              size_t *size, const void **message,
+                                              size_t *message_size);
+
+// Lends room to put a message together, in place of the room it had; bytes kept there are copied.
+// Room may be lent for good, or only from WSAENOBUFS until iocpnet_framer_kept is 0 again.
+//
+//   memory     the new room; NULL with size 0 takes the room back
+//   size       max_bytes is enough for every message, iocpnet_framer_need for this one
+//
+// Returns    0: the old room is yours again. WSAEINVAL: size is below what is kept; nothing was
+//            done.
+// Owns       memory is borrowed until another is lent. The framer never frees it.
+// Threads    any, one at a time for a framer. Never blocks.
+IOCPNET_API iocpnet_error iocpnet_framer_room(iocpnet_framer *framer, void *memory, size_t size);
+
+// The bytes of an incomplete message that are kept in the room. Not 0 at the end of the stream
+// means that it was cut off inside a message.
+//
+// Returns    bytes; 0: the room is not needed, once you have dealt with the last message.
+// Threads    any, one at a time for a framer. Never blocks.
+IOCPNET_API size_t iocpnet_framer_kept(const iocpnet_framer *framer);
+
+// How much room the message wants that is not complete yet.
+//
+// Returns    its size in bytes if that is known already, else max_bytes.
+// Threads    any, one at a time for a framer. Never blocks.
+IOCPNET_API size_t iocpnet_framer_need(const iocpnet_framer *framer);
+
 // ---- D12 listener: accepting --------------------------------------------------------------------
 
 // Names a connection. Plain data: copy it, keep it, compare its id; 0 names none. After the
@@ -1397,6 +1544,7 @@ static const iocpnet__error_row iocpnet__errors[] = {
     IOCPNET__ROW(5, ERROR_ACCESS_DENIED, "Access is denied"),
     IOCPNET__ROW(6, ERROR_INVALID_HANDLE, "The handle is not valid"),
     IOCPNET__ROW(8, ERROR_NOT_ENOUGH_MEMORY, "There is not enough memory"),
+    IOCPNET__ROW(13, ERROR_INVALID_DATA, "The data is not valid"),
     IOCPNET__ROW(14, ERROR_OUTOFMEMORY, "There is not enough memory"),
     IOCPNET__ROW(32, ERROR_SHARING_VIOLATION, "The file is in use by another process"),
     IOCPNET__ROW(38, ERROR_HANDLE_EOF, "The end of the file was reached"),
@@ -4739,6 +4887,288 @@ IOCPNET__DEF iocpnet_error iocpnet_transmit_cancel(iocpnet_transmit *transmit)
 }
 
 #ifndef IOCPNET_NO_SERVER
+
+// ---- I11 frame: messages out of a byte stream ---------------------------------------------------
+
+// A zero stands for the default everywhere; desc belongs to the user and is not written.
+static size_t iocpnet__frame_max(const iocpnet_frame_desc *desc)
+{
+    return desc->max_bytes ? desc->max_bytes : 64 * 1024;
+}
+
+static size_t iocpnet__frame_length_bytes(const iocpnet_frame_desc *desc)
+{
+    return desc->length_bytes ? desc->length_bytes : 4;
+}
+
+static size_t iocpnet__frame_header_bytes(const iocpnet_frame_desc *desc)
+{
+    if (desc->header_bytes) return desc->header_bytes;
+    return desc->length_offset + iocpnet__frame_length_bytes(desc);
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_frame_check(const iocpnet_frame_desc *desc)
+{
+    size_t length, header;
+
+    if (!desc) return WSAEINVAL;
+    switch (desc->kind) {
+    case IOCPNET_FRAME_LENGTH:
+        length = iocpnet__frame_length_bytes(desc);
+        header = iocpnet__frame_header_bytes(desc);
+        if (length != 1 && length != 2 && length != 4 && length != 8) return WSAEINVAL;
+        if (desc->length_offset + length > header) return WSAEINVAL;
+        if (desc->counted_bytes > header) return WSAEINVAL;
+        return header > iocpnet__frame_max(desc) ? WSAEINVAL : 0;
+    case IOCPNET_FRAME_DELIMITER:
+        if (!desc->delimiter_bytes) return WSAEINVAL;
+        if (desc->delimiter_bytes > sizeof desc->delimiter) return WSAEINVAL;
+        return desc->delimiter_bytes > iocpnet__frame_max(desc) ? WSAEINVAL : 0;
+    case IOCPNET_FRAME_SCAN:
+        return desc->scan ? 0 : WSAEINVAL;
+    default:
+        return WSAEINVAL;
+    }
+}
+
+IOCPNET__DEF size_t iocpnet_frame_header(const iocpnet_frame_desc *desc, uint64_t payload,
+                                         void *header)
+{
+    unsigned char *out = (unsigned char *)header;
+    size_t bytes, header_bytes, i;
+    uint64_t length;
+
+    if (iocpnet_frame_check(desc) || desc->kind == IOCPNET_FRAME_SCAN) return 0;
+    if (desc->kind == IOCPNET_FRAME_DELIMITER) {
+        if (payload > iocpnet__frame_max(desc) - desc->delimiter_bytes) return 0;
+        if (out) memcpy(out, desc->delimiter, desc->delimiter_bytes);
+        return desc->delimiter_bytes;
+    }
+    bytes = iocpnet__frame_length_bytes(desc);
+    header_bytes = iocpnet__frame_header_bytes(desc);
+    if (payload > iocpnet__frame_max(desc) - header_bytes) return 0;
+    length = payload + desc->counted_bytes;
+    if (bytes < 8 && length >> (8 * bytes)) return 0;
+    for (i = 0; out && i < bytes; i++) {
+        size_t at = desc->little_endian ? i : bytes - 1 - i;
+        out[desc->length_offset + at] = (unsigned char)(length >> (8 * i));
+    }
+    return header_bytes;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_framer_init(iocpnet_framer *framer,
+                                               const iocpnet_frame_desc *desc)
+{
+    memset(framer, 0, sizeof *framer);
+    framer->desc = desc;
+    framer->error = iocpnet_frame_check(desc);
+    return framer->error;
+}
+
+// One byte of the message: of what is kept, else of what has come.
+static unsigned char iocpnet__frame_byte(const iocpnet_framer *framer, const unsigned char *data,
+                                         size_t at)
+{
+    return at < framer->kept ? framer->room[at] : data[at - framer->kept];
+}
+
+// What follows finds the size of the message that begins with what is kept and goes on in data. It
+// sets message_bytes once that is known, and returns what ends the stream.
+
+static iocpnet_error iocpnet__frame_length(iocpnet_framer *framer, const unsigned char *data,
+                                           size_t size)
+{
+    const iocpnet_frame_desc *desc = framer->desc;
+    size_t bytes = iocpnet__frame_length_bytes(desc), header = iocpnet__frame_header_bytes(desc);
+    size_t end = desc->length_offset + bytes, i;
+    uint64_t length = 0;
+
+    if (framer->kept < end && size < end - framer->kept) return 0;
+    for (i = 0; i < bytes; i++) {
+        size_t at = desc->little_endian ? bytes - 1 - i : i;
+        length = length << 8 | iocpnet__frame_byte(framer, data, desc->length_offset + at);
+    }
+    if (length < desc->counted_bytes) return ERROR_INVALID_DATA;
+    length -= desc->counted_bytes;
+    if (length > iocpnet__frame_max(desc) - header) return WSAEMSGSIZE;
+    framer->message_bytes = (uint32_t)(header + (size_t)length);
+    return 0;
+}
+
+// Whether the message's first end bytes end with the delimiter. It may have begun in what is kept.
+static bool iocpnet__frame_delimited(const iocpnet_framer *framer, const unsigned char *data,
+                                     size_t end)
+{
+    const iocpnet_frame_desc *desc = framer->desc;
+    size_t bytes = desc->delimiter_bytes, i;
+
+    if (end < bytes) return false;
+    for (i = 0; i < bytes; i++) {
+        unsigned char wanted = (unsigned char)desc->delimiter[i];
+        if (iocpnet__frame_byte(framer, data, end - bytes + i) != wanted) return false;
+    }
+    return true;
+}
+
+// Looks for the delimiter's last byte, then at the few before it. So nothing has to be remembered
+// of a delimiter that has begun, and one whose own beginning repeats needs no care.
+static iocpnet_error iocpnet__frame_delimiter(iocpnet_framer *framer, const unsigned char *data,
+                                              size_t size)
+{
+    const iocpnet_frame_desc *desc = framer->desc;
+    unsigned char last = (unsigned char)desc->delimiter[desc->delimiter_bytes - 1];
+    size_t room = iocpnet__frame_max(desc) - framer->kept, at = 0;
+
+    if (size > room) size = room;
+    // After WSAENOBUFS the front of data was searched already.
+    if (framer->seen > framer->kept) at = framer->seen - framer->kept;
+    while (at < size) {
+        const unsigned char *found = (const unsigned char *)memchr(data + at, last, size - at);
+        if (!found) break;
+        at = (size_t)(found - data) + 1;
+        if (!iocpnet__frame_delimited(framer, data, framer->kept + at)) continue;
+        framer->message_bytes = (uint32_t)(framer->kept + at);
+        return 0;
+    }
+    if (size == room) return WSAEMSGSIZE;
+    if (framer->seen < framer->kept + size) framer->seen = (uint32_t)(framer->kept + size);
+    return 0;
+}
+
+// Asks the user's scanner about the message's first size bytes.
+static iocpnet_error iocpnet__frame_ask(iocpnet_framer *framer, const unsigned char *bytes,
+                                        size_t size)
+{
+    const iocpnet_frame_desc *desc = framer->desc;
+    size_t whole;
+
+    if (size <= framer->seen) return 0;
+    whole = desc->scan(desc->user, bytes, size, framer->seen, &framer->state);
+    if (whole == IOCPNET_FRAME_MALFORMED) return ERROR_INVALID_DATA;
+    if (whole > iocpnet__frame_max(desc)) return WSAEMSGSIZE;
+    if (whole && whole <= framer->seen) return ERROR_INVALID_DATA;  // those bytes were let pass
+    if (!whole && size == iocpnet__frame_max(desc)) return WSAEMSGSIZE;
+    framer->message_bytes = (uint32_t)whole;
+    if (!whole) framer->seen = (uint32_t)size;
+    return 0;
+}
+
+// A scanner needs one piece: what has come is put behind what is kept, as much again at each step,
+// so that not much is copied of what lies behind the message. copied: how much of data that was.
+static iocpnet_error iocpnet__frame_scan(iocpnet_framer *framer, const unsigned char *data,
+                                         size_t size, size_t *copied)
+{
+    size_t kept = framer->kept, room = iocpnet__frame_max(framer->desc) - kept, step;
+    iocpnet_error error = 0;
+
+    if (size > room) size = room;
+    if (!kept) return iocpnet__frame_ask(framer, data, size);
+    if (size > framer->room_bytes - kept) size = framer->room_bytes - kept;
+    while (*copied < size && !framer->message_bytes && !error) {
+        step = kept + *copied < 64 ? 64 : kept + *copied;
+        if (step > size - *copied) step = size - *copied;
+        memcpy(framer->room + kept + *copied, data + *copied, step);
+        *copied += step;
+        error = iocpnet__frame_ask(framer, framer->room, kept + *copied);
+    }
+    return error;
+}
+
+static iocpnet_error iocpnet__frame_find(iocpnet_framer *framer, const unsigned char *data,
+                                         size_t size, size_t *copied)
+{
+    switch (framer->desc->kind) {
+    case IOCPNET_FRAME_LENGTH:
+        return iocpnet__frame_length(framer, data, size);
+    case IOCPNET_FRAME_DELIMITER:
+        return iocpnet__frame_delimiter(framer, data, size);
+    case IOCPNET_FRAME_SCAN:
+        return iocpnet__frame_scan(framer, data, size, copied);
+    default:
+        return WSAEINVAL;
+    }
+}
+
+// Puts data behind what is kept; its first copied bytes are there already.
+static void iocpnet__frame_keep(iocpnet_framer *framer, const unsigned char *data, size_t size,
+                                size_t copied)
+{
+    if (size > copied) memcpy(framer->room + framer->kept + copied, data + copied, size - copied);
+    framer->kept += (uint32_t)size;
+}
+
+// Hands out the message at bytes, and forgets it.
+static void iocpnet__frame_give(iocpnet_framer *framer, const unsigned char *bytes,
+                                const void **message, size_t *message_size)
+{
+    const iocpnet_frame_desc *desc = framer->desc;
+
+    *message = bytes;
+    *message_size = framer->message_bytes;
+    framer->kept = framer->seen = framer->message_bytes = 0;
+    framer->state = 0;
+    if (desc->whole) return;
+    if (desc->kind == IOCPNET_FRAME_LENGTH) {
+        *message = bytes + iocpnet__frame_header_bytes(desc);
+        *message_size -= iocpnet__frame_header_bytes(desc);
+    } else if (desc->kind == IOCPNET_FRAME_DELIMITER) {
+        *message_size -= desc->delimiter_bytes;
+    }
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_framer_next(iocpnet_framer *framer, const void **data,
+                                               size_t *size, const void **message,
+                                               size_t *message_size)
+{
+    const unsigned char *bytes = (const unsigned char *)*data;
+    size_t take = *size, copied = 0;
+    bool complete;
+
+    *message = NULL;
+    *message_size = 0;
+    if (!framer->desc) return WSAEINVAL;
+    if (framer->error) return framer->error;
+    if (!take) return WSAEWOULDBLOCK;
+
+    if (!framer->message_bytes) framer->error = iocpnet__frame_find(framer, bytes, take, &copied);
+    if (framer->error) {
+        framer->kept = 0;
+        return framer->error;
+    }
+    complete = framer->message_bytes && framer->message_bytes - framer->kept <= take;
+    if (complete) take = framer->message_bytes - framer->kept;
+    if (!complete || framer->kept) {
+        // Where the size is known, room for all of it is asked for before a byte is copied.
+        size_t need = framer->message_bytes ? framer->message_bytes : framer->kept + take;
+        if (framer->room_bytes < need) return WSAENOBUFS;
+        iocpnet__frame_keep(framer, bytes, take, copied);
+    }
+    *data = bytes + take;
+    *size -= take;
+    if (!complete) return WSAEWOULDBLOCK;
+    iocpnet__frame_give(framer, framer->kept ? framer->room : bytes, message, message_size);
+    return 0;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_framer_room(iocpnet_framer *framer, void *memory, size_t size)
+{
+    if (size < framer->kept || (size && !memory)) return WSAEINVAL;
+    if (framer->kept && memory != framer->room) memmove(memory, framer->room, framer->kept);
+    framer->room = (unsigned char *)memory;
+    framer->room_bytes = size < UINT32_MAX ? (uint32_t)size : UINT32_MAX;
+    return 0;
+}
+
+IOCPNET__DEF size_t iocpnet_framer_kept(const iocpnet_framer *framer)
+{
+    return framer->kept;
+}
+
+IOCPNET__DEF size_t iocpnet_framer_need(const iocpnet_framer *framer)
+{
+    if (framer->message_bytes) return framer->message_bytes;
+    return framer->desc ? iocpnet__frame_max(framer->desc) : 0;
+}
 
 // ---- I12 listener: accepting --------------------------------------------------------------------
 

@@ -75,6 +75,13 @@ static function *const functions[] = {
     (function *)iocpnet_start_transmit_file,
     (function *)iocpnet_transmit_cancel,
 #ifndef IOCPNET_NO_SERVER
+    (function *)iocpnet_frame_check,
+    (function *)iocpnet_frame_header,
+    (function *)iocpnet_framer_init,
+    (function *)iocpnet_framer_next,
+    (function *)iocpnet_framer_room,
+    (function *)iocpnet_framer_kept,
+    (function *)iocpnet_framer_need,
     (function *)iocpnet_listener_open,
     (function *)iocpnet_listener_address,
     (function *)iocpnet_conn_send,

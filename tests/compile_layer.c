@@ -61,6 +61,15 @@ int main(void)
     iocpnet_start_recv(&op, &s, NULL, 0);
     iocpnet_socket_close(&s);
     return iocpnet_iocp_close(iocp);
+#elif LAYER == 11
+    static iocpnet_frame_desc desc;  // zero: a length of 4 bytes
+    const unsigned char bytes[] = { 0, 0, 0, 2, 'h', 'i' };
+    const void *data = bytes, *message = NULL;
+    size_t size = sizeof bytes, message_size = 0;
+    iocpnet_framer framer;
+    if (iocpnet_framer_init(&framer, &desc)) return 1;
+    if (iocpnet_framer_next(&framer, &data, &size, &message, &message_size)) return 1;
+    return message_size != 2;
 #elif LAYER == 12
     iocpnet_iocp *iocp = NULL;
     static iocpnet_listener_desc desc;
