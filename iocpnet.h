@@ -311,6 +311,7 @@ enum {
     IOCPNET_COUNT_CLOSED_TIMEOUT,
     IOCPNET_COUNT_CLOSED_LIMIT,
     IOCPNET_COUNT_CLOSED_STOP,
+    IOCPNET_COUNT_CLOSED_PROTOCOL,
     IOCPNET_COUNT_CLOSED_CONNECT_FAILED,
     IOCPNET_COUNT_CLOSED_HANDED_OVER,
     IOCPNET_COUNT_NO_BUFFERS,     // WSAENOBUFS and the like met, and borne
@@ -1116,6 +1117,7 @@ typedef enum iocpnet_reason {
     IOCPNET_CLOSED_TIMEOUT,         // idle_ms, read_ms, stall_ms or close_ms
     IOCPNET_CLOSED_LIMIT,           // a send over the limit, or no buffer left for one
     IOCPNET_CLOSED_STOP,            // the iocp was stopped
+    IOCPNET_CLOSED_PROTOCOL,        // what came is no message of desc.frame: see error
     IOCPNET_CLOSED_CONNECT_FAILED,  // no address answered: error is that of the last one
     IOCPNET_CLOSED_HANDED_OVER      // iocpnet_conn_detach: see iocpnet_conn_handle
 } iocpnet_reason;
@@ -1124,7 +1126,8 @@ typedef enum iocpnet_reason {
 typedef struct iocpnet_conn_events {
     // There is a connection. user: of the desc, or as given to iocpnet_conn_open.
     void (*open)(iocpnet_conn conn, void *user);
-    // Bytes have come; data is yours until you return (see iocpnet_conn_take).
+    // Bytes have come, or, with desc.frame, one whole message; data is yours until you return (see
+    // iocpnet_conn_take).
     void (*data)(iocpnet_conn conn, const void *data, size_t size);
     // The peer has finished sending. You may go on, and end with iocpnet_conn_close. Without this
     // callback what was queued by then still goes out, and then the connection closes.
@@ -1148,13 +1151,14 @@ typedef struct iocpnet_conn_desc {
     uint32_t close_ms;          // a graceful close waits this long for the peer [5000]
     uint32_t connect_ms;        // an address has this long to answer [10000]
     uint32_t keepalive_ms;      // TCP keep-alive after this silence, then each second [0: none]
-    bool zero_byte;             // wait without a buffer: for very many idle connections
-    bool sndbuf_0;              // SO_SNDBUF 0, and two sends outstanding
-    bool nagle;                 // small sends wait for acknowledgements [false: TCP_NODELAY is set]
-    bool refuse_slow;           // a send over the limit returns WSAEWOULDBLOCK; else it closes
-    bool no_pool_cache;         // buffers without per-thread caches
-    iocpnet_conn_events on;     // on.data is required
-    void *user;                 // given to on.open; the first iocpnet_conn_user
+    const iocpnet_frame_desc *frame;  // what comes is cut into messages; copied [NULL: as it comes]
+    bool zero_byte;                   // wait without a buffer: for very many idle connections
+    bool sndbuf_0;                    // SO_SNDBUF 0, and two sends outstanding
+    bool nagle;              // small sends wait for acknowledgements [false: TCP_NODELAY is set]
+    bool refuse_slow;        // a send over the limit returns WSAEWOULDBLOCK; else it closes
+    bool no_pool_cache;      // buffers without per-thread caches
+    iocpnet_conn_events on;  // on.data is required
+    void *user;              // given to on.open; the first iocpnet_conn_user
 } iocpnet_conn_desc;
 
 typedef struct iocpnet_listener iocpnet_listener;
@@ -1270,7 +1274,7 @@ IOCPNET_API iocpnet_error iocpnet_conn_send_buffer(iocpnet_conn conn, iocpnet_bu
 // A listener has desc.buffers more than its connections need: whoever keeps more than that takes
 // them from receiving.
 //
-// Returns    the buffer, or NULL: not in on.data of this connection, or taken already.
+// Returns    the buffer, or NULL: not in on.data of this connection, taken already, or desc.frame.
 // Owns       yours; iocpnet_buffer_give it, or hand it to iocpnet_conn_send_buffer.
 // Threads    on.data of conn.
 IOCPNET_API iocpnet_buffer *iocpnet_conn_take(iocpnet_conn conn);
@@ -1309,7 +1313,7 @@ IOCPNET_API iocpnet_error iocpnet_conn_abort(iocpnet_conn conn);
 // iocpnet_conn_handle there tells the socket. It stays attached to the iocp: use synchronous calls
 // on it, or set the low bit of hEvent in your OVERLAPPEDs.
 //
-// Returns    0 or WSAENOTCONN.
+// Returns    0 or WSAENOTCONN. WSAEOPNOTSUPP with desc.frame: part of a message would be lost.
 // Threads    any.
 IOCPNET_API iocpnet_error iocpnet_conn_detach(iocpnet_conn conn);
 
@@ -2055,6 +2059,7 @@ IOCPNET__DEF const char *iocpnet_stats_name(int counter)
                                                          "closed_timeout",
                                                          "closed_limit",
                                                          "closed_stop",
+                                                         "closed_protocol",
                                                          "closed_connect_failed",
                                                          "closed_handed_over",
                                                          "no_buffers",
@@ -5153,7 +5158,8 @@ IOCPNET__DEF iocpnet_error iocpnet_framer_next(iocpnet_framer *framer, const voi
 IOCPNET__DEF iocpnet_error iocpnet_framer_room(iocpnet_framer *framer, void *memory, size_t size)
 {
     if (size < framer->kept || (size && !memory)) return WSAEINVAL;
-    if (framer->kept && memory != framer->room) memmove(memory, framer->room, framer->kept);
+    if (framer->kept && memory && memory != framer->room)
+        memmove(memory, framer->room, framer->kept);
     framer->room = (unsigned char *)memory;
     framer->room_bytes = size < UINT32_MAX ? (uint32_t)size : UINT32_MAX;
     return 0;
@@ -5226,7 +5232,9 @@ typedef struct iocpnet__group {
     iocpnet_iocp *iocp;
     iocpnet_listener *listener;  // NULL: a connector's
     iocpnet_conn_desc desc;
+    iocpnet_frame_desc frame;  // where desc.frame points to
     iocpnet_pool *conns, *extras, *views;
+    iocpnet_pool *rooms;    // to put messages together
     iocpnet_pool *inputs;   // a receive buffer for each connection, whatever is queued to send
     iocpnet_pool *buffers;  // of what is queued to send
     bool clocked;           // its connections have deadlines while they are open
@@ -5449,7 +5457,7 @@ static void iocpnet__listener_close(iocpnet_listener *listener)
 
 static void iocpnet__group_fini(iocpnet__group *group)
 {
-    iocpnet_pool *pools[5];
+    iocpnet_pool *pools[6];
     iocpnet_error error;
     size_t i;
 
@@ -5458,7 +5466,8 @@ static void iocpnet__group_fini(iocpnet__group *group)
     pools[2] = group->views;
     pools[3] = group->inputs;
     pools[4] = group->buffers;
-    for (i = 0; i < 5; i++) {
+    pools[5] = group->rooms;
+    for (i = 0; i < 6; i++) {
         error = iocpnet_pool_destroy(pools[i]);
         IOCPNET_ASSERT(!error && "a connection or a buffer is left");
         (void)error;
@@ -5552,6 +5561,9 @@ typedef struct iocpnet__extra {
     iocpnet__conn *conn;
     uint32_t count, next;  // addresses; the next to try
     iocpnet_address addresses[IOCPNET__ADDRESSES];
+    iocpnet_framer framer;
+    iocpnet_buffer *room;  // the framer's, while it keeps something
+    uint32_t shown;        // bytes of the receive buffer that it has taken
 } iocpnet__extra;
 
 // A buffer that was handed to the send queue, which may be in other queues too: its bytes, with a
@@ -6099,9 +6111,58 @@ static void iocpnet__conn_finish_reading(iocpnet__conn *conn)
 
     conn->finished = true;
     if (closing == IOCPNET__CLOSING || conn->leaving) return;
-    if (on->finish) on->finish(iocpnet__conn_name(conn));
-    if (on->finish && !closing) return;
+    if (conn->group->desc.frame && iocpnet_framer_kept(&conn->extra->framer)) {
+        iocpnet__conn_because(conn, IOCPNET_CLOSED_PROTOCOL, 38);  // ERROR_HANDLE_EOF
+    } else if (on->finish) {
+        on->finish(iocpnet__conn_name(conn));
+        if (!closing) return;
+    }
     iocpnet__conn_because(conn, IOCPNET_CLOSED_FINISHED, 0);
+    iocpnet__conn_close_begins(conn);
+}
+
+// Lends the framer room for the message that has begun.
+static iocpnet_error iocpnet__conn_make_room(iocpnet__conn *conn)
+{
+    iocpnet__extra *extra = conn->extra;
+
+    extra->room = iocpnet_pool_take(conn->group->rooms);
+    if (!extra->room) return WSAENOBUFS;
+    return iocpnet_framer_room(&extra->framer, extra->room->data, extra->room->size);
+}
+
+// Shows the messages that a receive has completed. When reading is paused in between, or there is
+// no room to put one together, the rest waits.
+static void iocpnet__conn_show_messages(iocpnet__conn *conn, size_t bytes)
+{
+    iocpnet__extra *extra = conn->extra;
+    const void *data = conn->buffer->data + extra->shown;
+    size_t size = bytes - extra->shown;
+    const void *message;
+    size_t message_size;
+    iocpnet_error error = 0;
+
+    while (!error && iocpnet__load(&conn->closing) != IOCPNET__CLOSING) {
+        conn->ready = iocpnet__load(&conn->held) != 0;
+        if (conn->ready) return;
+        error = iocpnet_framer_next(&extra->framer, &data, &size, &message, &message_size);
+        extra->shown = (uint32_t)(bytes - size);
+        if (!error) {
+            conn->group->desc.on.data(iocpnet__conn_name(conn), message, message_size);
+        } else if (error == WSAENOBUFS) {
+            error = iocpnet__conn_make_room(conn);
+            conn->ready = error && iocpnet__conn_bears(conn, error);
+            if (error) return;
+        }
+    }
+    extra->shown = 0;
+    if (extra->room && !iocpnet_framer_kept(&extra->framer)) {
+        (void)iocpnet_framer_room(&extra->framer, NULL, 0);
+        iocpnet_buffer_give(extra->room);
+        extra->room = NULL;
+    }
+    if (!error || error == WSAEWOULDBLOCK) return;
+    iocpnet__conn_because(conn, IOCPNET_CLOSED_PROTOCOL, error);
     iocpnet__conn_close_begins(conn);
 }
 
@@ -6115,6 +6176,8 @@ static void iocpnet__conn_show(iocpnet__conn *conn)
     conn->ready = false;
     if (!bytes) {
         iocpnet__conn_finish_reading(conn);
+    } else if (!closing && conn->group->desc.frame) {
+        iocpnet__conn_show_messages(conn, bytes);
     } else if (!closing) {
         conn->showing = true;
         conn->group->desc.on.data(iocpnet__conn_name(conn), conn->buffer->data, bytes);
@@ -6478,10 +6541,11 @@ static bool iocpnet__conn_advance(iocpnet__conn *conn, iocpnet__worker *worker)
 static void iocpnet__conn_end(iocpnet__conn *conn, iocpnet__worker *worker)
 {
     static const int counters[] = {
-        IOCPNET_COUNT_CLOSED_FINISHED,       IOCPNET_COUNT_CLOSED_RESET,
-        IOCPNET_COUNT_CLOSED_LOCAL,          IOCPNET_COUNT_CLOSED_TIMEOUT,
-        IOCPNET_COUNT_CLOSED_LIMIT,          IOCPNET_COUNT_CLOSED_STOP,
-        IOCPNET_COUNT_CLOSED_CONNECT_FAILED, IOCPNET_COUNT_CLOSED_HANDED_OVER
+        IOCPNET_COUNT_CLOSED_FINISHED,   IOCPNET_COUNT_CLOSED_RESET,
+        IOCPNET_COUNT_CLOSED_LOCAL,      IOCPNET_COUNT_CLOSED_TIMEOUT,
+        IOCPNET_COUNT_CLOSED_LIMIT,      IOCPNET_COUNT_CLOSED_STOP,
+        IOCPNET_COUNT_CLOSED_PROTOCOL,   IOCPNET_COUNT_CLOSED_CONNECT_FAILED,
+        IOCPNET_COUNT_CLOSED_HANDED_OVER
     };
     iocpnet__group *group = conn->group;
 
@@ -6489,6 +6553,7 @@ static void iocpnet__conn_end(iocpnet__conn *conn, iocpnet__worker *worker)
     iocpnet__conn_time(conn, 0);
     iocpnet_buffer_give(conn->buffer);
     conn->buffer = NULL;
+    if (conn->extra) iocpnet_buffer_give(conn->extra->room);
     iocpnet__count(group->iocp, counters[conn->reason], 1);
     if (group->desc.on.close && conn->opened) {
         group->desc.on.close(iocpnet__conn_name(conn), (iocpnet_reason)conn->reason, conn->error);
@@ -6548,6 +6613,7 @@ static iocpnet__conn *iocpnet__conn_make(iocpnet__group *group, void *user)
     memset(conn->extra, 0, sizeof *conn->extra);
     conn->extra->conn = conn;
     conn->extra->send.op.done = iocpnet__conn_sent_2;
+    if (group->desc.frame) (void)iocpnet_framer_init(&conn->extra->framer, &group->frame);
     return conn;
 }
 
@@ -6749,9 +6815,17 @@ IOCPNET__DEF iocpnet_error iocpnet_conn_shutdown(iocpnet_conn conn)
     return iocpnet__conn_ask(conn, IOCPNET__ENDING, IOCPNET__SHUTDOWN);
 }
 
-IOCPNET__DEF iocpnet_error iocpnet_conn_detach(iocpnet_conn conn)
+IOCPNET__DEF iocpnet_error iocpnet_conn_detach(iocpnet_conn name)
 {
-    return iocpnet__conn_ask(conn, IOCPNET__ENDING, IOCPNET__HAND_OVER);
+    bool own;
+    iocpnet__conn *conn = iocpnet__conn_enter(name, &own);
+    bool framed;
+
+    if (!conn) return WSAENOTCONN;
+    framed = conn->group->desc.frame != NULL;
+    iocpnet__conn_leave(conn, own);
+    if (framed) return WSAEOPNOTSUPP;
+    return iocpnet__conn_ask(name, IOCPNET__ENDING, IOCPNET__HAND_OVER);
 }
 
 IOCPNET__DEF iocpnet_error iocpnet_conn_pause(iocpnet_conn name)
@@ -7168,6 +7242,11 @@ static iocpnet_error iocpnet__group_init(iocpnet__group *group, iocpnet_iocp *io
     group->iocp = iocp;
     *desc = *settings;
     if (!desc->on.data) return WSAEINVAL;
+    if (desc->frame) {
+        group->frame = *desc->frame;
+        desc->frame = &group->frame;
+        if (iocpnet_frame_check(desc->frame)) return WSAEINVAL;
+    }
     desc->max_connections = iocpnet__or_default(desc->max_connections, 10000);
     desc->buffer_bytes = iocpnet__or_default(desc->buffer_bytes, 16 * 1024);
     desc->buffers = iocpnet__or_default(desc->buffers, desc->max_connections + 256);
@@ -7189,7 +7268,7 @@ static iocpnet_error iocpnet__group_init(iocpnet__group *group, iocpnet_iocp *io
     objects.limit = desc->max_connections + more;
     error = iocpnet_pool_create(&group->conns, &objects);
     objects.size = sizeof(iocpnet__extra);
-    if (!error && (desc->sndbuf_0 || !group->listener)) {
+    if (!error && (desc->sndbuf_0 || desc->frame || !group->listener)) {
         error = iocpnet_pool_create(&group->extras, &objects);
     }
     objects.size = sizeof(iocpnet__view);
@@ -7203,6 +7282,12 @@ static iocpnet_error iocpnet__group_init(iocpnet__group *group, iocpnet_iocp *io
     if (!error) error = iocpnet_pool_create(&group->inputs, &buffers);
     buffers.limit = desc->buffers + spare;
     if (!error) error = iocpnet_pool_create(&group->buffers, &buffers);
+    if (!error && desc->frame) {
+        buffers.size = desc->frame->max_bytes ? desc->frame->max_bytes : 64 * 1024;
+        buffers.limit = desc->max_connections + more;
+        buffers.no_cache = true;
+        error = iocpnet_pool_create(&group->rooms, &buffers);
+    }
     return error;
 }
 

@@ -1470,6 +1470,130 @@ static void two_listeners_share_an_iocp(void)
     end();
 }
 
+// ---- whole messages -----------------------------------------------------------------------------
+
+static volatile LONG messages, message_bytes;
+static volatile LONG pause_each;
+
+// Each message is a length and then bytes that follow from it.
+static void on_message(iocpnet_conn conn, const void *data, size_t size)
+{
+    guest *g = guest_of(conn);
+    const unsigned char *bytes = (const unsigned char *)data;
+    unsigned char head[4];
+    size_t i;
+    enter(g);
+    for (i = 0; i < size && bytes[i] == (unsigned char)(size * 7 + i); i++)
+        continue;
+    CHECK_EQ(i, size);
+    InterlockedIncrement(&messages);
+    InterlockedExchangeAdd(&message_bytes, (LONG)size);
+    if (pause_each) CHECK_ERR(iocpnet_conn_pause(conn), 0);
+    CHECK_EQ(iocpnet_frame_header(server.conn.frame, size, head), 4);
+    CHECK_ERR(iocpnet_conn_send(conn, head, 4), 0);
+    CHECK_ERR(iocpnet_conn_send(conn, data, size), 0);
+    CHECK(iocpnet_conn_take(conn) == NULL);
+    leave(g);
+}
+
+static size_t put_message(unsigned char *to, size_t size)
+{
+    size_t i;
+    to[0] = (unsigned char)(size >> 24);
+    to[1] = (unsigned char)(size >> 16);
+    to[2] = (unsigned char)(size >> 8);
+    to[3] = (unsigned char)size;
+    for (i = 0; i < size; i++)
+        to[4 + i] = (unsigned char)(size * 7 + i);
+    return size + 4;
+}
+
+// Messages of all sizes, in pieces of each size, come whole, also when reading is paused after each.
+static void framed_connections_call_back_with_whole_messages(void)
+{
+    static const size_t sizes[] = { 0, 1, 5, 100, 1000, 16380, 16384, 16385, 40000, 3, 60000, 7 };
+    static const size_t pieces[] = { 100000, 997, 16384, 1, 50000 };
+    static unsigned char out[220000], back[220000];
+    iocpnet_frame_desc frame;
+    size_t total = 0, sent, k, n;
+    SOCKET s;
+    memset(&frame, 0, sizeof frame);
+    for (k = 0; k < sizeof sizes / sizeof *sizes; k++)
+        total += put_message(out + total, sizes[k]);
+    for (k = 0; k < 2 * sizeof pieces / sizeof *pieces; k++) {
+        size_t piece = pieces[k / 2];
+        prepare();
+        messages = message_bytes = 0;
+        pause_each = k % 2;
+        server.conn.frame = &frame;
+        server.conn.send_limit_bytes = 1000000;
+        server.conn.on.data = on_message;
+        REQUIRE(begin());
+        s = peer_connect(port);
+        for (sent = piece == 1 ? total - 2000 : 0; sent && sent < total; sent = 0)
+            CHECK(peer_send(s, out, sent));  // a byte at a time takes long: only the last ones
+        for (sent = piece == 1 ? total - 2000 : 0; sent < total; sent += n) {
+            n = total - sent < piece ? total - sent : piece;
+            if (!peer_send(s, out + sent, n)) break;
+        }
+        if (pause_each) {
+            AWAIT(messages == 1, PEER_MS);
+            for (sent = 1; sent < sizeof sizes / sizeof *sizes; sent++) {
+                CHECK_ERR(iocpnet_conn_resume(guests[0].conn), 0);
+                AWAIT(messages == (LONG)sent + 1, PEER_MS);
+            }
+            CHECK_ERR(iocpnet_conn_resume(guests[0].conn), 0);
+        }
+        CHECK_EQ(peer_recv(s, back, total), total);
+        CHECK_MEM(back, out, total);
+        CHECK_EQ(messages, sizeof sizes / sizeof *sizes);
+        shutdown(s, SD_SEND);
+        CHECK_EQ(peer_end(s), 0);
+        closesocket(s);
+        AWAIT(closed_count == 1, PEER_MS);
+        CHECK_EQ(guests[0].reason, IOCPNET_CLOSED_FINISHED);
+        end();
+    }
+    pause_each = 0;
+}
+
+// What is no message ends the connection with the reason protocol; answers to earlier ones leave.
+static void what_is_no_message_is_a_protocol_error(void)
+{
+    static const unsigned char large[] = { 0xFF, 0, 0, 0, 1, 2, 3 };
+    static const unsigned char half[] = { 0, 0, 0, 9, 1, 2, 3 };
+    unsigned char out[64], back[64];
+    iocpnet_frame_desc frame;
+    int cut;
+    memset(&frame, 0, sizeof frame);
+    for (cut = 0; cut < 2; cut++) {
+        size_t n = put_message(out, 20);
+        SOCKET s;
+        prepare();
+        server.conn.frame = &frame;
+        server.conn.on.data = on_message;
+        REQUIRE(begin());
+        s = peer_connect(port);
+        memcpy(out + n, cut ? half : large, 7);
+        CHECK(peer_send(s, out, n + 7));
+        if (cut) shutdown(s, SD_SEND);
+        CHECK_EQ(peer_recv(s, back, n), n);
+        CHECK_EQ(peer_end(s), 0);
+        shutdown(s, SD_SEND);
+        AWAIT(closed_count == 1, PEER_MS);
+        CHECK_EQ(guests[0].reason, IOCPNET_CLOSED_PROTOCOL);
+        CHECK_ERR(guests[0].error, cut ? 38 : WSAEMSGSIZE);
+        closesocket(s);
+        end();
+    }
+    prepare();
+    frame.kind = IOCPNET_FRAME_DELIMITER;  // none given
+    server.conn.frame = &frame;
+    CHECK_ERR(iocpnet_iocp_open(&iocp, &engine), 0);
+    CHECK_ERR(iocpnet_listener_open(&listener, iocp, &server), WSAEINVAL);
+    CHECK_ERR(iocpnet_iocp_close(iocp), 0);
+}
+
 int main(int argc, char **argv)
 {
     WSADATA data;
@@ -1514,6 +1638,8 @@ int main(int argc, char **argv)
     T_RUN(it_stops_under_load_many_times);
     T_RUN(a_stop_delivers_what_send_took);
     T_RUN(two_listeners_share_an_iocp);
+    T_RUN(framed_connections_call_back_with_whole_messages);
+    T_RUN(what_is_no_message_is_a_protocol_error);
     WSACleanup();
     return t_end();
 }
