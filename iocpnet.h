@@ -5853,7 +5853,12 @@ static bool iocpnet__conn_advance(iocpnet__conn *conn, iocpnet__worker *worker)
     if (conn->ready && !conn->closed) iocpnet__conn_show(conn);
     iocpnet__conn_take_offered(conn);
     if (conn->closed) iocpnet__conn_drop_queue(conn);
-    if (conn->dialing) return false;
+    closing = iocpnet__load(&conn->closing);
+    if (conn->dialing) {
+        // Closed with nothing to deliver: there is no reason to go on connecting.
+        if (closing == IOCPNET__CLOSING && iocpnet__conn_idle(conn)) iocpnet__conn_cut(conn, false);
+        return false;
+    }
     iocpnet__conn_flush(conn);
     iocpnet__conn_tell_drain(conn);
     closing = iocpnet__load(&conn->closing);
