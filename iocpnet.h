@@ -1155,7 +1155,8 @@ IOCPNET_API iocpnet_error iocpnet_conn_abort(iocpnet_conn conn);
 // Hands the socket back: what is queued leaves, the receive is cancelled (bytes that it brings all
 // the same still come to on.data), then on.close comes with the reason handed over, and
 // iocpnet_conn_handle there tells the socket. It stays attached to the iocp: use synchronous calls
-// on it, or set the low bit of hEvent in your OVERLAPPEDs.
+// on it, or set the low bit of hEvent in your OVERLAPPEDs. A connection that is closing already, or
+// is closed or stopped meanwhile, is not handed over: the reason in on.close tells.
 //
 // Returns    0 or WSAENOTCONN.
 // Threads    any.
@@ -5776,12 +5777,15 @@ static void iocpnet__conn_obey(iocpnet__conn *conn, int32_t bits)
     }
     if (bits & IOCPNET__STOP) iocpnet__conn_because(conn, IOCPNET_CLOSED_STOP, 0);
     if (bits & IOCPNET__CLOSE) iocpnet__conn_because(conn, IOCPNET_CLOSED_LOCAL, 0);
-    if (bits & (IOCPNET__STOP | IOCPNET__CLOSE)) iocpnet__conn_close_begins(conn);
-    if (bits & IOCPNET__SHUTDOWN && conn->finished && !conn->awaits) {
+    if (bits & (IOCPNET__STOP | IOCPNET__CLOSE)) {
+        conn->leaving = false;  // a close overtakes a hand-over: somebody has to close the socket
+        iocpnet__conn_close_begins(conn);
+    }
+    if (bits & IOCPNET__SHUTDOWN && conn->finished && !conn->awaits && !conn->leaving) {
         iocpnet__conn_because(conn, IOCPNET_CLOSED_FINISHED, 0);
         iocpnet__conn_close_begins(conn);
     }
-    if (bits & IOCPNET__HAND_OVER) conn->leaving = true;
+    if (bits & IOCPNET__HAND_OVER && !conn->reasoned) conn->leaving = true;
     if (bits & IOCPNET__OVER) iocpnet__conn_because(conn, IOCPNET_CLOSED_LIMIT, WSAENOBUFS);
     if (bits & IOCPNET__LATE) iocpnet__conn_late(conn);
     if (bits & IOCPNET__ABORT) iocpnet__conn_because(conn, IOCPNET_CLOSED_LOCAL, 0);
