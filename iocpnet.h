@@ -5649,7 +5649,8 @@ static bool iocpnet__conn_is_late(const iocpnet__conn *conn)
     if (conn->awaits) return now - conn->began_ms > desc->close_ms;
     if (desc->idle_ms && unread > desc->idle_ms && unsent > desc->idle_ms) return true;
     if (desc->read_ms && conn->receiving && unread > desc->read_ms) return true;
-    return desc->stall_ms && iocpnet__load(&conn->queued) && unsent > desc->stall_ms;
+    // What is queued and not sent yet has not met the peer: its callback may still be running.
+    return desc->stall_ms && (conn->sending || conn->sending_2) && unsent > desc->stall_ms;
 }
 
 static void iocpnet__conn_late(iocpnet__conn *conn)
