@@ -5648,7 +5648,10 @@ static bool iocpnet__conn_is_late(const iocpnet__conn *conn)
     if (conn->dialing) return now - conn->began_ms > desc->connect_ms;
     if (conn->awaits) return now - conn->began_ms > desc->close_ms;
     if (desc->idle_ms && unread > desc->idle_ms && unsent > desc->idle_ms) return true;
-    if (desc->read_ms && conn->receiving && unread > desc->read_ms) return true;
+    if (desc->read_ms && conn->receiving && !iocpnet__load(&conn->held) &&
+        unread > desc->read_ms) {
+        return true;
+    }
     // What is queued and not sent yet has not met the peer: its callback may still be running.
     return desc->stall_ms && (conn->sending || conn->sending_2) && unsent > desc->stall_ms;
 }
@@ -6187,6 +6190,8 @@ IOCPNET__DEF iocpnet_error iocpnet_conn_resume(iocpnet_conn name)
     iocpnet__conn *conn = iocpnet__conn_enter(name, &own);
 
     if (!conn) return WSAENOTCONN;
+    // The bit first: who sees that it reads again must not see the silence of before.
+    if (iocpnet__load(&conn->held)) iocpnet__or(&conn->bits, IOCPNET__READ_ON);
     if (iocpnet__exchange(&conn->held, 0)) iocpnet__conn_signal(conn, IOCPNET__READ_ON);
     iocpnet__conn_leave(conn, own);
     return 0;
