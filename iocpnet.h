@@ -5648,8 +5648,7 @@ static bool iocpnet__conn_is_late(const iocpnet__conn *conn)
     if (conn->dialing) return now - conn->began_ms > desc->connect_ms;
     if (conn->awaits) return now - conn->began_ms > desc->close_ms;
     if (desc->idle_ms && unread > desc->idle_ms && unsent > desc->idle_ms) return true;
-    if (desc->read_ms && conn->receiving && !iocpnet__load(&conn->held) &&
-        unread > desc->read_ms) {
+    if (desc->read_ms && conn->receiving && !iocpnet__load(&conn->held) && unread > desc->read_ms) {
         return true;
     }
     // What is queued and not sent yet has not met the peer: its callback may still be running.
@@ -6058,6 +6057,7 @@ static iocpnet_error iocpnet__connector_run(iocpnet__conn *conn, iocpnet_conn *n
     name->id = 0;
     if (!conn->gone) IOCPNET__LEDGER(sockets, -1);  // an adopted one is the program's again
     iocpnet__conn_time(conn, 0);
+    iocpnet__count(conn->group->iocp, IOCPNET_COUNT_CLOSED_CONNECT_FAILED, 1);
     iocpnet__name_leave(conn, true);
     return error;
 }
@@ -6103,7 +6103,9 @@ IOCPNET__DEF iocpnet_error iocpnet_conn_adopt(iocpnet_conn *name, iocpnet_connec
     if (error) return error;
     error = iocpnet_socket_adopt(&socket, connector->group.iocp, handle);
     if (error) {
-        iocpnet__count(connector->group.iocp, IOCPNET_COUNT_OPENED, 1);  // as it will be closed
+        // As it will be counted as closed.
+        iocpnet__count(connector->group.iocp, IOCPNET_COUNT_OPENED, 1);
+        iocpnet__count(connector->group.iocp, IOCPNET_COUNT_CLOSED_CONNECT_FAILED, 1);
         iocpnet__name_leave(conn, true);
         return error;
     }
