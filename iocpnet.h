@@ -1311,7 +1311,8 @@ IOCPNET_API iocpnet_error iocpnet_conn_abort(iocpnet_conn conn);
 // Hands the socket back: what is queued leaves, the receive is cancelled (bytes that it brings all
 // the same still come to on.data), then on.close comes with the reason handed over, and
 // iocpnet_conn_handle there tells the socket. It stays attached to the iocp: use synchronous calls
-// on it, or set the low bit of hEvent in your OVERLAPPEDs.
+// on it, or set the low bit of hEvent in your OVERLAPPEDs. A connection that is closing already, or
+// is closed or stopped meanwhile, is not handed over: the reason in on.close tells.
 //
 // Returns    0 or WSAENOTCONN. WSAEOPNOTSUPP with desc.frame: part of a message would be lost.
 // Threads    any.
@@ -6297,8 +6298,11 @@ static bool iocpnet__conn_is_late(const iocpnet__conn *conn)
     if (conn->dialing) return now - conn->began_ms > desc->connect_ms;
     if (conn->awaits) return now - conn->began_ms > desc->close_ms;
     if (desc->idle_ms && unread > desc->idle_ms && unsent > desc->idle_ms) return true;
-    if (desc->read_ms && conn->receiving && unread > desc->read_ms) return true;
-    return desc->stall_ms && iocpnet__load(&conn->queued) && unsent > desc->stall_ms;
+    if (desc->read_ms && conn->receiving && !iocpnet__load(&conn->held) && unread > desc->read_ms) {
+        return true;
+    }
+    // What is queued and not sent yet has not met the peer: its callback may still be running.
+    return desc->stall_ms && (conn->sending || conn->sending_2) && unsent > desc->stall_ms;
 }
 
 static void iocpnet__conn_late(iocpnet__conn *conn)
@@ -6426,12 +6430,15 @@ static void iocpnet__conn_obey(iocpnet__conn *conn, int32_t bits)
     }
     if (bits & IOCPNET__STOP) iocpnet__conn_because(conn, IOCPNET_CLOSED_STOP, 0);
     if (bits & IOCPNET__CLOSE) iocpnet__conn_because(conn, IOCPNET_CLOSED_LOCAL, 0);
-    if (bits & (IOCPNET__STOP | IOCPNET__CLOSE)) iocpnet__conn_close_begins(conn);
-    if (bits & IOCPNET__SHUTDOWN && conn->finished && !conn->awaits) {
+    if (bits & (IOCPNET__STOP | IOCPNET__CLOSE)) {
+        conn->leaving = false;  // a close overtakes a hand-over: somebody has to close the socket
+        iocpnet__conn_close_begins(conn);
+    }
+    if (bits & IOCPNET__SHUTDOWN && conn->finished && !conn->awaits && !conn->leaving) {
         iocpnet__conn_because(conn, IOCPNET_CLOSED_FINISHED, 0);
         iocpnet__conn_close_begins(conn);
     }
-    if (bits & IOCPNET__HAND_OVER) conn->leaving = true;
+    if (bits & IOCPNET__HAND_OVER && !conn->reasoned) conn->leaving = true;
     if (bits & IOCPNET__OVER) iocpnet__conn_because(conn, IOCPNET_CLOSED_LIMIT, WSAENOBUFS);
     if (bits & IOCPNET__LATE) iocpnet__conn_late(conn);
     if (bits & IOCPNET__ABORT) iocpnet__conn_because(conn, IOCPNET_CLOSED_LOCAL, 0);
@@ -6509,7 +6516,12 @@ static bool iocpnet__conn_advance(iocpnet__conn *conn, iocpnet__worker *worker)
     if (conn->ready && !conn->closed) iocpnet__conn_show(conn);
     iocpnet__conn_take_offered(conn);
     if (conn->closed) iocpnet__conn_drop_queue(conn);
-    if (conn->dialing) return false;
+    closing = iocpnet__load(&conn->closing);
+    if (conn->dialing) {
+        // Closed with nothing to deliver: there is no reason to go on connecting.
+        if (closing == IOCPNET__CLOSING && iocpnet__conn_idle(conn)) iocpnet__conn_cut(conn, false);
+        return false;
+    }
     iocpnet__conn_flush(conn);
     iocpnet__conn_tell_drain(conn);
     closing = iocpnet__load(&conn->closing);
@@ -6705,6 +6717,7 @@ static iocpnet_error iocpnet__connector_run(iocpnet__conn *conn, iocpnet_conn *n
     name->id = 0;
     if (!conn->gone) IOCPNET__LEDGER(sockets, -1);  // an adopted one is the program's again
     iocpnet__conn_time(conn, 0);
+    iocpnet__count(conn->group->iocp, IOCPNET_COUNT_CLOSED_CONNECT_FAILED, 1);
     iocpnet__name_leave(conn, true);
     return error;
 }
@@ -6750,7 +6763,9 @@ IOCPNET__DEF iocpnet_error iocpnet_conn_adopt(iocpnet_conn *name, iocpnet_connec
     if (error) return error;
     error = iocpnet_socket_adopt(&socket, connector->group.iocp, handle);
     if (error) {
-        iocpnet__count(connector->group.iocp, IOCPNET_COUNT_OPENED, 1);  // as it will be closed
+        // As it will be counted as closed.
+        iocpnet__count(connector->group.iocp, IOCPNET_COUNT_OPENED, 1);
+        iocpnet__count(connector->group.iocp, IOCPNET_COUNT_CLOSED_CONNECT_FAILED, 1);
         iocpnet__name_leave(conn, true);
         return error;
     }
@@ -6845,6 +6860,8 @@ IOCPNET__DEF iocpnet_error iocpnet_conn_resume(iocpnet_conn name)
     iocpnet__conn *conn = iocpnet__conn_enter(name, &own);
 
     if (!conn) return WSAENOTCONN;
+    // The bit first: who sees that it reads again must not see the silence of before.
+    if (iocpnet__load(&conn->held)) iocpnet__or(&conn->bits, IOCPNET__READ_ON);
     if (iocpnet__exchange(&conn->held, 0)) iocpnet__conn_signal(conn, IOCPNET__READ_ON);
     iocpnet__conn_leave(conn, own);
     return 0;
