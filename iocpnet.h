@@ -148,8 +148,9 @@
 // has.
 //
 // Accept with first data (accept_data_ms): a client that connects and says nothing holds one of the
-// waiting accepts until the sweep closes it, and as many of them as there are accepts stop the
-// listener for that long. Without it (the default) there is nothing to hold.
+// waiting accepts until the sweep closes it. When silent ones hold them all, more are made, up to
+// accepts_max, and then further clients are taken without first data: those become connections at
+// once, which idle_ms bounds. Without accept_data_ms (the default) there is nothing to hold.
 //
 // Windows 8 and Server 2012 without KB2779768 may stop completing AcceptEx under load.
 // SIO_LOOPBACK_FAST_PATH is not offered: Microsoft has deprecated it. Issue from any thread: since
@@ -303,6 +304,8 @@ enum {
     IOCPNET_COUNT_TRANSMIT_COPIES,  // units that fell back to read and send
     IOCPNET_COUNT_ACCEPTS_FAILED,
     IOCPNET_COUNT_ACCEPTS_REAPED,   // silent ones closed by the sweep
+    IOCPNET_COUNT_ACCEPTS_GROWN,    // times more were kept waiting, since none was left
+    IOCPNET_COUNT_ACCEPTS_BARE,     // taken without first data, since silent ones held the others
     IOCPNET_COUNT_OPENED,           // connections opened
     IOCPNET_COUNT_CLOSED,           // connections closed, all reasons
     IOCPNET_COUNT_CLOSED_FINISHED,  // the peer finished, then we
@@ -1173,16 +1176,23 @@ typedef struct iocpnet_listener_desc {
     uint32_t accepts_max;     // and at most [128]
     uint32_t accept_data_ms;  // AcceptEx also takes the first bytes; silent ones are closed after
                               // this [0: no first bytes, the safe way]
+    uint32_t bind_retry_ms;   // try this long for an address in use: a restart while connections of
+                              // the last run live. Open then blocks [0: one try]
     iocpnet_conn_desc conn;   // what is accepted; conn.on.data is required
 } iocpnet_listener_desc;
 
-// Listens, and accepts on the iocp's workers: exclusive bind, sockets not inherited.
+// Listens, and accepts on the iocp's workers: exclusive bind, sockets not inherited. Between
+// accepts_min and accepts_max AcceptEx calls wait: twice as many when none was left, fewer again
+// when it has been quiet for 5 s. An accept that fails is counted and replaced, after 50 ms to 1 s
+// if it keeps failing; nothing that a client does ends the listener.
 //
 //   listener   set to the listener; may be NULL if you do not need it
 //
 // Returns    0 or the code of the call that failed: 10048 WSAEADDRINUSE, 10049 WSAEADDRNOTAVAIL ...
+//            WSAEINVAL also in a callback with bind_retry_ms set; WSAESHUTDOWN: the iocp stops.
 // Owns       the iocp closes it when it stops, and frees it.
-// Threads    any, not after a stop.
+// Threads    any, not after a stop. Blocks up to bind_retry_ms.
+// Source     MS Learn, AcceptEx; "Using SO_REUSEADDR and SO_EXCLUSIVEADDRUSE".
 IOCPNET_API iocpnet_error iocpnet_listener_open(iocpnet_listener **listener, iocpnet_iocp *iocp,
                                                 const iocpnet_listener_desc *desc);
 
@@ -2052,6 +2062,8 @@ IOCPNET__DEF const char *iocpnet_stats_name(int counter)
                                                          "transmit_copies",
                                                          "accepts_failed",
                                                          "accepts_reaped",
+                                                         "accepts_grown",
+                                                         "accepts_bare",
                                                          "opened",
                                                          "closed",
                                                          "closed_finished",
@@ -5222,10 +5234,27 @@ typedef struct iocpnet__waiting {
     iocpnet_listener *listener;
     iocpnet_socket socket;
     iocpnet_buffer *buffer;         // of first data
-    struct iocpnet__waiting *next;  // in listener.free
+    struct iocpnet__waiting *next;  // in accepts.free
     uint64_t seen_ms;               // the sweep first saw it connected; 0: not yet
-    bool posted, reaped;
+    uint64_t reaped_ms;             // the sweep cancelled it; 0: not yet
+    bool posted, bare;
 } iocpnet__waiting;
+
+// Accepts of one kind. listener.lock protects all but waiting.
+typedef struct iocpnet__accepts {
+    iocpnet__waiting *free;
+    iocpnet__waiting *newest;  // the last that was posted
+    uint32_t target;           // how many shall wait
+    volatile int32_t waiting;  // posted, and their packets not dealt with
+} iocpnet__accepts;
+
+// Rung by threads that are not ours, any number of times; answered once, in a poll. Its op is in
+// flight from the day it is armed, so that a stop waits for it and nothing is posted too late.
+typedef struct iocpnet__bell {
+    iocpnet_op op;
+    volatile int32_t armed;  // whoever takes this posts the op
+    volatile int32_t rung;   // since the last answer began
+} iocpnet__bell;
 
 // What connections of one listener, or of one connector, share.
 typedef struct iocpnet__group {
@@ -5252,17 +5281,38 @@ struct iocpnet_listener {
     iocpnet_listener_desc desc;  // its conn is not used: group.desc is
     iocpnet_socket socket;
     iocpnet_address address;
-    iocpnet__waiting *slots;   // accepts_max
-    volatile int32_t waiting;  // accepts posted
-    SRWLOCK lock;              // protects all below
-    bool timed, deficit, grown, filled, paused;
-    uint32_t target, quiet, failed;
-    iocpnet__waiting *free;
+    iocpnet__bell bell;
+    iocpnet__waiting *slots;  // accepts_max; with accept_data as many more for bare ones
+    uint32_t slot_count;
+    HANDLE event;  // FD_ACCEPT, with accept_data; NULL: the tick alone looks
+    SRWLOCK lock;  // protects all below
+    iocpnet__accepts common, bare;
+    HANDLE wait;  // for event
+    bool timed, deficit, grown, full, paused, deaf;
+    uint32_t failed;                 // accepts, one after the other
+    uint32_t retry_ms;               // between tries to make a deficit good
+    uint32_t posted;                 // accepts, ever
+    uint64_t retry_due, shrink_due;  // ms
+    uint64_t pressed_ms;             // when silent clients last held every accept
+    const iocpnet__worker *batch_worker;
+    int64_t batch;  // which of that worker's; to count the accepts in it
+    uint32_t batch_accepts;
     uintptr_t *spare;  // sockets to use again
     uint32_t spares;
 };
 
+enum {
+    IOCPNET__RETRY_MS = 50,  // doubles
+    IOCPNET__RETRY_MOST_MS = 1000,
+    IOCPNET__QUIET_MS = 5000,   // without growth, until fewer accepts are kept
+    IOCPNET__SHRINK_MS = 500,   // then each such time an eighth of what is above the least
+    IOCPNET__CALM_MS = 1000,    // without being held up by silent clients, until bare accepts end
+    IOCPNET__CANCEL_MS = 1000,  // a cancel of an accept is repeated this long
+    IOCPNET__STATUS_PENDING = 0x103
+};
+
 static void iocpnet__listener_fill(iocpnet_listener *listener);
+static void iocpnet__listener_plain(const iocpnet_listener *listener, uintptr_t handle);
 static void iocpnet__conn_accepted(iocpnet__waiting *slot,
                                    size_t bytes);  // accepting makes connections
 
@@ -5271,13 +5321,29 @@ static uint32_t iocpnet__or_default(uint32_t value, uint32_t normal)
     return value ? value : normal;
 }
 
-static void iocpnet__listener_put_back(iocpnet_listener *listener, iocpnet__waiting *slot)
+static iocpnet__accepts *iocpnet__accepts_of(iocpnet__waiting *slot)
 {
+    return slot->bare ? &slot->listener->bare : &slot->listener->common;
+}
+
+// Posted, and not done as far as the system has told.
+static bool iocpnet__waiting_still(const iocpnet__waiting *slot)
+{
+    return slot->posted && iocpnet_op_pending(&slot->accept.op) &&
+           *(const volatile uintptr_t *)&slot->accept.op.overlapped.internal ==
+               IOCPNET__STATUS_PENDING;
+}
+
+static void iocpnet__listener_put_back(iocpnet__waiting *slot)
+{
+    iocpnet_listener *listener = slot->listener;
+    iocpnet__accepts *accepts = iocpnet__accepts_of(slot);
+
     iocpnet__lock_enter(&listener->lock);
-    slot->next = listener->free;
-    listener->free = slot;
+    slot->next = accepts->free;
+    accepts->free = slot;
     iocpnet__lock_leave(&listener->lock);
-    iocpnet__add(&listener->waiting, -1);
+    iocpnet__add(&accepts->waiting, -1);
 }
 
 // Something wants the tick, or no longer. Lock held.
@@ -5287,44 +5353,109 @@ static void iocpnet__listener_time(iocpnet_listener *listener, bool *wanted, boo
     *wanted = now;
 }
 
+// None was left waiting: from now on twice as many. False: there are as many as may be. Lock held.
+static bool iocpnet__listener_grow(iocpnet_listener *listener, iocpnet__accepts *accepts)
+{
+    uint32_t most = listener->desc.accepts_max;
+
+    listener->shrink_due = iocpnet__now() + IOCPNET__QUIET_MS;
+    if (accepts->target == most) return false;
+    accepts->target = accepts->target < most / 2 ? accepts->target * 2 : most;
+    iocpnet__listener_time(listener, &listener->grown, true);
+    iocpnet__count(listener->group.iocp, IOCPNET_COUNT_ACCEPTS_GROWN, 1);
+    return true;
+}
+
+// An accept was taken; its packet shows whether they are enough. They are served in the order in
+// which they were posted, so when the last of them is done, none is left. Nor will be soon if half
+// of them come in one batch. Lock held.
+static void iocpnet__listener_judge(iocpnet_listener *listener, iocpnet__accepts *accepts)
+{
+    const iocpnet__worker *worker = iocpnet__worker_here(listener->group.iocp);
+    int64_t batch = worker ? worker->counters.count[IOCPNET_COUNT_POLLS] : 0;
+    bool many;
+
+    if (worker != listener->batch_worker || batch != listener->batch) listener->batch_accepts = 0;
+    listener->batch_worker = worker;
+    listener->batch = batch;
+    many = worker && ++listener->batch_accepts > 1 && listener->batch_accepts > accepts->target / 2;
+    if (!listener->full || listener->paused || !accepts->target) return;  // no measure
+    if (!many && accepts->newest && iocpnet__waiting_still(accepts->newest)) return;
+    (void)iocpnet__listener_grow(listener, accepts);
+    listener->batch_accepts = 0;
+}
+
+// Fewer wait than should, and the tick tries again, ever more seldom; or all is well. Lock held.
+static void iocpnet__listener_lack(iocpnet_listener *listener, bool lacks)
+{
+    uint64_t now = iocpnet__now();
+
+    if (lacks && (!listener->deficit || now >= listener->retry_due)) {
+        uint32_t ms = listener->retry_ms ? 2 * listener->retry_ms : IOCPNET__RETRY_MS;
+        listener->retry_ms = ms < IOCPNET__RETRY_MOST_MS ? ms : IOCPNET__RETRY_MOST_MS;
+        listener->retry_due = now + listener->retry_ms;
+    }
+    if (!lacks && listener->failed <= listener->desc.accepts_max) listener->retry_ms = 0;
+    iocpnet__listener_time(listener, &listener->deficit, lacks);
+}
+
+// What the accept's packet says of the listener. True: this fails so often that only the tick goes
+// on.
+static bool iocpnet__listener_note(iocpnet__waiting *slot, iocpnet_error error)
+{
+    iocpnet_listener *listener = slot->listener;
+    bool closed, often;
+
+    iocpnet__lock_enter(&listener->lock);
+    closed = iocpnet__load(&listener->group.closed) != 0;
+    listener->failed = error ? listener->failed + 1 : 0;
+    often = listener->failed > listener->desc.accepts_max;
+    if (!error) listener->retry_ms = 0;
+    if (!error && !closed) iocpnet__listener_judge(listener, iocpnet__accepts_of(slot));
+    if (often && !closed) iocpnet__listener_lack(listener, true);
+    iocpnet__lock_leave(&listener->lock);
+    return often;
+}
+
 // An accept has finished, or failed: nothing that happens here ends the listener.
 static void iocpnet__listener_accepted(iocpnet_op *op, iocpnet_error error, size_t bytes)
 {
     iocpnet_accept *accept = IOCPNET_OUTER(op, iocpnet_accept, op);
     iocpnet__waiting *slot = IOCPNET_OUTER(accept, iocpnet__waiting, accept);
     iocpnet_listener *listener = slot->listener;
+    iocpnet_iocp *iocp = listener->group.iocp;
     bool often;
 
     iocpnet__lock_enter(&listener->lock);
     slot->posted = false;  // from here on the sweep leaves its socket alone
-    if (!error && slot->socket.handle == INVALID_SOCKET) error = WSA_OPERATION_ABORTED;
-    listener->failed = error ? listener->failed + 1 : 0;
-    often = listener->failed > listener->desc.accepts_max;
-    iocpnet__listener_time(listener, &listener->deficit,
-                           listener->deficit || (often && !iocpnet__load(&listener->group.closed)));
     iocpnet__lock_leave(&listener->lock);
+    if (!error && slot->socket.handle == INVALID_SOCKET) error = WSA_OPERATION_ABORTED;
+    often = iocpnet__listener_note(slot, slot->reaped_ms ? 0 : error);
     if (error) {
-        if (!iocpnet__load(&listener->group.closed))
-            iocpnet__count(listener->group.iocp, IOCPNET_COUNT_ACCEPTS_FAILED, 1);
+        if (!iocpnet__load(&listener->group.closed) && !slot->reaped_ms) {
+            iocpnet__count(iocp, IOCPNET_COUNT_ACCEPTS_FAILED, 1);
+        }
         iocpnet_socket_close(&slot->socket);
         iocpnet_buffer_give(slot->buffer);
         slot->buffer = NULL;
     } else {
+        if (slot->bare) iocpnet__count(iocp, IOCPNET_COUNT_ACCEPTS_BARE, 1);
+        iocpnet__listener_plain(listener, slot->socket.handle);
         iocpnet__conn_accepted(slot, bytes);
     }
-    iocpnet__listener_put_back(listener, slot);
+    iocpnet__listener_put_back(slot);
     if (!often) iocpnet__listener_fill(listener);  // else the tick does, so that it does not spin
 }
 
 // Makes one accept wait. Lock held, so that the listening socket can't be closed meanwhile.
-static iocpnet_error iocpnet__listener_post(iocpnet_listener *listener)
+static iocpnet_error iocpnet__listener_post(iocpnet_listener *listener, iocpnet__accepts *accepts)
 {
-    iocpnet__waiting *slot = listener->free;
+    iocpnet__waiting *slot = accepts->free;
     iocpnet_error error = 0;
     void *data = NULL;
     size_t size = 0;
 
-    if (listener->desc.accept_data_ms) {
+    if (listener->desc.accept_data_ms && !slot->bare) {
         slot->buffer = iocpnet_pool_take(listener->group.inputs);
         if (!slot->buffer) return WSAENOBUFS;
         data = slot->buffer->data;
@@ -5339,20 +5470,23 @@ static iocpnet_error iocpnet__listener_post(iocpnet_listener *listener)
                                     false);
         if (error) goto give_buffer;
     }
-    listener->free = slot->next;
-    slot->listener = listener;
+    accepts->free = slot->next;
     slot->seen_ms = 0;
-    slot->reaped = false;
+    slot->reaped_ms = 0;
     slot->posted = true;
     slot->accept.op.done = iocpnet__listener_accepted;
-    iocpnet__add(&listener->waiting, 1);
+    iocpnet__add(&accepts->waiting, 1);
     error = iocpnet_start_accept(&slot->accept, &listener->socket, &slot->socket, data, size);
-    if (!error) return 0;
+    if (!error) {
+        accepts->newest = slot;
+        listener->posted++;
+        return 0;
+    }
 
-    iocpnet__add(&listener->waiting, -1);
+    iocpnet__add(&accepts->waiting, -1);
     slot->posted = false;
-    slot->next = listener->free;
-    listener->free = slot;
+    slot->next = accepts->free;
+    accepts->free = slot;
     iocpnet_socket_close(&slot->socket);
 give_buffer:
     iocpnet_buffer_give(slot->buffer);
@@ -5360,92 +5494,264 @@ give_buffer:
     return error;
 }
 
+// Waiting accepts count as connections: at the limit no more are posted. Lock held.
+static bool iocpnet__listener_has_room(iocpnet_listener *listener)
+{
+    int32_t count = iocpnet__load(&listener->common.waiting) +
+                    iocpnet__load(&listener->bare.waiting) + iocpnet__load(&listener->group.open);
+
+    return !iocpnet__load(&listener->group.closed) && !listener->paused &&
+           count < (int32_t)listener->group.desc.max_connections;
+}
+
+// Brings the number of waiting accepts of one kind to where it should be. Lock held.
+static iocpnet_error iocpnet__listener_top_up(iocpnet_listener *listener, iocpnet__accepts *accepts)
+{
+    iocpnet_error error = 0;
+
+    while (!error && accepts->free &&
+           (uint32_t)iocpnet__load(&accepts->waiting) < accepts->target &&
+           iocpnet__listener_has_room(listener)) {
+        error = iocpnet__listener_post(listener, accepts);
+    }
+    return error;
+}
+
 // Brings the number of waiting accepts to where it should be. What fails is tried again by the
 // tick.
 static void iocpnet__listener_fill(iocpnet_listener *listener)
 {
-    int32_t room = (int32_t)listener->group.desc.max_connections;
-    iocpnet_error error = 0;
-    bool deficit;
-    bool told = true;
+    iocpnet__accepts *common = &listener->common;
+    iocpnet_error error;
+    bool told;
 
     iocpnet__lock_enter(&listener->lock);
-    if (!iocpnet__load(&listener->waiting) && listener->target < listener->desc.accepts_max &&
-        listener->filled) {
-        // None was left waiting: more are needed.
-        listener->target = listener->target * 2 < listener->desc.accepts_max
-                               ? listener->target * 2
-                               : listener->desc.accepts_max;
-        listener->quiet = 0;
-        iocpnet__listener_time(listener, &listener->grown, true);
-    }
-    listener->filled = true;
-    while (!error && !iocpnet__load(&listener->group.closed) && !listener->paused &&
-           listener->free && (uint32_t)iocpnet__load(&listener->waiting) < listener->target &&
-           iocpnet__load(&listener->waiting) + iocpnet__load(&listener->group.open) < room) {
-        error = iocpnet__listener_post(listener);
-    }
-    deficit = error && !iocpnet__load(&listener->group.closed);
-    if (deficit) told = listener->deficit;
-    iocpnet__listener_time(listener, &listener->deficit, deficit);
+    error = iocpnet__listener_top_up(listener, common);
+    if (!error) error = iocpnet__listener_top_up(listener, &listener->bare);
+    if (iocpnet__load(&listener->group.closed)) error = 0;
+    listener->full = !error && (uint32_t)iocpnet__load(&common->waiting) >= common->target;
+    told = !error || listener->deficit;
+    iocpnet__listener_lack(listener, error != 0);
     iocpnet__lock_leave(&listener->lock);
     if (!told) iocpnet__report(listener->group.iocp, error, "AcceptEx");
 }
 
-// Closes the accept sockets of clients that have connected and said nothing for too long. One that
-// is not connected is left alone. The packet frees the slot.
-static void iocpnet__listener_sweep(iocpnet_listener *listener, uint64_t now)
+// ---- silent clients, with accept_data_ms
+
+// Ends the accept of a client that has said nothing for too long. The packet frees the slot and
+// closes the socket: until then its number must not become another socket's. Lock held.
+static void iocpnet__listener_reap(iocpnet__waiting *slot, uint64_t now)
 {
+    iocpnet_listener *listener = slot->listener;
+
+    if (!slot->reaped_ms) {
+        slot->reaped_ms = now;
+        iocpnet__count(listener->group.iocp, IOCPNET_COUNT_ACCEPTS_REAPED, 1);
+    }
+    if (now - slot->reaped_ms < IOCPNET__CANCEL_MS) {
+        IOCPNET_OS(CancelIoEx)
+        ((HANDLE)listener->socket.handle, (OVERLAPPED *)(void *)&slot->accept.op.overlapped);
+    } else {
+        // No cancel was honoured: closing the socket is what always ends it.
+        slot->accept.socket = INVALID_SOCKET;
+        iocpnet_socket_close(&slot->socket);
+    }
+}
+
+// Looks at who has connected and says nothing, and reaps who does so for too long. An accept that
+// nobody has connected to is left alone. True: all of them are held so. Lock held.
+static bool iocpnet__listener_sweep(iocpnet_listener *listener, uint64_t now)
+{
+    uint32_t waiting = 0;
+    uint32_t held = 0;
     uint32_t i;
 
-    iocpnet__lock_enter(&listener->lock);
     for (i = 0; i < listener->desc.accepts_max; i++) {
         iocpnet__waiting *slot = &listener->slots[i];
         int seconds = -1;
         int size = sizeof seconds;
 
-        if (!slot->posted || !iocpnet_op_pending(&slot->accept.op)) continue;
-        if (slot->accept.op.overlapped.internal != 0x103)
-            continue;  // STATUS_PENDING: else it is done
-        if (slot->reaped) {
-            // The cancel was not honoured: closing the socket is what always ends it.
-            iocpnet_socket_close(&slot->socket);
+        if (!iocpnet__waiting_still(slot)) continue;  // its packet is on its way
+        waiting++;
+        if (!slot->seen_ms && (IOCPNET_OS(getsockopt)(slot->socket.handle, SOL_SOCKET,
+                                                      SO_CONNECT_TIME, (char *)&seconds, &size) ||
+                               seconds == -1)) {
             continue;
         }
-        if (IOCPNET_OS(getsockopt)(slot->socket.handle, SOL_SOCKET, SO_CONNECT_TIME,
-                                   (char *)&seconds, &size) ||
-            seconds == -1) {
-            continue;
-        }
+        held++;
         if (!slot->seen_ms) slot->seen_ms = now;
-        if (now - slot->seen_ms < listener->desc.accept_data_ms) continue;
-        slot->reaped = true;
-        iocpnet__count(listener->group.iocp, IOCPNET_COUNT_ACCEPTS_REAPED, 1);
-        IOCPNET_OS(CancelIoEx)
-        ((HANDLE)listener->socket.handle, (OVERLAPPED *)(void *)&slot->accept.op.overlapped);
+        if (now - slot->seen_ms >= listener->desc.accept_data_ms) {
+            iocpnet__listener_reap(slot, now);
+        }
+    }
+    return waiting && held == waiting;
+}
+
+// Silent clients hold every accept: more of them, and when there are as many as may be, bare ones
+// beside them. True: look again, since the new ones may be held already. Lock held.
+static bool iocpnet__listener_yield(iocpnet_listener *listener, uint64_t now)
+{
+    listener->pressed_ms = now;
+    if (!listener->full || listener->paused) return false;
+    if (iocpnet__listener_grow(listener, &listener->common)) return true;
+    if (!listener->bare.target) listener->bare.target = listener->desc.accepts_min;
+    return false;
+}
+
+// First the sweep, then growth, then bare accepts. True: something was posted.
+static bool iocpnet__listener_relieve(iocpnet_listener *listener)
+{
+    uint64_t now = iocpnet__now();
+    uint32_t posted = listener->posted;
+    bool again;
+
+    do {
+        iocpnet__lock_enter(&listener->lock);
+        again = iocpnet__listener_sweep(listener, now) && iocpnet__listener_yield(listener, now);
+        if (listener->bare.target && now - listener->pressed_ms > IOCPNET__CALM_MS) {
+            listener->bare.target = 0;  // those that wait still take one each
+        }
+        iocpnet__lock_leave(&listener->lock);
+        if (again || listener->bare.target) iocpnet__listener_fill(listener);
+    } while (again);
+    return posted != listener->posted;
+}
+
+// The event's settings must not pass to what was accepted. Source: MS Learn, WSAEventSelect,
+// "Remarks"; SO_UPDATE_ACCEPT_CONTEXT inherits.
+static void iocpnet__listener_plain(const iocpnet_listener *listener, uintptr_t handle)
+{
+    u_long off = 0;
+
+    if (!listener->event) return;
+    IOCPNET_OS(WSAEventSelect)(handle, NULL, 0);
+    IOCPNET_OS(ioctlsocket)(handle, (long)FIONBIO, &off);
+}
+
+// From any thread.
+static void iocpnet__bell_ring(iocpnet_listener *listener)
+{
+    iocpnet__bell *bell = &listener->bell;
+
+    iocpnet__exchange(&bell->rung, 1);
+    if (iocpnet__cas(&bell->armed, 1, 0)) iocpnet__op_post(listener->group.iocp, &bell->op);
+}
+
+// Whoever closes the listener rings once more, so the op ends.
+static void iocpnet__bell_arm(iocpnet_listener *listener)
+{
+    iocpnet__bell *bell = &listener->bell;
+    bool closed;
+
+    iocpnet__lock_enter(&listener->lock);
+    closed = iocpnet__load(&listener->group.closed) != 0;
+    if (!closed && !iocpnet__op_begin(&bell->op, listener->group.iocp, 0, IOCPNET_OP_POST)) {
+        bell->op.flags = IOCPNET__POSTED;
+        iocpnet__store(&bell->armed, 1);
     }
     iocpnet__lock_leave(&listener->lock);
+    if (!closed && iocpnet__load(&bell->rung)) iocpnet__bell_ring(listener);
+}
+
+// Listens for FD_ACCEPT, or is deaf to it. Asked for anew, it comes at once if connections wait;
+// nothing else makes it come again after an AcceptEx. Lock held.
+static void iocpnet__listener_hear(iocpnet_listener *listener, bool deaf)
+{
+    listener->deaf = deaf;
+    if (!listener->wait || iocpnet__load(&listener->group.closed)) return;
+    IOCPNET_OS(WSAEventSelect)
+    (listener->socket.handle, deaf ? NULL : listener->event, deaf ? 0 : FD_ACCEPT);
+}
+
+// Connections wait and no accept is free, it seems. It may come for nothing, and, while nothing is
+// done about it, again and again (Seen: Wine 8.0, 15,000 times a second): so it is not heard until
+// something was done, or the next tick.
+static void iocpnet__listener_rung(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    iocpnet__bell *bell = IOCPNET_OUTER(op, iocpnet__bell, op);
+    iocpnet_listener *listener = IOCPNET_OUTER(bell, iocpnet_listener, bell);
+
+    (void)error;
+    (void)bytes;
+    iocpnet__lock_enter(&listener->lock);
+    iocpnet__listener_hear(listener, true);
+    iocpnet__lock_leave(&listener->lock);
+    iocpnet__exchange(&bell->rung, 0);
+    if (iocpnet__load(&listener->group.closed)) return;
+    iocpnet__listener_fill(listener);
+    if (listener->desc.accept_data_ms && iocpnet__listener_relieve(listener)) {
+        iocpnet__lock_enter(&listener->lock);
+        iocpnet__listener_hear(listener, false);
+        iocpnet__lock_leave(&listener->lock);
+    }
+    iocpnet__bell_arm(listener);
+}
+
+static void CALLBACK iocpnet__listener_signalled(void *user, BOOLEAN timed_out)
+{
+    (void)timed_out;
+    iocpnet__bell_ring((iocpnet_listener *)user);
+}
+
+// Has FD_ACCEPT ring the bell. Where that fails the tick is enough, a little later.
+static void iocpnet__listener_watch(iocpnet_listener *listener)
+{
+    HANDLE event = IOCPNET_OS(CreateEventW)(NULL, FALSE, FALSE, NULL);
+    HANDLE wait = NULL;
+
+    listener->bell.op.done = iocpnet__listener_rung;
+    iocpnet__bell_arm(listener);
+    if (!event) return;
+    iocpnet__lock_enter(&listener->lock);
+    listener->event = event;
+    if (!iocpnet__load(&listener->group.closed) &&
+        IOCPNET_OS(RegisterWaitForSingleObject)(&wait, event, iocpnet__listener_signalled, listener,
+                                                INFINITE, WT_EXECUTEINWAITTHREAD)) {
+        listener->wait = wait;
+        iocpnet__listener_hear(listener, false);
+    }
+    iocpnet__lock_leave(&listener->lock);
+}
+
+// Fewer accepts, when it has been quiet long enough. Lock held.
+static void iocpnet__listener_shrink(iocpnet_listener *listener, uint64_t now)
+{
+    uint32_t least = listener->desc.accepts_min;
+    uint32_t *target = &listener->common.target;
+
+    while (listener->grown && now >= listener->shrink_due) {
+        listener->shrink_due += IOCPNET__SHRINK_MS;
+        *target -= (*target - least + 7) / 8;
+        if (*target == least) iocpnet__listener_time(listener, &listener->grown, false);
+    }
 }
 
 static void iocpnet__listener_tick(iocpnet_listener *listener, uint64_t now)
 {
-    if (listener->desc.accept_data_ms) iocpnet__listener_sweep(listener, now);
+    bool due;
+
+    if (iocpnet__load(&listener->group.closed)) return;
+    if (listener->desc.accept_data_ms) (void)iocpnet__listener_relieve(listener);
     iocpnet__lock_enter(&listener->lock);
-    if (listener->grown && ++listener->quiet > 100) {
-        listener->quiet = 90;
-        if (--listener->target == listener->desc.accepts_min) {
-            iocpnet__listener_time(listener, &listener->grown, false);
-        }
-    }
+    iocpnet__listener_shrink(listener, now);
+    due = listener->deficit && now >= listener->retry_due;
+    if (listener->deaf && !listener->paused) iocpnet__listener_hear(listener, false);
     iocpnet__lock_leave(&listener->lock);
-    if (listener->deficit) iocpnet__listener_fill(listener);
+    if (due) iocpnet__listener_fill(listener);
 }
 
 static void iocpnet__listener_close(iocpnet_listener *listener)
 {
+    HANDLE wait = NULL;
+
     iocpnet__lock_enter(&listener->lock);
     if (!iocpnet__load(&listener->group.closed)) {
         iocpnet__store(&listener->group.closed, 1);
+        if (listener->event) {
+            IOCPNET_OS(WSAEventSelect)(listener->socket.handle, NULL, 0);
+            wait = listener->wait;
+            listener->wait = NULL;
+        }
         iocpnet_socket_close(&listener->socket);  // every waiting accept's packet comes
         while (listener->spares) {
             iocpnet_socket spare = listener->socket;
@@ -5454,6 +5760,8 @@ static void iocpnet__listener_close(iocpnet_listener *listener)
         }
     }
     iocpnet__lock_leave(&listener->lock);
+    if (wait) IOCPNET_OS(UnregisterWaitEx)(wait, INVALID_HANDLE_VALUE);  // awaits its callbacks
+    iocpnet__bell_ring(listener);  // for the last time: its op ends
 }
 
 static void iocpnet__group_fini(iocpnet__group *group)
@@ -5481,7 +5789,8 @@ static void iocpnet__listener_free(iocpnet_listener *listener)
     iocpnet__listener_time(listener, &listener->grown, false);
     iocpnet__listener_time(listener, &listener->deficit, false);
     iocpnet__group_fini(&listener->group);
-    iocpnet__free(listener->slots, listener->desc.accepts_max * sizeof *listener->slots);
+    if (listener->event) IOCPNET_OS(CloseHandle)(listener->event);
+    iocpnet__free(listener->slots, listener->slot_count * sizeof *listener->slots);
     iocpnet__free(listener->spare, listener->desc.accepts_max * sizeof *listener->spare);
     iocpnet__free(listener, sizeof *listener);
 }
@@ -7366,16 +7675,39 @@ static iocpnet_error iocpnet__listener_prepare(iocpnet_listener *listener, iocpn
     if (desc->accepts_max > 65536) return WSAEINVAL;
     error = iocpnet__group_init(&listener->group, iocp, &desc->conn, desc->accepts_max);
     if (error) return error;
+    listener->slot_count = desc->accept_data_ms ? 2 * desc->accepts_max : desc->accepts_max;
     listener->slots =
-        (iocpnet__waiting *)iocpnet__alloc(desc->accepts_max * sizeof *listener->slots);
+        (iocpnet__waiting *)iocpnet__alloc(listener->slot_count * sizeof *listener->slots);
     listener->spare = (uintptr_t *)iocpnet__alloc(desc->accepts_max * sizeof *listener->spare);
     if (!listener->slots || !listener->spare) return 8;
-    for (i = 0; i < desc->accepts_max; i++) {
-        listener->slots[i].next = listener->free;
-        listener->free = &listener->slots[i];
+    for (i = 0; i < listener->slot_count; i++) {
+        iocpnet__waiting *slot = &listener->slots[i];
+        iocpnet__accepts *accepts;
+
+        slot->listener = listener;
+        slot->bare = i >= desc->accepts_max;
+        accepts = iocpnet__accepts_of(slot);
+        slot->next = accepts->free;
+        accepts->free = slot;
     }
-    listener->target = desc->accepts_min;
+    listener->common.target = desc->accepts_min;
     return 0;
+}
+
+// Binds and listens; tries again for a while where old connections still have the address.
+static iocpnet_error iocpnet__listener_bind(iocpnet_listener *listener)
+{
+    uint64_t until = iocpnet__now() + listener->desc.bind_retry_ms;
+    iocpnet_error error;
+
+    for (;;) {
+        error = iocpnet__listener_listen(listener);
+        if (error != WSAEADDRINUSE && error != WSAEACCES) return error;
+        if (iocpnet__load(&listener->group.iocp->state)) return WSAESHUTDOWN;
+        if (iocpnet__now() >= until) return error;
+        iocpnet_socket_close(&listener->socket);
+        IOCPNET_OS(Sleep)(50);
+    }
 }
 
 IOCPNET__DEF iocpnet_error iocpnet_listener_open(iocpnet_listener **out, iocpnet_iocp *iocp,
@@ -7386,6 +7718,7 @@ IOCPNET__DEF iocpnet_error iocpnet_listener_open(iocpnet_listener **out, iocpnet
 
     if (out) *out = NULL;
     if (iocpnet__load(&iocp->state)) return WSAESHUTDOWN;
+    if (desc->bind_retry_ms && iocpnet__local_get(&iocpnet__current)) return WSAEINVAL;
     listener = (iocpnet_listener *)iocpnet__alloc(sizeof *listener);
     if (!listener) return 8;
     listener->desc = *desc;
@@ -7394,11 +7727,12 @@ IOCPNET__DEF iocpnet_error iocpnet_listener_open(iocpnet_listener **out, iocpnet
     listener->socket.handle = INVALID_SOCKET;
     IOCPNET_OS(InitializeSRWLock)(&listener->lock);
     error = iocpnet__listener_prepare(listener, iocp);
-    if (!error) error = iocpnet__listener_listen(listener);
+    if (!error) error = iocpnet__listener_bind(listener);
     if (error) goto free_listener;
 
     iocpnet__group_join(&listener->group);
     iocpnet__listener_time(listener, &listener->timed, listener->desc.accept_data_ms != 0);
+    if (listener->desc.accept_data_ms) iocpnet__listener_watch(listener);
     if (out) *out = listener;
     if (iocpnet__load(&iocp->state))
         iocpnet__listener_close(listener);  // a stop that came meanwhile

@@ -1125,7 +1125,7 @@ static void failed_accepts_are_replaced(void)
         server.accepts_max = 2;
         T_NOTE("%s fails", fault__names[failing[k].id]);
         REQUIRE(begin());
-        fault_fail(failing[k].id, 1, 12, failing[k].code);
+        fault_fail(failing[k].id, 1, 5, failing[k].code);
         for (i = 0; i < 3; i++) {
             s = peer_connect(port);
             if (failing[k].id == FAULT_setsockopt) {
