@@ -75,6 +75,8 @@ static function *const functions[] = {
     (function *)iocpnet_start_transmit_file,
     (function *)iocpnet_transmit_cancel,
 #ifndef IOCPNET_NO_SERVER
+    (function *)iocpnet_timer_start,
+    (function *)iocpnet_timer_cancel,
     (function *)iocpnet_listener_open,
     (function *)iocpnet_listener_address,
     (function *)iocpnet_conn_send,
