@@ -987,8 +987,8 @@ struct iocpnet_timer {
 //              was made are skipped
 //
 // Returns    0: the callback will come, exactly once for a one-shot, unless iocpnet_timer_cancel
-//            returns 0. WSAEINVAL: done is not set, or it is started. WSAESHUTDOWN: the iocp is being
-//            stopped or has been.
+//            ends it first; while its callback runs, not before that has returned. WSAEINVAL: done
+//            is not set, or it is started. WSAESHUTDOWN: the iocp is being stopped or has been.
 // Threads    any, also in its own callback.
 // Source     MS Learn, GetTickCount64, "Remarks".
 IOCPNET_API iocpnet_error iocpnet_timer_start(iocpnet_iocp *iocp, iocpnet_timer *timer,
@@ -999,8 +999,9 @@ IOCPNET_API iocpnet_error iocpnet_timer_start(iocpnet_iocp *iocp, iocpnet_timer 
 //   timer      must be there until this call returns: cancel from where you know that
 //
 // Returns    0: it will not call back, or not again, and is yours. WSAEINPROGRESS: its callback is
-//            running, or about to, on another thread, and is its last (unless it starts the timer
-//            after this). WSAEINVAL: it is not started, as a one-shot in its own callback.
+//            running, or about to, on another thread, and is its last, even if the timer had been
+//            started again meanwhile (but if that callback starts it after this, it is started).
+//            WSAEINVAL: it is not started, as a one-shot is not in its own callback.
 // Threads    any, also in its own callback; not after iocpnet_iocp_close. Never waits.
 IOCPNET_API iocpnet_error iocpnet_timer_cancel(iocpnet_timer *timer);
 
