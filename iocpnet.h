@@ -978,8 +978,8 @@ struct iocpnet_timer {
 
 // Starts a timer. No memory is taken, and the work is that of log2(timers waiting) steps.
 //
-//   timer      not started, with done set; one that was started with another iocp must have returned
-//              from its callback there
+//   timer      not started, with done set; if it was started with another iocp, its callback there
+//              has returned
 //   delay_ms   until the first callback; 0: in the next poll. It is never early by GetTickCount64,
 //              whose steps are 10 to 16 ms on Windows
 //   period_ms  0: one-shot. Else it is due again every period_ms after the first time: counted from
@@ -2539,8 +2539,8 @@ static void iocpnet__sum(iocpnet_iocp *iocp, iocpnet_stats *stats)
         worker = worker ? worker->next : first;
     } while (worker);
 
-    // After what finished, before what started: whatever hands over to a timer, or a timer to it, is
-    // seen on one side of it.
+    // After what finished, before what started: whatever hands over to a timer, or a timer to it,
+    // is seen on one side of it.
     stats->timers = (uint64_t)iocpnet__load(&iocp->timers);
 
     // A worker that came meanwhile is at the front of the list: read the list anew.
@@ -2854,7 +2854,7 @@ static uint32_t iocpnet__wait_for_due(iocpnet__worker *worker, uint32_t wait)
     int64_t now = (int64_t)iocpnet__now();
     int64_t due = iocpnet__load64(&iocp->timer_due);
 
-    if (due <= now || iocpnet__load(&iocp->state)) return 0;
+    if (due <= now || iocpnet__load(&iocp->state) == IOCPNET__STOPPING) return 0;
     if (due - now < (int64_t)wait) wait = (uint32_t)(due - now);
     if (wait) iocpnet__cas64(&worker->wake_at, 0, now + wait);
     return wait;
@@ -4656,8 +4656,8 @@ static bool iocpnet__timer_before(const iocpnet_timer *a, const iocpnet_timer *b
 }
 
 // The heap is leftist: a tree with the earliest on top, where the rank of a timer is the number of
-// steps from it to an empty place along right children only, and a left child's rank is never below
-// its right brother's. So under a timer of rank r there are at least 2^r - 1, a way to the right has
+// steps from it to an empty place along right children only, and no left child's rank is below that
+// of its right brother. So under a timer of rank r there are at least 2^r - 1, a way to the right has
 // at most log2(n + 1) steps, and merging walks only such ways.
 
 static uint8_t iocpnet__timer_rank(const iocpnet_timer *timer)
@@ -4760,9 +4760,11 @@ static bool iocpnet__timer_publish(iocpnet_iocp *iocp)
 // that it wakes by then: it will look again. Else one wake-up is posted. It stays with the iocp
 // until a poll takes it, and the poll after that looks what is due: so it does not matter whether
 // somebody was waiting, or was just about to. While one is under way (waking) no other is needed,
-// since who takes it looks later than this. One that the system can't take, or whose taker (or who
-// had said that it wakes by then) stays long in a callback, costs time only, as no wait is longer than IOCPNET__LONGEST_WAIT_MS; and
-// every wait that begins from now on ends by the due time.
+// since who takes it looks later than this.
+//
+// One that the system can't take, or whose taker (or who had said that it wakes by then) stays long
+// in a callback, costs time only: no wait is longer than IOCPNET__LONGEST_WAIT_MS, and every one
+// that begins from now on ends by the due time.
 static void iocpnet__timer_wake(iocpnet_iocp *iocp, int64_t due)
 {
     const iocpnet__worker *own = (iocpnet__worker *)iocpnet__local_get(&iocp->local);
@@ -4826,7 +4828,7 @@ static void iocpnet__timer_begin(iocpnet__worker *worker, iocpnet_timer *timer, 
 static iocpnet_timer *iocpnet__timer_take(iocpnet__worker *worker, iocpnet_error *error)
 {
     iocpnet_iocp *iocp = worker->iocp;
-    bool stopping = iocpnet__load(&iocp->state) != IOCPNET__RUNNING;
+    bool stopping = iocpnet__load(&iocp->state) == IOCPNET__STOPPING;
     int64_t now = (int64_t)iocpnet__now();
     int64_t next = INT64_MAX;
     iocpnet_timer *timer;

@@ -1277,6 +1277,24 @@ static void failed_waits_hold_no_timer_up(void)
     close_iocp(iocp);
 }
 
+// Workers that could not all be made leave again: that is no stop.
+static void a_failed_start_of_workers_ends_no_timer(void)
+{
+    iocpnet_iocp *iocp = open_iocp(4);
+    alarm_clock a, b;
+    alarm_init(&a);
+    alarm_init(&b);
+    CHECK_ERR(alarm_start(iocp, &a, 100, 0), 0);
+    CHECK_ERR(alarm_start(iocp, &b, 3600000, 0), 0);
+    fault_fail(FAULT_CreateThread, 4, 1, ERROR_NOT_ENOUGH_MEMORY);
+    CHECK_ERR(iocpnet_iocp_start(iocp), ERROR_NOT_ENOUGH_MEMORY);
+    PUMP(iocp, a.calls == 1, PEER_MS);
+    CHECK_EQ(a.aborted, 0);
+    CHECK_EQ(b.calls, 0);
+    CHECK_ERR(iocpnet_timer_cancel(&b.timer), 0);
+    close_iocp(iocp);
+}
+
 static void echo(iocpnet_conn conn, const void *data, size_t size)
 {
     iocpnet_conn_send(conn, data, size);
@@ -1373,6 +1391,7 @@ int main(int argc, char **argv)
     T_RUN(a_new_timer_in_the_place_of_a_freed_one_is_another);
     T_RUN(failed_posts_lose_no_timer);
     T_RUN(failed_waits_hold_no_timer_up);
+    T_RUN(a_failed_start_of_workers_ends_no_timer);
     T_RUN(timers_run_beside_a_listener);
     T_RUN(the_ledger_shows_a_forgotten_timer);
     return t_end();
