@@ -4657,7 +4657,7 @@ static bool iocpnet__timer_before(const iocpnet_timer *a, const iocpnet_timer *b
 
 // The heap is leftist: a tree with the earliest on top, where the rank of a timer is the number of
 // steps from it to an empty place along right children only, and no left child's rank is below that
-// of its right brother. So under a timer of rank r there are at least 2^r - 1, a way to the right has
+// of its right brother. So a timer of rank r is the top of at least 2^r - 1, a way to the right has
 // at most log2(n + 1) steps, and merging walks only such ways.
 
 static uint8_t iocpnet__timer_rank(const iocpnet_timer *timer)

@@ -395,7 +395,7 @@ static void a_periodic_timer_does_not_drift(void)
     CHECK_ERR(alarm_start(iocp, &a, 5, 20), 0);
     a.due = (uint64_t)a.timer.due_ms;
     CHECK_ERR(iocpnet_iocp_start(iocp), 0);
-    AWAIT(a.calls >= 40, PEER_MS);
+    AWAIT(a.calls >= 20, PEER_MS);
     passed = (a.at - a.due) / 20 + 1;
     CHECK((uint64_t)a.calls <= passed);
     CHECK_EQ(off_lattice, 0);
@@ -669,7 +669,7 @@ static void race_once(racer *r, alarm_clock *a, bool periodic)
 static void race(void *user)
 {
     racer *r = (racer *)user;
-    uint64_t until = GetTickCount64() + 800;
+    uint64_t until = GetTickCount64() + 500;
     while (GetTickCount64() < until) {
         uint32_t i = random_number(&r->seed) % EACH;
         race_once(r, &r->a[i], i >= EACH / 2);
@@ -1287,7 +1287,7 @@ static void a_failed_start_of_workers_ends_no_timer(void)
     CHECK_ERR(alarm_start(iocp, &a, 100, 0), 0);
     CHECK_ERR(alarm_start(iocp, &b, 3600000, 0), 0);
     fault_fail(FAULT_CreateThread, 4, 1, ERROR_NOT_ENOUGH_MEMORY);
-    CHECK_ERR(iocpnet_iocp_start(iocp), ERROR_NOT_ENOUGH_MEMORY);
+    CHECK_ERR(iocpnet_iocp_start(iocp), WSAENOBUFS);
     PUMP(iocp, a.calls == 1, PEER_MS);
     CHECK_EQ(a.aborted, 0);
     CHECK_EQ(b.calls, 0);
