@@ -21,12 +21,13 @@
 //   7   op         an OVERLAPPED that knows its way home                 D7        I7
 //   8   ext        the extension functions                               D8        I8
 //   9   start      the overlapped calls as starts on an op               D9        I9
+//  10   timer      deadlines on the same workers                         D10       I10
 //  11   frame      messages out of a byte stream                         D11       I11
 //  12   listener   accepting                                             D12       I12
 //  13   conn       one TCP connection                                    D13       I13
 //       licence    the end of the file
 //
-// 10 timer is to come. With IOCPNET_NO_SERVER the file ends after 9.
+// With IOCPNET_NO_SERVER the file ends after 9.
 //
 // ---- M1 what it is ------------------------------------------------------------------------------
 //
@@ -324,6 +325,7 @@ enum {
     IOCPNET_COUNT_SHED,           // connections closed since the system or a limit was exhausted
     IOCPNET_COUNT_SOCKETS_REUSED,
     IOCPNET_COUNT_REUSE_FAILED,
+    IOCPNET_COUNT_TIMERS_FIRED,  // timers called back because they were due
     IOCPNET_COUNTERS
 };
 
@@ -334,6 +336,7 @@ typedef struct iocpnet_stats {
     uint64_t pending[IOCPNET_OP_KINDS];  // of these, not called back yet
     uint64_t pending_all;                // sum of pending
     uint64_t connections;                // open now
+    uint64_t timers;                     // that wait, and callbacks of theirs that run
     uint32_t workers;                    // threads that have polled and not ended
 } iocpnet_stats;
 
@@ -508,7 +511,8 @@ IOCPNET_API iocpnet_error iocpnet_iocp_attach(iocpnet_iocp *iocp, uintptr_t hand
 IOCPNET_API iocpnet_error iocpnet_iocp_post(iocpnet_iocp *iocp, iocpnet_op *op, iocpnet_error error,
                                             size_t bytes);
 
-// Takes one batch of packets and runs their callbacks on this thread. A worker is a loop round it.
+// Takes one batch of packets and runs their callbacks on this thread, then some of the timers that
+// are due. A worker is a loop round it.
 //
 //   timeout_ms how long to wait for the first packet; 0: not at all; IOCPNET_FOREVER. A longer wait
 //              may end early, with WSA_WAIT_TIMEOUT (258): call again
@@ -616,8 +620,8 @@ IOCPNET_API bool iocpnet_op_pending(const iocpnet_op *op);
 // One thing the ledger still has: a line such as "recv on 0x1a4 for 1203 ms".
 typedef void iocpnet_ledger_fn(void *user, const char *line);
 
-// What the debug ledger of the whole process has: operations in flight (by kind and age), sockets
-// opened and not closed by the kit, buffers and objects out, allocations.
+// What the debug ledger of the whole process has: operations in flight (by kind and age), timers
+// that wait, sockets opened and not closed by the kit, buffers and objects out, allocations.
 //
 //   line       called for every entry; NULL: only count
 //
@@ -958,6 +962,61 @@ IOCPNET_API iocpnet_error iocpnet_start_transmit_file(iocpnet_transmit *transmit
 IOCPNET_API iocpnet_error iocpnet_transmit_cancel(iocpnet_transmit *transmit);
 
 #ifndef IOCPNET_NO_SERVER
+
+// ---- D10 timer: deadlines on the same workers ---------------------------------------------------
+
+typedef struct iocpnet_timer iocpnet_timer;
+
+// Told in a poll that a timer is due. Callbacks of one timer never overlap.
+//
+//   error      0; WSA_OPERATION_ABORTED: the iocp is being stopped, and this was the last one
+//
+// Owns       a one-shot timer is yours again from the first line of this function, and any is with
+//            WSA_OPERATION_ABORTED: you may start it again, or free it. A periodic one is so after
+//            an iocpnet_timer_cancel in here.
+typedef void iocpnet_timer_fn(iocpnet_timer *timer, iocpnet_error error);
+
+// A deadline. Put one anywhere in your own struct; IOCPNET_OUTER(timer, type, member) gets from it
+// back to that struct. Zero it once, set done before a start. From the start until its last
+// callback, or a cancel that returns 0, do not move, copy or free it.
+struct iocpnet_timer {
+    iocpnet_timer_fn *done;  // yours
+    iocpnet_iocp *iocp;      // private, as all below
+    iocpnet_timer *parent, *left, *right;
+    int64_t due_ms;
+    uint64_t order;
+    uint32_t period_ms;
+    uint8_t rank, state;
+};
+
+// Starts a timer. No memory is taken, and the work is that of log2(timers waiting) steps.
+//
+//   timer      not started, with done set; if it was started with another iocp, its callback there
+//              has returned
+//   delay_ms   until the first callback; 0: in the next poll. It is never early by GetTickCount64,
+//              whose steps are 10 to 16 ms on Windows
+//   period_ms  0: one-shot. Else it is due again every period_ms after the first time: counted from
+//              when it was due, so that it does not drift. Periods that went by before a callback
+//              was made are skipped
+//
+// Returns    0: the callback will come, exactly once for a one-shot, unless iocpnet_timer_cancel
+//            ends it first; while its callback runs, not before that has returned. WSAEINVAL: done
+//            is not set, or it is started. WSAESHUTDOWN: the iocp is being stopped or has been.
+// Threads    any, also in its own callback.
+// Source     MS Learn, GetTickCount64, "Remarks".
+IOCPNET_API iocpnet_error iocpnet_timer_start(iocpnet_iocp *iocp, iocpnet_timer *timer,
+                                              uint32_t delay_ms, uint32_t period_ms);
+
+// Ends a timer.
+//
+//   timer      must be there until this call returns: cancel from where you know that
+//
+// Returns    0: it will not call back, or not again, and is yours. WSAEINPROGRESS: its callback is
+//            running, or about to, on another thread, and is its last, even if the timer had been
+//            started again meanwhile (but if that callback starts it after this, it is started).
+//            WSAEINVAL: it is not started, as a one-shot is not in its own callback.
+// Threads    any, also in its own callback; not after iocpnet_iocp_close. Never waits.
+IOCPNET_API iocpnet_error iocpnet_timer_cancel(iocpnet_timer *timer);
 
 // ---- D11 frame: messages out of a byte stream ---------------------------------------------------
 //
@@ -1870,6 +1929,7 @@ IOCPNET__DEF iocpnet_error iocpnet_error_from_status(uint32_t status)
 // received or sent byte):
 //   pool.lock         a slab is cut, or a thread's cache and the depot are both empty or full
 //   iocp.lock         a key is added
+//   iocp.timer_lock   a timer is started, cancelled, taken to be run, or has been run
 //   listener.lock     an accept is started, a listener is closed, a socket is put by for reuse
 //   iocpnet__lock     first and last iocp, extension functions, a name is taken or freed
 //   iocpnet__debug    the ledger, with IOCPNET_DEBUG only
@@ -1927,6 +1987,7 @@ IOCPNET__DEF iocpnet_error iocpnet_os_fini(void)
 static SRWLOCK iocpnet__debug = SRWLOCK_INIT;
 static iocpnet_op *iocpnet__debug_ops;  // newest first
 static volatile int32_t iocpnet__debug_sockets, iocpnet__debug_blocks, iocpnet__debug_lent;
+static volatile int32_t iocpnet__debug_timers;
 #define IOCPNET__LEDGER(what, n) ((void)iocpnet__add(&iocpnet__debug_##what, (n)))
 #else
 #define IOCPNET__LEDGER(what, n) ((void)0)
@@ -2048,40 +2109,17 @@ static void iocpnet__count_own(volatile int64_t *counter, int64_t n)
 
 IOCPNET__DEF const char *iocpnet_stats_name(int counter)
 {
-    static const char *const names[IOCPNET_COUNTERS] = { "polls",
-                                                         "packets",
-                                                         "in_place",
-                                                         "posts",
-                                                         "post_failures",
-                                                         "stray_packets",
-                                                         "receives",
-                                                         "bytes_received",
-                                                         "sends",
-                                                         "bytes_sent",
-                                                         "datagram_resets",
-                                                         "transmit_copies",
-                                                         "accepts_failed",
-                                                         "accepts_reaped",
-                                                         "accepts_grown",
-                                                         "accepts_bare",
-                                                         "opened",
-                                                         "closed",
-                                                         "closed_finished",
-                                                         "closed_reset",
-                                                         "closed_local",
-                                                         "closed_timeout",
-                                                         "closed_limit",
-                                                         "closed_stop",
-                                                         "closed_protocol",
-                                                         "closed_connect_failed",
-                                                         "closed_handed_over",
-                                                         "no_buffers",
-                                                         "reads_paused",
-                                                         "sends_refused",
-                                                         "locks_refused",
-                                                         "shed",
-                                                         "sockets_reused",
-                                                         "reuse_failed" };
+    // clang-format off
+    static const char *const names[IOCPNET_COUNTERS] = {
+        "polls", "packets", "in_place", "posts", "post_failures", "stray_packets", "receives",
+        "bytes_received", "sends", "bytes_sent", "datagram_resets", "transmit_copies",
+        "accepts_failed", "accepts_reaped", "accepts_grown", "accepts_bare", "opened", "closed",
+        "closed_finished", "closed_reset", "closed_local", "closed_timeout", "closed_limit",
+        "closed_stop", "closed_protocol", "closed_connect_failed", "closed_handed_over",
+        "no_buffers", "reads_paused", "sends_refused", "locks_refused", "shed", "sockets_reused",
+        "reuse_failed", "timers_fired"
+    };
+    // clang-format on
 
     return counter >= 0 && counter < IOCPNET_COUNTERS ? names[counter] : NULL;
 }
@@ -2653,6 +2691,14 @@ typedef struct iocpnet__worker {
     bool steady;                           // the kit's own thread: it will poll again
     const iocpnet_op *at_once;  // the last that a start found finished; only to compare with
     void *running;              // the connection whose callbacks may be running
+    volatile int64_t wake_at;   // its wait ends by then; 0: it does not wait, or did not say
+
+    // The timer whose callback runs. Under iocp.timer_lock; others write again.
+    const struct iocpnet_timer *firing;  // only to compare with: it may be gone
+    uint64_t firing_order;
+    struct iocpnet_timer *again;          // the same timer, if it shall wait again after that
+    struct iocpnet__worker *firing_next;  // in iocp.timer_workers
+
     iocpnet__counters counters;
     OVERLAPPED_ENTRY entries[IOCPNET__BATCH];
 } iocpnet__worker;
@@ -2678,7 +2724,9 @@ struct iocpnet_iocp {
     int64_t sweep_due;
     volatile int32_t starving;  // connections that wait for memory of the system's, or to be locked
     int32_t starved_ticks;
-    const iocpnet_ext *ext[4];  // of sockets we make: by family and kind
+    volatile int32_t timer_waits;  // a timer does
+    volatile int64_t timer_due;    // if so, when the earliest is due
+    const iocpnet_ext *ext[4];     // of sockets we make: by family and kind
     iocpnet__key keys[IOCPNET__KEYS + 1];
     HANDLE *threads;
     uint32_t thread_count;
@@ -2692,6 +2740,16 @@ struct iocpnet_iocp {
     void (*on_stop)(iocpnet_iocp *iocp, bool abort);
     void (*on_tick)(iocpnet_iocp *iocp, uint64_t now);
     void (*on_close)(iocpnet_iocp *iocp);
+    bool (*on_due)(iocpnet__worker *worker);  // set before timer_waits is; true: it ran some
+
+    // What starts and cancels of timers write, away from what every poll reads.
+    char apart[IOCPNET__LINE];
+    volatile int32_t timers;           // that wait, and callbacks of theirs that run
+    volatile int32_t waking;           // a wake-up is posted for a timer, and not taken yet
+    SRWLOCK timer_lock;                // protects all below
+    struct iocpnet_timer *timer_heap;  // the earliest that waits
+    uint64_t timer_order;              // counts
+    iocpnet__worker *timer_workers;    // that run a timer's callback
 };
 
 // The worker whose poll this thread is in, whichever iocp's. One index for all iocps of the
@@ -2840,6 +2898,10 @@ static void iocpnet__sum(iocpnet_iocp *iocp, iocpnet_stats *stats)
         if (worker && iocpnet__load(&worker->used)) stats->workers++;
         worker = worker ? worker->next : first;
     } while (worker);
+
+    // After what finished, before what started: whatever hands over to a timer, or a timer to it,
+    // is seen on one side of it.
+    stats->timers = (uint64_t)iocpnet__load(&iocp->timers);
 
     // A worker that came meanwhile is at the front of the list: read the list anew.
     first = (iocpnet__worker *)iocpnet__load_pointer(&iocp->workers);
@@ -3037,7 +3099,10 @@ static void iocpnet__run_packet(iocpnet__worker *worker, const OVERLAPPED_ENTRY 
     ULONG_PTR number = entry->lpCompletionKey;
     iocpnet__key *key;
 
-    if (!number && !overlapped) return;  // a wake-up
+    if (!number && !overlapped) {
+        iocpnet__exchange(&iocp->waking, 0);  // a wake-up: the next poll looks what is due
+        return;
+    }
     if (!number || number > (ULONG_PTR)iocpnet__load(&iocp->attached)) {
         iocpnet__count_own(&worker->counters.count[IOCPNET_COUNT_STRAY_PACKETS], 1);
         return;
@@ -3122,7 +3187,7 @@ static void iocpnet__stop_advance(iocpnet_iocp *iocp)
 
     if (iocpnet__load(&iocp->state) != IOCPNET__STOPPING) return;
     iocpnet__sum(iocp, &stats);
-    if (!stats.pending_all && !stats.connections) {
+    if (!stats.pending_all && !stats.connections && !stats.timers) {
         if (iocpnet__cas(&iocp->state, IOCPNET__STOPPING, IOCPNET__STOPPED))
             iocpnet__wake_workers(iocp);
         return;
@@ -3141,12 +3206,35 @@ static void iocpnet__tick(iocpnet_iocp *iocp)
     if (iocp->on_tick) iocp->on_tick(iocp, (uint64_t)now);
 }
 
+// Timers wait: how long may this thread, which was to wait so many ms? It says until when it will,
+// so that a start knows whether somebody must be woken.
+static uint32_t iocpnet__wait_for_due(iocpnet__worker *worker, uint32_t wait)
+{
+    iocpnet_iocp *iocp = worker->iocp;
+    int64_t now = (int64_t)iocpnet__now();
+    int64_t due = iocpnet__load64(&iocp->timer_due);
+
+    if (due <= now || iocpnet__load(&iocp->state) == IOCPNET__STOPPING) return 0;
+    if (due - now < (int64_t)wait) wait = (uint32_t)(due - now);
+    if (wait) iocpnet__cas64(&worker->wake_at, 0, now + wait);
+    return wait;
+}
+
+// The wait is over. A start that has not seen this has written its due time before, and the next
+// poll will see that: both sides write, pass a barrier, then read.
+static void iocpnet__wait_ended(iocpnet__worker *worker)
+{
+    int64_t until = iocpnet__load64(&worker->wake_at);
+
+    if (until) iocpnet__cas64(&worker->wake_at, until, 0);
+}
+
 IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeout_ms)
 {
     iocpnet__worker *worker = (iocpnet__worker *)iocpnet__local_get(&iocp->local);
     uint32_t longest = IOCPNET__LONGEST_WAIT_MS;
     iocpnet_error error = 0;
-    bool ran;
+    bool ran, timers;
     void *outer;
     ULONG got = 0;
     ULONG i;
@@ -3164,10 +3252,12 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeou
     if (iocpnet__load_pointer(&iocp->overflow)) longest = 1;
     if (worker->later_first) ran = true;
     if (ran) longest = 0;
+    if (timeout_ms < longest) longest = timeout_ms;
+    timers = iocpnet__load(&iocp->timer_waits) != 0;
+    if (timers) longest = iocpnet__wait_for_due(worker, longest);
     iocpnet__count_own(&worker->counters.count[IOCPNET_COUNT_POLLS], 1);
     if (!IOCPNET_OS(GetQueuedCompletionStatusEx)(iocp->handle, worker->entries, worker->ask, &got,
-                                                 timeout_ms < longest ? timeout_ms : longest,
-                                                 FALSE)) {
+                                                 longest, FALSE)) {
         DWORD code = IOCPNET_OS(GetLastError)();
         got = 0;
         if (code != WAIT_TIMEOUT) error = iocpnet_error_from_win32(code);
@@ -3176,9 +3266,11 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeou
         iocpnet__worker_learn(worker, got);
         iocpnet__count_own(&worker->counters.count[IOCPNET_COUNT_PACKETS], (int64_t)got);
     }
+    if (timers) iocpnet__wait_ended(worker);
     for (i = 0; i < got; i++)
         iocpnet__run_packet(worker, &worker->entries[i]);
     if (worker->later_first) iocpnet__run_later(worker);
+    if (timers && iocp->on_due(worker) && error == WAIT_TIMEOUT) error = 0;
     if (iocpnet__load(&iocp->timed)) iocpnet__tick(iocp);
     if (iocpnet__load(&iocp->state)) iocpnet__stop_advance(iocp);
 
@@ -3289,6 +3381,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_open(iocpnet_iocp **out, const iocpnet_i
     iocp->wine = iocpnet__is_wine();
     iocp->attached = 1;  // key 1 is that of what we post ourselves
     IOCPNET_OS(InitializeSRWLock)(&iocp->lock);
+    IOCPNET_OS(InitializeSRWLock)(&iocp->timer_lock);
 
     error = 259;
     if (!iocpnet__current_acquire(&iocp->desc)) goto free_iocp;
@@ -3680,6 +3773,9 @@ IOCPNET__DEF size_t iocpnet_ledger(iocpnet_ledger_fn *line, void *user)
     }
     iocpnet__lock_leave(&iocpnet__debug);
 
+    left = iocpnet__load(&iocpnet__debug_timers);
+    if (left) iocpnet__ledger_line(line, user, "timers waiting", left);
+    n += (size_t)left;
     left = iocpnet__load(&iocpnet__debug_sockets);
     if (left) iocpnet__ledger_line(line, user, "sockets open", left);
     n += (size_t)left;
@@ -4906,6 +5002,331 @@ IOCPNET__DEF iocpnet_error iocpnet_transmit_cancel(iocpnet_transmit *transmit)
 
 #ifndef IOCPNET_NO_SERVER
 
+// ---- I10 timer: deadlines on the same workers ---------------------------------------------------
+//
+// The timers that wait are a heap of an iocp, under its timer_lock: short, never held over a
+// callback, and not on the path of a byte. A timer whose callback runs is not in the heap. If it
+// shall wait again (a periodic one does; any that is started meanwhile) it is held by the worker
+// that runs it and goes into the heap after the callback: so its callbacks never overlap, and one
+// that is freed in its callback is not touched again.
+
+enum { IOCPNET__TIMER_IDLE, IOCPNET__TIMER_WAITING, IOCPNET__TIMER_HELD };  // timer.state
+enum { IOCPNET__TIMERS_A_POLL = 16 };  // then packets have their turn, and other workers theirs
+
+static bool iocpnet__timer_before(const iocpnet_timer *a, const iocpnet_timer *b)
+{
+    return a->due_ms != b->due_ms ? a->due_ms < b->due_ms : a->order < b->order;
+}
+
+// The heap is leftist: a tree with the earliest on top, where the rank of a timer is the number of
+// steps from it to an empty place along right children only, and no left child's rank is below that
+// of its right brother. So a timer of rank r is the top of at least 2^r - 1, a way to the right has
+// at most log2(n + 1) steps, and merging walks only such ways.
+
+static uint8_t iocpnet__timer_rank(const iocpnet_timer *timer)
+{
+    return timer ? timer->rank : (uint8_t)0;
+}
+
+// Puts the children in order. True if the rank has changed.
+static bool iocpnet__timer_settle(iocpnet_timer *timer)
+{
+    iocpnet_timer *left = timer->left;
+    uint8_t rank;
+
+    if (iocpnet__timer_rank(left) < iocpnet__timer_rank(timer->right)) {
+        timer->left = timer->right;
+        timer->right = left;
+    }
+    rank = (uint8_t)(iocpnet__timer_rank(timer->right) + 1);
+    if (rank == timer->rank) return false;
+    timer->rank = rank;
+    return true;
+}
+
+// Makes one heap of two; either may be empty.
+static iocpnet_timer *iocpnet__timer_merge(iocpnet_timer *a, iocpnet_timer *b)
+{
+    iocpnet_timer *top = NULL;
+    iocpnet_timer **place = &top;
+    iocpnet_timer *parent = NULL;
+    iocpnet_timer *other;
+
+    while (a && b) {
+        if (iocpnet__timer_before(b, a)) {
+            other = a;
+            a = b;
+            b = other;
+        }
+        *place = a;
+        a->parent = parent;
+        parent = a;
+        place = &a->right;
+        a = a->right;
+    }
+    if (!a) a = b;
+    if (a) a->parent = parent;
+    *place = a;
+    for (; parent; parent = parent->parent)
+        iocpnet__timer_settle(parent);
+    return top;
+}
+
+// Takes a timer out of the heap, from wherever it is. Only a rank that falls goes on upwards: it is
+// then one more than that of the child that fell, so there are no more steps than ranks. Lock held.
+static void iocpnet__timer_remove(iocpnet_iocp *iocp, iocpnet_timer *timer)
+{
+    iocpnet_timer *parent = timer->parent;
+    iocpnet_timer *rest = iocpnet__timer_merge(timer->left, timer->right);
+
+    if (rest) rest->parent = parent;
+    if (!parent) {
+        iocp->timer_heap = rest;
+    } else if (parent->left == timer) {
+        parent->left = rest;
+    } else {
+        parent->right = rest;
+    }
+    while (parent && iocpnet__timer_settle(parent))
+        parent = parent->parent;
+}
+
+// Lock held.
+static void iocpnet__timer_insert(iocpnet_iocp *iocp, iocpnet_timer *timer)
+{
+    timer->state = IOCPNET__TIMER_WAITING;
+    timer->order = ++iocp->timer_order;
+    timer->left = NULL;
+    timer->right = NULL;
+    timer->rank = 1;
+    iocp->timer_heap = iocpnet__timer_merge(iocp->timer_heap, timer);
+}
+
+// Tells the polls when the earliest timer is due. True if that is earlier than it was. Lock held.
+static bool iocpnet__timer_publish(iocpnet_iocp *iocp)
+{
+    const iocpnet_timer *first = iocp->timer_heap;
+    bool waited = iocpnet__load(&iocp->timer_waits) != 0;
+    int64_t was = iocpnet__load64(&iocp->timer_due);
+
+    if (!first) {
+        if (waited) iocpnet__store(&iocp->timer_waits, 0);
+        return false;
+    }
+    if (first->due_ms != was) iocpnet__cas64(&iocp->timer_due, was, first->due_ms);
+    if (!waited) iocpnet__exchange(&iocp->timer_waits, 1);
+    return !waited || first->due_ms < was;
+}
+
+// Sees to it that somebody wakes by the due time that was just published. Nothing is needed if that
+// is further away than any wait can last, if no other thread polls, or if one waits and has said
+// that it wakes by then: it will look again. Else one wake-up is posted. It stays with the iocp
+// until a poll takes it, and the poll after that looks what is due: so it does not matter whether
+// somebody was waiting, or was just about to. While one is under way (waking) no other is needed,
+// since who takes it looks later than this.
+//
+// One that the system can't take, or whose taker (or who had said that it wakes by then) stays long
+// in a callback, costs time only: no wait is longer than IOCPNET__LONGEST_WAIT_MS, and every one
+// that begins from now on ends by the due time.
+static void iocpnet__timer_wake(iocpnet_iocp *iocp, int64_t due)
+{
+    const iocpnet__worker *own = (iocpnet__worker *)iocpnet__local_get(&iocp->local);
+    iocpnet__worker *worker = (iocpnet__worker *)iocpnet__load_pointer(&iocp->workers);
+    bool others = false;
+
+    if (due - (int64_t)iocpnet__now() >= IOCPNET__LONGEST_WAIT_MS) return;
+    for (; worker; worker = worker->next) {
+        int64_t until;
+
+        if (worker == own || !iocpnet__load(&worker->used)) continue;
+        until = iocpnet__load64(&worker->wake_at);
+        if (until && until <= due) return;
+        others = true;
+    }
+    if (!others || !iocpnet__cas(&iocp->waking, 0, 1)) return;
+    if (IOCPNET_OS(PostQueuedCompletionStatus)(iocp->handle, 0, 0, NULL)) {
+        iocpnet__count(iocp, IOCPNET_COUNT_POSTS, 1);
+        return;
+    }
+    iocpnet__count(iocp, IOCPNET_COUNT_POST_FAILURES, 1);
+    iocpnet__exchange(&iocp->waking, 0);
+}
+
+// The worker that runs this timer's callback, or NULL. A timer that came to be where one was freed
+// has another number. Lock held.
+static iocpnet__worker *iocpnet__timer_runner(const iocpnet_iocp *iocp, const iocpnet_timer *timer)
+{
+    iocpnet__worker *worker = iocp->timer_workers;
+
+    while (worker && (worker->firing != timer || worker->firing_order != timer->order))
+        worker = worker->firing_next;
+    return worker;
+}
+
+// What a worker does with a timer that it has found due. The timer counts once more while its
+// callback runs, so that a stop waits for that. Lock held.
+static void iocpnet__timer_begin(iocpnet__worker *worker, iocpnet_timer *timer, int64_t now,
+                                 bool last)
+{
+    iocpnet_iocp *iocp = worker->iocp;
+
+    iocpnet__timer_remove(iocp, timer);
+    worker->firing = timer;
+    worker->firing_order = timer->order;
+    worker->again = NULL;
+    worker->firing_next = iocp->timer_workers;
+    iocp->timer_workers = worker;
+    if (last) {
+        timer->state = IOCPNET__TIMER_IDLE;
+        IOCPNET__LEDGER(timers, -1);
+        return;
+    }
+    timer->state = IOCPNET__TIMER_HELD;
+    timer->due_ms += ((now - timer->due_ms) / timer->period_ms + 1) * timer->period_ms;
+    worker->again = timer;
+    iocpnet__add(&iocp->timers, 1);
+}
+
+// Takes the earliest timer if it is due, or if the iocp is being stopped. NULL: there is none.
+static iocpnet_timer *iocpnet__timer_take(iocpnet__worker *worker, iocpnet_error *error)
+{
+    iocpnet_iocp *iocp = worker->iocp;
+    bool stopping = iocpnet__load(&iocp->state) == IOCPNET__STOPPING;
+    int64_t now = (int64_t)iocpnet__now();
+    int64_t next = INT64_MAX;
+    iocpnet_timer *timer;
+
+    // Without the lock: of many workers that wake for one timer, most find it taken.
+    if (!iocpnet__load(&iocp->timer_waits)) return NULL;
+    if (!stopping && iocpnet__load64(&iocp->timer_due) > now) return NULL;
+    iocpnet__lock_enter(&iocp->timer_lock);
+    timer = iocp->timer_heap;
+    if (timer && !stopping && timer->due_ms > now) timer = NULL;
+    if (timer) {
+        iocpnet__timer_begin(worker, timer, now, stopping || !timer->period_ms);
+        iocpnet__timer_publish(iocp);
+        if (iocp->timer_heap) next = iocp->timer_heap->due_ms;
+    }
+    iocpnet__lock_leave(&iocp->timer_lock);
+    if (!timer) return NULL;
+
+    // This thread may be long in the callback: the next timer must not wait for it.
+    if (next != INT64_MAX) iocpnet__timer_wake(iocp, next);
+    if (!stopping) iocpnet__count_own(&worker->counters.count[IOCPNET_COUNT_TIMERS_FIRED], 1);
+    *error = stopping ? WSA_OPERATION_ABORTED : 0;
+    return timer;
+}
+
+// The callback has returned. The timer is touched only if it is to wait again.
+static void iocpnet__timer_end(iocpnet__worker *worker)
+{
+    iocpnet_iocp *iocp = worker->iocp;
+    iocpnet__worker **place = &iocp->timer_workers;
+    bool earlier = false;
+    int64_t due = 0;
+
+    iocpnet__lock_enter(&iocp->timer_lock);
+    while (*place != worker)
+        place = &(*place)->firing_next;
+    *place = worker->firing_next;
+    worker->firing = NULL;
+    if (worker->again) {
+        due = worker->again->due_ms;
+        iocpnet__timer_insert(iocp, worker->again);
+        earlier = iocpnet__timer_publish(iocp);
+    }
+    worker->again = NULL;
+    iocpnet__lock_leave(&iocp->timer_lock);
+    iocpnet__add(&iocp->timers, -1);
+    if (earlier) iocpnet__timer_wake(iocp, due);
+}
+
+static bool iocpnet__timer_run(iocpnet__worker *worker)
+{
+    iocpnet_timer *timer;
+    iocpnet_error error;
+    int n;
+
+    for (n = 0; n < IOCPNET__TIMERS_A_POLL; n++) {
+        timer = iocpnet__timer_take(worker, &error);
+        if (!timer) break;
+        timer->done(timer, error);
+        iocpnet__timer_end(worker);
+    }
+    return n > 0;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_timer_start(iocpnet_iocp *iocp, iocpnet_timer *timer,
+                                               uint32_t delay_ms, uint32_t period_ms)
+{
+    int64_t due = (int64_t)iocpnet__now() + delay_ms;
+    iocpnet_error error = 0;
+    bool earlier = false;
+    iocpnet__worker *runner;
+
+    IOCPNET_ASSERT(timer->done && "timer.done is not set");
+    if (!timer->done) return WSAEINVAL;
+
+    // Counted before the state is read: either this sees the stop, or the stop sees the timer.
+    iocpnet__add(&iocp->timers, 1);
+    iocpnet__lock_enter(&iocp->timer_lock);
+    if (iocpnet__load(&iocp->state)) {
+        error = WSAESHUTDOWN;
+    } else if (timer->state != IOCPNET__TIMER_IDLE) {
+        error = WSAEINVAL;
+    } else {
+        IOCPNET__LEDGER(timers, 1);
+        if (!iocp->on_due) iocp->on_due = iocpnet__timer_run;
+        if (timer->iocp != iocp) timer->iocp = iocp;
+        timer->due_ms = due;
+        timer->period_ms = period_ms;
+        runner = iocpnet__timer_runner(iocp, timer);
+        if (runner) {
+            timer->state = IOCPNET__TIMER_HELD;
+            runner->again = timer;
+        } else {
+            iocpnet__timer_insert(iocp, timer);
+            earlier = iocpnet__timer_publish(iocp);
+        }
+    }
+    iocpnet__lock_leave(&iocp->timer_lock);
+    IOCPNET_ASSERT(error != WSAEINVAL && "the timer is started");
+    if (error) iocpnet__add(&iocp->timers, -1);
+    if (earlier) iocpnet__timer_wake(iocp, due);
+    return error;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_timer_cancel(iocpnet_timer *timer)
+{
+    iocpnet_iocp *iocp = timer->iocp;
+    iocpnet_error error = 0;
+    iocpnet__worker *runner;
+    bool ended = true;
+
+    if (!iocp) return WSAEINVAL;
+    iocpnet__lock_enter(&iocp->timer_lock);
+    runner = iocpnet__timer_runner(iocp, timer);
+    switch (timer->state) {
+    case IOCPNET__TIMER_WAITING:
+        iocpnet__timer_remove(iocp, timer);
+        iocpnet__timer_publish(iocp);
+        break;
+    case IOCPNET__TIMER_HELD:
+        runner->again = NULL;
+        break;
+    default:
+        ended = false;
+        error = WSAEINVAL;
+        break;
+    }
+    timer->state = IOCPNET__TIMER_IDLE;
+    if (runner && runner != iocpnet__worker_here(iocp)) error = WSAEINPROGRESS;
+    if (ended) IOCPNET__LEDGER(timers, -1);
+    iocpnet__lock_leave(&iocp->timer_lock);
+    if (ended) iocpnet__add(&iocp->timers, -1);
+    return error;
+}
+
 // ---- I11 frame: messages out of a byte stream ---------------------------------------------------
 
 // A zero stands for the default everywhere; desc belongs to the user and is not written.
@@ -5391,8 +5812,8 @@ static void iocpnet__listener_lack(iocpnet_listener *listener, bool lacks)
     uint64_t now = iocpnet__now();
 
     if (lacks && (!listener->deficit || now >= listener->retry_due)) {
-        uint32_t ms = listener->retry_ms ? 2 * listener->retry_ms : IOCPNET__RETRY_MS;
-        listener->retry_ms = ms < IOCPNET__RETRY_MOST_MS ? ms : IOCPNET__RETRY_MOST_MS;
+        uint32_t ms = listener->retry_ms ? 2 * listener->retry_ms : (uint32_t)IOCPNET__RETRY_MS;
+        listener->retry_ms = ms < IOCPNET__RETRY_MOST_MS ? ms : (uint32_t)IOCPNET__RETRY_MOST_MS;
         listener->retry_due = now + listener->retry_ms;
     }
     if (!lacks && listener->failed <= listener->desc.accepts_max) listener->retry_ms = 0;

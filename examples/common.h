@@ -211,8 +211,9 @@ static inline void common_print_stats(iocpnet_iocp *iocp, uint64_t ms, bool fina
     iocpnet_stats stats;
     iocpnet_iocp_stats(iocp, &stats);
     printf("{\"ms\":%" PRIu64 ",\"final\":%s,\"workers\":%" PRIu32 ",\"connections\":%" PRIu64
-           ",\"pending_all\":%" PRIu64,
-           ms, final ? "true" : "false", stats.workers, stats.connections, stats.pending_all);
+           ",\"timers\":%" PRIu64 ",\"pending_all\":%" PRIu64,
+           ms, final ? "true" : "false", stats.workers, stats.connections, stats.timers,
+           stats.pending_all);
     common_print_kinds("pending", stats.pending);
     common_print_kinds("started", stats.started);
     printf(",\"count\":{");

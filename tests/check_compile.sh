@@ -77,7 +77,7 @@ stops "ALLOC without FREE" "define both" $gcc -std=c99 $c "-DIOCPNET_ALLOC=x" -f
 stops "too old a Windows" "needs Windows 7" $gcc -std=c99 $c -D_WIN32_WINNT=0x0501 \
     -fsyntax-only $all
 
-for layer in 1 2 3 4 5 6 7 8 9 11 12; do
+for layer in 1 2 3 4 5 6 7 8 9 10 11 12; do
     for optimise in -O0 -O2; do
         case $layer$optimise in 1-O2 | 3-O2 | 4-O2 | 7-O2 | 8-O2) continue ;; esac
         compiles "layer $layer alone $optimise" $gcc -std=c99 -pedantic-errors $c $optimise \
@@ -92,7 +92,7 @@ if command -v $gxx >/dev/null; then
     compiles "g++ c++17" $gxx -x c++ -std=c++17 -pedantic-errors $warnings -fsyntax-only $all
     compiles "g++ static, debug" $gxx -x c++ -std=c++11 $warnings -DIOCPNET_STATIC -DIOCPNET_DEBUG \
         -c $all
-    for layer in 5 9 11 12; do
+    for layer in 5 9 10 11 12; do
         compiles "g++ layer $layer alone" $gxx -x c++ -std=c++11 $warnings -DLAYER=$layer \
             -c tests/compile_layer.c
     done

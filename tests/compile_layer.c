@@ -14,6 +14,14 @@ static void done(iocpnet_op *op, iocpnet_error error, size_t bytes)
 }
 #endif
 
+#if LAYER == 10
+static void due(iocpnet_timer *timer, iocpnet_error error)
+{
+    (void)timer;
+    (void)error;
+}
+#endif
+
 #if LAYER == 12
 static void echo(iocpnet_conn conn, const void *data, size_t size)
 {
@@ -60,6 +68,14 @@ int main(void)
     if (iocpnet_socket_open(&s, iocp, 2, false)) return 1;
     iocpnet_start_recv(&op, &s, NULL, 0);
     iocpnet_socket_close(&s);
+    return iocpnet_iocp_close(iocp);
+#elif LAYER == 10
+    iocpnet_iocp *iocp = NULL;
+    static iocpnet_timer timer;
+    timer.done = due;
+    if (iocpnet_iocp_open(&iocp, NULL)) return 1;
+    if (iocpnet_timer_start(iocp, &timer, 1000, 0)) return 1;
+    if (iocpnet_timer_cancel(&timer)) return 1;
     return iocpnet_iocp_close(iocp);
 #elif LAYER == 11
     static iocpnet_frame_desc desc;  // zero: a length of 4 bytes
