@@ -1310,8 +1310,8 @@ static void timers_run_beside_a_listener(void)
     SOCKET s;
     char answer[5];
     memset(&desc, 0, sizeof desc);
-    desc.on.data = echo;
-    desc.idle_ms = 5000;
+    desc.conn.on.data = echo;
+    desc.conn.idle_ms = 5000;
     alarm_init(&before);
     alarm_init(&after);
     alarm_init(&waits);
