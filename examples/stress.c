@@ -383,7 +383,8 @@ static void client_connect(struct client *c)
     c->send.done = on_connected;
     c->sending = true;
     iocpnet_error error = iocpnet_socket_open(&c->socket, iocp, server.u.family, false);
-    if (!error) error = iocpnet_start_connect(&c->send, &c->socket, &server, NULL, 0);
+    if (c->socket.handle != ~(uintptr_t)0)
+        error = iocpnet_start_connect(&c->send, &c->socket, &server, NULL, 0);
     if (!error) return;
     c->sending = false;
     client_error(c, error);
