@@ -510,7 +510,7 @@ check_requests()
     stop 'served["ok"] == 4 and served["bytes"] > 4 * 3145728'
 
     begin "head, file and tail as one unit, a limit on a send, and a Ctrl-C in the middle"
-    start request_server --file "$work/large" --tail 'the tail' --send-limit 8192
+    start request_server --file "$work/large" --tail 'the tail' --send-limit 65536
     printf 'the tail' >>"$work/large"  # the server sends what the file has now, then its own tail
     cp "$work/large" "$work/wanted"
     printf 'the tail' >>"$work/wanted"
