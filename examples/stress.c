@@ -159,7 +159,8 @@ static double latency_us(double part)
         if (seen <= (uint64_t)((double)all * part) && seen < all) continue;
         // Bucket b above the first two times STEPS stands for b - doubling * STEPS, doubled so often.
         size_t doubling = bucket < 2 * STEPS ? 0 : bucket / STEPS - 1;
-        return (double)((uint64_t)(bucket - doubling * STEPS + 1) << doubling) / 1000;
+        uint64_t ns = (uint64_t)(bucket - doubling * STEPS + 1) << doubling;
+        return (double)(ns < (uint64_t)worst_ns ? ns : (uint64_t)worst_ns) / 1000;
     }
     return 0;
 }
@@ -591,11 +592,22 @@ static void slow_moved(struct client *c)
         client_done(c);
 }
 
-// By default more than the buffers on the way take, so that a send is always in flight, and its
-// error tells when the server closes.
+static void never_read_wait(struct client *c)
+{
+    c->act_ms = GetTickCount64() + 200;
+}
+
 static void never_read_open(struct client *c)
 {
     c->target = set.never_read_bytes;
+    never_read_wait(c);
+}
+
+// Without a receive only a send tells that the server has closed. When all is sent, one of nothing.
+static void never_read_act(struct client *c)
+{
+    never_read_wait(c);
+    if (!c->sending) client_move_send(c);
 }
 
 static void never_read_stop(struct client *c)
@@ -616,7 +628,8 @@ static const behaviour behaviours[BEHAVIOURS] = {
     { "half", "answers", 8, true, half_open, nothing_moved, NULL, NULL },
     { "silent", "held", 8, false, silent_open, nothing_moved, NULL, hold_end },
     { "slow", "bytes", 8, false, slow_open, slow_moved, slow_act, NULL },
-    { "never-read", "held", 8, false, never_read_open, nothing_moved, NULL, never_read_stop },
+    { "never-read", "held", 8, false, never_read_open, nothing_moved, never_read_act,
+      never_read_stop },
 };
 
 // ---- the tick: what is due, and what takes too long ---------------------------------------------
