@@ -4,7 +4,7 @@
 // core alone (pool, iocp, op, ext, start). It speaks as much HTTP/1.0 as curl needs.
 //
 //   cl /O2 /W4 examples\request_server.c ws2_32.lib
-//   x86_64-w64-mingw32-gcc -O2 -Wall -static -o request_server.exe examples/request_server.c -lws2_32
+//   gcc -O2 -Wall -static -o request_server.exe examples/request_server.c -lws2_32
 //
 // Try it: request_server --port 8080                   then: curl http://127.0.0.1:8080/
 //         request_server --port 8080 --file photo.jpg  serves the file, whatever the path

@@ -157,7 +157,7 @@ static double latency_us(double part)
         for (int i = 0; i < HISTOGRAMS; i++)
             seen += (uint32_t)histograms[i][bucket];
         if (seen <= (uint64_t)((double)all * part) && seen < all) continue;
-        // Bucket b above the first two times STEPS stands for b - doubling * STEPS, doubled so often.
+        // Bucket b from 2 * STEPS on stands for b - doubling * STEPS, doubled so often.
         size_t doubling = bucket < 2 * STEPS ? 0 : bucket / STEPS - 1;
         uint64_t ns = (uint64_t)(bucket - doubling * STEPS + 1) << doubling;
         return (double)(ns < (uint64_t)worst_ns ? ns : (uint64_t)worst_ns) / 1000;
@@ -218,8 +218,8 @@ typedef enum client_state {
 
 // A place for one connection at a time. A send and a receive may be in flight at once, on two
 // threads; each callback has the lock from begin to end, and so has the tick of the main thread.
-// That is allowed, since no start calls back before it returns. What is to happen is said by target,
-// reading and finish; client_move starts it.
+// That is allowed, since no start calls back before it returns. What is to happen is said by
+// target, reading and finish; client_move starts it.
 struct client {
     SRWLOCK lock;
     const struct behaviour *does;

@@ -157,7 +157,7 @@ stress_said()
 echo_wrongly()
 {
     python3 - "$@" >"$work/wrong" 2>&1 <<'PYTHON' &
-import hashlib, socket, sys, threading
+import hashlib, os, socket, sys, threading
 
 
 def serve(s, mode):
@@ -177,7 +177,7 @@ def serve(s, mode):
                 data += b'?'
             s.sendall(data)
         if mode.startswith('notes') and total:
-            print('%s %d %s' % (mode, total, notes.hexdigest()), flush=True)
+            os.write(1, b'%s %d %s\n' % (mode.encode(), total, notes.hexdigest().encode()))
     except OSError:
         pass
     s.close()
@@ -217,7 +217,8 @@ fails()
 {
     local want=$1 text=$2 program=$3
     shift 3
-    (wine_exec "$build/examples/$program.exe" "$@") </dev/null >"$work/said" 2>"$work/said.err"
+    timeout -s INT -k 5 20 $wine_command "$build/examples/$program.exe" "$@" \
+        </dev/null >"$work/said" 2>"$work/said.err" 9>&-
     code=$?
     check "$program $*: exit code $code, not $want" [ $code = "$want" ]
     check "$program $*: says $(head -n 1 "$work/said.err")" grep -qE "$text" \
@@ -339,7 +340,7 @@ check_stress()
 
     begin "a server that closes who is silent does well"
     start echo_server --idle-ms 300
-    stress idle --seconds 1 --connections 20
+    stress idle --seconds 2 --connections 20
     stress_said idle 0 \
         "$all_done and behaviours['silent']['closed'] > 0 and not behaviours['echo']['closed']"
     stop "count['closed_timeout'] > 0"
@@ -386,7 +387,8 @@ silent()
 {
     python3 -c '
 import socket, sys
-silent = [socket.create_connection(("127.0.0.1", int(sys.argv[1]))) for i in range(int(sys.argv[2]))]
+address = ("127.0.0.1", int(sys.argv[1]))
+silent = [socket.create_connection(address) for i in range(int(sys.argv[2]))]
 print("there", flush=True)
 for s in silent:
     s.settimeout(6)
@@ -469,7 +471,8 @@ check_requests()
     export -f fetch
     export port work
     seq 8 | xargs -P 8 -I{} bash -c \
-        'for i in $(seq 25); do fetch "$work/page{}" || exit 255; done; grep -q "Reply" "$work/page{}"'
+        'for i in $(seq 25); do fetch "$work/page{}" || exit 255; done
+        grep -q Reply "$work/page{}"'
     check "not all of 200 were served" [ $? = 0 ]
     stop 'served["ok"] == 201 == served["requests"] and served["reaped"] == 0 == served["broken"]'
 
@@ -522,15 +525,20 @@ check_requests()
     helper=
     check "the reply under way: $(cat "$work/reader")" grep -q whole "$work/reader"
 
-    begin "at --max-connections nobody is accepted until somebody goes; --seconds ends it"
-    start request_server --max-connections 2 --accepts 1:2 --seconds 1
+    begin "at --max-connections nobody is accepted until somebody goes"
+    start request_server --max-connections 2 --accepts 1:2
     check "not served in turn" in_turn
     fails 1 "cannot listen on 127\.0\.0\.1:$port: (10048 WSAEADDRINUSE|10013 WSAEACCES) " \
         request_server --port "$port"
+    stop 'served["ok"] == 3'
+
+    begin "--seconds ends it, --stats-ms tells its counters meanwhile"
+    start request_server --seconds 1 --stats-ms 200
     wait_end "$pid"
     pid=
     check "exit code $code" [ "$code" = 0 ]
-    check "no counters" counters "$work/out" 'final and not pending_all and served["ok"] == 3'
+    check "no counters" counters "$work/out" 'final and not pending_all'
+    check "no counters meanwhile" grep -q '"final":false' "$work/out"
 
     begin "what request_server says to a wrong command line, a bad address, a missing file"
     fails 1 'cannot listen on 1\.2\.3:0: 10022 WSAEINVAL ' request_server --host 1.2.3
