@@ -272,9 +272,7 @@ static void client_done(struct client *c)
     InterlockedIncrement64(&counted[c->kind].done);
 }
 
-static void client_connect(struct client *c);
-
-// Nothing is in flight any more: closes the socket, and goes on with the next connection.
+// Nothing is in flight any more: closes the socket.
 static void client_close(struct client *c)
 {
     struct linger linger = { 1, 0 };
@@ -288,7 +286,6 @@ static void client_close(struct client *c)
     iocpnet_buffer_give(c->buffer);
     c->buffer = NULL;
     c->state = CLIENT_IDLE;
-    if (!stopping && !c->act_ms) client_connect(c);  // else the tick does it
 }
 
 // Ends the connection as soon as nothing is in flight; the next one comes after a pause.
@@ -351,6 +348,8 @@ static void client_move_receive(struct client *c)
     if (error) client_lost(c, error);
 }
 
+static void client_connect(struct client *c);
+
 // The end of whatever looks at a client: callbacks and the tick.
 static void client_move(struct client *c)
 {
@@ -366,7 +365,9 @@ static void client_move(struct client *c)
     // at once. The tick comes here again if this was too early.
     if (c->sending) iocpnet_op_cancel(&c->send);
     if (c->receiving) iocpnet_op_cancel(&c->receive);
-    if (!c->sending && !c->receiving) client_close(c);
+    if (c->sending || c->receiving) return;
+    client_close(c);
+    if (!stopping && !c->act_ms) client_connect(c);  // else the tick does it
 }
 
 // ---- connecting, sending, receiving -------------------------------------------------------------

@@ -327,6 +327,7 @@ check_stress()
     check "no progress" grep -q 'open  echo' "$work/all.err"
 
     begin "Ctrl-C ends stress with its summary"
+    : >"$work/cut.err"
     wine_exec "$build/examples/stress.exe" --port "$port" --seconds 60 </dev/null \
         >"$work/cut.txt" 2>"$work/cut.err" &
     helper=$!
