@@ -316,6 +316,7 @@ enum {
     IOCPNET_COUNT_CLOSED_LIMIT,
     IOCPNET_COUNT_CLOSED_STOP,
     IOCPNET_COUNT_CLOSED_PROTOCOL,
+    IOCPNET_COUNT_CLOSED_FILTER,
     IOCPNET_COUNT_CLOSED_CONNECT_FAILED,
     IOCPNET_COUNT_CLOSED_HANDED_OVER,
     IOCPNET_COUNT_NO_BUFFERS,     // WSAENOBUFS and the like met, and borne
@@ -1180,6 +1181,7 @@ typedef enum iocpnet_reason {
     IOCPNET_CLOSED_LIMIT,           // a send over the limit, or no buffer left for one
     IOCPNET_CLOSED_STOP,            // the iocp was stopped
     IOCPNET_CLOSED_PROTOCOL,        // what came is no message of desc.frame: see error
+    IOCPNET_CLOSED_FILTER,          // a function of desc.filter failed: error is what it returned
     IOCPNET_CLOSED_CONNECT_FAILED,  // no address answered: error is that of the last one
     IOCPNET_CLOSED_HANDED_OVER      // iocpnet_conn_detach: see iocpnet_conn_handle
 } iocpnet_reason;
@@ -1200,6 +1202,24 @@ typedef struct iocpnet_conn_events {
     void (*close)(iocpnet_conn conn, iocpnet_reason reason, iocpnet_error error);
 } iocpnet_conn_events;
 
+// What stands between the socket and the program on each connection: TLS, compression and the like.
+// Any function may be NULL. They run one at a time for a connection, and not beside its events; in
+// them the iocpnet_filter_ functions may be called, which are not allowed elsewhere. A result that
+// is not 0 ends the connection with the reason filter, after what the filter has sent has left.
+typedef struct iocpnet_filter {
+    // The connection is there; outbound: we have opened it. *state is yours.
+    iocpnet_error (*open)(iocpnet_conn conn, void *user, bool outbound, void **state);
+    // Bytes have come from the socket; size 0: the peer has finished.
+    iocpnet_error (*receive)(iocpnet_conn conn, void *state, const void *data, size_t size);
+    // The program sends bytes; not before iocpnet_filter_ready.
+    iocpnet_error (*send)(iocpnet_conn conn, void *state, const void *data, size_t size);
+    // The program has closed or shut down, and all its bytes were given to send.
+    iocpnet_error (*close)(iocpnet_conn conn, void *state);
+    // It is over; for each open, also one that failed. conn is only good to be compared.
+    void (*end)(iocpnet_conn conn, void *state);
+    void *user;
+} iocpnet_filter;
+
 // How connections behave: those of a listener, or of a connector. Zero means [the default].
 typedef struct iocpnet_conn_desc {
     uint32_t max_connections;   // most of them at a time; a listener stops accepting there [10000]
@@ -1211,8 +1231,9 @@ typedef struct iocpnet_conn_desc {
     uint32_t read_ms;           // close it when nothing was received this long [0: never]
     uint32_t stall_ms;          // close it when bytes wait to be sent and none leave [0: never]
     uint32_t close_ms;          // a graceful close waits this long for the peer [5000]
-    uint32_t connect_ms;        // an address has this long to answer [10000]
+    uint32_t connect_ms;        // an address, and a filter, has this long to get ready [10000]
     uint32_t keepalive_ms;      // TCP keep-alive after this silence, then each second [0: none]
+    const iocpnet_filter *filter;     // between socket and program; copied [NULL: nothing]
     const iocpnet_frame_desc *frame;  // what comes is cut into messages; copied [NULL: as it comes]
     bool zero_byte;                   // wait without a buffer: for very many idle connections
     bool sndbuf_0;                    // SO_SNDBUF 0, and two sends outstanding
@@ -1343,7 +1364,7 @@ IOCPNET_API iocpnet_error iocpnet_conn_send_buffer(iocpnet_conn conn, iocpnet_bu
 // A listener has desc.buffers more than its connections need: whoever keeps more than that takes
 // them from receiving.
 //
-// Returns    the buffer, or NULL: not in on.data of this connection, taken already, or desc.frame.
+// Returns    the buffer, or NULL: not in on.data of this connection, taken already, desc.frame or desc.filter.
 // Owns       yours; iocpnet_buffer_give it, or hand it to iocpnet_conn_send_buffer.
 // Threads    on.data of conn.
 IOCPNET_API iocpnet_buffer *iocpnet_conn_take(iocpnet_conn conn);
@@ -1383,9 +1404,20 @@ IOCPNET_API iocpnet_error iocpnet_conn_abort(iocpnet_conn conn);
 // on it, or set the low bit of hEvent in your OVERLAPPEDs. A connection that is closing already, or
 // is closed or stopped meanwhile, is not handed over: the reason in on.close tells.
 //
-// Returns    0 or WSAENOTCONN. WSAEOPNOTSUPP with desc.frame: part of a message would be lost.
+// Returns    0 or WSAENOTCONN. WSAEOPNOTSUPP with desc.frame or desc.filter: bytes would be lost.
 // Threads    any.
 IOCPNET_API iocpnet_error iocpnet_conn_detach(iocpnet_conn conn);
+
+// For the functions of a filter. Ready: on.open comes now, in this call, and what the program has
+// sent goes to the filter. Show: bytes for the program (or, with desc.frame, for the framer); they
+// are shown even if reading is paused meanwhile, since only what comes from the socket can wait.
+// Send: bytes for the socket, copied, behind those before.
+//
+// Returns    0; WSAENOTCONN: not in a function of conn's filter; WSAENOBUFS: no buffer.
+// Threads    the filter's functions.
+IOCPNET_API iocpnet_error iocpnet_filter_ready(iocpnet_conn conn);
+IOCPNET_API iocpnet_error iocpnet_filter_show(iocpnet_conn conn, const void *data, size_t size);
+IOCPNET_API iocpnet_error iocpnet_filter_send(iocpnet_conn conn, const void *data, size_t size);
 
 // The socket.
 //
@@ -2115,7 +2147,7 @@ IOCPNET__DEF const char *iocpnet_stats_name(int counter)
         "bytes_received", "sends", "bytes_sent", "datagram_resets", "transmit_copies",
         "accepts_failed", "accepts_reaped", "accepts_grown", "accepts_bare", "opened", "closed",
         "closed_finished", "closed_reset", "closed_local", "closed_timeout", "closed_limit",
-        "closed_stop", "closed_protocol", "closed_connect_failed", "closed_handed_over",
+        "closed_stop", "closed_protocol", "closed_filter", "closed_connect_failed", "closed_handed_over",
         "no_buffers", "reads_paused", "sends_refused", "locks_refused", "shed", "sockets_reused",
         "reuse_failed", "timers_fired"
     };
@@ -5684,6 +5716,7 @@ typedef struct iocpnet__group {
     iocpnet_listener *listener;  // NULL: a connector's
     iocpnet_conn_desc desc;
     iocpnet_frame_desc frame;  // where desc.frame points to
+    iocpnet_filter filter;     // where desc.filter points to
     iocpnet_pool *conns, *extras, *views;
     iocpnet_pool *rooms;    // to put messages together
     iocpnet_pool *inputs;   // a receive buffer for each connection, whatever is queued to send
@@ -6286,6 +6319,10 @@ typedef struct iocpnet__send {
     uint32_t bytes;
 } iocpnet__send;
 
+typedef struct iocpnet__queue {
+    iocpnet_buffer *head, *tail;  // linked by next
+} iocpnet__queue;
+
 // What only some connections need: those that connect, and those with two sends outstanding.
 typedef struct iocpnet__extra {
     iocpnet__send send;  // the second one, where SO_SNDBUF is 0
@@ -6295,6 +6332,10 @@ typedef struct iocpnet__extra {
     iocpnet_framer framer;
     iocpnet_buffer *room;  // the framer's, while it keeps something
     uint32_t shown;        // bytes of the receive buffer that it has taken
+    iocpnet__queue wire;   // what the filter has sent; conn.queue is what it has yet to see
+    uint32_t wire_bytes;   // of conn.queued, what the filter has sent
+    void *state;           // the filter's
+    bool filtered, filtering, filter_ready, filter_closed, filter_failed;
 } iocpnet__extra;
 
 // A buffer that was handed to the send queue, which may be in other queues too: its bytes, with a
@@ -6326,9 +6367,9 @@ struct iocpnet__conn {
     uint32_t began_ms;              // when closing or connecting began
     uint32_t received_ms, sent_ms;  // when something last came; when something last left
     iocpnet_error error;
-    iocpnet_buffer *head, *tail;  // the send queue
-    iocpnet_buffer *buffer;       // to receive into, or received
-    uint8_t reason, timed;        // timed: 1 has a deadline of its own; 2 wants every tick
+    iocpnet__queue queue;    // to send
+    iocpnet_buffer *buffer;  // to receive into, or received
+    uint8_t reason, timed;   // timed: 1 has a deadline of its own; 2 wants every tick
     bool sending, sending_2;
     bool reasoned : 1, receiving : 1, zero : 1, finished : 1, shut : 1, closed : 1;
     bool disconnecting : 1, starved : 1, paused : 1, opened : 1, more : 1, skip : 1, awaits : 1;
@@ -6615,9 +6656,19 @@ static void iocpnet__conn_time(iocpnet__conn *conn, int timed)
 
 static void iocpnet__conn_drop_queue(iocpnet__conn *conn)
 {
-    iocpnet__queue_give_list(conn, conn->head);
-    conn->head = NULL;
-    conn->tail = NULL;
+    iocpnet_buffer *buffer;
+
+    for (buffer = conn->queue.head; buffer; buffer = buffer->next) {
+        iocpnet__conn_unqueue(conn, buffer->used - buffer->sent);
+    }
+    iocpnet__queue_give_list(conn, conn->queue.head);
+    memset(&conn->queue, 0, sizeof conn->queue);
+}
+
+static void iocpnet__conn_drop_wire(iocpnet__conn *conn)
+{
+    iocpnet__queue_give_list(conn, conn->extra->wire.head);
+    memset(&conn->extra->wire, 0, sizeof conn->extra->wire);
 }
 
 static bool iocpnet__conn_pends(const iocpnet__conn *conn)
@@ -6642,6 +6693,7 @@ static void iocpnet__conn_cut(iocpnet__conn *conn, bool reset)
 
     iocpnet__exchange(&conn->closing, IOCPNET__CLOSING);
     iocpnet__conn_drop_queue(conn);
+    if (conn->extra) iocpnet__conn_drop_wire(conn);
     if (conn->closed) return;
     conn->closed = true;
     if (reset && !conn->gone) {
@@ -6699,14 +6751,15 @@ static void iocpnet__conn_unlock(iocpnet__conn *conn)
     iocpnet__undraw(conn->group->iocp, IOCPNET__LOCKED, conn->group->desc.buffer_bytes);
 }
 
-static void iocpnet__conn_append(iocpnet__conn *conn, iocpnet_buffer *first, iocpnet_buffer *last)
+static void iocpnet__queue_append(iocpnet__queue *queue, iocpnet_buffer *first,
+                                  iocpnet_buffer *last)
 {
-    if (conn->tail) {
-        conn->tail->next = first;
+    if (queue->tail) {
+        queue->tail->next = first;
     } else {
-        conn->head = first;
+        queue->head = first;
     }
-    conn->tail = last;
+    queue->tail = last;
 }
 
 // Takes over what other threads have queued, oldest first.
@@ -6726,21 +6779,32 @@ static void iocpnet__conn_take_offered(iocpnet__conn *conn)
         // Small ones move together: the limit counts bytes, and must bound buffers as well.
         next = first->next;
         first->next = NULL;
-        if (first->pool && conn->tail && first->used <= conn->tail->size - conn->tail->used) {
-            memcpy(conn->tail->data + conn->tail->used, first->data, first->used);
-            conn->tail->used += first->used;
+        iocpnet_buffer *tail = conn->queue.tail;
+
+        if (first->pool && tail && first->used <= tail->size - tail->used) {
+            memcpy(tail->data + tail->used, first->data, first->used);
+            tail->used += first->used;
             iocpnet_buffer_give(first);
         } else {
-            iocpnet__conn_append(conn, first, first);
+            iocpnet__queue_append(&conn->queue, first, first);
         }
     }
 }
+
+// The queue that leaves by the socket.
+static iocpnet__queue *iocpnet__conn_out(iocpnet__conn *conn)
+{
+    return conn->group->desc.filter ? &conn->extra->wire : &conn->queue;
+}
+
+static void iocpnet__filter_out(iocpnet__conn *conn);  // the filter closes, and closing flushes
 
 // Sends what is queued: up to 64 buffers in one call.
 static void iocpnet__conn_send_one(iocpnet__conn *conn, iocpnet__send *send, bool *sending)
 {
     iocpnet_socket socket = iocpnet__conn_socket(conn);
-    iocpnet_buffer *first = conn->head;
+    iocpnet__queue *queue = iocpnet__conn_out(conn);
+    iocpnet_buffer *first = queue->head;
     iocpnet_buffer *last = NULL;
     iocpnet_buffer *rest;
     iocpnet_vec vec[64];
@@ -6758,8 +6822,8 @@ static void iocpnet__conn_send_one(iocpnet__conn *conn, iocpnet__send *send, boo
         iocpnet__conn_starve(conn, true);
         return;
     }
-    conn->head = rest;
-    if (!rest) conn->tail = NULL;
+    queue->head = rest;
+    if (!rest) queue->tail = NULL;
     last->next = NULL;
     send->first = first;
     send->bytes = bytes;
@@ -6771,19 +6835,21 @@ static void iocpnet__conn_send_one(iocpnet__conn *conn, iocpnet__send *send, boo
     *sending = false;
     iocpnet__undraw(conn->group->iocp, IOCPNET__LOCKED, bytes);
     last->next = rest;
-    conn->head = first;
-    if (!rest) conn->tail = last;
+    queue->head = first;
+    if (!rest) queue->tail = last;
     if (!iocpnet__conn_bears(conn, error)) iocpnet__conn_fail(conn, error);
 }
 
 static void iocpnet__conn_flush(iocpnet__conn *conn)
 {
-    bool two = conn->group->desc.sndbuf_0;
+    const iocpnet_conn_desc *desc = &conn->group->desc;
+    iocpnet__queue *queue = iocpnet__conn_out(conn);
 
-    if (conn->head && !conn->sending && !conn->closed && !conn->starved) {
+    if (desc->filter) iocpnet__filter_out(conn);
+    if (queue->head && !conn->sending && !conn->closed && !conn->starved) {
         iocpnet__conn_send_one(conn, &conn->send, &conn->sending);
     }
-    if (two && conn->head && !conn->sending_2 && !conn->closed && !conn->starved) {
+    if (desc->sndbuf_0 && queue->head && !conn->sending_2 && !conn->closed && !conn->starved) {
         iocpnet__conn_send_one(conn, &conn->extra->send, &conn->sending_2);
     }
 }
@@ -6794,6 +6860,7 @@ static void iocpnet__conn_send_done(iocpnet__conn *conn, iocpnet__send *send, bo
 {
     size_t bytes = send->op.overlapped.internal_high;
     iocpnet_error error = (iocpnet_error)send->op.overlapped.internal;
+    iocpnet__queue *queue = iocpnet__conn_out(conn);
     iocpnet_buffer *buffer = send->first;
     iocpnet_buffer *last;
     uint32_t part;
@@ -6801,7 +6868,9 @@ static void iocpnet__conn_send_done(iocpnet__conn *conn, iocpnet__send *send, bo
     *sending = false;
     send->first = NULL;
     iocpnet__undraw(conn->group->iocp, IOCPNET__LOCKED, send->bytes);
-    iocpnet__conn_unqueue(conn, bytes < send->bytes ? bytes : send->bytes);
+    part = bytes < send->bytes ? (uint32_t)bytes : send->bytes;
+    iocpnet__conn_unqueue(conn, part);
+    if (conn->group->desc.filter) conn->extra->wire_bytes -= part;
     if (!error && bytes < send->bytes && conn->group->desc.sndbuf_0) error = WSAECONNABORTED;
     if (error || conn->closed) {
         iocpnet__queue_give_list(conn, buffer);
@@ -6821,9 +6890,9 @@ static void iocpnet__conn_send_done(iocpnet__conn *conn, iocpnet__send *send, bo
     buffer->sent += part;
     for (last = buffer; last->next; last = last->next)
         continue;
-    last->next = conn->head;
-    conn->head = buffer;
-    if (!conn->tail) conn->tail = last;
+    last->next = queue->head;
+    queue->head = buffer;
+    if (!queue->tail) queue->tail = last;
 }
 
 static void iocpnet__conn_close_begins(iocpnet__conn *conn)
@@ -6864,17 +6933,18 @@ static iocpnet_error iocpnet__conn_make_room(iocpnet__conn *conn)
 
 // Shows the messages that a receive has completed. When reading is paused in between, or there is
 // no room to put one together, the rest waits.
-static void iocpnet__conn_show_messages(iocpnet__conn *conn, size_t bytes)
+static void iocpnet__conn_show_messages(iocpnet__conn *conn, const void *data, size_t bytes)
 {
     iocpnet__extra *extra = conn->extra;
-    const void *data = conn->buffer->data + extra->shown;
+    bool waits = !extra->filtered;  // what comes out of a filter is there only now
     size_t size = bytes - extra->shown;
     const void *message;
     size_t message_size;
     iocpnet_error error = 0;
 
+    data = (const char *)data + extra->shown;
     while (!error && iocpnet__load(&conn->closing) != IOCPNET__CLOSING) {
-        conn->ready = iocpnet__load(&conn->held) != 0;
+        conn->ready = waits && iocpnet__load(&conn->held) != 0;
         if (conn->ready) return;
         error = iocpnet_framer_next(&extra->framer, &data, &size, &message, &message_size);
         extra->shown = (uint32_t)(bytes - size);
@@ -6882,8 +6952,8 @@ static void iocpnet__conn_show_messages(iocpnet__conn *conn, size_t bytes)
             conn->group->desc.on.data(iocpnet__conn_name(conn), message, message_size);
         } else if (error == WSAENOBUFS) {
             error = iocpnet__conn_make_room(conn);
-            conn->ready = error && iocpnet__conn_bears(conn, error);
-            if (error) return;
+            conn->ready = waits && error && iocpnet__conn_bears(conn, error);
+            if (conn->ready) return;
         }
     }
     extra->shown = 0;
@@ -6893,8 +6963,114 @@ static void iocpnet__conn_show_messages(iocpnet__conn *conn, size_t bytes)
         extra->room = NULL;
     }
     if (!error || error == WSAEWOULDBLOCK) return;
-    iocpnet__conn_because(conn, IOCPNET_CLOSED_PROTOCOL, error);
+    iocpnet__conn_because(
+        conn, error == WSAENOBUFS ? IOCPNET_CLOSED_LIMIT : IOCPNET_CLOSED_PROTOCOL, error);
     iocpnet__conn_close_begins(conn);
+}
+
+// A function of the filter has returned. On an error what it has sent still leaves.
+static void iocpnet__filter_result(iocpnet__conn *conn, iocpnet_error error)
+{
+    conn->extra->filtering = false;
+    if (!error || conn->extra->filter_failed) return;
+    conn->extra->filter_failed = true;
+    iocpnet__conn_because(conn, IOCPNET_CLOSED_FILTER, error);
+    iocpnet__conn_close_begins(conn);
+}
+
+static void iocpnet__conn_tell_open(iocpnet__conn *conn)
+{
+    const iocpnet_conn_events *on = &conn->group->desc.on;
+
+    if (iocpnet__load(&conn->closing) == IOCPNET__CLOSING && conn->opened) return;
+    conn->opened = true;
+    if (on->open) on->open(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user));
+}
+
+// The socket is connected: the program is told, or the filter begins.
+static void iocpnet__conn_established(iocpnet__conn *conn, bool outbound)
+{
+    const iocpnet_filter *filter = conn->group->desc.filter;
+    iocpnet__extra *extra = conn->extra;
+    iocpnet_error error = 0;
+
+    if (!filter) {
+        iocpnet__conn_tell_open(conn);
+        return;
+    }
+    conn->began_ms = iocpnet__now_32();
+    iocpnet__conn_time(conn, 1);
+    extra->filtered = true;
+    extra->filtering = true;
+    if (filter->open) {
+        error = filter->open(iocpnet__conn_name(conn), filter->user, outbound, &extra->state);
+    } else {
+        error = iocpnet_filter_ready(iocpnet__conn_name(conn));
+    }
+    iocpnet__filter_result(conn, error);
+}
+
+static void iocpnet__filter_in(iocpnet__conn *conn, const void *data, size_t size)
+{
+    const iocpnet_filter *filter = conn->group->desc.filter;
+    iocpnet_error error;
+
+    if (conn->extra->filter_failed) return;
+    conn->extra->filtering = true;
+    if (filter->receive) {
+        error = filter->receive(iocpnet__conn_name(conn), conn->extra->state, data, size);
+    } else {
+        error = iocpnet_filter_show(iocpnet__conn_name(conn), data, size);
+    }
+    iocpnet__filter_result(conn, error);
+}
+
+// Gives the filter one buffer of what the program has sent.
+static void iocpnet__filter_out_one(iocpnet__conn *conn)
+{
+    const iocpnet_filter *filter = conn->group->desc.filter;
+    iocpnet_buffer *buffer = conn->queue.head;
+    uint32_t size = buffer->used - buffer->sent;
+    const void *data = buffer->data + buffer->sent;
+    iocpnet_error error;
+
+    conn->queue.head = buffer->next;
+    if (!buffer->next) conn->queue.tail = NULL;
+    conn->extra->filtering = true;
+    if (filter->send) {
+        error = filter->send(iocpnet__conn_name(conn), conn->extra->state, data, size);
+    } else {
+        error = iocpnet_filter_send(iocpnet__conn_name(conn), data, size);
+    }
+    iocpnet__conn_unqueue(conn, size);
+    iocpnet__queue_give(conn, buffer);
+    iocpnet__filter_result(conn, error);
+}
+
+// All that the program has sent was given to the filter: what is queued is the filter's.
+static bool iocpnet__conn_all_given(const iocpnet__conn *conn)
+{
+    return !conn->queue.head && (uint32_t)iocpnet__load(&conn->queued) == conn->extra->wire_bytes;
+}
+
+// What the program has sent goes through the filter, a call's worth at a time; when it has closed
+// and that was all, the filter closes too.
+static void iocpnet__filter_out(iocpnet__conn *conn)
+{
+    const iocpnet_filter *filter = conn->group->desc.filter;
+    iocpnet__extra *extra = conn->extra;
+
+    if (extra->filter_failed) iocpnet__conn_drop_queue(conn);
+    if (!extra->filter_ready || extra->filter_failed || conn->closed) return;
+    while (conn->queue.head && !extra->wire.head && !extra->filter_failed && !conn->closed) {
+        iocpnet__filter_out_one(conn);
+    }
+    if (!iocpnet__load(&conn->closing) || !iocpnet__conn_all_given(conn)) return;
+    if (extra->filter_closed || extra->filter_failed || conn->closed) return;
+    extra->filter_closed = true;
+    extra->filtering = true;
+    iocpnet__filter_result(
+        conn, filter->close ? filter->close(iocpnet__conn_name(conn), extra->state) : 0);
 }
 
 // Shows what a receive has brought: bytes, or the peer's end. While reading is paused it waits.
@@ -6905,11 +7081,16 @@ static void iocpnet__conn_show(iocpnet__conn *conn)
 
     if (iocpnet__load(&conn->held) && !conn->leaving && !closing) return;
     conn->ready = false;
+    if (conn->group->desc.filter && !closing) {
+        iocpnet__filter_in(conn, bytes ? conn->buffer->data : NULL, bytes);
+    }
     if (!bytes) {
         iocpnet__conn_finish_reading(conn);
-    } else if (!closing && conn->group->desc.frame) {
-        iocpnet__conn_show_messages(conn, bytes);
-    } else if (!closing) {
+    } else if (closing || conn->group->desc.filter) {
+        return;
+    } else if (conn->group->desc.frame) {
+        iocpnet__conn_show_messages(conn, conn->buffer->data, bytes);
+    } else {
         conn->showing = true;
         conn->group->desc.on.data(iocpnet__conn_name(conn), conn->buffer->data, bytes);
         conn->showing = false;
@@ -7027,6 +7208,9 @@ static bool iocpnet__conn_is_late(const iocpnet__conn *conn)
     if (conn->closed) return false;
     if (conn->dialing) return now - conn->began_ms > desc->connect_ms;
     if (conn->awaits) return now - conn->began_ms > desc->close_ms;
+    if (desc->filter && !conn->extra->filter_ready) {
+        return now - conn->began_ms > desc->connect_ms;
+    }
     if (desc->idle_ms && unread > desc->idle_ms && unsent > desc->idle_ms) return true;
     if (desc->read_ms && conn->receiving && !iocpnet__load(&conn->held) && unread > desc->read_ms) {
         return true;
@@ -7109,7 +7293,6 @@ static void iocpnet__conn_dial(iocpnet__conn *conn, iocpnet_error error)
 
 static void iocpnet__conn_connect_done(iocpnet__conn *conn)
 {
-    const iocpnet_conn_events *on = &conn->group->desc.on;
     iocpnet_error error = (iocpnet_error)conn->recv.overlapped.internal;
 
     conn->dialing = false;
@@ -7122,9 +7305,13 @@ static void iocpnet__conn_connect_done(iocpnet__conn *conn)
     }
     conn->received_ms = conn->sent_ms = conn->began_ms = iocpnet__now_32();
     if (!conn->awaits) iocpnet__conn_time(conn, 0);
-    if (iocpnet__load(&conn->closing) != IOCPNET__CLOSING && on->open) {
-        on->open(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user));
-    }
+    iocpnet__conn_established(conn, true);
+}
+
+// It has a deadline of its own: to close, or to get its filter ready.
+static bool iocpnet__conn_waits(const iocpnet__conn *conn)
+{
+    return conn->awaits || (conn->group->desc.filter && !conn->extra->filter_ready);
 }
 
 // What packets have brought.
@@ -7142,18 +7329,14 @@ static void iocpnet__conn_results(iocpnet__conn *conn, int32_t bits)
 // What the bits ask for. Each line is one cause.
 static void iocpnet__conn_obey(iocpnet__conn *conn, int32_t bits)
 {
-    const iocpnet_conn_events *on = &conn->group->desc.on;
-
-    if (bits & IOCPNET__OPEN) {
-        conn->opened = true;
-        if (on->open) on->open(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user));
-    }
+    if (bits & IOCPNET__OPEN) iocpnet__conn_established(conn, false);
     if (bits & IOCPNET__DIAL) iocpnet__conn_dial(conn, 0);
     if (bits & IOCPNET__RESULTS) iocpnet__conn_results(conn, bits);
     if (bits & IOCPNET__READ_ON) conn->received_ms = iocpnet__now_32();
     if (bits & IOCPNET__RETRY) {
         iocpnet__conn_starve(conn, false);
-        if (conn->timed == 2 && !conn->closed) iocpnet__conn_time(conn, conn->awaits ? 1 : 0);
+        if (conn->timed == 2 && !conn->closed)
+            iocpnet__conn_time(conn, iocpnet__conn_waits(conn) ? 1 : 0);
         if (conn->closed && iocpnet__conn_pends(conn)) {
             IOCPNET_OS(CancelIoEx)((HANDLE)conn->handle, NULL);
         }
@@ -7181,7 +7364,8 @@ static void iocpnet__conn_obey(iocpnet__conn *conn, int32_t bits)
 // Nothing is queued, on its way, or about to be queued by another thread.
 static bool iocpnet__conn_idle(const iocpnet__conn *conn)
 {
-    return !conn->head && !conn->sending && !conn->sending_2 && !iocpnet__load(&conn->queued);
+    if (conn->group->desc.filter && conn->extra->wire.head) return false;
+    return !conn->queue.head && !conn->sending && !conn->sending_2 && !iocpnet__load(&conn->queued);
 }
 
 // There is room again after a refusal.
@@ -7283,11 +7467,11 @@ static bool iocpnet__conn_advance(iocpnet__conn *conn, iocpnet__worker *worker)
 static void iocpnet__conn_end(iocpnet__conn *conn, iocpnet__worker *worker)
 {
     static const int counters[] = {
-        IOCPNET_COUNT_CLOSED_FINISHED,   IOCPNET_COUNT_CLOSED_RESET,
-        IOCPNET_COUNT_CLOSED_LOCAL,      IOCPNET_COUNT_CLOSED_TIMEOUT,
-        IOCPNET_COUNT_CLOSED_LIMIT,      IOCPNET_COUNT_CLOSED_STOP,
-        IOCPNET_COUNT_CLOSED_PROTOCOL,   IOCPNET_COUNT_CLOSED_CONNECT_FAILED,
-        IOCPNET_COUNT_CLOSED_HANDED_OVER
+        IOCPNET_COUNT_CLOSED_FINISHED,       IOCPNET_COUNT_CLOSED_RESET,
+        IOCPNET_COUNT_CLOSED_LOCAL,          IOCPNET_COUNT_CLOSED_TIMEOUT,
+        IOCPNET_COUNT_CLOSED_LIMIT,          IOCPNET_COUNT_CLOSED_STOP,
+        IOCPNET_COUNT_CLOSED_PROTOCOL,       IOCPNET_COUNT_CLOSED_FILTER,
+        IOCPNET_COUNT_CLOSED_CONNECT_FAILED, IOCPNET_COUNT_CLOSED_HANDED_OVER
     };
     iocpnet__group *group = conn->group;
 
@@ -7296,6 +7480,9 @@ static void iocpnet__conn_end(iocpnet__conn *conn, iocpnet__worker *worker)
     iocpnet_buffer_give(conn->buffer);
     conn->buffer = NULL;
     if (conn->extra) iocpnet_buffer_give(conn->extra->room);
+    if (conn->extra && conn->extra->filtered && group->desc.filter->end) {
+        group->desc.filter->end(iocpnet__conn_name(conn), conn->extra->state);
+    }
     iocpnet__count(group->iocp, counters[conn->reason], 1);
     if (group->desc.on.close && conn->opened) {
         group->desc.on.close(iocpnet__conn_name(conn), (iocpnet_reason)conn->reason, conn->error);
@@ -7567,7 +7754,7 @@ IOCPNET__DEF iocpnet_error iocpnet_conn_detach(iocpnet_conn name)
     bool framed;
 
     if (!conn) return WSAENOTCONN;
-    framed = conn->group->desc.frame != NULL;
+    framed = conn->group->desc.frame || conn->group->desc.filter;
     iocpnet__conn_leave(conn, own);
     if (framed) return WSAEOPNOTSUPP;
     return iocpnet__conn_ask(name, IOCPNET__ENDING, IOCPNET__HAND_OVER);
@@ -7658,7 +7845,7 @@ static void iocpnet__conn_put(iocpnet__conn *conn, bool own, iocpnet_buffer *fir
     void *head;
 
     if (own) {
-        iocpnet__conn_append(conn, first, last);
+        iocpnet__queue_append(&conn->queue, first, last);
         return;
     }
     do {
@@ -7679,7 +7866,7 @@ static bool iocpnet__conn_queue(iocpnet__conn *conn, bool own, const char *data,
 
     if (own) {
         iocpnet__conn_take_offered(conn);
-        tail = conn->tail;
+        tail = conn->queue.tail;
         if (tail && tail->used < tail->size) {
             // Small messages share the room at the end of what is queued already.
             part = size < tail->size - tail->used ? (uint32_t)size : tail->size - tail->used;
@@ -7777,6 +7964,64 @@ IOCPNET__DEF iocpnet_error iocpnet_conn_send_buffer(iocpnet_conn name, iocpnet_b
     if (buffer->used) return iocpnet__conn_offer(name, NULL, 0, buffer, buffer->size);
     iocpnet_buffer_give(buffer);
     return iocpnet__conn_offer(name, NULL, 0, NULL, 0);
+}
+
+// The connection, if this is called in a function of its filter.
+static iocpnet__conn *iocpnet__filter_enter(iocpnet_conn name)
+{
+    bool own;
+    iocpnet__conn *conn = iocpnet__conn_enter(name, &own);
+
+    if (conn && own && conn->extra && conn->extra->filtering) return conn;
+    if (conn) iocpnet__conn_leave(conn, own);
+    return NULL;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_filter_ready(iocpnet_conn name)
+{
+    iocpnet__conn *conn = iocpnet__filter_enter(name);
+
+    if (!conn) return WSAENOTCONN;
+    if (conn->extra->filter_ready) return 0;
+    conn->extra->filter_ready = true;
+    if (!conn->awaits && conn->timed == 1) iocpnet__conn_time(conn, 0);
+    conn->received_ms = conn->sent_ms = iocpnet__now_32();
+    iocpnet__conn_tell_open(conn);
+    return 0;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_filter_show(iocpnet_conn name, const void *data, size_t size)
+{
+    iocpnet__conn *conn = iocpnet__filter_enter(name);
+
+    if (!conn) return WSAENOTCONN;
+    if (!size || iocpnet__load(&conn->closing) == IOCPNET__CLOSING) return 0;
+    if (conn->group->desc.frame) {
+        iocpnet__conn_show_messages(conn, data, size);
+    } else {
+        conn->group->desc.on.data(name, data, size);
+    }
+    return 0;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_filter_send(iocpnet_conn name, const void *data, size_t size)
+{
+    iocpnet__conn *conn = iocpnet__filter_enter(name);
+    iocpnet_buffer *first = NULL;
+    iocpnet_buffer *last = NULL;
+
+    if (!conn) return WSAENOTCONN;
+    if (conn->closed || !size) return 0;
+    if (!iocpnet__copy_out(conn->group->buffers, (const char *)data, size, false, &first, &last)) {
+        iocpnet__queue_give_list(conn, first);
+        return WSAENOBUFS;
+    }
+    // What a filter makes of bytes that were taken is not refused: it counts, over the limit too.
+    iocpnet__add(&conn->queued, (int32_t)size);
+    iocpnet__undraw(conn->group->iocp, IOCPNET__QUEUED, -(int64_t)size);
+    conn->extra->wire_bytes += (uint32_t)size;
+    iocpnet__queue_append(&conn->extra->wire, first, last);
+    return 0;
 }
 
 IOCPNET__DEF void *iocpnet_conn_user(iocpnet_conn name)
@@ -7994,6 +8239,10 @@ static iocpnet_error iocpnet__group_init(iocpnet__group *group, iocpnet_iocp *io
         desc->frame = &group->frame;
         if (iocpnet_frame_check(desc->frame)) return WSAEINVAL;
     }
+    if (desc->filter) {
+        group->filter = *desc->filter;
+        desc->filter = &group->filter;
+    }
     desc->max_connections = iocpnet__or_default(desc->max_connections, 10000);
     desc->buffer_bytes = iocpnet__or_default(desc->buffer_bytes, 16 * 1024);
     desc->buffers = iocpnet__or_default(desc->buffers, desc->max_connections + 256);
@@ -8015,7 +8264,7 @@ static iocpnet_error iocpnet__group_init(iocpnet__group *group, iocpnet_iocp *io
     objects.limit = desc->max_connections + more;
     error = iocpnet_pool_create(&group->conns, &objects);
     objects.size = sizeof(iocpnet__extra);
-    if (!error && (desc->sndbuf_0 || desc->frame || !group->listener)) {
+    if (!error && (desc->sndbuf_0 || desc->frame || desc->filter || !group->listener)) {
         error = iocpnet_pool_create(&group->extras, &objects);
     }
     objects.size = sizeof(iocpnet__view);
