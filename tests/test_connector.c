@@ -1639,7 +1639,7 @@ static void stall_ms_closes_who_never_reads(void)
     end();
 }
 
-// After a long silence a send is queued, and its callback has not returned yet: nothing could leave.
+// After a silence a send is queued, and its callback has not returned yet: nothing could leave.
 static void a_callback_that_thinks_is_no_stall(void)
 {
     SOCKET s;
