@@ -5071,12 +5071,13 @@ static bool iocpnet__listener_yield(iocpnet_listener *listener, uint64_t now)
 // First the sweep, then growth, then bare accepts. True: something was posted.
 static bool iocpnet__listener_relieve(iocpnet_listener *listener)
 {
-    uint64_t now = iocpnet__now();
     uint32_t posted = listener->posted;
+    uint64_t now;
     bool again;
 
     do {
         iocpnet__lock_enter(&listener->lock);
+        now = iocpnet__now();  // under the lock: else another thread's clocks may be ahead of it
         again = iocpnet__listener_sweep(listener, now) && iocpnet__listener_yield(listener, now);
         if (listener->bare.target && now - listener->pressed_ms > IOCPNET__CALM_MS) {
             listener->bare.target = 0;  // those that wait still take one each

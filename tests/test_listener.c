@@ -572,6 +572,43 @@ static void nobody_else_can_take_the_port(void)
     }
 }
 
+// pitfall 21
+static void every_family_is_served_and_no_other(void)
+{
+    static const struct {
+        const char *address;
+        bool dual, four, six;
+    } kinds[] = { { "127.0.0.1", false, true, false },
+                  { "::1", false, false, true },
+                  { "::", false, false, true },
+                  { "::", true, true, true } };
+    static const int families[] = { AF_INET, AF_INET6 };
+    int i, k;
+    for (i = 0; i < 8; i++) {
+        prepare();
+        server.address = kinds[i % 4].address;
+        server.dual_stack = kinds[i % 4].dual;
+        server.accept_data_ms = i < 4 ? 0 : 5000;
+        server.accept_thread = i >= 4;
+        T_NOTE("%s, %s, %s first data", server.address, server.dual_stack ? "dual" : "one family",
+               i < 4 ? "without" : "with");
+        CHECK_ERR(iocpnet_iocp_open(&iocp, &engine), 0);
+        if (iocpnet_listener_open(&listener, iocp, &server)) {
+            iocpnet_iocp_close(iocp);
+            CHECK(kinds[i % 4].six);
+            T_SKIP("no IPv6 here");
+        }
+        port = port_of(listener);
+        CHECK_ERR(iocpnet_iocp_start(iocp), 0);
+        for (k = 0; k < 2; k++) {
+            SOCKET s = peer_connect_to(families[k], port);
+            CHECK_EQ(is_served(s), k ? kinds[i % 4].six : kinds[i % 4].four);
+            if (s != INVALID_SOCKET) closesocket(s);
+        }
+        end();
+    }
+}
+
 static SOCKET squatter;
 static void leave_soon(void *user)
 {
@@ -974,6 +1011,7 @@ int main(int argc, char **argv)
     T_RUN(a_deficit_is_made_good_ever_more_seldom);
     T_RUN(resets_do_not_end_the_listener);
     T_RUN(nobody_else_can_take_the_port);
+    T_RUN(every_family_is_served_and_no_other);
     T_RUN(an_address_in_use_is_tried_again_for_a_while);
     T_RUN(at_the_limit_no_accept_waits);
     T_RUN(pause_and_resume_lose_nobody);
