@@ -21,11 +21,13 @@
 //   7   op         an OVERLAPPED that knows its way home                 D7        I7
 //   8   ext        the extension functions                               D8        I8
 //   9   start      the overlapped calls as starts on an op               D9        I9
+//  10   timer      deadlines on the same workers                         D10       I10
+//  11   frame      messages out of a byte stream                         D11       I11
 //  12   listener   accepting                                             D12       I12
 //  13   conn       one TCP connection                                    D13       I13
 //       licence    the end of the file
 //
-// 10 timer and 11 frame are to come. With IOCPNET_NO_SERVER the file ends after 9.
+// With IOCPNET_NO_SERVER the file ends after 9.
 //
 // ---- M1 what it is ------------------------------------------------------------------------------
 //
@@ -147,8 +149,9 @@
 // has.
 //
 // Accept with first data (accept_data_ms): a client that connects and says nothing holds one of the
-// waiting accepts until the sweep closes it, and as many of them as there are accepts stop the
-// listener for that long. Without it (the default) there is nothing to hold.
+// waiting accepts until the sweep closes it. When silent ones hold them all, more are made, up to
+// accepts_max, and then further clients are taken without first data: those become connections at
+// once, which idle_ms bounds. Without accept_data_ms (the default) there is nothing to hold.
 //
 // Windows 8 and Server 2012 without KB2779768 may stop completing AcceptEx under load.
 // SIO_LOOPBACK_FAST_PATH is not offered: Microsoft has deprecated it. Issue from any thread: since
@@ -175,7 +178,7 @@
 //   macro                    default          meaning
 //   IOCPNET_IMPLEMENTATION   not defined      the implementation follows: in one source file only
 //   IOCPNET_STATIC           not defined      every function is private to this source file
-//   IOCPNET_NO_SERVER        not defined      leaves out listener and conn
+//   IOCPNET_NO_SERVER        not defined      leaves out layers 10 to 13
 //   IOCPNET_ALLOC(size,ctx)  process heap     memory for the few control blocks; both or neither
 //   IOCPNET_FREE(p,size,ctx) process heap     of the two; ctx is NULL
 //   IOCPNET_ASSERT(cond)     off, assert()    misuse and impossible states; assert() in debug
@@ -207,6 +210,7 @@ typedef int iocpnet_error;
 // The codes that this kit returns of its own accord, for programs without winsock2.h. The numbers
 // are Winsock's and Win32's; IOCPNET_EINVAL is WSAEINVAL and so on.
 enum {
+    IOCPNET_EINVALIDDATA = 13,    // ERROR_INVALID_DATA: bytes that are no message
     IOCPNET_ENOTFOUND = 1168,     // ERROR_NOT_FOUND: nothing to cancel
     IOCPNET_ABORTED = 995,        // WSA_OPERATION_ABORTED
     IOCPNET_EINVAL = 10022,       // WSAEINVAL
@@ -301,6 +305,8 @@ enum {
     IOCPNET_COUNT_TRANSMIT_COPIES,  // units that fell back to read and send
     IOCPNET_COUNT_ACCEPTS_FAILED,
     IOCPNET_COUNT_ACCEPTS_REAPED,   // silent ones closed by the sweep
+    IOCPNET_COUNT_ACCEPTS_GROWN,    // times more were kept waiting, since none was left
+    IOCPNET_COUNT_ACCEPTS_BARE,     // taken without first data, since silent ones held the others
     IOCPNET_COUNT_OPENED,           // connections opened
     IOCPNET_COUNT_CLOSED,           // connections closed, all reasons
     IOCPNET_COUNT_CLOSED_FINISHED,  // the peer finished, then we
@@ -309,13 +315,18 @@ enum {
     IOCPNET_COUNT_CLOSED_TIMEOUT,
     IOCPNET_COUNT_CLOSED_LIMIT,
     IOCPNET_COUNT_CLOSED_STOP,
+    IOCPNET_COUNT_CLOSED_PROTOCOL,
+    IOCPNET_COUNT_CLOSED_FILTER,
     IOCPNET_COUNT_CLOSED_CONNECT_FAILED,
     IOCPNET_COUNT_CLOSED_HANDED_OVER,
     IOCPNET_COUNT_NO_BUFFERS,     // WSAENOBUFS and the like met, and borne
     IOCPNET_COUNT_READS_PAUSED,   // times reading stopped because a send queue was long
     IOCPNET_COUNT_SENDS_REFUSED,  // sends over the limit
+    IOCPNET_COUNT_LOCKS_REFUSED,  // calls that had to wait, or wait without a buffer: locked_bytes
+    IOCPNET_COUNT_SHED,           // connections closed since the system or a limit was exhausted
     IOCPNET_COUNT_SOCKETS_REUSED,
     IOCPNET_COUNT_REUSE_FAILED,
+    IOCPNET_COUNT_TIMERS_FIRED,  // timers called back because they were due
     IOCPNET_COUNTERS
 };
 
@@ -326,6 +337,7 @@ typedef struct iocpnet_stats {
     uint64_t pending[IOCPNET_OP_KINDS];  // of these, not called back yet
     uint64_t pending_all;                // sum of pending
     uint64_t connections;                // open now
+    uint64_t timers;                     // that wait, and callbacks of theirs that run
     uint32_t workers;                    // threads that have polled and not ended
 } iocpnet_stats;
 
@@ -457,9 +469,12 @@ typedef struct iocpnet_iocp_desc {
     bool no_inline;         // none is: what is finished at once is posted
     bool no_skip;           // packets also for operations that finish at once
     uint8_t transmit_mode;  // IOCPNET_TRANSMIT_: how files are sent [automatic]
-    uint32_t transmits;  // native file transfers at a time, the process over [2 on client editions
-                         // of Windows, else no limit]
-    void *user;          // given to on_error
+    uint32_t transmits;     // native file transfers at a time, the process over [2 on client
+                            // editions of Windows, else no limit]
+    uint64_t locked_bytes;  // that waiting calls of connections and listeners may lock, the process
+                            // over [an eighth of the machine's memory]
+    uint64_t queued_bytes;  // queued to send on connections, the process over [a quarter of it]
+    void *user;             // given to on_error
     iocpnet_error_fn *on_error;
 } iocpnet_iocp_desc;
 
@@ -497,7 +512,8 @@ IOCPNET_API iocpnet_error iocpnet_iocp_attach(iocpnet_iocp *iocp, uintptr_t hand
 IOCPNET_API iocpnet_error iocpnet_iocp_post(iocpnet_iocp *iocp, iocpnet_op *op, iocpnet_error error,
                                             size_t bytes);
 
-// Takes one batch of packets and runs their callbacks on this thread. A worker is a loop round it.
+// Takes one batch of packets and runs their callbacks on this thread, then some of the timers that
+// are due. A worker is a loop round it.
 //
 //   timeout_ms how long to wait for the first packet; 0: not at all; IOCPNET_FOREVER. A longer wait
 //              may end early, with WSA_WAIT_TIMEOUT (258): call again
@@ -605,8 +621,8 @@ IOCPNET_API bool iocpnet_op_pending(const iocpnet_op *op);
 // One thing the ledger still has: a line such as "recv on 0x1a4 for 1203 ms".
 typedef void iocpnet_ledger_fn(void *user, const char *line);
 
-// What the debug ledger of the whole process has: operations in flight (by kind and age), sockets
-// opened and not closed by the kit, buffers and objects out, allocations.
+// What the debug ledger of the whole process has: operations in flight (by kind and age), timers
+// that wait, sockets opened and not closed by the kit, buffers and objects out, allocations.
 //
 //   line       called for every entry; NULL: only count
 //
@@ -948,6 +964,206 @@ IOCPNET_API iocpnet_error iocpnet_transmit_cancel(iocpnet_transmit *transmit);
 
 #ifndef IOCPNET_NO_SERVER
 
+// ---- D10 timer: deadlines on the same workers ---------------------------------------------------
+
+typedef struct iocpnet_timer iocpnet_timer;
+
+// Told in a poll that a timer is due. Callbacks of one timer never overlap.
+//
+//   error      0; WSA_OPERATION_ABORTED: the iocp is being stopped, and this was the last one
+//
+// Owns       a one-shot timer is yours again from the first line of this function, and any is with
+//            WSA_OPERATION_ABORTED: you may start it again, or free it. A periodic one is so after
+//            an iocpnet_timer_cancel in here.
+typedef void iocpnet_timer_fn(iocpnet_timer *timer, iocpnet_error error);
+
+// A deadline. Put one anywhere in your own struct; IOCPNET_OUTER(timer, type, member) gets from it
+// back to that struct. Zero it once, set done before a start. From the start until its last
+// callback, or a cancel that returns 0, do not move, copy or free it.
+struct iocpnet_timer {
+    iocpnet_timer_fn *done;  // yours
+    iocpnet_iocp *iocp;      // private, as all below
+    iocpnet_timer *parent, *left, *right;
+    int64_t due_ms;
+    uint64_t order;
+    uint32_t period_ms;
+    uint8_t rank, state;
+};
+
+// Starts a timer. No memory is taken, and the work is that of log2(timers waiting) steps.
+//
+//   timer      not started, with done set; if it was started with another iocp, its callback there
+//              has returned
+//   delay_ms   until the first callback; 0: in the next poll. It is never early by GetTickCount64,
+//              whose steps are 10 to 16 ms on Windows
+//   period_ms  0: one-shot. Else it is due again every period_ms after the first time: counted from
+//              when it was due, so that it does not drift. Periods that went by before a callback
+//              was made are skipped
+//
+// Returns    0: the callback will come, exactly once for a one-shot, unless iocpnet_timer_cancel
+//            ends it first; while its callback runs, not before that has returned. WSAEINVAL: done
+//            is not set, or it is started. WSAESHUTDOWN: the iocp is being stopped or has been.
+// Threads    any, also in its own callback.
+// Source     MS Learn, GetTickCount64, "Remarks".
+IOCPNET_API iocpnet_error iocpnet_timer_start(iocpnet_iocp *iocp, iocpnet_timer *timer,
+                                              uint32_t delay_ms, uint32_t period_ms);
+
+// Ends a timer.
+//
+//   timer      must be there until this call returns: cancel from where you know that
+//
+// Returns    0: it will not call back, or not again, and is yours. WSAEINPROGRESS: its callback is
+//            running, or about to, on another thread, and is its last, even if the timer had been
+//            started again meanwhile (but if that callback starts it after this, it is started).
+//            WSAEINVAL: it is not started, as a one-shot is not in its own callback.
+// Threads    any, also in its own callback; not after iocpnet_iocp_close. Never waits.
+IOCPNET_API iocpnet_error iocpnet_timer_cancel(iocpnet_timer *timer);
+
+// ---- D11 frame: messages out of a byte stream ---------------------------------------------------
+//
+// Pure functions: no socket, no call into Windows, no allocation. They work on any bytes, from this
+// kit's connections or from elsewhere.
+//
+//     error = iocpnet_framer_next(&framer, &data, &size, &message, &message_size);
+//
+// in a loop until it is not 0. A message that lies whole in data is not copied. One that does not
+// is put together in room that you lend, each of its bytes copied once. Nothing is searched twice,
+// however the stream was cut. (For a scanner, which wants one piece, some of what follows a message
+// that was put together may be copied in vain: at most as much again, or 64 bytes.)
+
+// What ends a message.
+typedef enum iocpnet_frame_kind {
+    IOCPNET_FRAME_LENGTH,     // a header of fixed size, with a length in it, stands before it
+    IOCPNET_FRAME_DELIMITER,  // fixed bytes stand behind it, and never inside
+    IOCPNET_FRAME_SCAN        // a function of yours tells
+} iocpnet_frame_kind;
+
+// Says how long the first message in some bytes is.
+//
+//   user       desc.user
+//   bytes      the message so far, from its first byte on, in one piece; may go on beyond its end
+//   size       bytes there, 1 .. max_bytes
+//   seen       how many of them an earlier call saw, which returned 0; below size
+//   state      yours, of this message: 0 at its first call, kept from call to call
+//
+// Returns    the size of the whole message as soon as you know it: above seen, and above size if
+//            its end has not come. 0: not known yet. IOCPNET_FRAME_MALFORMED: it can be none. The
+//            byte at which a message ends must be enough to tell; looking ahead is not possible.
+// Threads    that of iocpnet_framer_next.
+typedef size_t iocpnet_frame_scan_fn(void *user, const void *bytes, size_t size, size_t seen,
+                                     uint64_t *state);
+
+#define IOCPNET_FRAME_MALFORMED SIZE_MAX
+
+// How messages lie in the stream. Zero means [the default]: each behind a length of 4 bytes in
+// network byte order.
+typedef struct iocpnet_frame_desc {
+    iocpnet_frame_kind kind;      // [IOCPNET_FRAME_LENGTH]
+    uint32_t max_bytes;           // most bytes of one message with header and delimiter [64 KiB]
+    bool whole;                   // hand out header and delimiter too [false: what they enclose]
+    bool little_endian;           // LENGTH: low byte first [false: network byte order]
+    uint8_t length_bytes;         // LENGTH: 1, 2, 4 or 8 [4]
+    uint16_t length_offset;       // LENGTH: where in the header it is [0]
+    uint16_t header_bytes;        // LENGTH: the whole header [length_offset + length_bytes]
+    uint16_t counted_bytes;       // LENGTH: how many bytes of the header the length counts too:
+                                  // length_bytes if itself, header_bytes if all of it [0]
+    uint8_t delimiter_bytes;      // DELIMITER: 1 to 8, required
+    char delimiter[8];            // DELIMITER: "\r\n", "\n", "\0" ...
+    iocpnet_frame_scan_fn *scan;  // SCAN: required
+    void *user;                   // SCAN: given to it
+} iocpnet_frame_desc;
+
+// Cuts one stream. Plain data, all of it private: put it into your own struct, copy it, drop it.
+typedef struct iocpnet_framer {
+    const iocpnet_frame_desc *desc;
+    unsigned char *room;
+    uint32_t room_bytes;
+    uint32_t kept;           // bytes of an incomplete message, at the front of room
+    uint32_t seen;           // bytes of it that were searched
+    uint32_t message_bytes;  // its size; 0 while that is not known
+    uint64_t state;          // the scanner's
+    iocpnet_error error;     // what every further call returns
+} iocpnet_framer;
+
+// Checks settings.
+//
+// Returns    0. WSAEINVAL: desc is NULL; an unknown kind; a length of another size, or not within
+//            its header; more counted than the header has; a delimiter of 0 or more than 8 bytes;
+//            no scan; max_bytes has no room for an empty message.
+// Threads    any. Never blocks.
+IOCPNET_API iocpnet_error iocpnet_frame_check(const iocpnet_frame_desc *desc);
+
+// Makes what goes with a payload when it is sent: of a length, the header that goes before it; of a
+// delimiter, the bytes that go behind it. That the payload holds no delimiter is yours to see to.
+//
+//   payload    bytes of it
+//   header     NULL: only tells the size. Of a header with more than a length in it only the length
+//              is written, the other bytes stay as they are
+//
+// Returns    bytes of the header or delimiter. 0: it cannot be said (beyond max_bytes, or beyond
+//            what the length can hold), the kind is SCAN, or desc is wrong; nothing was written.
+// Threads    any. Never blocks.
+IOCPNET_API size_t iocpnet_frame_header(const iocpnet_frame_desc *desc, uint64_t payload,
+                                        void *header);
+
+// Begins a stream: nothing kept, no room.
+//
+//   desc       borrowed, not copied: it stays as it is for as long as the framer is used. Any
+//              number of framers on any threads may share it
+//
+// Returns    0, or WSAEINVAL as iocpnet_frame_check; so does each iocpnet_framer_next then.
+// Threads    any. A framer is used by one thread at a time.
+IOCPNET_API iocpnet_error iocpnet_framer_init(iocpnet_framer *framer,
+                                              const iocpnet_frame_desc *desc);
+
+// Takes the next message off the front of some bytes.
+//
+//   data, size the bytes that came, not in the framer's room; moved on past what was taken
+//   message    set to the message, within data or within the room, or to NULL if there is none
+//   message_size  set to its bytes; 0 is a message too
+//
+// Returns    0: a message is there. Call again with what is left.
+//            WSAEWOULDBLOCK: data is used up, and it is yours again. Call again when more has come.
+//            WSAENOBUFS: the rest of data is part of a message and there is not room enough to keep
+//            it. Nothing was taken. Lend room, and call again with the same bytes; or keep them
+//            yourself, and call again with the same bytes and more behind them.
+//            Any other ends the stream: each further call returns the same and takes nothing.
+//            WSAEMSGSIZE: the message is above max_bytes. Told as soon as it is known: with the
+//            length, or when max_bytes have come and none of them ends it. ERROR_INVALID_DATA
+//            (13): a length below what it counts, or what the scanner calls malformed; also one
+//            that says a message had ended before where it asked for more. WSAEINVAL: no or wrong
+//            settings.
+// Owns       the message is there until the next call, or until you reuse the data or the room.
+// Threads    any, one at a time for a framer. Never blocks.
+IOCPNET_API iocpnet_error iocpnet_framer_next(iocpnet_framer *framer, const void **data,
+                                              size_t *size, const void **message,
+                                              size_t *message_size);
+
+// Lends room to put a message together, in place of the room it had; bytes kept there are copied.
+// Room may be lent for good, or only from WSAENOBUFS until iocpnet_framer_kept is 0 again.
+//
+//   memory     the new room; NULL with size 0 takes the room back
+//   size       max_bytes is enough for every message, iocpnet_framer_need for this one
+//
+// Returns    0: the old room is yours again. WSAEINVAL: size is below what is kept; nothing was
+//            done.
+// Owns       memory is borrowed until another is lent. The framer never frees it.
+// Threads    any, one at a time for a framer. Never blocks.
+IOCPNET_API iocpnet_error iocpnet_framer_room(iocpnet_framer *framer, void *memory, size_t size);
+
+// The bytes of an incomplete message that are kept in the room. Not 0 at the end of the stream
+// means that it was cut off inside a message.
+//
+// Returns    bytes; 0: the room is not needed, once you have dealt with the last message.
+// Threads    any, one at a time for a framer. Never blocks.
+IOCPNET_API size_t iocpnet_framer_kept(const iocpnet_framer *framer);
+
+// How much room the message wants that is not complete yet.
+//
+// Returns    its size in bytes if that is known already, else max_bytes.
+// Threads    any, one at a time for a framer. Never blocks.
+IOCPNET_API size_t iocpnet_framer_need(const iocpnet_framer *framer);
+
 // ---- D12 listener: accepting --------------------------------------------------------------------
 
 // Names a connection. Plain data: copy it, keep it, compare its id; 0 names none. After the
@@ -964,6 +1180,8 @@ typedef enum iocpnet_reason {
     IOCPNET_CLOSED_TIMEOUT,         // idle_ms, read_ms, stall_ms or close_ms
     IOCPNET_CLOSED_LIMIT,           // a send over the limit, or no buffer left for one
     IOCPNET_CLOSED_STOP,            // the iocp was stopped
+    IOCPNET_CLOSED_PROTOCOL,        // what came is no message of desc.frame: see error
+    IOCPNET_CLOSED_FILTER,          // a function of desc.filter failed: error is what it returned
     IOCPNET_CLOSED_CONNECT_FAILED,  // no address answered: error is that of the last one
     IOCPNET_CLOSED_HANDED_OVER      // iocpnet_conn_detach: see iocpnet_conn_handle
 } iocpnet_reason;
@@ -972,7 +1190,8 @@ typedef enum iocpnet_reason {
 typedef struct iocpnet_conn_events {
     // There is a connection. user: of the desc, or as given to iocpnet_conn_open.
     void (*open)(iocpnet_conn conn, void *user);
-    // Bytes have come; data is yours until you return (see iocpnet_conn_take).
+    // Bytes have come, or, with desc.frame, one whole message; data is yours until you return (see
+    // iocpnet_conn_take).
     void (*data)(iocpnet_conn conn, const void *data, size_t size);
     // The peer has finished sending. You may go on, and end with iocpnet_conn_close. Without this
     // callback what was queued by then still goes out, and then the connection closes.
@@ -982,6 +1201,24 @@ typedef struct iocpnet_conn_events {
     // It is over. Comes once for each open, and for each iocpnet_conn_open that returned 0.
     void (*close)(iocpnet_conn conn, iocpnet_reason reason, iocpnet_error error);
 } iocpnet_conn_events;
+
+// What stands between the socket and the program on each connection: TLS, compression and the like.
+// Any function may be NULL. They run one at a time for a connection, and not beside its events; in
+// them the iocpnet_filter_ functions may be called, which are not allowed elsewhere. A result that
+// is not 0 ends the connection with the reason filter, after what the filter has sent has left.
+typedef struct iocpnet_filter {
+    // The connection is there; outbound: we have opened it. *state is yours.
+    iocpnet_error (*open)(iocpnet_conn conn, void *user, bool outbound, void **state);
+    // Bytes have come from the socket; size 0: the peer has finished.
+    iocpnet_error (*receive)(iocpnet_conn conn, void *state, const void *data, size_t size);
+    // The program sends bytes; not before iocpnet_filter_ready.
+    iocpnet_error (*send)(iocpnet_conn conn, void *state, const void *data, size_t size);
+    // The program has closed or shut down, and all its bytes were given to send.
+    iocpnet_error (*close)(iocpnet_conn conn, void *state);
+    // It is over; for each open, also one that failed. conn is only good to be compared.
+    void (*end)(iocpnet_conn conn, void *state);
+    void *user;
+} iocpnet_filter;
 
 // How connections behave: those of a listener, or of a connector. Zero means [the default].
 typedef struct iocpnet_conn_desc {
@@ -994,17 +1231,19 @@ typedef struct iocpnet_conn_desc {
     uint32_t read_ms;           // close it when nothing was received this long [0: never]
     uint32_t stall_ms;          // close it when bytes wait to be sent and none leave [0: never]
     uint32_t close_ms;          // a graceful close waits this long for the peer [5000]
-    uint32_t connect_ms;        // an address has this long to answer [10000]
+    uint32_t connect_ms;        // an address, and a filter, has this long to get ready [10000]
     uint32_t keepalive_ms;      // TCP keep-alive after this silence, then each second [0: none]
-    bool zero_byte;             // wait without a buffer: for very many idle connections
-    bool sndbuf_0;              // SO_SNDBUF 0, and two sends outstanding
-    bool nagle;                 // small sends wait for acknowledgements [false: TCP_NODELAY is set]
-    bool refuse_slow;           // a send over the limit returns WSAEWOULDBLOCK; else it closes
-    bool no_read_pause;         // reading goes on however much is queued: for who relays what one
-                                // connection brings to another, and pauses that one himself
-    bool no_pool_cache;         // buffers without per-thread caches
-    iocpnet_conn_events on;     // on.data is required
-    void *user;                 // given to on.open; the first iocpnet_conn_user
+    const iocpnet_filter *filter;     // between socket and program; copied [NULL: nothing]
+    const iocpnet_frame_desc *frame;  // what comes is cut into messages; copied [NULL: as it comes]
+    bool zero_byte;                   // wait without a buffer: for very many idle connections
+    bool sndbuf_0;                    // SO_SNDBUF 0, and two sends outstanding
+    bool nagle;              // small sends wait for acknowledgements [false: TCP_NODELAY is set]
+    bool refuse_slow;        // a send over the limit returns WSAEWOULDBLOCK; else it closes
+    bool no_read_pause;      // reading goes on however much is queued: for who relays what one
+                             // connection brings to another, and pauses that one himself
+    bool no_pool_cache;      // buffers without per-thread caches
+    iocpnet_conn_events on;  // on.data is required
+    void *user;              // given to on.open; the first iocpnet_conn_user
 } iocpnet_conn_desc;
 
 typedef struct iocpnet_listener iocpnet_listener;
@@ -1019,16 +1258,23 @@ typedef struct iocpnet_listener_desc {
     uint32_t accepts_max;     // and at most [128]
     uint32_t accept_data_ms;  // AcceptEx also takes the first bytes; silent ones are closed after
                               // this [0: no first bytes, the safe way]
+    uint32_t bind_retry_ms;   // try this long for an address in use: a restart while connections of
+                              // the last run live. Open then blocks [0: one try]
     iocpnet_conn_desc conn;   // what is accepted; conn.on.data is required
 } iocpnet_listener_desc;
 
-// Listens, and accepts on the iocp's workers: exclusive bind, sockets not inherited.
+// Listens, and accepts on the iocp's workers: exclusive bind, sockets not inherited. Between
+// accepts_min and accepts_max AcceptEx calls wait: twice as many when none was left, fewer again
+// when it has been quiet for 5 s. An accept that fails is counted and replaced, after 50 ms to 1 s
+// if it keeps failing; nothing that a client does ends the listener.
 //
 //   listener   set to the listener; may be NULL if you do not need it
 //
 // Returns    0 or the code of the call that failed: 10048 WSAEADDRINUSE, 10049 WSAEADDRNOTAVAIL ...
+//            WSAEINVAL also in a callback with bind_retry_ms set; WSAESHUTDOWN: the iocp stops.
 // Owns       the iocp closes it when it stops, and frees it.
-// Threads    any, not after a stop.
+// Threads    any, not after a stop. Blocks up to bind_retry_ms.
+// Source     MS Learn, AcceptEx; "Using SO_REUSEADDR and SO_EXCLUSIVEADDRUSE".
 IOCPNET_API iocpnet_error iocpnet_listener_open(iocpnet_listener **listener, iocpnet_iocp *iocp,
                                                 const iocpnet_listener_desc *desc);
 
@@ -1120,7 +1366,7 @@ IOCPNET_API iocpnet_error iocpnet_conn_send_buffer(iocpnet_conn conn, iocpnet_bu
 // A listener has desc.buffers more than its connections need: whoever keeps more than that takes
 // them from receiving.
 //
-// Returns    the buffer, or NULL: not in on.data of this connection, or taken already.
+// Returns    the buffer, or NULL: not in on.data of this connection, taken already, desc.frame or desc.filter.
 // Owns       yours; iocpnet_buffer_give it, or hand it to iocpnet_conn_send_buffer.
 // Threads    on.data of conn.
 IOCPNET_API iocpnet_buffer *iocpnet_conn_take(iocpnet_conn conn);
@@ -1157,11 +1403,23 @@ IOCPNET_API iocpnet_error iocpnet_conn_abort(iocpnet_conn conn);
 // Hands the socket back: what is queued leaves, the receive is cancelled (bytes that it brings all
 // the same still come to on.data), then on.close comes with the reason handed over, and
 // iocpnet_conn_handle there tells the socket. It stays attached to the iocp: use synchronous calls
-// on it, or set the low bit of hEvent in your OVERLAPPEDs.
+// on it, or set the low bit of hEvent in your OVERLAPPEDs. A connection that is closing already, or
+// is closed or stopped meanwhile, is not handed over: the reason in on.close tells.
 //
-// Returns    0 or WSAENOTCONN.
+// Returns    0 or WSAENOTCONN. WSAEOPNOTSUPP with desc.frame or desc.filter: bytes would be lost.
 // Threads    any.
 IOCPNET_API iocpnet_error iocpnet_conn_detach(iocpnet_conn conn);
+
+// For the functions of a filter. Ready: on.open comes now, in this call, and what the program has
+// sent goes to the filter. Show: bytes for the program (or, with desc.frame, for the framer); they
+// are shown even if reading is paused meanwhile, since only what comes from the socket can wait.
+// Send: bytes for the socket, copied, behind those before.
+//
+// Returns    0; WSAENOTCONN: not in a function of conn's filter; WSAENOBUFS: no buffer.
+// Threads    the filter's functions.
+IOCPNET_API iocpnet_error iocpnet_filter_ready(iocpnet_conn conn);
+IOCPNET_API iocpnet_error iocpnet_filter_show(iocpnet_conn conn, const void *data, size_t size);
+IOCPNET_API iocpnet_error iocpnet_filter_send(iocpnet_conn conn, const void *data, size_t size);
 
 // The socket.
 //
@@ -1394,6 +1652,7 @@ static const iocpnet__error_row iocpnet__errors[] = {
     IOCPNET__ROW(5, ERROR_ACCESS_DENIED, "Access is denied"),
     IOCPNET__ROW(6, ERROR_INVALID_HANDLE, "The handle is not valid"),
     IOCPNET__ROW(8, ERROR_NOT_ENOUGH_MEMORY, "There is not enough memory"),
+    IOCPNET__ROW(13, ERROR_INVALID_DATA, "The data is not valid"),
     IOCPNET__ROW(14, ERROR_OUTOFMEMORY, "There is not enough memory"),
     IOCPNET__ROW(32, ERROR_SHARING_VIOLATION, "The file is in use by another process"),
     IOCPNET__ROW(38, ERROR_HANDLE_EOF, "The end of the file was reached"),
@@ -1704,6 +1963,7 @@ IOCPNET__DEF iocpnet_error iocpnet_error_from_status(uint32_t status)
 // received or sent byte):
 //   pool.lock         a slab is cut, or a thread's cache and the depot are both empty or full
 //   iocp.lock         a key is added
+//   iocp.timer_lock   a timer is started, cancelled, taken to be run, or has been run
 //   listener.lock     an accept is started, a listener is closed, a socket is put by for reuse
 //   iocpnet__lock     first and last iocp, extension functions, a name is taken or freed
 //   iocpnet__debug    the ledger, with IOCPNET_DEBUG only
@@ -1761,6 +2021,7 @@ IOCPNET__DEF iocpnet_error iocpnet_os_fini(void)
 static SRWLOCK iocpnet__debug = SRWLOCK_INIT;
 static iocpnet_op *iocpnet__debug_ops;  // newest first
 static volatile int32_t iocpnet__debug_sockets, iocpnet__debug_blocks, iocpnet__debug_lent;
+static volatile int32_t iocpnet__debug_timers;
 #define IOCPNET__LEDGER(what, n) ((void)iocpnet__add(&iocpnet__debug_##what, (n)))
 #else
 #define IOCPNET__LEDGER(what, n) ((void)0)
@@ -1882,35 +2143,17 @@ static void iocpnet__count_own(volatile int64_t *counter, int64_t n)
 
 IOCPNET__DEF const char *iocpnet_stats_name(int counter)
 {
-    static const char *const names[IOCPNET_COUNTERS] = { "polls",
-                                                         "packets",
-                                                         "in_place",
-                                                         "posts",
-                                                         "post_failures",
-                                                         "stray_packets",
-                                                         "receives",
-                                                         "bytes_received",
-                                                         "sends",
-                                                         "bytes_sent",
-                                                         "datagram_resets",
-                                                         "transmit_copies",
-                                                         "accepts_failed",
-                                                         "accepts_reaped",
-                                                         "opened",
-                                                         "closed",
-                                                         "closed_finished",
-                                                         "closed_reset",
-                                                         "closed_local",
-                                                         "closed_timeout",
-                                                         "closed_limit",
-                                                         "closed_stop",
-                                                         "closed_connect_failed",
-                                                         "closed_handed_over",
-                                                         "no_buffers",
-                                                         "reads_paused",
-                                                         "sends_refused",
-                                                         "sockets_reused",
-                                                         "reuse_failed" };
+    // clang-format off
+    static const char *const names[IOCPNET_COUNTERS] = {
+        "polls", "packets", "in_place", "posts", "post_failures", "stray_packets", "receives",
+        "bytes_received", "sends", "bytes_sent", "datagram_resets", "transmit_copies",
+        "accepts_failed", "accepts_reaped", "accepts_grown", "accepts_bare", "opened", "closed",
+        "closed_finished", "closed_reset", "closed_local", "closed_timeout", "closed_limit",
+        "closed_stop", "closed_protocol", "closed_filter", "closed_connect_failed", "closed_handed_over",
+        "no_buffers", "reads_paused", "sends_refused", "locks_refused", "shed", "sockets_reused",
+        "reuse_failed", "timers_fired"
+    };
+    // clang-format on
 
     return counter >= 0 && counter < IOCPNET_COUNTERS ? names[counter] : NULL;
 }
@@ -2454,14 +2697,25 @@ enum {
     IOCPNET__KEYS = 63,
     IOCPNET__LONGEST_WAIT_MS = 1000,
     IOCPNET__TICK_MS = 50,
+    IOCPNET__SHED_AFTER_MS = 1000,
     IOCPNET__GRACE_MS = 2000
 };
+
+// What the process may have of something, over all iocps. A worker draws from it in lots, so that
+// no byte's path touches what is shared; so it is exact to within two lots for each worker.
+enum { IOCPNET__LOCKED, IOCPNET__QUEUED, IOCPNET__ACCOUNTS };
+typedef struct iocpnet__account {
+    volatile int64_t left;
+    int64_t limit, lot;  // iocpnet__lock
+    char apart[40];
+} iocpnet__account;
 
 // What one thread needs to poll one iocp. Only that thread writes it.
 typedef struct iocpnet__worker {
     iocpnet_iocp *iocp;
-    struct iocpnet__worker *next;  // in iocp.workers, for good
-    volatile int32_t used;         // a thread has it
+    int64_t lots[IOCPNET__ACCOUNTS];  // drawn and not used
+    struct iocpnet__worker *next;     // in iocp.workers, for good
+    volatile int32_t used;            // a thread has it
     bool polling;
     uint32_t ask, patience, full;  // packets to ask for; full batches before asking for more
     uintptr_t handle;              // whose packet is being run: only its operations finish in place
@@ -2471,6 +2725,14 @@ typedef struct iocpnet__worker {
     bool steady;                           // the kit's own thread: it will poll again
     const iocpnet_op *at_once;  // the last that a start found finished; only to compare with
     void *running;              // the connection whose callbacks may be running
+    volatile int64_t wake_at;   // its wait ends by then; 0: it does not wait, or did not say
+
+    // The timer whose callback runs. Under iocp.timer_lock; others write again.
+    const struct iocpnet_timer *firing;  // only to compare with: it may be gone
+    uint64_t firing_order;
+    struct iocpnet_timer *again;          // the same timer, if it shall wait again after that
+    struct iocpnet__worker *firing_next;  // in iocp.timer_workers
+
     iocpnet__counters counters;
     OVERLAPPED_ENTRY entries[IOCPNET__BATCH];
 } iocpnet__worker;
@@ -2494,7 +2756,11 @@ struct iocpnet_iocp {
     volatile int32_t hurried;   // of these, how many connections want one every time
     volatile int32_t sweep_ms;  // how often all connections' deadlines are looked at
     int64_t sweep_due;
-    const iocpnet_ext *ext[4];  // of sockets we make: by family and kind
+    volatile int32_t starving;  // connections that wait for memory of the system's, or to be locked
+    int32_t starved_ticks;
+    volatile int32_t timer_waits;  // a timer does
+    volatile int64_t timer_due;    // if so, when the earliest is due
+    const iocpnet_ext *ext[4];     // of sockets we make: by family and kind
     iocpnet__key keys[IOCPNET__KEYS + 1];
     HANDLE *threads;
     uint32_t thread_count;
@@ -2508,6 +2774,16 @@ struct iocpnet_iocp {
     void (*on_stop)(iocpnet_iocp *iocp, bool abort);
     void (*on_tick)(iocpnet_iocp *iocp, uint64_t now);
     void (*on_close)(iocpnet_iocp *iocp);
+    bool (*on_due)(iocpnet__worker *worker);  // set before timer_waits is; true: it ran some
+
+    // What starts and cancels of timers write, away from what every poll reads.
+    char apart[IOCPNET__LINE];
+    volatile int32_t timers;           // that wait, and callbacks of theirs that run
+    volatile int32_t waking;           // a wake-up is posted for a timer, and not taken yet
+    SRWLOCK timer_lock;                // protects all below
+    struct iocpnet_timer *timer_heap;  // the earliest that waits
+    uint64_t timer_order;              // counts
+    iocpnet__worker *timer_workers;    // that run a timer's callback
 };
 
 // The worker whose poll this thread is in, whichever iocp's. One index for all iocps of the
@@ -2549,6 +2825,54 @@ static void iocpnet__count_op(iocpnet_iocp *iocp, int kind, bool finished)
     }
 }
 
+static iocpnet__account iocpnet__accounts[IOCPNET__ACCOUNTS];
+
+// A worker that ends gives back what it has drawn.
+static void iocpnet__undraw_lots(iocpnet__worker *worker)
+{
+    int i;
+
+    for (i = 0; i < IOCPNET__ACCOUNTS; i++) {
+        iocpnet__count_shared(&iocpnet__accounts[i].left, worker->lots[i]);
+        worker->lots[i] = 0;
+    }
+}
+
+// The limits hold for the process: the largest that any of its iocps was opened with.
+static void iocpnet__accounts_open(const iocpnet_iocp_desc *desc)
+{
+    MEMORYSTATUSEX memory;
+    int64_t limits[IOCPNET__ACCOUNTS];
+    int i;
+
+    memset(&memory, 0, sizeof memory);
+    memory.dwLength = sizeof memory;
+    if (!IOCPNET_OS(GlobalMemoryStatusEx)(&memory)) memory.ullTotalPhys = (DWORDLONG)1 << 30;
+    limits[IOCPNET__LOCKED] =
+        (int64_t)(desc->locked_bytes ? desc->locked_bytes : memory.ullTotalPhys / 8);
+    limits[IOCPNET__QUEUED] =
+        (int64_t)(desc->queued_bytes ? desc->queued_bytes : memory.ullTotalPhys / 4);
+    for (i = 0; i < IOCPNET__ACCOUNTS; i++) {
+        int64_t more = limits[i] - iocpnet__accounts[i].limit;
+        if (more <= 0) continue;
+        iocpnet__accounts[i].limit += more;
+        iocpnet__accounts[i].lot = iocpnet__accounts[i].limit / 1024;
+        iocpnet__count_shared(&iocpnet__accounts[i].left, more);
+    }
+}
+
+// Lock held, and no iocp is open.
+static void iocpnet__accounts_close(void)
+{
+    int i;
+
+    for (i = 0; i < IOCPNET__ACCOUNTS; i++) {
+        IOCPNET_ASSERT(iocpnet__accounts[i].left == iocpnet__accounts[i].limit &&
+                       "bytes are still counted");
+        iocpnet__accounts[i].left = iocpnet__accounts[i].limit = 0;
+    }
+}
+
 static void iocpnet__report(iocpnet_iocp *iocp, iocpnet_error error, const char *place)
 {
     if (iocp->desc.on_error) iocp->desc.on_error(iocp->desc.user, error, place);
@@ -2560,6 +2884,7 @@ static void WINAPI iocpnet__iocp_thread_ended(void *value)
 
     iocpnet__local_forget(&worker->iocp->local, value);
     worker->steady = false;
+    iocpnet__undraw_lots(worker);
     iocpnet__store(&worker->used, 0);
 }
 
@@ -2607,6 +2932,10 @@ static void iocpnet__sum(iocpnet_iocp *iocp, iocpnet_stats *stats)
         if (worker && iocpnet__load(&worker->used)) stats->workers++;
         worker = worker ? worker->next : first;
     } while (worker);
+
+    // After what finished, before what started: whatever hands over to a timer, or a timer to it,
+    // is seen on one side of it.
+    stats->timers = (uint64_t)iocpnet__load(&iocp->timers);
 
     // A worker that came meanwhile is at the front of the list: read the list anew.
     first = (iocpnet__worker *)iocpnet__load_pointer(&iocp->workers);
@@ -2804,7 +3133,10 @@ static void iocpnet__run_packet(iocpnet__worker *worker, const OVERLAPPED_ENTRY 
     ULONG_PTR number = entry->lpCompletionKey;
     iocpnet__key *key;
 
-    if (!number && !overlapped) return;  // a wake-up
+    if (!number && !overlapped) {
+        iocpnet__exchange(&iocp->waking, 0);  // a wake-up: the next poll looks what is due
+        return;
+    }
     if (!number || number > (ULONG_PTR)iocpnet__load(&iocp->attached)) {
         iocpnet__count_own(&worker->counters.count[IOCPNET_COUNT_STRAY_PACKETS], 1);
         return;
@@ -2889,7 +3221,7 @@ static void iocpnet__stop_advance(iocpnet_iocp *iocp)
 
     if (iocpnet__load(&iocp->state) != IOCPNET__STOPPING) return;
     iocpnet__sum(iocp, &stats);
-    if (!stats.pending_all && !stats.connections) {
+    if (!stats.pending_all && !stats.connections && !stats.timers) {
         if (iocpnet__cas(&iocp->state, IOCPNET__STOPPING, IOCPNET__STOPPED))
             iocpnet__wake_workers(iocp);
         return;
@@ -2908,12 +3240,35 @@ static void iocpnet__tick(iocpnet_iocp *iocp)
     if (iocp->on_tick) iocp->on_tick(iocp, (uint64_t)now);
 }
 
+// Timers wait: how long may this thread, which was to wait so many ms? It says until when it will,
+// so that a start knows whether somebody must be woken.
+static uint32_t iocpnet__wait_for_due(iocpnet__worker *worker, uint32_t wait)
+{
+    iocpnet_iocp *iocp = worker->iocp;
+    int64_t now = (int64_t)iocpnet__now();
+    int64_t due = iocpnet__load64(&iocp->timer_due);
+
+    if (due <= now || iocpnet__load(&iocp->state) == IOCPNET__STOPPING) return 0;
+    if (due - now < (int64_t)wait) wait = (uint32_t)(due - now);
+    if (wait) iocpnet__cas64(&worker->wake_at, 0, now + wait);
+    return wait;
+}
+
+// The wait is over. A start that has not seen this has written its due time before, and the next
+// poll will see that: both sides write, pass a barrier, then read.
+static void iocpnet__wait_ended(iocpnet__worker *worker)
+{
+    int64_t until = iocpnet__load64(&worker->wake_at);
+
+    if (until) iocpnet__cas64(&worker->wake_at, until, 0);
+}
+
 IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeout_ms)
 {
     iocpnet__worker *worker = (iocpnet__worker *)iocpnet__local_get(&iocp->local);
     uint32_t longest = IOCPNET__LONGEST_WAIT_MS;
     iocpnet_error error = 0;
-    bool ran;
+    bool ran, timers;
     void *outer;
     ULONG got = 0;
     ULONG i;
@@ -2931,10 +3286,12 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeou
     if (iocpnet__load_pointer(&iocp->overflow)) longest = 1;
     if (worker->later_first) ran = true;
     if (ran) longest = 0;
+    if (timeout_ms < longest) longest = timeout_ms;
+    timers = iocpnet__load(&iocp->timer_waits) != 0;
+    if (timers) longest = iocpnet__wait_for_due(worker, longest);
     iocpnet__count_own(&worker->counters.count[IOCPNET_COUNT_POLLS], 1);
     if (!IOCPNET_OS(GetQueuedCompletionStatusEx)(iocp->handle, worker->entries, worker->ask, &got,
-                                                 timeout_ms < longest ? timeout_ms : longest,
-                                                 FALSE)) {
+                                                 longest, FALSE)) {
         DWORD code = IOCPNET_OS(GetLastError)();
         got = 0;
         if (code != WAIT_TIMEOUT) error = iocpnet_error_from_win32(code);
@@ -2943,9 +3300,11 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeou
         iocpnet__worker_learn(worker, got);
         iocpnet__count_own(&worker->counters.count[IOCPNET_COUNT_PACKETS], (int64_t)got);
     }
+    if (timers) iocpnet__wait_ended(worker);
     for (i = 0; i < got; i++)
         iocpnet__run_packet(worker, &worker->entries[i]);
     if (worker->later_first) iocpnet__run_later(worker);
+    if (timers && iocp->on_due(worker) && error == WAIT_TIMEOUT) error = 0;
     if (iocpnet__load(&iocp->timed)) iocpnet__tick(iocp);
     if (iocpnet__load(&iocp->state)) iocpnet__stop_advance(iocp);
 
@@ -3004,7 +3363,7 @@ static bool iocpnet__is_wine(void)
 }
 
 // The index that all iocps of the process share, for as long as there is one.
-static bool iocpnet__current_acquire(void)
+static bool iocpnet__current_acquire(const iocpnet_iocp_desc *desc)
 {
     bool ok = true;
 
@@ -3014,6 +3373,7 @@ static bool iocpnet__current_acquire(void)
         ok = iocpnet__current.tls != TLS_OUT_OF_INDEXES;
         if (ok) iocpnet__current.offset = iocpnet__teb_offset(iocpnet__current.tls);
     }
+    if (ok) iocpnet__accounts_open(desc);
     if (ok) iocpnet__opened++;
     iocpnet__lock_leave(&iocpnet__lock);
     return ok;
@@ -3023,6 +3383,7 @@ static void iocpnet__current_release(void)
 {
     iocpnet__lock_enter(&iocpnet__lock);
     if (!--iocpnet__opened) {
+        iocpnet__accounts_close();
         iocpnet__current.offset = 0;
         IOCPNET_OS(TlsFree)(iocpnet__current.tls);
         iocpnet__current.tls = TLS_OUT_OF_INDEXES;
@@ -3054,9 +3415,10 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_open(iocpnet_iocp **out, const iocpnet_i
     iocp->wine = iocpnet__is_wine();
     iocp->attached = 1;  // key 1 is that of what we post ourselves
     IOCPNET_OS(InitializeSRWLock)(&iocp->lock);
+    IOCPNET_OS(InitializeSRWLock)(&iocp->timer_lock);
 
     error = 259;
-    if (!iocpnet__current_acquire()) goto free_iocp;
+    if (!iocpnet__current_acquire(&iocp->desc)) goto free_iocp;
     error = iocpnet__local_init(&iocp->local, iocpnet__iocp_thread_ended);
     if (error) goto release_current;
     iocp->stop_failed = IOCPNET_OS(CreateEventW)(NULL, TRUE, FALSE, NULL);
@@ -3370,6 +3732,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_close(iocpnet_iocp *iocp)
     iocpnet__local_fini(&iocp->local);
     for (worker = (iocpnet__worker *)iocp->workers; worker; worker = next) {
         next = worker->next;
+        iocpnet__undraw_lots(worker);
         iocpnet__free(worker, sizeof *worker);
     }
     iocpnet__current_release();
@@ -3444,6 +3807,9 @@ IOCPNET__DEF size_t iocpnet_ledger(iocpnet_ledger_fn *line, void *user)
     }
     iocpnet__lock_leave(&iocpnet__debug);
 
+    left = iocpnet__load(&iocpnet__debug_timers);
+    if (left) iocpnet__ledger_line(line, user, "timers waiting", left);
+    n += (size_t)left;
     left = iocpnet__load(&iocpnet__debug_sockets);
     if (left) iocpnet__ledger_line(line, user, "sockets open", left);
     n += (size_t)left;
@@ -4670,9 +5036,652 @@ IOCPNET__DEF iocpnet_error iocpnet_transmit_cancel(iocpnet_transmit *transmit)
 
 #ifndef IOCPNET_NO_SERVER
 
+// ---- I10 timer: deadlines on the same workers ---------------------------------------------------
+//
+// The timers that wait are a heap of an iocp, under its timer_lock: short, never held over a
+// callback, and not on the path of a byte. A timer whose callback runs is not in the heap. If it
+// shall wait again (a periodic one does; any that is started meanwhile) it is held by the worker
+// that runs it and goes into the heap after the callback: so its callbacks never overlap, and one
+// that is freed in its callback is not touched again.
+
+enum { IOCPNET__TIMER_IDLE, IOCPNET__TIMER_WAITING, IOCPNET__TIMER_HELD };  // timer.state
+enum { IOCPNET__TIMERS_A_POLL = 16 };  // then packets have their turn, and other workers theirs
+
+static bool iocpnet__timer_before(const iocpnet_timer *a, const iocpnet_timer *b)
+{
+    return a->due_ms != b->due_ms ? a->due_ms < b->due_ms : a->order < b->order;
+}
+
+// The heap is leftist: a tree with the earliest on top, where the rank of a timer is the number of
+// steps from it to an empty place along right children only, and no left child's rank is below that
+// of its right brother. So a timer of rank r is the top of at least 2^r - 1, a way to the right has
+// at most log2(n + 1) steps, and merging walks only such ways.
+
+static uint8_t iocpnet__timer_rank(const iocpnet_timer *timer)
+{
+    return timer ? timer->rank : (uint8_t)0;
+}
+
+// Puts the children in order. True if the rank has changed.
+static bool iocpnet__timer_settle(iocpnet_timer *timer)
+{
+    iocpnet_timer *left = timer->left;
+    uint8_t rank;
+
+    if (iocpnet__timer_rank(left) < iocpnet__timer_rank(timer->right)) {
+        timer->left = timer->right;
+        timer->right = left;
+    }
+    rank = (uint8_t)(iocpnet__timer_rank(timer->right) + 1);
+    if (rank == timer->rank) return false;
+    timer->rank = rank;
+    return true;
+}
+
+// Makes one heap of two; either may be empty.
+static iocpnet_timer *iocpnet__timer_merge(iocpnet_timer *a, iocpnet_timer *b)
+{
+    iocpnet_timer *top = NULL;
+    iocpnet_timer **place = &top;
+    iocpnet_timer *parent = NULL;
+    iocpnet_timer *other;
+
+    while (a && b) {
+        if (iocpnet__timer_before(b, a)) {
+            other = a;
+            a = b;
+            b = other;
+        }
+        *place = a;
+        a->parent = parent;
+        parent = a;
+        place = &a->right;
+        a = a->right;
+    }
+    if (!a) a = b;
+    if (a) a->parent = parent;
+    *place = a;
+    for (; parent; parent = parent->parent)
+        iocpnet__timer_settle(parent);
+    return top;
+}
+
+// Takes a timer out of the heap, from wherever it is. Only a rank that falls goes on upwards: it is
+// then one more than that of the child that fell, so there are no more steps than ranks. Lock held.
+static void iocpnet__timer_remove(iocpnet_iocp *iocp, iocpnet_timer *timer)
+{
+    iocpnet_timer *parent = timer->parent;
+    iocpnet_timer *rest = iocpnet__timer_merge(timer->left, timer->right);
+
+    if (rest) rest->parent = parent;
+    if (!parent) {
+        iocp->timer_heap = rest;
+    } else if (parent->left == timer) {
+        parent->left = rest;
+    } else {
+        parent->right = rest;
+    }
+    while (parent && iocpnet__timer_settle(parent))
+        parent = parent->parent;
+}
+
+// Lock held.
+static void iocpnet__timer_insert(iocpnet_iocp *iocp, iocpnet_timer *timer)
+{
+    timer->state = IOCPNET__TIMER_WAITING;
+    timer->order = ++iocp->timer_order;
+    timer->left = NULL;
+    timer->right = NULL;
+    timer->rank = 1;
+    iocp->timer_heap = iocpnet__timer_merge(iocp->timer_heap, timer);
+}
+
+// Tells the polls when the earliest timer is due. True if that is earlier than it was. Lock held.
+static bool iocpnet__timer_publish(iocpnet_iocp *iocp)
+{
+    const iocpnet_timer *first = iocp->timer_heap;
+    bool waited = iocpnet__load(&iocp->timer_waits) != 0;
+    int64_t was = iocpnet__load64(&iocp->timer_due);
+
+    if (!first) {
+        if (waited) iocpnet__store(&iocp->timer_waits, 0);
+        return false;
+    }
+    if (first->due_ms != was) iocpnet__cas64(&iocp->timer_due, was, first->due_ms);
+    if (!waited) iocpnet__exchange(&iocp->timer_waits, 1);
+    return !waited || first->due_ms < was;
+}
+
+// Sees to it that somebody wakes by the due time that was just published. Nothing is needed if that
+// is further away than any wait can last, if no other thread polls, or if one waits and has said
+// that it wakes by then: it will look again. Else one wake-up is posted. It stays with the iocp
+// until a poll takes it, and the poll after that looks what is due: so it does not matter whether
+// somebody was waiting, or was just about to. While one is under way (waking) no other is needed,
+// since who takes it looks later than this.
+//
+// One that the system can't take, or whose taker (or who had said that it wakes by then) stays long
+// in a callback, costs time only: no wait is longer than IOCPNET__LONGEST_WAIT_MS, and every one
+// that begins from now on ends by the due time.
+static void iocpnet__timer_wake(iocpnet_iocp *iocp, int64_t due)
+{
+    const iocpnet__worker *own = (iocpnet__worker *)iocpnet__local_get(&iocp->local);
+    iocpnet__worker *worker = (iocpnet__worker *)iocpnet__load_pointer(&iocp->workers);
+    bool others = false;
+
+    if (due - (int64_t)iocpnet__now() >= IOCPNET__LONGEST_WAIT_MS) return;
+    for (; worker; worker = worker->next) {
+        int64_t until;
+
+        if (worker == own || !iocpnet__load(&worker->used)) continue;
+        until = iocpnet__load64(&worker->wake_at);
+        if (until && until <= due) return;
+        others = true;
+    }
+    if (!others || !iocpnet__cas(&iocp->waking, 0, 1)) return;
+    if (IOCPNET_OS(PostQueuedCompletionStatus)(iocp->handle, 0, 0, NULL)) {
+        iocpnet__count(iocp, IOCPNET_COUNT_POSTS, 1);
+        return;
+    }
+    iocpnet__count(iocp, IOCPNET_COUNT_POST_FAILURES, 1);
+    iocpnet__exchange(&iocp->waking, 0);
+}
+
+// The worker that runs this timer's callback, or NULL. A timer that came to be where one was freed
+// has another number. Lock held.
+static iocpnet__worker *iocpnet__timer_runner(const iocpnet_iocp *iocp, const iocpnet_timer *timer)
+{
+    iocpnet__worker *worker = iocp->timer_workers;
+
+    while (worker && (worker->firing != timer || worker->firing_order != timer->order))
+        worker = worker->firing_next;
+    return worker;
+}
+
+// What a worker does with a timer that it has found due. The timer counts once more while its
+// callback runs, so that a stop waits for that. Lock held.
+static void iocpnet__timer_begin(iocpnet__worker *worker, iocpnet_timer *timer, int64_t now,
+                                 bool last)
+{
+    iocpnet_iocp *iocp = worker->iocp;
+
+    iocpnet__timer_remove(iocp, timer);
+    worker->firing = timer;
+    worker->firing_order = timer->order;
+    worker->again = NULL;
+    worker->firing_next = iocp->timer_workers;
+    iocp->timer_workers = worker;
+    if (last) {
+        timer->state = IOCPNET__TIMER_IDLE;
+        IOCPNET__LEDGER(timers, -1);
+        return;
+    }
+    timer->state = IOCPNET__TIMER_HELD;
+    timer->due_ms += ((now - timer->due_ms) / timer->period_ms + 1) * timer->period_ms;
+    worker->again = timer;
+    iocpnet__add(&iocp->timers, 1);
+}
+
+// Takes the earliest timer if it is due, or if the iocp is being stopped. NULL: there is none.
+static iocpnet_timer *iocpnet__timer_take(iocpnet__worker *worker, iocpnet_error *error)
+{
+    iocpnet_iocp *iocp = worker->iocp;
+    bool stopping = iocpnet__load(&iocp->state) == IOCPNET__STOPPING;
+    int64_t now = (int64_t)iocpnet__now();
+    int64_t next = INT64_MAX;
+    iocpnet_timer *timer;
+
+    // Without the lock: of many workers that wake for one timer, most find it taken.
+    if (!iocpnet__load(&iocp->timer_waits)) return NULL;
+    if (!stopping && iocpnet__load64(&iocp->timer_due) > now) return NULL;
+    iocpnet__lock_enter(&iocp->timer_lock);
+    timer = iocp->timer_heap;
+    if (timer && !stopping && timer->due_ms > now) timer = NULL;
+    if (timer) {
+        iocpnet__timer_begin(worker, timer, now, stopping || !timer->period_ms);
+        iocpnet__timer_publish(iocp);
+        if (iocp->timer_heap) next = iocp->timer_heap->due_ms;
+    }
+    iocpnet__lock_leave(&iocp->timer_lock);
+    if (!timer) return NULL;
+
+    // This thread may be long in the callback: the next timer must not wait for it.
+    if (next != INT64_MAX) iocpnet__timer_wake(iocp, next);
+    if (!stopping) iocpnet__count_own(&worker->counters.count[IOCPNET_COUNT_TIMERS_FIRED], 1);
+    *error = stopping ? WSA_OPERATION_ABORTED : 0;
+    return timer;
+}
+
+// The callback has returned. The timer is touched only if it is to wait again.
+static void iocpnet__timer_end(iocpnet__worker *worker)
+{
+    iocpnet_iocp *iocp = worker->iocp;
+    iocpnet__worker **place = &iocp->timer_workers;
+    bool earlier = false;
+    int64_t due = 0;
+
+    iocpnet__lock_enter(&iocp->timer_lock);
+    while (*place != worker)
+        place = &(*place)->firing_next;
+    *place = worker->firing_next;
+    worker->firing = NULL;
+    if (worker->again) {
+        due = worker->again->due_ms;
+        iocpnet__timer_insert(iocp, worker->again);
+        earlier = iocpnet__timer_publish(iocp);
+    }
+    worker->again = NULL;
+    iocpnet__lock_leave(&iocp->timer_lock);
+    iocpnet__add(&iocp->timers, -1);
+    if (earlier) iocpnet__timer_wake(iocp, due);
+}
+
+static bool iocpnet__timer_run(iocpnet__worker *worker)
+{
+    iocpnet_timer *timer;
+    iocpnet_error error;
+    int n;
+
+    for (n = 0; n < IOCPNET__TIMERS_A_POLL; n++) {
+        timer = iocpnet__timer_take(worker, &error);
+        if (!timer) break;
+        timer->done(timer, error);
+        iocpnet__timer_end(worker);
+    }
+    return n > 0;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_timer_start(iocpnet_iocp *iocp, iocpnet_timer *timer,
+                                               uint32_t delay_ms, uint32_t period_ms)
+{
+    int64_t due = (int64_t)iocpnet__now() + delay_ms;
+    iocpnet_error error = 0;
+    bool earlier = false;
+    iocpnet__worker *runner;
+
+    IOCPNET_ASSERT(timer->done && "timer.done is not set");
+    if (!timer->done) return WSAEINVAL;
+
+    // Counted before the state is read: either this sees the stop, or the stop sees the timer.
+    iocpnet__add(&iocp->timers, 1);
+    iocpnet__lock_enter(&iocp->timer_lock);
+    if (iocpnet__load(&iocp->state)) {
+        error = WSAESHUTDOWN;
+    } else if (timer->state != IOCPNET__TIMER_IDLE) {
+        error = WSAEINVAL;
+    } else {
+        IOCPNET__LEDGER(timers, 1);
+        if (!iocp->on_due) iocp->on_due = iocpnet__timer_run;
+        if (timer->iocp != iocp) timer->iocp = iocp;
+        timer->due_ms = due;
+        timer->period_ms = period_ms;
+        runner = iocpnet__timer_runner(iocp, timer);
+        if (runner) {
+            timer->state = IOCPNET__TIMER_HELD;
+            runner->again = timer;
+        } else {
+            iocpnet__timer_insert(iocp, timer);
+            earlier = iocpnet__timer_publish(iocp);
+        }
+    }
+    iocpnet__lock_leave(&iocp->timer_lock);
+    IOCPNET_ASSERT(error != WSAEINVAL && "the timer is started");
+    if (error) iocpnet__add(&iocp->timers, -1);
+    if (earlier) iocpnet__timer_wake(iocp, due);
+    return error;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_timer_cancel(iocpnet_timer *timer)
+{
+    iocpnet_iocp *iocp = timer->iocp;
+    iocpnet_error error = 0;
+    iocpnet__worker *runner;
+    bool ended = true;
+
+    if (!iocp) return WSAEINVAL;
+    iocpnet__lock_enter(&iocp->timer_lock);
+    runner = iocpnet__timer_runner(iocp, timer);
+    switch (timer->state) {
+    case IOCPNET__TIMER_WAITING:
+        iocpnet__timer_remove(iocp, timer);
+        iocpnet__timer_publish(iocp);
+        break;
+    case IOCPNET__TIMER_HELD:
+        runner->again = NULL;
+        break;
+    default:
+        ended = false;
+        error = WSAEINVAL;
+        break;
+    }
+    timer->state = IOCPNET__TIMER_IDLE;
+    if (runner && runner != iocpnet__worker_here(iocp)) error = WSAEINPROGRESS;
+    if (ended) IOCPNET__LEDGER(timers, -1);
+    iocpnet__lock_leave(&iocp->timer_lock);
+    if (ended) iocpnet__add(&iocp->timers, -1);
+    return error;
+}
+
+// ---- I11 frame: messages out of a byte stream ---------------------------------------------------
+
+// A zero stands for the default everywhere; desc belongs to the user and is not written.
+static size_t iocpnet__frame_max(const iocpnet_frame_desc *desc)
+{
+    return desc->max_bytes ? desc->max_bytes : 64 * 1024;
+}
+
+static size_t iocpnet__frame_length_bytes(const iocpnet_frame_desc *desc)
+{
+    return desc->length_bytes ? desc->length_bytes : 4;
+}
+
+static size_t iocpnet__frame_header_bytes(const iocpnet_frame_desc *desc)
+{
+    if (desc->header_bytes) return desc->header_bytes;
+    return desc->length_offset + iocpnet__frame_length_bytes(desc);
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_frame_check(const iocpnet_frame_desc *desc)
+{
+    size_t length, header;
+
+    if (!desc) return WSAEINVAL;
+    switch (desc->kind) {
+    case IOCPNET_FRAME_LENGTH:
+        length = iocpnet__frame_length_bytes(desc);
+        header = iocpnet__frame_header_bytes(desc);
+        if (length != 1 && length != 2 && length != 4 && length != 8) return WSAEINVAL;
+        if (desc->length_offset + length > header) return WSAEINVAL;
+        if (desc->counted_bytes > header) return WSAEINVAL;
+        return header > iocpnet__frame_max(desc) ? WSAEINVAL : 0;
+    case IOCPNET_FRAME_DELIMITER:
+        if (!desc->delimiter_bytes) return WSAEINVAL;
+        if (desc->delimiter_bytes > sizeof desc->delimiter) return WSAEINVAL;
+        return desc->delimiter_bytes > iocpnet__frame_max(desc) ? WSAEINVAL : 0;
+    case IOCPNET_FRAME_SCAN:
+        return desc->scan ? 0 : WSAEINVAL;
+    default:
+        return WSAEINVAL;
+    }
+}
+
+IOCPNET__DEF size_t iocpnet_frame_header(const iocpnet_frame_desc *desc, uint64_t payload,
+                                         void *header)
+{
+    unsigned char *out = (unsigned char *)header;
+    size_t bytes, header_bytes, i;
+    uint64_t length;
+
+    if (iocpnet_frame_check(desc) || desc->kind == IOCPNET_FRAME_SCAN) return 0;
+    if (desc->kind == IOCPNET_FRAME_DELIMITER) {
+        if (payload > iocpnet__frame_max(desc) - desc->delimiter_bytes) return 0;
+        if (out) memcpy(out, desc->delimiter, desc->delimiter_bytes);
+        return desc->delimiter_bytes;
+    }
+    bytes = iocpnet__frame_length_bytes(desc);
+    header_bytes = iocpnet__frame_header_bytes(desc);
+    if (payload > iocpnet__frame_max(desc) - header_bytes) return 0;
+    length = payload + desc->counted_bytes;
+    if (bytes < 8 && length >> (8 * bytes)) return 0;
+    for (i = 0; out && i < bytes; i++) {
+        size_t at = desc->little_endian ? i : bytes - 1 - i;
+        out[desc->length_offset + at] = (unsigned char)(length >> (8 * i));
+    }
+    return header_bytes;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_framer_init(iocpnet_framer *framer,
+                                               const iocpnet_frame_desc *desc)
+{
+    memset(framer, 0, sizeof *framer);
+    framer->desc = desc;
+    framer->error = iocpnet_frame_check(desc);
+    return framer->error;
+}
+
+// One byte of the message: of what is kept, else of what has come.
+static unsigned char iocpnet__frame_byte(const iocpnet_framer *framer, const unsigned char *data,
+                                         size_t at)
+{
+    return at < framer->kept ? framer->room[at] : data[at - framer->kept];
+}
+
+// What follows finds the size of the message that begins with what is kept and goes on in data. It
+// sets message_bytes once that is known, and returns what ends the stream.
+
+static iocpnet_error iocpnet__frame_length(iocpnet_framer *framer, const unsigned char *data,
+                                           size_t size)
+{
+    const iocpnet_frame_desc *desc = framer->desc;
+    size_t bytes = iocpnet__frame_length_bytes(desc), header = iocpnet__frame_header_bytes(desc);
+    size_t end = desc->length_offset + bytes, i;
+    uint64_t length = 0;
+
+    if (framer->kept < end && size < end - framer->kept) return 0;
+    for (i = 0; i < bytes; i++) {
+        size_t at = desc->little_endian ? bytes - 1 - i : i;
+        length = length << 8 | iocpnet__frame_byte(framer, data, desc->length_offset + at);
+    }
+    if (length < desc->counted_bytes) return ERROR_INVALID_DATA;
+    length -= desc->counted_bytes;
+    if (length > iocpnet__frame_max(desc) - header) return WSAEMSGSIZE;
+    framer->message_bytes = (uint32_t)(header + (size_t)length);
+    return 0;
+}
+
+// Whether the message's first end bytes end with the delimiter. It may have begun in what is kept.
+static bool iocpnet__frame_delimited(const iocpnet_framer *framer, const unsigned char *data,
+                                     size_t end)
+{
+    const iocpnet_frame_desc *desc = framer->desc;
+    size_t bytes = desc->delimiter_bytes, i;
+
+    if (end < bytes) return false;
+    for (i = 0; i < bytes; i++) {
+        unsigned char wanted = (unsigned char)desc->delimiter[i];
+        if (iocpnet__frame_byte(framer, data, end - bytes + i) != wanted) return false;
+    }
+    return true;
+}
+
+// Looks for the delimiter's last byte, then at the few before it. So nothing has to be remembered
+// of a delimiter that has begun, and one whose own beginning repeats needs no care.
+static iocpnet_error iocpnet__frame_delimiter(iocpnet_framer *framer, const unsigned char *data,
+                                              size_t size)
+{
+    const iocpnet_frame_desc *desc = framer->desc;
+    unsigned char last = (unsigned char)desc->delimiter[desc->delimiter_bytes - 1];
+    size_t room = iocpnet__frame_max(desc) - framer->kept, at = 0;
+
+    if (size > room) size = room;
+    // After WSAENOBUFS the front of data was searched already.
+    if (framer->seen > framer->kept) at = framer->seen - framer->kept;
+    while (at < size) {
+        const unsigned char *found = (const unsigned char *)memchr(data + at, last, size - at);
+        if (!found) break;
+        at = (size_t)(found - data) + 1;
+        if (!iocpnet__frame_delimited(framer, data, framer->kept + at)) continue;
+        framer->message_bytes = (uint32_t)(framer->kept + at);
+        return 0;
+    }
+    if (size == room) return WSAEMSGSIZE;
+    if (framer->seen < framer->kept + size) framer->seen = (uint32_t)(framer->kept + size);
+    return 0;
+}
+
+// Asks the user's scanner about the message's first size bytes.
+static iocpnet_error iocpnet__frame_ask(iocpnet_framer *framer, const unsigned char *bytes,
+                                        size_t size)
+{
+    const iocpnet_frame_desc *desc = framer->desc;
+    size_t whole;
+
+    if (size <= framer->seen) return 0;
+    whole = desc->scan(desc->user, bytes, size, framer->seen, &framer->state);
+    if (whole == IOCPNET_FRAME_MALFORMED) return ERROR_INVALID_DATA;
+    if (whole > iocpnet__frame_max(desc)) return WSAEMSGSIZE;
+    if (whole && whole <= framer->seen) return ERROR_INVALID_DATA;  // those bytes were let pass
+    if (!whole && size == iocpnet__frame_max(desc)) return WSAEMSGSIZE;
+    framer->message_bytes = (uint32_t)whole;
+    if (!whole) framer->seen = (uint32_t)size;
+    return 0;
+}
+
+// A scanner needs one piece: what has come is put behind what is kept, as much again at each step,
+// so that not much is copied of what lies behind the message. copied: how much of data that was.
+static iocpnet_error iocpnet__frame_scan(iocpnet_framer *framer, const unsigned char *data,
+                                         size_t size, size_t *copied)
+{
+    size_t kept = framer->kept, room = iocpnet__frame_max(framer->desc) - kept, step;
+    iocpnet_error error = 0;
+
+    if (size > room) size = room;
+    if (!kept) return iocpnet__frame_ask(framer, data, size);
+    if (size > framer->room_bytes - kept) size = framer->room_bytes - kept;
+    while (*copied < size && !framer->message_bytes && !error) {
+        step = kept + *copied < 64 ? 64 : kept + *copied;
+        if (step > size - *copied) step = size - *copied;
+        memcpy(framer->room + kept + *copied, data + *copied, step);
+        *copied += step;
+        error = iocpnet__frame_ask(framer, framer->room, kept + *copied);
+    }
+    return error;
+}
+
+static iocpnet_error iocpnet__frame_find(iocpnet_framer *framer, const unsigned char *data,
+                                         size_t size, size_t *copied)
+{
+    switch (framer->desc->kind) {
+    case IOCPNET_FRAME_LENGTH:
+        return iocpnet__frame_length(framer, data, size);
+    case IOCPNET_FRAME_DELIMITER:
+        return iocpnet__frame_delimiter(framer, data, size);
+    case IOCPNET_FRAME_SCAN:
+        return iocpnet__frame_scan(framer, data, size, copied);
+    default:
+        return WSAEINVAL;
+    }
+}
+
+// Puts data behind what is kept; its first copied bytes are there already.
+static void iocpnet__frame_keep(iocpnet_framer *framer, const unsigned char *data, size_t size,
+                                size_t copied)
+{
+    if (size > copied) memcpy(framer->room + framer->kept + copied, data + copied, size - copied);
+    framer->kept += (uint32_t)size;
+}
+
+// Hands out the message at bytes, and forgets it.
+static void iocpnet__frame_give(iocpnet_framer *framer, const unsigned char *bytes,
+                                const void **message, size_t *message_size)
+{
+    const iocpnet_frame_desc *desc = framer->desc;
+
+    *message = bytes;
+    *message_size = framer->message_bytes;
+    framer->kept = framer->seen = framer->message_bytes = 0;
+    framer->state = 0;
+    if (desc->whole) return;
+    if (desc->kind == IOCPNET_FRAME_LENGTH) {
+        *message = bytes + iocpnet__frame_header_bytes(desc);
+        *message_size -= iocpnet__frame_header_bytes(desc);
+    } else if (desc->kind == IOCPNET_FRAME_DELIMITER) {
+        *message_size -= desc->delimiter_bytes;
+    }
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_framer_next(iocpnet_framer *framer, const void **data,
+                                               size_t *size, const void **message,
+                                               size_t *message_size)
+{
+    const unsigned char *bytes = (const unsigned char *)*data;
+    size_t take = *size, copied = 0;
+    bool complete;
+
+    *message = NULL;
+    *message_size = 0;
+    if (!framer->desc) return WSAEINVAL;
+    if (framer->error) return framer->error;
+    if (!take) return WSAEWOULDBLOCK;
+
+    if (!framer->message_bytes) framer->error = iocpnet__frame_find(framer, bytes, take, &copied);
+    if (framer->error) {
+        framer->kept = 0;
+        return framer->error;
+    }
+    complete = framer->message_bytes && framer->message_bytes - framer->kept <= take;
+    if (complete) take = framer->message_bytes - framer->kept;
+    if (!complete || framer->kept) {
+        // Where the size is known, room for all of it is asked for before a byte is copied.
+        size_t need = framer->message_bytes ? framer->message_bytes : framer->kept + take;
+        if (framer->room_bytes < need) return WSAENOBUFS;
+        iocpnet__frame_keep(framer, bytes, take, copied);
+    }
+    *data = bytes + take;
+    *size -= take;
+    if (!complete) return WSAEWOULDBLOCK;
+    iocpnet__frame_give(framer, framer->kept ? framer->room : bytes, message, message_size);
+    return 0;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_framer_room(iocpnet_framer *framer, void *memory, size_t size)
+{
+    if (size < framer->kept || (size && !memory)) return WSAEINVAL;
+    if (framer->kept && memory && memory != framer->room)
+        memmove(memory, framer->room, framer->kept);
+    framer->room = (unsigned char *)memory;
+    framer->room_bytes = size < UINT32_MAX ? (uint32_t)size : UINT32_MAX;
+    return 0;
+}
+
+IOCPNET__DEF size_t iocpnet_framer_kept(const iocpnet_framer *framer)
+{
+    return framer->kept;
+}
+
+IOCPNET__DEF size_t iocpnet_framer_need(const iocpnet_framer *framer)
+{
+    if (framer->message_bytes) return framer->message_bytes;
+    return framer->desc ? iocpnet__frame_max(framer->desc) : 0;
+}
+
 // ---- I12 listener: accepting --------------------------------------------------------------------
 
 typedef struct iocpnet__conn iocpnet__conn;
+
+// Takes bytes from an account, leaving floor in it. False: there are not as many.
+static bool iocpnet__draw(iocpnet_iocp *iocp, int which, int64_t bytes, int64_t floor)
+{
+    iocpnet__account *account = &iocpnet__accounts[which];
+    iocpnet__worker *worker = iocpnet__worker_here(iocp);
+    int64_t lot = worker ? account->lot : 0;
+    int64_t left;
+
+    if (worker && worker->lots[which] >= bytes) {
+        worker->lots[which] -= bytes;
+        return true;
+    }
+    do {
+        left = iocpnet__load64(&account->left);
+        if (left - bytes < floor) return false;
+        if (left - bytes - lot < floor) lot = 0;
+    } while (!iocpnet__cas64(&account->left, left, left - bytes - lot));
+    if (worker) worker->lots[which] += lot;
+    return true;
+}
+
+static void iocpnet__undraw(iocpnet_iocp *iocp, int which, int64_t bytes)
+{
+    iocpnet__account *account = &iocpnet__accounts[which];
+    iocpnet__worker *worker = iocpnet__worker_here(iocp);
+
+    if (worker) {
+        worker->lots[which] += bytes;
+        if (worker->lots[which] <= 2 * account->lot) return;
+        bytes = worker->lots[which] - account->lot;
+        worker->lots[which] = account->lot;
+    }
+    iocpnet__count_shared(&account->left, bytes);
+}
 
 // One accept that is waiting or could be.
 typedef struct iocpnet__waiting {
@@ -4680,10 +5689,27 @@ typedef struct iocpnet__waiting {
     iocpnet_listener *listener;
     iocpnet_socket socket;
     iocpnet_buffer *buffer;         // of first data
-    struct iocpnet__waiting *next;  // in listener.free
+    struct iocpnet__waiting *next;  // in accepts.free
     uint64_t seen_ms;               // the sweep first saw it connected; 0: not yet
-    bool posted, reaped;
+    uint64_t reaped_ms;             // the sweep cancelled it; 0: not yet
+    bool posted, bare;
 } iocpnet__waiting;
+
+// Accepts of one kind. listener.lock protects all but waiting.
+typedef struct iocpnet__accepts {
+    iocpnet__waiting *free;
+    iocpnet__waiting *newest;  // the last that was posted
+    uint32_t target;           // how many shall wait
+    volatile int32_t waiting;  // posted, and their packets not dealt with
+} iocpnet__accepts;
+
+// Rung by threads that are not ours, any number of times; answered once, in a poll. Its op is in
+// flight from the day it is armed, so that a stop waits for it and nothing is posted too late.
+typedef struct iocpnet__bell {
+    iocpnet_op op;
+    volatile int32_t armed;  // whoever takes this posts the op
+    volatile int32_t rung;   // since the last answer began
+} iocpnet__bell;
 
 // What connections of one listener, or of one connector, share.
 typedef struct iocpnet__group {
@@ -4691,10 +5717,13 @@ typedef struct iocpnet__group {
     iocpnet_iocp *iocp;
     iocpnet_listener *listener;  // NULL: a connector's
     iocpnet_conn_desc desc;
+    iocpnet_frame_desc frame;  // where desc.frame points to
+    iocpnet_filter filter;     // where desc.filter points to
     iocpnet_pool *conns, *extras, *views;
+    iocpnet_pool *rooms;    // to put messages together
     iocpnet_pool *inputs;   // a receive buffer for each connection, whatever is queued to send
     iocpnet_pool *buffers;  // of what is queued to send
-    bool clocked;           // a deadline needs to know when bytes moved
+    bool clocked;           // its connections have deadlines while they are open
     volatile int32_t open;  // connections
     volatile int32_t closed;
 } iocpnet__group;
@@ -4708,17 +5737,38 @@ struct iocpnet_listener {
     iocpnet_listener_desc desc;  // its conn is not used: group.desc is
     iocpnet_socket socket;
     iocpnet_address address;
-    iocpnet__waiting *slots;   // accepts_max
-    volatile int32_t waiting;  // accepts posted
-    SRWLOCK lock;              // protects all below
-    bool timed, deficit, grown, filled, paused;
-    uint32_t target, quiet, failed;
-    iocpnet__waiting *free;
+    iocpnet__bell bell;
+    iocpnet__waiting *slots;  // accepts_max; with accept_data as many more for bare ones
+    uint32_t slot_count;
+    HANDLE event;  // FD_ACCEPT, with accept_data; NULL: the tick alone looks
+    SRWLOCK lock;  // protects all below
+    iocpnet__accepts common, bare;
+    HANDLE wait;  // for event
+    bool timed, deficit, grown, full, paused, deaf;
+    uint32_t failed;                 // accepts, one after the other
+    uint32_t retry_ms;               // between tries to make a deficit good
+    uint32_t posted;                 // accepts, ever
+    uint64_t retry_due, shrink_due;  // ms
+    uint64_t pressed_ms;             // when silent clients last held every accept
+    const iocpnet__worker *batch_worker;
+    int64_t batch;  // which of that worker's; to count the accepts in it
+    uint32_t batch_accepts;
     uintptr_t *spare;  // sockets to use again
     uint32_t spares;
 };
 
+enum {
+    IOCPNET__RETRY_MS = 50,  // doubles
+    IOCPNET__RETRY_MOST_MS = 1000,
+    IOCPNET__QUIET_MS = 5000,   // without growth, until fewer accepts are kept
+    IOCPNET__SHRINK_MS = 500,   // then each such time an eighth of what is above the least
+    IOCPNET__CALM_MS = 1000,    // without being held up by silent clients, until bare accepts end
+    IOCPNET__CANCEL_MS = 1000,  // a cancel of an accept is repeated this long
+    IOCPNET__STATUS_PENDING = 0x103
+};
+
 static void iocpnet__listener_fill(iocpnet_listener *listener);
+static void iocpnet__listener_plain(const iocpnet_listener *listener, uintptr_t handle);
 static void iocpnet__conn_accepted(iocpnet__waiting *slot,
                                    size_t bytes);  // accepting makes connections
 
@@ -4727,13 +5777,29 @@ static uint32_t iocpnet__or_default(uint32_t value, uint32_t normal)
     return value ? value : normal;
 }
 
-static void iocpnet__listener_put_back(iocpnet_listener *listener, iocpnet__waiting *slot)
+static iocpnet__accepts *iocpnet__accepts_of(iocpnet__waiting *slot)
 {
+    return slot->bare ? &slot->listener->bare : &slot->listener->common;
+}
+
+// Posted, and not done as far as the system has told.
+static bool iocpnet__waiting_still(const iocpnet__waiting *slot)
+{
+    return slot->posted && iocpnet_op_pending(&slot->accept.op) &&
+           *(const volatile uintptr_t *)&slot->accept.op.overlapped.internal ==
+               IOCPNET__STATUS_PENDING;
+}
+
+static void iocpnet__listener_put_back(iocpnet__waiting *slot)
+{
+    iocpnet_listener *listener = slot->listener;
+    iocpnet__accepts *accepts = iocpnet__accepts_of(slot);
+
     iocpnet__lock_enter(&listener->lock);
-    slot->next = listener->free;
-    listener->free = slot;
+    slot->next = accepts->free;
+    accepts->free = slot;
     iocpnet__lock_leave(&listener->lock);
-    iocpnet__add(&listener->waiting, -1);
+    iocpnet__add(&accepts->waiting, -1);
 }
 
 // Something wants the tick, or no longer. Lock held.
@@ -4743,44 +5809,109 @@ static void iocpnet__listener_time(iocpnet_listener *listener, bool *wanted, boo
     *wanted = now;
 }
 
+// None was left waiting: from now on twice as many. False: there are as many as may be. Lock held.
+static bool iocpnet__listener_grow(iocpnet_listener *listener, iocpnet__accepts *accepts)
+{
+    uint32_t most = listener->desc.accepts_max;
+
+    listener->shrink_due = iocpnet__now() + IOCPNET__QUIET_MS;
+    if (accepts->target == most) return false;
+    accepts->target = accepts->target < most / 2 ? accepts->target * 2 : most;
+    iocpnet__listener_time(listener, &listener->grown, true);
+    iocpnet__count(listener->group.iocp, IOCPNET_COUNT_ACCEPTS_GROWN, 1);
+    return true;
+}
+
+// An accept was taken; its packet shows whether they are enough. They are served in the order in
+// which they were posted, so when the last of them is done, none is left. Nor will be soon if half
+// of them come in one batch. Lock held.
+static void iocpnet__listener_judge(iocpnet_listener *listener, iocpnet__accepts *accepts)
+{
+    const iocpnet__worker *worker = iocpnet__worker_here(listener->group.iocp);
+    int64_t batch = worker ? worker->counters.count[IOCPNET_COUNT_POLLS] : 0;
+    bool many;
+
+    if (worker != listener->batch_worker || batch != listener->batch) listener->batch_accepts = 0;
+    listener->batch_worker = worker;
+    listener->batch = batch;
+    many = worker && ++listener->batch_accepts > 1 && listener->batch_accepts > accepts->target / 2;
+    if (!listener->full || listener->paused || !accepts->target) return;  // no measure
+    if (!many && accepts->newest && iocpnet__waiting_still(accepts->newest)) return;
+    (void)iocpnet__listener_grow(listener, accepts);
+    listener->batch_accepts = 0;
+}
+
+// Fewer wait than should, and the tick tries again, ever more seldom; or all is well. Lock held.
+static void iocpnet__listener_lack(iocpnet_listener *listener, bool lacks)
+{
+    uint64_t now = iocpnet__now();
+
+    if (lacks && (!listener->deficit || now >= listener->retry_due)) {
+        uint32_t ms = listener->retry_ms ? 2 * listener->retry_ms : (uint32_t)IOCPNET__RETRY_MS;
+        listener->retry_ms = ms < IOCPNET__RETRY_MOST_MS ? ms : (uint32_t)IOCPNET__RETRY_MOST_MS;
+        listener->retry_due = now + listener->retry_ms;
+    }
+    if (!lacks && listener->failed <= listener->desc.accepts_max) listener->retry_ms = 0;
+    iocpnet__listener_time(listener, &listener->deficit, lacks);
+}
+
+// What the accept's packet says of the listener. True: this fails so often that only the tick goes
+// on.
+static bool iocpnet__listener_note(iocpnet__waiting *slot, iocpnet_error error)
+{
+    iocpnet_listener *listener = slot->listener;
+    bool closed, often;
+
+    iocpnet__lock_enter(&listener->lock);
+    closed = iocpnet__load(&listener->group.closed) != 0;
+    listener->failed = error ? listener->failed + 1 : 0;
+    often = listener->failed > listener->desc.accepts_max;
+    if (!error) listener->retry_ms = 0;
+    if (!error && !closed) iocpnet__listener_judge(listener, iocpnet__accepts_of(slot));
+    if (often && !closed) iocpnet__listener_lack(listener, true);
+    iocpnet__lock_leave(&listener->lock);
+    return often;
+}
+
 // An accept has finished, or failed: nothing that happens here ends the listener.
 static void iocpnet__listener_accepted(iocpnet_op *op, iocpnet_error error, size_t bytes)
 {
     iocpnet_accept *accept = IOCPNET_OUTER(op, iocpnet_accept, op);
     iocpnet__waiting *slot = IOCPNET_OUTER(accept, iocpnet__waiting, accept);
     iocpnet_listener *listener = slot->listener;
+    iocpnet_iocp *iocp = listener->group.iocp;
     bool often;
 
     iocpnet__lock_enter(&listener->lock);
     slot->posted = false;  // from here on the sweep leaves its socket alone
-    if (!error && slot->socket.handle == INVALID_SOCKET) error = WSA_OPERATION_ABORTED;
-    listener->failed = error ? listener->failed + 1 : 0;
-    often = listener->failed > listener->desc.accepts_max;
-    iocpnet__listener_time(listener, &listener->deficit,
-                           listener->deficit || (often && !iocpnet__load(&listener->group.closed)));
     iocpnet__lock_leave(&listener->lock);
+    if (!error && slot->socket.handle == INVALID_SOCKET) error = WSA_OPERATION_ABORTED;
+    often = iocpnet__listener_note(slot, slot->reaped_ms ? 0 : error);
     if (error) {
-        if (!iocpnet__load(&listener->group.closed))
-            iocpnet__count(listener->group.iocp, IOCPNET_COUNT_ACCEPTS_FAILED, 1);
+        if (!iocpnet__load(&listener->group.closed) && !slot->reaped_ms) {
+            iocpnet__count(iocp, IOCPNET_COUNT_ACCEPTS_FAILED, 1);
+        }
         iocpnet_socket_close(&slot->socket);
         iocpnet_buffer_give(slot->buffer);
         slot->buffer = NULL;
     } else {
+        if (slot->bare) iocpnet__count(iocp, IOCPNET_COUNT_ACCEPTS_BARE, 1);
+        iocpnet__listener_plain(listener, slot->socket.handle);
         iocpnet__conn_accepted(slot, bytes);
     }
-    iocpnet__listener_put_back(listener, slot);
+    iocpnet__listener_put_back(slot);
     if (!often) iocpnet__listener_fill(listener);  // else the tick does, so that it does not spin
 }
 
 // Makes one accept wait. Lock held, so that the listening socket can't be closed meanwhile.
-static iocpnet_error iocpnet__listener_post(iocpnet_listener *listener)
+static iocpnet_error iocpnet__listener_post(iocpnet_listener *listener, iocpnet__accepts *accepts)
 {
-    iocpnet__waiting *slot = listener->free;
+    iocpnet__waiting *slot = accepts->free;
     iocpnet_error error = 0;
     void *data = NULL;
     size_t size = 0;
 
-    if (listener->desc.accept_data_ms) {
+    if (listener->desc.accept_data_ms && !slot->bare) {
         slot->buffer = iocpnet_pool_take(listener->group.inputs);
         if (!slot->buffer) return WSAENOBUFS;
         data = slot->buffer->data;
@@ -4795,20 +5926,23 @@ static iocpnet_error iocpnet__listener_post(iocpnet_listener *listener)
                                     false);
         if (error) goto give_buffer;
     }
-    listener->free = slot->next;
-    slot->listener = listener;
+    accepts->free = slot->next;
     slot->seen_ms = 0;
-    slot->reaped = false;
+    slot->reaped_ms = 0;
     slot->posted = true;
     slot->accept.op.done = iocpnet__listener_accepted;
-    iocpnet__add(&listener->waiting, 1);
+    iocpnet__add(&accepts->waiting, 1);
     error = iocpnet_start_accept(&slot->accept, &listener->socket, &slot->socket, data, size);
-    if (!error) return 0;
+    if (!error) {
+        accepts->newest = slot;
+        listener->posted++;
+        return 0;
+    }
 
-    iocpnet__add(&listener->waiting, -1);
+    iocpnet__add(&accepts->waiting, -1);
     slot->posted = false;
-    slot->next = listener->free;
-    listener->free = slot;
+    slot->next = accepts->free;
+    accepts->free = slot;
     iocpnet_socket_close(&slot->socket);
 give_buffer:
     iocpnet_buffer_give(slot->buffer);
@@ -4816,92 +5950,264 @@ give_buffer:
     return error;
 }
 
+// Waiting accepts count as connections: at the limit no more are posted. Lock held.
+static bool iocpnet__listener_has_room(iocpnet_listener *listener)
+{
+    int32_t count = iocpnet__load(&listener->common.waiting) +
+                    iocpnet__load(&listener->bare.waiting) + iocpnet__load(&listener->group.open);
+
+    return !iocpnet__load(&listener->group.closed) && !listener->paused &&
+           count < (int32_t)listener->group.desc.max_connections;
+}
+
+// Brings the number of waiting accepts of one kind to where it should be. Lock held.
+static iocpnet_error iocpnet__listener_top_up(iocpnet_listener *listener, iocpnet__accepts *accepts)
+{
+    iocpnet_error error = 0;
+
+    while (!error && accepts->free &&
+           (uint32_t)iocpnet__load(&accepts->waiting) < accepts->target &&
+           iocpnet__listener_has_room(listener)) {
+        error = iocpnet__listener_post(listener, accepts);
+    }
+    return error;
+}
+
 // Brings the number of waiting accepts to where it should be. What fails is tried again by the
 // tick.
 static void iocpnet__listener_fill(iocpnet_listener *listener)
 {
-    int32_t room = (int32_t)listener->group.desc.max_connections;
-    iocpnet_error error = 0;
-    bool deficit;
-    bool told = true;
+    iocpnet__accepts *common = &listener->common;
+    iocpnet_error error;
+    bool told;
 
     iocpnet__lock_enter(&listener->lock);
-    if (!iocpnet__load(&listener->waiting) && listener->target < listener->desc.accepts_max &&
-        listener->filled) {
-        // None was left waiting: more are needed.
-        listener->target = listener->target * 2 < listener->desc.accepts_max
-                               ? listener->target * 2
-                               : listener->desc.accepts_max;
-        listener->quiet = 0;
-        iocpnet__listener_time(listener, &listener->grown, true);
-    }
-    listener->filled = true;
-    while (!error && !iocpnet__load(&listener->group.closed) && !listener->paused &&
-           listener->free && (uint32_t)iocpnet__load(&listener->waiting) < listener->target &&
-           iocpnet__load(&listener->waiting) + iocpnet__load(&listener->group.open) < room) {
-        error = iocpnet__listener_post(listener);
-    }
-    deficit = error && !iocpnet__load(&listener->group.closed);
-    if (deficit) told = listener->deficit;
-    iocpnet__listener_time(listener, &listener->deficit, deficit);
+    error = iocpnet__listener_top_up(listener, common);
+    if (!error) error = iocpnet__listener_top_up(listener, &listener->bare);
+    if (iocpnet__load(&listener->group.closed)) error = 0;
+    listener->full = !error && (uint32_t)iocpnet__load(&common->waiting) >= common->target;
+    told = !error || listener->deficit;
+    iocpnet__listener_lack(listener, error != 0);
     iocpnet__lock_leave(&listener->lock);
     if (!told) iocpnet__report(listener->group.iocp, error, "AcceptEx");
 }
 
-// Closes the accept sockets of clients that have connected and said nothing for too long. One that
-// is not connected is left alone. The packet frees the slot.
-static void iocpnet__listener_sweep(iocpnet_listener *listener, uint64_t now)
+// ---- silent clients, with accept_data_ms
+
+// Ends the accept of a client that has said nothing for too long. The packet frees the slot and
+// closes the socket: until then its number must not become another socket's. Lock held.
+static void iocpnet__listener_reap(iocpnet__waiting *slot, uint64_t now)
 {
+    iocpnet_listener *listener = slot->listener;
+
+    if (!slot->reaped_ms) {
+        slot->reaped_ms = now;
+        iocpnet__count(listener->group.iocp, IOCPNET_COUNT_ACCEPTS_REAPED, 1);
+    }
+    if (now - slot->reaped_ms < IOCPNET__CANCEL_MS) {
+        IOCPNET_OS(CancelIoEx)
+        ((HANDLE)listener->socket.handle, (OVERLAPPED *)(void *)&slot->accept.op.overlapped);
+    } else {
+        // No cancel was honoured: closing the socket is what always ends it.
+        slot->accept.socket = INVALID_SOCKET;
+        iocpnet_socket_close(&slot->socket);
+    }
+}
+
+// Looks at who has connected and says nothing, and reaps who does so for too long. An accept that
+// nobody has connected to is left alone. True: all of them are held so. Lock held.
+static bool iocpnet__listener_sweep(iocpnet_listener *listener, uint64_t now)
+{
+    uint32_t waiting = 0;
+    uint32_t held = 0;
     uint32_t i;
 
-    iocpnet__lock_enter(&listener->lock);
     for (i = 0; i < listener->desc.accepts_max; i++) {
         iocpnet__waiting *slot = &listener->slots[i];
         int seconds = -1;
         int size = sizeof seconds;
 
-        if (!slot->posted || !iocpnet_op_pending(&slot->accept.op)) continue;
-        if (slot->accept.op.overlapped.internal != 0x103)
-            continue;  // STATUS_PENDING: else it is done
-        if (slot->reaped) {
-            // The cancel was not honoured: closing the socket is what always ends it.
-            iocpnet_socket_close(&slot->socket);
+        if (!iocpnet__waiting_still(slot)) continue;  // its packet is on its way
+        waiting++;
+        if (!slot->seen_ms && (IOCPNET_OS(getsockopt)(slot->socket.handle, SOL_SOCKET,
+                                                      SO_CONNECT_TIME, (char *)&seconds, &size) ||
+                               seconds == -1)) {
             continue;
         }
-        if (IOCPNET_OS(getsockopt)(slot->socket.handle, SOL_SOCKET, SO_CONNECT_TIME,
-                                   (char *)&seconds, &size) ||
-            seconds == -1) {
-            continue;
-        }
+        held++;
         if (!slot->seen_ms) slot->seen_ms = now;
-        if (now - slot->seen_ms < listener->desc.accept_data_ms) continue;
-        slot->reaped = true;
-        iocpnet__count(listener->group.iocp, IOCPNET_COUNT_ACCEPTS_REAPED, 1);
-        IOCPNET_OS(CancelIoEx)
-        ((HANDLE)listener->socket.handle, (OVERLAPPED *)(void *)&slot->accept.op.overlapped);
+        if (now - slot->seen_ms >= listener->desc.accept_data_ms) {
+            iocpnet__listener_reap(slot, now);
+        }
+    }
+    return waiting && held == waiting;
+}
+
+// Silent clients hold every accept: more of them, and when there are as many as may be, bare ones
+// beside them. True: look again, since the new ones may be held already. Lock held.
+static bool iocpnet__listener_yield(iocpnet_listener *listener, uint64_t now)
+{
+    listener->pressed_ms = now;
+    if (!listener->full || listener->paused) return false;
+    if (iocpnet__listener_grow(listener, &listener->common)) return true;
+    if (!listener->bare.target) listener->bare.target = listener->desc.accepts_min;
+    return false;
+}
+
+// First the sweep, then growth, then bare accepts. True: something was posted.
+static bool iocpnet__listener_relieve(iocpnet_listener *listener)
+{
+    uint64_t now = iocpnet__now();
+    uint32_t posted = listener->posted;
+    bool again;
+
+    do {
+        iocpnet__lock_enter(&listener->lock);
+        again = iocpnet__listener_sweep(listener, now) && iocpnet__listener_yield(listener, now);
+        if (listener->bare.target && now - listener->pressed_ms > IOCPNET__CALM_MS) {
+            listener->bare.target = 0;  // those that wait still take one each
+        }
+        iocpnet__lock_leave(&listener->lock);
+        if (again || listener->bare.target) iocpnet__listener_fill(listener);
+    } while (again);
+    return posted != listener->posted;
+}
+
+// The event's settings must not pass to what was accepted. Source: MS Learn, WSAEventSelect,
+// "Remarks"; SO_UPDATE_ACCEPT_CONTEXT inherits.
+static void iocpnet__listener_plain(const iocpnet_listener *listener, uintptr_t handle)
+{
+    u_long off = 0;
+
+    if (!listener->event) return;
+    IOCPNET_OS(WSAEventSelect)(handle, NULL, 0);
+    IOCPNET_OS(ioctlsocket)(handle, (long)FIONBIO, &off);
+}
+
+// From any thread.
+static void iocpnet__bell_ring(iocpnet_listener *listener)
+{
+    iocpnet__bell *bell = &listener->bell;
+
+    iocpnet__exchange(&bell->rung, 1);
+    if (iocpnet__cas(&bell->armed, 1, 0)) iocpnet__op_post(listener->group.iocp, &bell->op);
+}
+
+// Whoever closes the listener rings once more, so the op ends.
+static void iocpnet__bell_arm(iocpnet_listener *listener)
+{
+    iocpnet__bell *bell = &listener->bell;
+    bool closed;
+
+    iocpnet__lock_enter(&listener->lock);
+    closed = iocpnet__load(&listener->group.closed) != 0;
+    if (!closed && !iocpnet__op_begin(&bell->op, listener->group.iocp, 0, IOCPNET_OP_POST)) {
+        bell->op.flags = IOCPNET__POSTED;
+        iocpnet__store(&bell->armed, 1);
     }
     iocpnet__lock_leave(&listener->lock);
+    if (!closed && iocpnet__load(&bell->rung)) iocpnet__bell_ring(listener);
+}
+
+// Listens for FD_ACCEPT, or is deaf to it. Asked for anew, it comes at once if connections wait;
+// nothing else makes it come again after an AcceptEx. Lock held.
+static void iocpnet__listener_hear(iocpnet_listener *listener, bool deaf)
+{
+    listener->deaf = deaf;
+    if (!listener->wait || iocpnet__load(&listener->group.closed)) return;
+    IOCPNET_OS(WSAEventSelect)
+    (listener->socket.handle, deaf ? NULL : listener->event, deaf ? 0 : FD_ACCEPT);
+}
+
+// Connections wait and no accept is free, it seems. It may come for nothing, and, while nothing is
+// done about it, again and again (Seen: Wine 8.0, 15,000 times a second): so it is not heard until
+// something was done, or the next tick.
+static void iocpnet__listener_rung(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    iocpnet__bell *bell = IOCPNET_OUTER(op, iocpnet__bell, op);
+    iocpnet_listener *listener = IOCPNET_OUTER(bell, iocpnet_listener, bell);
+
+    (void)error;
+    (void)bytes;
+    iocpnet__lock_enter(&listener->lock);
+    iocpnet__listener_hear(listener, true);
+    iocpnet__lock_leave(&listener->lock);
+    iocpnet__exchange(&bell->rung, 0);
+    if (iocpnet__load(&listener->group.closed)) return;
+    iocpnet__listener_fill(listener);
+    if (listener->desc.accept_data_ms && iocpnet__listener_relieve(listener)) {
+        iocpnet__lock_enter(&listener->lock);
+        iocpnet__listener_hear(listener, false);
+        iocpnet__lock_leave(&listener->lock);
+    }
+    iocpnet__bell_arm(listener);
+}
+
+static void CALLBACK iocpnet__listener_signalled(void *user, BOOLEAN timed_out)
+{
+    (void)timed_out;
+    iocpnet__bell_ring((iocpnet_listener *)user);
+}
+
+// Has FD_ACCEPT ring the bell. Where that fails the tick is enough, a little later.
+static void iocpnet__listener_watch(iocpnet_listener *listener)
+{
+    HANDLE event = IOCPNET_OS(CreateEventW)(NULL, FALSE, FALSE, NULL);
+    HANDLE wait = NULL;
+
+    listener->bell.op.done = iocpnet__listener_rung;
+    iocpnet__bell_arm(listener);
+    if (!event) return;
+    iocpnet__lock_enter(&listener->lock);
+    listener->event = event;
+    if (!iocpnet__load(&listener->group.closed) &&
+        IOCPNET_OS(RegisterWaitForSingleObject)(&wait, event, iocpnet__listener_signalled, listener,
+                                                INFINITE, WT_EXECUTEINWAITTHREAD)) {
+        listener->wait = wait;
+        iocpnet__listener_hear(listener, false);
+    }
+    iocpnet__lock_leave(&listener->lock);
+}
+
+// Fewer accepts, when it has been quiet long enough. Lock held.
+static void iocpnet__listener_shrink(iocpnet_listener *listener, uint64_t now)
+{
+    uint32_t least = listener->desc.accepts_min;
+    uint32_t *target = &listener->common.target;
+
+    while (listener->grown && now >= listener->shrink_due) {
+        listener->shrink_due += IOCPNET__SHRINK_MS;
+        *target -= (*target - least + 7) / 8;
+        if (*target == least) iocpnet__listener_time(listener, &listener->grown, false);
+    }
 }
 
 static void iocpnet__listener_tick(iocpnet_listener *listener, uint64_t now)
 {
-    if (listener->desc.accept_data_ms) iocpnet__listener_sweep(listener, now);
+    bool due;
+
+    if (iocpnet__load(&listener->group.closed)) return;
+    if (listener->desc.accept_data_ms) (void)iocpnet__listener_relieve(listener);
     iocpnet__lock_enter(&listener->lock);
-    if (listener->grown && ++listener->quiet > 100) {
-        listener->quiet = 90;
-        if (--listener->target == listener->desc.accepts_min) {
-            iocpnet__listener_time(listener, &listener->grown, false);
-        }
-    }
+    iocpnet__listener_shrink(listener, now);
+    due = listener->deficit && now >= listener->retry_due;
+    if (listener->deaf && !listener->paused) iocpnet__listener_hear(listener, false);
     iocpnet__lock_leave(&listener->lock);
-    if (listener->deficit) iocpnet__listener_fill(listener);
+    if (due) iocpnet__listener_fill(listener);
 }
 
 static void iocpnet__listener_close(iocpnet_listener *listener)
 {
+    HANDLE wait = NULL;
+
     iocpnet__lock_enter(&listener->lock);
     if (!iocpnet__load(&listener->group.closed)) {
         iocpnet__store(&listener->group.closed, 1);
+        if (listener->event) {
+            IOCPNET_OS(WSAEventSelect)(listener->socket.handle, NULL, 0);
+            wait = listener->wait;
+            listener->wait = NULL;
+        }
         iocpnet_socket_close(&listener->socket);  // every waiting accept's packet comes
         while (listener->spares) {
             iocpnet_socket spare = listener->socket;
@@ -4910,11 +6216,13 @@ static void iocpnet__listener_close(iocpnet_listener *listener)
         }
     }
     iocpnet__lock_leave(&listener->lock);
+    if (wait) IOCPNET_OS(UnregisterWaitEx)(wait, INVALID_HANDLE_VALUE);  // awaits its callbacks
+    iocpnet__bell_ring(listener);  // for the last time: its op ends
 }
 
 static void iocpnet__group_fini(iocpnet__group *group)
 {
-    iocpnet_pool *pools[5];
+    iocpnet_pool *pools[6];
     iocpnet_error error;
     size_t i;
 
@@ -4923,7 +6231,8 @@ static void iocpnet__group_fini(iocpnet__group *group)
     pools[2] = group->views;
     pools[3] = group->inputs;
     pools[4] = group->buffers;
-    for (i = 0; i < 5; i++) {
+    pools[5] = group->rooms;
+    for (i = 0; i < 6; i++) {
         error = iocpnet_pool_destroy(pools[i]);
         IOCPNET_ASSERT(!error && "a connection or a buffer is left");
         (void)error;
@@ -4936,7 +6245,8 @@ static void iocpnet__listener_free(iocpnet_listener *listener)
     iocpnet__listener_time(listener, &listener->grown, false);
     iocpnet__listener_time(listener, &listener->deficit, false);
     iocpnet__group_fini(&listener->group);
-    iocpnet__free(listener->slots, listener->desc.accepts_max * sizeof *listener->slots);
+    if (listener->event) IOCPNET_OS(CloseHandle)(listener->event);
+    iocpnet__free(listener->slots, listener->slot_count * sizeof *listener->slots);
     iocpnet__free(listener->spare, listener->desc.accepts_max * sizeof *listener->spare);
     iocpnet__free(listener, sizeof *listener);
 }
@@ -5000,8 +6310,9 @@ enum {
     IOCPNET__HAND_OVER = 0x40000,  // give the socket back
     IOCPNET__RESULTS = 0xA01C      // what packets bring: RECEIVED, SENT, SENT_2, GONE, CONNECTED
 };
-enum { IOCPNET__ROUNDS_MAX = 32 };               // looks at the bits in one run
-enum { IOCPNET__ENDING = 1, IOCPNET__CLOSING };  // conn.closing
+enum { IOCPNET__ROUNDS_MAX = 32 };                   // looks at the bits in one run
+enum { IOCPNET__ENDING = 1, IOCPNET__CLOSING };      // conn.closing
+enum { IOCPNET__BY_CONN = 1, IOCPNET__BY_PROCESS };  // conn.refused: whose limit it was
 enum { IOCPNET__ADDRESSES = 8 };
 
 typedef struct iocpnet__send {
@@ -5010,12 +6321,23 @@ typedef struct iocpnet__send {
     uint32_t bytes;
 } iocpnet__send;
 
+typedef struct iocpnet__queue {
+    iocpnet_buffer *head, *tail;  // linked by next
+} iocpnet__queue;
+
 // What only some connections need: those that connect, and those with two sends outstanding.
 typedef struct iocpnet__extra {
     iocpnet__send send;  // the second one, where SO_SNDBUF is 0
     iocpnet__conn *conn;
     uint32_t count, next;  // addresses; the next to try
     iocpnet_address addresses[IOCPNET__ADDRESSES];
+    iocpnet_framer framer;
+    iocpnet_buffer *room;  // the framer's, while it keeps something
+    uint32_t shown;        // bytes of the receive buffer that it has taken
+    iocpnet__queue wire;   // what the filter has sent; conn.queue is what it has yet to see
+    uint32_t wire_bytes;   // of conn.queued, what the filter has sent
+    void *state;           // the filter's
+    bool filtered, filtering, filter_ready, filter_closed, filter_failed;
 } iocpnet__extra;
 
 // A buffer that was handed to the send queue, which may be in other queues too: its bytes, with a
@@ -5047,13 +6369,14 @@ struct iocpnet__conn {
     uint32_t began_ms;              // when closing or connecting began
     uint32_t received_ms, sent_ms;  // when something last came; when something last left
     iocpnet_error error;
-    iocpnet_buffer *head, *tail;  // the send queue
-    iocpnet_buffer *buffer;       // to receive into, or received
-    uint8_t reason, timed;        // timed: 1 has a deadline of its own; 2 wants every tick
+    iocpnet__queue queue;    // to send
+    iocpnet_buffer *buffer;  // to receive into, or received
+    uint8_t reason, timed;   // timed: 1 has a deadline of its own; 2 wants every tick
     bool sending, sending_2;
     bool reasoned : 1, receiving : 1, zero : 1, finished : 1, shut : 1, closed : 1;
     bool disconnecting : 1, starved : 1, paused : 1, opened : 1, more : 1, skip : 1, awaits : 1;
     bool gone : 1, dialing : 1, late : 1, ready : 1, showing : 1, leaving : 1, cancelled : 1;
+    bool locked : 1;
     unsigned char peer[28];
 };
 
@@ -5198,6 +6521,13 @@ static uint32_t iocpnet__now_32(void)
     return (uint32_t)iocpnet__now();
 }
 
+// Bytes that were queued have left, or never were queued.
+static void iocpnet__conn_unqueue(iocpnet__conn *conn, size_t bytes)
+{
+    iocpnet__add(&conn->queued, -(int32_t)bytes);
+    iocpnet__undraw(conn->group->iocp, IOCPNET__QUEUED, (int64_t)bytes);
+}
+
 // Gives back what was queued.
 static void iocpnet__queue_give(iocpnet__conn *conn, iocpnet_buffer *buffer)
 {
@@ -5208,7 +6538,7 @@ static void iocpnet__queue_give(iocpnet__conn *conn, iocpnet_buffer *buffer)
         return;
     }
     view = IOCPNET_OUTER(buffer, iocpnet__view, buffer);
-    iocpnet__add(&conn->queued, -(int32_t)view->weight);
+    iocpnet__conn_unqueue(conn, view->weight);
     iocpnet_buffer_give(view->shared);
     iocpnet_pool_give_object(view->pool, view);
 }
@@ -5239,6 +6569,7 @@ static void iocpnet__conn_free(iocpnet__conn *conn)
     iocpnet_listener *listener = group->listener;
 
     iocpnet__queue_give_list(conn, (iocpnet_buffer *)conn->offered);
+    iocpnet__undraw(group->iocp, IOCPNET__QUEUED, conn->queued);  // what never left
     iocpnet__conn_unmake(conn);
     iocpnet__add(&group->open, -1);
     if (listener && !iocpnet__load(&group->closed)) iocpnet__listener_fill(listener);
@@ -5327,9 +6658,19 @@ static void iocpnet__conn_time(iocpnet__conn *conn, int timed)
 
 static void iocpnet__conn_drop_queue(iocpnet__conn *conn)
 {
-    iocpnet__queue_give_list(conn, conn->head);
-    conn->head = NULL;
-    conn->tail = NULL;
+    iocpnet_buffer *buffer;
+
+    for (buffer = conn->queue.head; buffer; buffer = buffer->next) {
+        iocpnet__conn_unqueue(conn, buffer->used - buffer->sent);
+    }
+    iocpnet__queue_give_list(conn, conn->queue.head);
+    memset(&conn->queue, 0, sizeof conn->queue);
+}
+
+static void iocpnet__conn_drop_wire(iocpnet__conn *conn)
+{
+    iocpnet__queue_give_list(conn, conn->extra->wire.head);
+    memset(&conn->extra->wire, 0, sizeof conn->extra->wire);
 }
 
 static bool iocpnet__conn_pends(const iocpnet__conn *conn)
@@ -5354,6 +6695,7 @@ static void iocpnet__conn_cut(iocpnet__conn *conn, bool reset)
 
     iocpnet__exchange(&conn->closing, IOCPNET__CLOSING);
     iocpnet__conn_drop_queue(conn);
+    if (conn->extra) iocpnet__conn_drop_wire(conn);
     if (conn->closed) return;
     conn->closed = true;
     if (reset && !conn->gone) {
@@ -5376,24 +6718,50 @@ static void iocpnet__conn_fail(iocpnet__conn *conn, iocpnet_error error)
     iocpnet__conn_cut(conn, true);
 }
 
+static void iocpnet__conn_starve(iocpnet__conn *conn, bool starved)
+{
+    if (conn->starved == starved) return;
+    conn->starved = starved;
+    iocpnet__add(&conn->group->iocp->starving, starved ? 1 : -1);
+    if (starved) iocpnet__conn_time(conn, 2);
+}
+
 // The system was out of memory for a call: it is tried again by the tick.
 static bool iocpnet__conn_bears(iocpnet__conn *conn, iocpnet_error error)
 {
     if (error != WSAENOBUFS) return false;
     iocpnet__count(conn->group->iocp, IOCPNET_COUNT_NO_BUFFERS, 1);
-    conn->starved = true;
-    iocpnet__conn_time(conn, 2);
+    iocpnet__conn_starve(conn, true);
     return true;
 }
 
-static void iocpnet__conn_append(iocpnet__conn *conn, iocpnet_buffer *first, iocpnet_buffer *last)
+// Asks for memory to be locked by a call that may wait. Receives leave a quarter to the sends, for
+// only these free something.
+static bool iocpnet__conn_lock(iocpnet__conn *conn, uint32_t bytes, bool receive)
 {
-    if (conn->tail) {
-        conn->tail->next = first;
+    int64_t floor = receive ? iocpnet__accounts[IOCPNET__LOCKED].limit / 4 : 0;
+
+    if (iocpnet__draw(conn->group->iocp, IOCPNET__LOCKED, bytes, floor)) return true;
+    iocpnet__count(conn->group->iocp, IOCPNET_COUNT_LOCKS_REFUSED, 1);
+    return false;
+}
+
+static void iocpnet__conn_unlock(iocpnet__conn *conn)
+{
+    if (!conn->locked) return;
+    conn->locked = false;
+    iocpnet__undraw(conn->group->iocp, IOCPNET__LOCKED, conn->group->desc.buffer_bytes);
+}
+
+static void iocpnet__queue_append(iocpnet__queue *queue, iocpnet_buffer *first,
+                                  iocpnet_buffer *last)
+{
+    if (queue->tail) {
+        queue->tail->next = first;
     } else {
-        conn->head = first;
+        queue->head = first;
     }
-    conn->tail = last;
+    queue->tail = last;
 }
 
 // Takes over what other threads have queued, oldest first.
@@ -5413,21 +6781,32 @@ static void iocpnet__conn_take_offered(iocpnet__conn *conn)
         // Small ones move together: the limit counts bytes, and must bound buffers as well.
         next = first->next;
         first->next = NULL;
-        if (first->pool && conn->tail && first->used <= conn->tail->size - conn->tail->used) {
-            memcpy(conn->tail->data + conn->tail->used, first->data, first->used);
-            conn->tail->used += first->used;
+        iocpnet_buffer *tail = conn->queue.tail;
+
+        if (first->pool && tail && first->used <= tail->size - tail->used) {
+            memcpy(tail->data + tail->used, first->data, first->used);
+            tail->used += first->used;
             iocpnet_buffer_give(first);
         } else {
-            iocpnet__conn_append(conn, first, first);
+            iocpnet__queue_append(&conn->queue, first, first);
         }
     }
 }
+
+// The queue that leaves by the socket.
+static iocpnet__queue *iocpnet__conn_out(iocpnet__conn *conn)
+{
+    return conn->group->desc.filter ? &conn->extra->wire : &conn->queue;
+}
+
+static void iocpnet__filter_out(iocpnet__conn *conn);  // the filter closes, and closing flushes
 
 // Sends what is queued: up to 64 buffers in one call.
 static void iocpnet__conn_send_one(iocpnet__conn *conn, iocpnet__send *send, bool *sending)
 {
     iocpnet_socket socket = iocpnet__conn_socket(conn);
-    iocpnet_buffer *first = conn->head;
+    iocpnet__queue *queue = iocpnet__conn_out(conn);
+    iocpnet_buffer *first = queue->head;
     iocpnet_buffer *last = NULL;
     iocpnet_buffer *rest;
     iocpnet_vec vec[64];
@@ -5441,31 +6820,38 @@ static void iocpnet__conn_send_one(iocpnet__conn *conn, iocpnet__send *send, boo
         bytes += vec[n++].size;
         last = rest;
     }
-    conn->head = rest;
-    if (!rest) conn->tail = NULL;
+    if (!iocpnet__conn_lock(conn, bytes, false)) {
+        iocpnet__conn_starve(conn, true);
+        return;
+    }
+    queue->head = rest;
+    if (!rest) queue->tail = NULL;
     last->next = NULL;
     send->first = first;
     send->bytes = bytes;
-    if (conn->group->clocked) conn->sent_ms = iocpnet__now_32();
+    conn->sent_ms = iocpnet__now_32();
     *sending = true;
     error = iocpnet_start_send(&send->op, &socket, vec, n);
     if (!error) return;
 
     *sending = false;
+    iocpnet__undraw(conn->group->iocp, IOCPNET__LOCKED, bytes);
     last->next = rest;
-    conn->head = first;
-    if (!rest) conn->tail = last;
+    queue->head = first;
+    if (!rest) queue->tail = last;
     if (!iocpnet__conn_bears(conn, error)) iocpnet__conn_fail(conn, error);
 }
 
 static void iocpnet__conn_flush(iocpnet__conn *conn)
 {
-    bool two = conn->group->desc.sndbuf_0;
+    const iocpnet_conn_desc *desc = &conn->group->desc;
+    iocpnet__queue *queue = iocpnet__conn_out(conn);
 
-    if (conn->head && !conn->sending && !conn->closed && !conn->starved) {
+    if (desc->filter) iocpnet__filter_out(conn);
+    if (queue->head && !conn->sending && !conn->closed && !conn->starved) {
         iocpnet__conn_send_one(conn, &conn->send, &conn->sending);
     }
-    if (two && conn->head && !conn->sending_2 && !conn->closed && !conn->starved) {
+    if (desc->sndbuf_0 && queue->head && !conn->sending_2 && !conn->closed && !conn->starved) {
         iocpnet__conn_send_one(conn, &conn->extra->send, &conn->sending_2);
     }
 }
@@ -5476,20 +6862,24 @@ static void iocpnet__conn_send_done(iocpnet__conn *conn, iocpnet__send *send, bo
 {
     size_t bytes = send->op.overlapped.internal_high;
     iocpnet_error error = (iocpnet_error)send->op.overlapped.internal;
+    iocpnet__queue *queue = iocpnet__conn_out(conn);
     iocpnet_buffer *buffer = send->first;
     iocpnet_buffer *last;
     uint32_t part;
 
     *sending = false;
     send->first = NULL;
-    iocpnet__add(&conn->queued, -(int32_t)(bytes < send->bytes ? bytes : send->bytes));
+    iocpnet__undraw(conn->group->iocp, IOCPNET__LOCKED, send->bytes);
+    part = bytes < send->bytes ? (uint32_t)bytes : send->bytes;
+    iocpnet__conn_unqueue(conn, part);
+    if (conn->group->desc.filter) conn->extra->wire_bytes -= part;
     if (!error && bytes < send->bytes && conn->group->desc.sndbuf_0) error = WSAECONNABORTED;
     if (error || conn->closed) {
         iocpnet__queue_give_list(conn, buffer);
         if (!conn->closed) iocpnet__conn_fail(conn, error);  // how much has left is not known
         return;
     }
-    if (conn->group->clocked) conn->sent_ms = iocpnet__now_32();
+    conn->sent_ms = iocpnet__now_32();
     if (conn->awaits) conn->began_ms = iocpnet__now_32();
     while (buffer && bytes >= buffer->used - buffer->sent) {
         iocpnet_buffer *next = buffer->next;
@@ -5502,9 +6892,9 @@ static void iocpnet__conn_send_done(iocpnet__conn *conn, iocpnet__send *send, bo
     buffer->sent += part;
     for (last = buffer; last->next; last = last->next)
         continue;
-    last->next = conn->head;
-    conn->head = buffer;
-    if (!conn->tail) conn->tail = last;
+    last->next = queue->head;
+    queue->head = buffer;
+    if (!queue->tail) queue->tail = last;
 }
 
 static void iocpnet__conn_close_begins(iocpnet__conn *conn)
@@ -5523,10 +6913,166 @@ static void iocpnet__conn_finish_reading(iocpnet__conn *conn)
 
     conn->finished = true;
     if (closing == IOCPNET__CLOSING || conn->leaving) return;
-    if (on->finish) on->finish(iocpnet__conn_name(conn));
-    if (on->finish && !closing) return;
+    if (conn->group->desc.frame && iocpnet_framer_kept(&conn->extra->framer)) {
+        iocpnet__conn_because(conn, IOCPNET_CLOSED_PROTOCOL, 38);  // ERROR_HANDLE_EOF
+    } else if (on->finish) {
+        on->finish(iocpnet__conn_name(conn));
+        if (!closing) return;
+    }
     iocpnet__conn_because(conn, IOCPNET_CLOSED_FINISHED, 0);
     iocpnet__conn_close_begins(conn);
+}
+
+// Lends the framer room for the message that has begun.
+static iocpnet_error iocpnet__conn_make_room(iocpnet__conn *conn)
+{
+    iocpnet__extra *extra = conn->extra;
+
+    extra->room = iocpnet_pool_take(conn->group->rooms);
+    if (!extra->room) return WSAENOBUFS;
+    return iocpnet_framer_room(&extra->framer, extra->room->data, extra->room->size);
+}
+
+// Shows the messages that a receive has completed. When reading is paused in between, or there is
+// no room to put one together, the rest waits.
+static void iocpnet__conn_show_messages(iocpnet__conn *conn, const void *data, size_t bytes)
+{
+    iocpnet__extra *extra = conn->extra;
+    bool waits = !extra->filtered;  // what comes out of a filter is there only now
+    size_t size = bytes - extra->shown;
+    const void *message;
+    size_t message_size;
+    iocpnet_error error = 0;
+
+    data = (const char *)data + extra->shown;
+    while (!error && iocpnet__load(&conn->closing) != IOCPNET__CLOSING) {
+        conn->ready = waits && iocpnet__load(&conn->held) != 0;
+        if (conn->ready) return;
+        error = iocpnet_framer_next(&extra->framer, &data, &size, &message, &message_size);
+        extra->shown = (uint32_t)(bytes - size);
+        if (!error) {
+            conn->group->desc.on.data(iocpnet__conn_name(conn), message, message_size);
+        } else if (error == WSAENOBUFS) {
+            error = iocpnet__conn_make_room(conn);
+            conn->ready = waits && error && iocpnet__conn_bears(conn, error);
+            if (conn->ready) return;
+        }
+    }
+    extra->shown = 0;
+    if (extra->room && !iocpnet_framer_kept(&extra->framer)) {
+        (void)iocpnet_framer_room(&extra->framer, NULL, 0);
+        iocpnet_buffer_give(extra->room);
+        extra->room = NULL;
+    }
+    if (!error || error == WSAEWOULDBLOCK) return;
+    iocpnet__conn_because(
+        conn, error == WSAENOBUFS ? IOCPNET_CLOSED_LIMIT : IOCPNET_CLOSED_PROTOCOL, error);
+    iocpnet__conn_close_begins(conn);
+}
+
+// A function of the filter has returned. On an error what it has sent still leaves.
+static void iocpnet__filter_result(iocpnet__conn *conn, iocpnet_error error)
+{
+    conn->extra->filtering = false;
+    if (!error || conn->extra->filter_failed) return;
+    conn->extra->filter_failed = true;
+    iocpnet__conn_because(conn, IOCPNET_CLOSED_FILTER, error);
+    iocpnet__conn_close_begins(conn);
+}
+
+static void iocpnet__conn_tell_open(iocpnet__conn *conn)
+{
+    const iocpnet_conn_events *on = &conn->group->desc.on;
+
+    if (iocpnet__load(&conn->closing) == IOCPNET__CLOSING && conn->opened) return;
+    conn->opened = true;
+    if (on->open) on->open(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user));
+}
+
+// The socket is connected: the program is told, or the filter begins.
+static void iocpnet__conn_established(iocpnet__conn *conn, bool outbound)
+{
+    const iocpnet_filter *filter = conn->group->desc.filter;
+    iocpnet__extra *extra = conn->extra;
+    iocpnet_error error = 0;
+
+    if (!filter) {
+        iocpnet__conn_tell_open(conn);
+        return;
+    }
+    conn->began_ms = iocpnet__now_32();
+    iocpnet__conn_time(conn, 1);
+    extra->filtered = true;
+    extra->filtering = true;
+    if (filter->open) {
+        error = filter->open(iocpnet__conn_name(conn), filter->user, outbound, &extra->state);
+    } else {
+        error = iocpnet_filter_ready(iocpnet__conn_name(conn));
+    }
+    iocpnet__filter_result(conn, error);
+}
+
+static void iocpnet__filter_in(iocpnet__conn *conn, const void *data, size_t size)
+{
+    const iocpnet_filter *filter = conn->group->desc.filter;
+    iocpnet_error error;
+
+    if (conn->extra->filter_failed) return;
+    conn->extra->filtering = true;
+    if (filter->receive) {
+        error = filter->receive(iocpnet__conn_name(conn), conn->extra->state, data, size);
+    } else {
+        error = iocpnet_filter_show(iocpnet__conn_name(conn), data, size);
+    }
+    iocpnet__filter_result(conn, error);
+}
+
+// Gives the filter one buffer of what the program has sent.
+static void iocpnet__filter_out_one(iocpnet__conn *conn)
+{
+    const iocpnet_filter *filter = conn->group->desc.filter;
+    iocpnet_buffer *buffer = conn->queue.head;
+    uint32_t size = buffer->used - buffer->sent;
+    const void *data = buffer->data + buffer->sent;
+    iocpnet_error error;
+
+    conn->queue.head = buffer->next;
+    if (!buffer->next) conn->queue.tail = NULL;
+    conn->extra->filtering = true;
+    if (filter->send) {
+        error = filter->send(iocpnet__conn_name(conn), conn->extra->state, data, size);
+    } else {
+        error = iocpnet_filter_send(iocpnet__conn_name(conn), data, size);
+    }
+    iocpnet__conn_unqueue(conn, size);
+    iocpnet__queue_give(conn, buffer);
+    iocpnet__filter_result(conn, error);
+}
+
+// All that the program has sent was given to the filter: what is queued is the filter's.
+static bool iocpnet__conn_all_given(const iocpnet__conn *conn)
+{
+    return !conn->queue.head && (uint32_t)iocpnet__load(&conn->queued) == conn->extra->wire_bytes;
+}
+
+// What the program has sent goes through the filter, a call's worth at a time; when it has closed
+// and that was all, the filter closes too.
+static void iocpnet__filter_out(iocpnet__conn *conn)
+{
+    const iocpnet_filter *filter = conn->group->desc.filter;
+    iocpnet__extra *extra = conn->extra;
+
+    if (extra->filter_failed) iocpnet__conn_drop_queue(conn);
+    if (!extra->filter_ready || extra->filter_failed || conn->closed) return;
+    while (conn->queue.head && !extra->wire.head && !extra->filter_failed && !conn->closed) {
+        iocpnet__filter_out_one(conn);
+    }
+    if (!iocpnet__load(&conn->closing) || !iocpnet__conn_all_given(conn)) return;
+    if (extra->filter_closed || extra->filter_failed || conn->closed) return;
+    extra->filter_closed = true;
+    extra->filtering = true;
+    iocpnet__filter_result(
+        conn, filter->close ? filter->close(iocpnet__conn_name(conn), extra->state) : 0);
 }
 
 // Shows what a receive has brought: bytes, or the peer's end. While reading is paused it waits.
@@ -5537,9 +7083,16 @@ static void iocpnet__conn_show(iocpnet__conn *conn)
 
     if (iocpnet__load(&conn->held) && !conn->leaving && !closing) return;
     conn->ready = false;
+    if (conn->group->desc.filter && !closing) {
+        iocpnet__filter_in(conn, bytes ? conn->buffer->data : NULL, bytes);
+    }
     if (!bytes) {
         iocpnet__conn_finish_reading(conn);
-    } else if (!closing) {
+    } else if (closing || conn->group->desc.filter) {
+        return;
+    } else if (conn->group->desc.frame) {
+        iocpnet__conn_show_messages(conn, conn->buffer->data, bytes);
+    } else {
         conn->showing = true;
         conn->group->desc.on.data(iocpnet__conn_name(conn), conn->buffer->data, bytes);
         conn->showing = false;
@@ -5553,6 +7106,7 @@ static void iocpnet__conn_receive_done(iocpnet__conn *conn)
     iocpnet_error error = (iocpnet_error)conn->recv.overlapped.internal;
     bool zero = conn->zero;
 
+    iocpnet__conn_unlock(conn);
     conn->receiving = false;
     conn->zero = false;
     conn->more = false;
@@ -5562,7 +7116,7 @@ static void iocpnet__conn_receive_done(iocpnet__conn *conn)
         if (!iocpnet__conn_bears(conn, error)) iocpnet__conn_fail(conn, error);
         return;
     }
-    if (conn->group->clocked && !zero) conn->received_ms = iocpnet__now_32();
+    if (!zero) conn->received_ms = iocpnet__now_32();
     conn->more = zero || bytes == conn->buffer->size;
     conn->ready = !zero;
     if (conn->ready) iocpnet__conn_show(conn);
@@ -5571,15 +7125,22 @@ static void iocpnet__conn_receive_done(iocpnet__conn *conn)
 static void iocpnet__conn_receive(iocpnet__conn *conn)
 {
     iocpnet_socket socket = iocpnet__conn_socket(conn);
-    bool zero = conn->group->desc.zero_byte && !conn->more;
+    const iocpnet_conn_desc *desc = &conn->group->desc;
+    bool zero = desc->zero_byte && !conn->more;
     iocpnet_error error;
 
+    // Where nothing more may be locked it waits without a buffer.
+    if (!zero && !conn->more) {
+        conn->locked = iocpnet__conn_lock(conn, desc->buffer_bytes, true);
+        zero = !conn->locked;
+    }
     if (zero) {
         iocpnet_buffer_give(conn->buffer);
         conn->buffer = NULL;
     } else if (!conn->buffer) {
         conn->buffer = iocpnet_pool_take(conn->group->inputs);
         if (!conn->buffer) {
+            iocpnet__conn_unlock(conn);
             (void)iocpnet__conn_bears(conn, WSAENOBUFS);
             return;
         }
@@ -5590,6 +7151,7 @@ static void iocpnet__conn_receive(iocpnet__conn *conn)
                                zero ? 0 : conn->buffer->size);
     if (!error) return;
     conn->receiving = false;
+    iocpnet__conn_unlock(conn);
     if (!iocpnet__conn_bears(conn, error)) iocpnet__conn_fail(conn, error);
 }
 
@@ -5648,9 +7210,15 @@ static bool iocpnet__conn_is_late(const iocpnet__conn *conn)
     if (conn->closed) return false;
     if (conn->dialing) return now - conn->began_ms > desc->connect_ms;
     if (conn->awaits) return now - conn->began_ms > desc->close_ms;
+    if (desc->filter && !conn->extra->filter_ready) {
+        return now - conn->began_ms > desc->connect_ms;
+    }
     if (desc->idle_ms && unread > desc->idle_ms && unsent > desc->idle_ms) return true;
-    if (desc->read_ms && conn->receiving && unread > desc->read_ms) return true;
-    return desc->stall_ms && iocpnet__load(&conn->queued) && unsent > desc->stall_ms;
+    if (desc->read_ms && conn->receiving && !iocpnet__load(&conn->held) && unread > desc->read_ms) {
+        return true;
+    }
+    // What is queued and not sent yet has not met the peer: its callback may still be running.
+    return desc->stall_ms && (conn->sending || conn->sending_2) && unsent > desc->stall_ms;
 }
 
 static void iocpnet__conn_late(iocpnet__conn *conn)
@@ -5727,7 +7295,6 @@ static void iocpnet__conn_dial(iocpnet__conn *conn, iocpnet_error error)
 
 static void iocpnet__conn_connect_done(iocpnet__conn *conn)
 {
-    const iocpnet_conn_events *on = &conn->group->desc.on;
     iocpnet_error error = (iocpnet_error)conn->recv.overlapped.internal;
 
     conn->dialing = false;
@@ -5740,9 +7307,13 @@ static void iocpnet__conn_connect_done(iocpnet__conn *conn)
     }
     conn->received_ms = conn->sent_ms = conn->began_ms = iocpnet__now_32();
     if (!conn->awaits) iocpnet__conn_time(conn, 0);
-    if (iocpnet__load(&conn->closing) != IOCPNET__CLOSING && on->open) {
-        on->open(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user));
-    }
+    iocpnet__conn_established(conn, true);
+}
+
+// It has a deadline of its own: to close, or to get its filter ready.
+static bool iocpnet__conn_waits(const iocpnet__conn *conn)
+{
+    return conn->awaits || (conn->group->desc.filter && !conn->extra->filter_ready);
 }
 
 // What packets have brought.
@@ -5760,30 +7331,29 @@ static void iocpnet__conn_results(iocpnet__conn *conn, int32_t bits)
 // What the bits ask for. Each line is one cause.
 static void iocpnet__conn_obey(iocpnet__conn *conn, int32_t bits)
 {
-    const iocpnet_conn_events *on = &conn->group->desc.on;
-
-    if (bits & IOCPNET__OPEN) {
-        conn->opened = true;
-        if (on->open) on->open(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user));
-    }
+    if (bits & IOCPNET__OPEN) iocpnet__conn_established(conn, false);
     if (bits & IOCPNET__DIAL) iocpnet__conn_dial(conn, 0);
     if (bits & IOCPNET__RESULTS) iocpnet__conn_results(conn, bits);
     if (bits & IOCPNET__READ_ON) conn->received_ms = iocpnet__now_32();
     if (bits & IOCPNET__RETRY) {
-        conn->starved = false;
-        if (conn->timed == 2 && !conn->closed) iocpnet__conn_time(conn, conn->awaits ? 1 : 0);
+        iocpnet__conn_starve(conn, false);
+        if (conn->timed == 2 && !conn->closed)
+            iocpnet__conn_time(conn, iocpnet__conn_waits(conn) ? 1 : 0);
         if (conn->closed && iocpnet__conn_pends(conn)) {
             IOCPNET_OS(CancelIoEx)((HANDLE)conn->handle, NULL);
         }
     }
     if (bits & IOCPNET__STOP) iocpnet__conn_because(conn, IOCPNET_CLOSED_STOP, 0);
     if (bits & IOCPNET__CLOSE) iocpnet__conn_because(conn, IOCPNET_CLOSED_LOCAL, 0);
-    if (bits & (IOCPNET__STOP | IOCPNET__CLOSE)) iocpnet__conn_close_begins(conn);
-    if (bits & IOCPNET__SHUTDOWN && conn->finished && !conn->awaits) {
+    if (bits & (IOCPNET__STOP | IOCPNET__CLOSE)) {
+        conn->leaving = false;  // a close overtakes a hand-over: somebody has to close the socket
+        iocpnet__conn_close_begins(conn);
+    }
+    if (bits & IOCPNET__SHUTDOWN && conn->finished && !conn->awaits && !conn->leaving) {
         iocpnet__conn_because(conn, IOCPNET_CLOSED_FINISHED, 0);
         iocpnet__conn_close_begins(conn);
     }
-    if (bits & IOCPNET__HAND_OVER) conn->leaving = true;
+    if (bits & IOCPNET__HAND_OVER && !conn->reasoned) conn->leaving = true;
     if (bits & IOCPNET__OVER) iocpnet__conn_because(conn, IOCPNET_CLOSED_LIMIT, WSAENOBUFS);
     if (bits & IOCPNET__LATE) iocpnet__conn_late(conn);
     if (bits & IOCPNET__ABORT) iocpnet__conn_because(conn, IOCPNET_CLOSED_LOCAL, 0);
@@ -5796,16 +7366,23 @@ static void iocpnet__conn_obey(iocpnet__conn *conn, int32_t bits)
 // Nothing is queued, on its way, or about to be queued by another thread.
 static bool iocpnet__conn_idle(const iocpnet__conn *conn)
 {
-    return !conn->head && !conn->sending && !conn->sending_2 && !iocpnet__load(&conn->queued);
+    if (conn->group->desc.filter && conn->extra->wire.head) return false;
+    return !conn->queue.head && !conn->sending && !conn->sending_2 && !iocpnet__load(&conn->queued);
 }
 
 // There is room again after a refusal.
 static void iocpnet__conn_tell_drain(iocpnet__conn *conn)
 {
+    iocpnet__account *account = &iocpnet__accounts[IOCPNET__QUEUED];
     const iocpnet_conn_desc *desc = &conn->group->desc;
 
     if (!iocpnet__load(&conn->refused) || iocpnet__load(&conn->closing)) return;
     if (iocpnet__load(&conn->queued) > (int32_t)(desc->send_limit_bytes / 2)) return;
+    if (iocpnet__load(&conn->refused) == IOCPNET__BY_PROCESS &&
+        iocpnet__load64(&account->left) < account->limit / 2) {
+        iocpnet__conn_time(conn, 2);  // nothing of its own will wake it
+        return;
+    }
     iocpnet__exchange(&conn->refused, 0);
     if (desc->on.drain) desc->on.drain(iocpnet__conn_name(conn));
     iocpnet__conn_flush(conn);
@@ -5857,7 +7434,12 @@ static bool iocpnet__conn_advance(iocpnet__conn *conn, iocpnet__worker *worker)
     if (conn->ready && !conn->closed) iocpnet__conn_show(conn);
     iocpnet__conn_take_offered(conn);
     if (conn->closed) iocpnet__conn_drop_queue(conn);
-    if (conn->dialing) return false;
+    closing = iocpnet__load(&conn->closing);
+    if (conn->dialing) {
+        // Closed with nothing to deliver: there is no reason to go on connecting.
+        if (closing == IOCPNET__CLOSING && iocpnet__conn_idle(conn)) iocpnet__conn_cut(conn, false);
+        return false;
+    }
     iocpnet__conn_flush(conn);
     iocpnet__conn_tell_drain(conn);
     closing = iocpnet__load(&conn->closing);
@@ -5892,13 +7474,19 @@ static void iocpnet__conn_end(iocpnet__conn *conn, iocpnet__worker *worker)
         IOCPNET_COUNT_CLOSED_FINISHED,       IOCPNET_COUNT_CLOSED_RESET,
         IOCPNET_COUNT_CLOSED_LOCAL,          IOCPNET_COUNT_CLOSED_TIMEOUT,
         IOCPNET_COUNT_CLOSED_LIMIT,          IOCPNET_COUNT_CLOSED_STOP,
+        IOCPNET_COUNT_CLOSED_PROTOCOL,       IOCPNET_COUNT_CLOSED_FILTER,
         IOCPNET_COUNT_CLOSED_CONNECT_FAILED, IOCPNET_COUNT_CLOSED_HANDED_OVER
     };
     iocpnet__group *group = conn->group;
 
+    iocpnet__conn_starve(conn, false);
     iocpnet__conn_time(conn, 0);
     iocpnet_buffer_give(conn->buffer);
     conn->buffer = NULL;
+    if (conn->extra) iocpnet_buffer_give(conn->extra->room);
+    if (conn->extra && conn->extra->filtered && group->desc.filter->end) {
+        group->desc.filter->end(iocpnet__conn_name(conn), conn->extra->state);
+    }
     iocpnet__count(group->iocp, counters[conn->reason], 1);
     if (group->desc.on.close && conn->opened) {
         group->desc.on.close(iocpnet__conn_name(conn), (iocpnet_reason)conn->reason, conn->error);
@@ -5958,6 +7546,7 @@ static iocpnet__conn *iocpnet__conn_make(iocpnet__group *group, void *user)
     memset(conn->extra, 0, sizeof *conn->extra);
     conn->extra->conn = conn;
     conn->extra->send.op.done = iocpnet__conn_sent_2;
+    if (group->desc.frame) (void)iocpnet_framer_init(&conn->extra->framer, &group->frame);
     return conn;
 }
 
@@ -6049,6 +7638,7 @@ static iocpnet_error iocpnet__connector_run(iocpnet__conn *conn, iocpnet_conn *n
     name->id = 0;
     if (!conn->gone) IOCPNET__LEDGER(sockets, -1);  // an adopted one is the program's again
     iocpnet__conn_time(conn, 0);
+    iocpnet__count(conn->group->iocp, IOCPNET_COUNT_CLOSED_CONNECT_FAILED, 1);
     iocpnet__name_leave(conn, true);
     return error;
 }
@@ -6094,7 +7684,9 @@ IOCPNET__DEF iocpnet_error iocpnet_conn_adopt(iocpnet_conn *name, iocpnet_connec
     if (error) return error;
     error = iocpnet_socket_adopt(&socket, connector->group.iocp, handle);
     if (error) {
-        iocpnet__count(connector->group.iocp, IOCPNET_COUNT_OPENED, 1);  // as it will be closed
+        // As it will be counted as closed.
+        iocpnet__count(connector->group.iocp, IOCPNET_COUNT_OPENED, 1);
+        iocpnet__count(connector->group.iocp, IOCPNET_COUNT_CLOSED_CONNECT_FAILED, 1);
         iocpnet__name_leave(conn, true);
         return error;
     }
@@ -6159,9 +7751,17 @@ IOCPNET__DEF iocpnet_error iocpnet_conn_shutdown(iocpnet_conn conn)
     return iocpnet__conn_ask(conn, IOCPNET__ENDING, IOCPNET__SHUTDOWN);
 }
 
-IOCPNET__DEF iocpnet_error iocpnet_conn_detach(iocpnet_conn conn)
+IOCPNET__DEF iocpnet_error iocpnet_conn_detach(iocpnet_conn name)
 {
-    return iocpnet__conn_ask(conn, IOCPNET__ENDING, IOCPNET__HAND_OVER);
+    bool own;
+    iocpnet__conn *conn = iocpnet__conn_enter(name, &own);
+    bool framed;
+
+    if (!conn) return WSAENOTCONN;
+    framed = conn->group->desc.frame || conn->group->desc.filter;
+    iocpnet__conn_leave(conn, own);
+    if (framed) return WSAEOPNOTSUPP;
+    return iocpnet__conn_ask(name, IOCPNET__ENDING, IOCPNET__HAND_OVER);
 }
 
 IOCPNET__DEF iocpnet_error iocpnet_conn_pause(iocpnet_conn name)
@@ -6181,6 +7781,8 @@ IOCPNET__DEF iocpnet_error iocpnet_conn_resume(iocpnet_conn name)
     iocpnet__conn *conn = iocpnet__conn_enter(name, &own);
 
     if (!conn) return WSAENOTCONN;
+    // The bit first: who sees that it reads again must not see the silence of before.
+    if (iocpnet__load(&conn->held)) iocpnet__or(&conn->bits, IOCPNET__READ_ON);
     if (iocpnet__exchange(&conn->held, 0)) iocpnet__conn_signal(conn, IOCPNET__READ_ON);
     iocpnet__conn_leave(conn, own);
     return 0;
@@ -6247,7 +7849,7 @@ static void iocpnet__conn_put(iocpnet__conn *conn, bool own, iocpnet_buffer *fir
     void *head;
 
     if (own) {
-        iocpnet__conn_append(conn, first, last);
+        iocpnet__queue_append(&conn->queue, first, last);
         return;
     }
     do {
@@ -6268,7 +7870,7 @@ static bool iocpnet__conn_queue(iocpnet__conn *conn, bool own, const char *data,
 
     if (own) {
         iocpnet__conn_take_offered(conn);
-        tail = conn->tail;
+        tail = conn->queue.tail;
         if (tail && tail->used < tail->size) {
             // Small messages share the room at the end of what is queued already.
             part = size < tail->size - tail->used ? (uint32_t)size : tail->size - tail->used;
@@ -6315,7 +7917,7 @@ static iocpnet_error iocpnet__conn_offer(iocpnet_conn name, const void *data, si
     iocpnet__conn *conn = iocpnet__conn_enter(name, &own);
     const iocpnet_conn_desc *desc;
     iocpnet_iocp *iocp;
-    bool room;
+    bool room, drawn;
 
     if (!conn) {
         iocpnet_buffer_give(buffer);
@@ -6328,13 +7930,14 @@ static iocpnet_error iocpnet__conn_offer(iocpnet_conn name, const void *data, si
     // either waits for these bytes or is seen here.
     room = weight <= desc->send_limit_bytes &&
            (uint32_t)iocpnet__add(&conn->queued, (int32_t)weight) <= desc->send_limit_bytes;
+    drawn = room && iocpnet__draw(iocp, IOCPNET__QUEUED, (int64_t)weight, 0);
     if (iocpnet__load(&conn->closing)) {
         error = WSAENOTCONN;
     } else if (weight > desc->send_limit_bytes && desc->refuse_slow) {
         error = WSAEMSGSIZE;  // there will never be room for it
-    } else if (!room) {
+    } else if (!drawn) {
         iocpnet__count(iocp, IOCPNET_COUNT_SENDS_REFUSED, 1);
-        iocpnet__exchange(&conn->refused, 1);
+        iocpnet__exchange(&conn->refused, room ? IOCPNET__BY_PROCESS : IOCPNET__BY_CONN);
         error = desc->refuse_slow ? WSAEWOULDBLOCK : WSAENOBUFS;
     } else if (buffer ? !iocpnet__conn_queue_view(conn, own, buffer)
                       : !iocpnet__conn_queue(conn, own, (const char *)data, size)) {
@@ -6345,8 +7948,9 @@ static iocpnet_error iocpnet__conn_offer(iocpnet_conn name, const void *data, si
         // Who waits for the room, or for the last bytes before a close, has to look again.
         iocpnet_buffer_give(buffer);
         if (weight <= desc->send_limit_bytes) iocpnet__add(&conn->queued, -(int32_t)weight);
+        if (drawn) iocpnet__undraw(iocp, IOCPNET__QUEUED, (int64_t)weight);
         if (error == WSAENOBUFS) iocpnet__exchange(&conn->closing, IOCPNET__CLOSING);
-        if (error == WSAENOBUFS || !own) {
+        if (error == WSAENOBUFS || !own || (room && !drawn)) {
             iocpnet__conn_signal(conn, error == WSAENOBUFS ? IOCPNET__OVER : IOCPNET__OFFERED);
         }
     }
@@ -6364,6 +7968,64 @@ IOCPNET__DEF iocpnet_error iocpnet_conn_send_buffer(iocpnet_conn name, iocpnet_b
     if (buffer->used) return iocpnet__conn_offer(name, NULL, 0, buffer, buffer->size);
     iocpnet_buffer_give(buffer);
     return iocpnet__conn_offer(name, NULL, 0, NULL, 0);
+}
+
+// The connection, if this is called in a function of its filter.
+static iocpnet__conn *iocpnet__filter_enter(iocpnet_conn name)
+{
+    bool own;
+    iocpnet__conn *conn = iocpnet__conn_enter(name, &own);
+
+    if (conn && own && conn->extra && conn->extra->filtering) return conn;
+    if (conn) iocpnet__conn_leave(conn, own);
+    return NULL;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_filter_ready(iocpnet_conn name)
+{
+    iocpnet__conn *conn = iocpnet__filter_enter(name);
+
+    if (!conn) return WSAENOTCONN;
+    if (conn->extra->filter_ready) return 0;
+    conn->extra->filter_ready = true;
+    if (!conn->awaits && conn->timed == 1) iocpnet__conn_time(conn, 0);
+    conn->received_ms = conn->sent_ms = iocpnet__now_32();
+    iocpnet__conn_tell_open(conn);
+    return 0;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_filter_show(iocpnet_conn name, const void *data, size_t size)
+{
+    iocpnet__conn *conn = iocpnet__filter_enter(name);
+
+    if (!conn) return WSAENOTCONN;
+    if (!size || iocpnet__load(&conn->closing) == IOCPNET__CLOSING) return 0;
+    if (conn->group->desc.frame) {
+        iocpnet__conn_show_messages(conn, data, size);
+    } else {
+        conn->group->desc.on.data(name, data, size);
+    }
+    return 0;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_filter_send(iocpnet_conn name, const void *data, size_t size)
+{
+    iocpnet__conn *conn = iocpnet__filter_enter(name);
+    iocpnet_buffer *first = NULL;
+    iocpnet_buffer *last = NULL;
+
+    if (!conn) return WSAENOTCONN;
+    if (conn->closed || !size) return 0;
+    if (!iocpnet__copy_out(conn->group->buffers, (const char *)data, size, false, &first, &last)) {
+        iocpnet__queue_give_list(conn, first);
+        return WSAENOBUFS;
+    }
+    // What a filter makes of bytes that were taken is not refused: it counts, over the limit too.
+    iocpnet__add(&conn->queued, (int32_t)size);
+    iocpnet__undraw(conn->group->iocp, IOCPNET__QUEUED, -(int64_t)size);
+    conn->extra->wire_bytes += (uint32_t)size;
+    iocpnet__queue_append(&conn->extra->wire, first, last);
+    return 0;
 }
 
 IOCPNET__DEF void *iocpnet_conn_user(iocpnet_conn name)
@@ -6407,27 +8069,68 @@ IOCPNET__DEF iocpnet_address iocpnet_conn_address(iocpnet_conn name, bool local)
     return address;
 }
 
-// Asks every connection of an iocp that is late, or starved, or all of them (stop).
+// A reference to the connection in a row of the names, or NULL: none, or of another iocp.
+static iocpnet__conn *iocpnet__name_row(iocpnet_iocp *iocp, uint32_t i)
+{
+    int64_t word = iocpnet__load64(&iocpnet__name_at(i)->word);
+    iocpnet__conn *conn = NULL;
+
+    if (word & iocpnet__name_live) conn = iocpnet__name_enter(((uint64_t)word >> 32) << 32 | i);
+    if (!conn || conn->group->iocp == iocp) return conn;
+    iocpnet__name_leave(conn, false);
+    return NULL;
+}
+
+// Asks every connection of an iocp that is late, or waits for the tick, or all of them (stop).
+// What it reads of a running one is of a moment ago, which is as good.
 static void iocpnet__conn_each(iocpnet_iocp *iocp, int32_t stop_bits)
 {
     uint32_t count = (uint32_t)iocpnet__load(&iocpnet__name_count);
     uint32_t i;
 
     for (i = 1; i <= count; i++) {
-        int64_t word = iocpnet__load64(&iocpnet__name_at(i)->word);
-        iocpnet__conn *conn = NULL;
+        iocpnet__conn *conn = iocpnet__name_row(iocp, i);
         int32_t bits = stop_bits;
 
-        if (word & iocpnet__name_live) conn = iocpnet__name_enter(((uint64_t)word >> 32) << 32 | i);
         if (!conn) continue;
-        if (conn->group->iocp == iocp) {
-            // Read while it may be running: values of a moment ago are as good.
-            if (iocpnet__conn_is_late(conn)) bits |= IOCPNET__LATE;
-            if (conn->timed == 2) bits |= IOCPNET__RETRY;
-            if (bits) iocpnet__conn_signal(conn, bits);
-        }
+        if (iocpnet__conn_is_late(conn)) bits |= IOCPNET__LATE;
+        if (conn->timed == 2) bits |= IOCPNET__RETRY;
+        if (bits) iocpnet__conn_signal(conn, bits);
         iocpnet__name_leave(conn, false);
     }
+}
+
+// Memory has been short for a second: the connection on which nothing has moved for longest is
+// closed, one every four ticks.
+static void iocpnet__conn_shed(iocpnet_iocp *iocp)
+{
+    uint32_t count = (uint32_t)iocpnet__load(&iocpnet__name_count);
+    uint32_t now = iocpnet__now_32();
+    iocpnet__conn *oldest = NULL;
+    uint32_t longest = 0;
+    uint32_t i;
+
+    for (i = 1; i <= count; i++) {
+        iocpnet__conn *conn = iocpnet__name_row(iocp, i);
+        uint32_t unread, unsent, idle;
+
+        if (!conn) continue;
+        unread = now - conn->received_ms;
+        unsent = now - conn->sent_ms;
+        idle = unread < unsent ? unread : unsent;
+        if (idle > longest && !conn->closed) {
+            if (oldest) iocpnet__name_leave(oldest, false);
+            oldest = conn;
+            longest = idle;
+        } else {
+            iocpnet__name_leave(conn, false);
+        }
+    }
+    if (!oldest) return;
+    iocpnet__count(iocp, IOCPNET_COUNT_SHED, 1);
+    iocpnet__exchange(&oldest->closing, IOCPNET__CLOSING);
+    iocpnet__conn_signal(oldest, IOCPNET__OVER);
+    iocpnet__name_leave(oldest, false);
 }
 
 static iocpnet__group *iocpnet__first_group(iocpnet_iocp *iocp)
@@ -6457,6 +8160,11 @@ static void iocpnet__server_tick(iocpnet_iocp *iocp, uint64_t now)
 
     for (group = iocpnet__first_group(iocp); group; group = group->next) {
         if (group->listener) iocpnet__listener_tick(group->listener, now);
+    }
+    iocp->starved_ticks = iocpnet__load(&iocp->starving) ? iocp->starved_ticks + 1 : 0;
+    if (iocp->starved_ticks * IOCPNET__TICK_MS > IOCPNET__SHED_AFTER_MS) {
+        iocp->starved_ticks -= 4;  // what is waiting tries again before the next is closed
+        iocpnet__conn_shed(iocp);
     }
     if (!iocpnet__load(&iocp->hurried) && (int64_t)now < iocp->sweep_due) return;
     iocp->sweep_due = (int64_t)now + iocpnet__load(&iocp->sweep_ms);
@@ -6530,6 +8238,15 @@ static iocpnet_error iocpnet__group_init(iocpnet__group *group, iocpnet_iocp *io
     group->iocp = iocp;
     *desc = *settings;
     if (!desc->on.data) return WSAEINVAL;
+    if (desc->frame) {
+        group->frame = *desc->frame;
+        desc->frame = &group->frame;
+        if (iocpnet_frame_check(desc->frame)) return WSAEINVAL;
+    }
+    if (desc->filter) {
+        group->filter = *desc->filter;
+        desc->filter = &group->filter;
+    }
     desc->max_connections = iocpnet__or_default(desc->max_connections, 10000);
     desc->buffer_bytes = iocpnet__or_default(desc->buffer_bytes, 16 * 1024);
     desc->buffers = iocpnet__or_default(desc->buffers, desc->max_connections + 256);
@@ -6551,7 +8268,7 @@ static iocpnet_error iocpnet__group_init(iocpnet__group *group, iocpnet_iocp *io
     objects.limit = desc->max_connections + more;
     error = iocpnet_pool_create(&group->conns, &objects);
     objects.size = sizeof(iocpnet__extra);
-    if (!error && (desc->sndbuf_0 || !group->listener)) {
+    if (!error && (desc->sndbuf_0 || desc->frame || desc->filter || !group->listener)) {
         error = iocpnet_pool_create(&group->extras, &objects);
     }
     objects.size = sizeof(iocpnet__view);
@@ -6565,6 +8282,12 @@ static iocpnet_error iocpnet__group_init(iocpnet__group *group, iocpnet_iocp *io
     if (!error) error = iocpnet_pool_create(&group->inputs, &buffers);
     buffers.limit = desc->buffers + spare;
     if (!error) error = iocpnet_pool_create(&group->buffers, &buffers);
+    if (!error && desc->frame) {
+        buffers.size = desc->frame->max_bytes ? desc->frame->max_bytes : 64 * 1024;
+        buffers.limit = desc->max_connections + more;
+        buffers.no_cache = true;
+        error = iocpnet_pool_create(&group->rooms, &buffers);
+    }
     return error;
 }
 
@@ -6626,16 +8349,39 @@ static iocpnet_error iocpnet__listener_prepare(iocpnet_listener *listener, iocpn
     if (desc->accepts_max > 65536) return WSAEINVAL;
     error = iocpnet__group_init(&listener->group, iocp, &desc->conn, desc->accepts_max);
     if (error) return error;
+    listener->slot_count = desc->accept_data_ms ? 2 * desc->accepts_max : desc->accepts_max;
     listener->slots =
-        (iocpnet__waiting *)iocpnet__alloc(desc->accepts_max * sizeof *listener->slots);
+        (iocpnet__waiting *)iocpnet__alloc(listener->slot_count * sizeof *listener->slots);
     listener->spare = (uintptr_t *)iocpnet__alloc(desc->accepts_max * sizeof *listener->spare);
     if (!listener->slots || !listener->spare) return 8;
-    for (i = 0; i < desc->accepts_max; i++) {
-        listener->slots[i].next = listener->free;
-        listener->free = &listener->slots[i];
+    for (i = 0; i < listener->slot_count; i++) {
+        iocpnet__waiting *slot = &listener->slots[i];
+        iocpnet__accepts *accepts;
+
+        slot->listener = listener;
+        slot->bare = i >= desc->accepts_max;
+        accepts = iocpnet__accepts_of(slot);
+        slot->next = accepts->free;
+        accepts->free = slot;
     }
-    listener->target = desc->accepts_min;
+    listener->common.target = desc->accepts_min;
     return 0;
+}
+
+// Binds and listens; tries again for a while where old connections still have the address.
+static iocpnet_error iocpnet__listener_bind(iocpnet_listener *listener)
+{
+    uint64_t until = iocpnet__now() + listener->desc.bind_retry_ms;
+    iocpnet_error error;
+
+    for (;;) {
+        error = iocpnet__listener_listen(listener);
+        if (error != WSAEADDRINUSE && error != WSAEACCES) return error;
+        if (iocpnet__load(&listener->group.iocp->state)) return WSAESHUTDOWN;
+        if (iocpnet__now() >= until) return error;
+        iocpnet_socket_close(&listener->socket);
+        IOCPNET_OS(Sleep)(50);
+    }
 }
 
 IOCPNET__DEF iocpnet_error iocpnet_listener_open(iocpnet_listener **out, iocpnet_iocp *iocp,
@@ -6646,6 +8392,7 @@ IOCPNET__DEF iocpnet_error iocpnet_listener_open(iocpnet_listener **out, iocpnet
 
     if (out) *out = NULL;
     if (iocpnet__load(&iocp->state)) return WSAESHUTDOWN;
+    if (desc->bind_retry_ms && iocpnet__local_get(&iocpnet__current)) return WSAEINVAL;
     listener = (iocpnet_listener *)iocpnet__alloc(sizeof *listener);
     if (!listener) return 8;
     listener->desc = *desc;
@@ -6654,11 +8401,12 @@ IOCPNET__DEF iocpnet_error iocpnet_listener_open(iocpnet_listener **out, iocpnet
     listener->socket.handle = INVALID_SOCKET;
     IOCPNET_OS(InitializeSRWLock)(&listener->lock);
     error = iocpnet__listener_prepare(listener, iocp);
-    if (!error) error = iocpnet__listener_listen(listener);
+    if (!error) error = iocpnet__listener_bind(listener);
     if (error) goto free_listener;
 
     iocpnet__group_join(&listener->group);
     iocpnet__listener_time(listener, &listener->timed, listener->desc.accept_data_ms != 0);
+    if (listener->desc.accept_data_ms) iocpnet__listener_watch(listener);
     if (out) *out = listener;
     if (iocpnet__load(&iocp->state))
         iocpnet__listener_close(listener);  // a stop that came meanwhile

@@ -208,21 +208,29 @@ static inline void common_print_kinds(const char *name, const uint64_t *kinds)
 //
 //   ms         since the server began
 //   final      whether this is the last line, after the stop
-static inline void common_print_stats(iocpnet_iocp *iocp, uint64_t ms, bool final)
+//   more       members of the program's own, each with its comma before it; "" for none
+static inline void common_print_stats_and(iocpnet_iocp *iocp, uint64_t ms, bool final,
+                                          const char *more)
 {
     iocpnet_stats stats;
     iocpnet_iocp_stats(iocp, &stats);
     printf("{\"ms\":%" PRIu64 ",\"final\":%s,\"workers\":%" PRIu32 ",\"connections\":%" PRIu64
-           ",\"pending_all\":%" PRIu64,
-           ms, final ? "true" : "false", stats.workers, stats.connections, stats.pending_all);
+           ",\"timers\":%" PRIu64 ",\"pending_all\":%" PRIu64,
+           ms, final ? "true" : "false", stats.workers, stats.connections, stats.timers,
+           stats.pending_all);
     common_print_kinds("pending", stats.pending);
     common_print_kinds("started", stats.started);
     printf(",\"count\":{");
     for (int counter = 0; counter < IOCPNET_COUNTERS; counter++)
         printf("%s\"%s\":%" PRIu64, counter ? "," : "", iocpnet_stats_name(counter),
                stats.count[counter]);
-    printf("}}\n");
+    printf("}%s}\n", more);
     fflush(stdout);
+}
+
+static inline void common_print_stats(iocpnet_iocp *iocp, uint64_t ms, bool final)
+{
+    common_print_stats_and(iocp, ms, final, "");
 }
 
 // ---- a server's main ----------------------------------------------------------------------------

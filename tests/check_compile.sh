@@ -77,7 +77,7 @@ stops "ALLOC without FREE" "define both" $gcc -std=c99 $c "-DIOCPNET_ALLOC=x" -f
 stops "too old a Windows" "needs Windows 7" $gcc -std=c99 $c -D_WIN32_WINNT=0x0501 \
     -fsyntax-only $all
 
-for layer in 1 2 3 4 5 6 7 8 9 12; do
+for layer in 1 2 3 4 5 6 7 8 9 10 11 12; do
     for optimise in -O0 -O2; do
         case $layer$optimise in 1-O2 | 3-O2 | 4-O2 | 7-O2 | 8-O2) continue ;; esac
         compiles "layer $layer alone $optimise" $gcc -std=c99 -pedantic-errors $c $optimise \
@@ -92,7 +92,7 @@ if command -v $gxx >/dev/null; then
     compiles "g++ c++17" $gxx -x c++ -std=c++17 -pedantic-errors $warnings -fsyntax-only $all
     compiles "g++ static, debug" $gxx -x c++ -std=c++11 $warnings -DIOCPNET_STATIC -DIOCPNET_DEBUG \
         -c $all
-    for layer in 5 9 12; do
+    for layer in 5 9 10 11 12; do
         compiles "g++ layer $layer alone" $gxx -x c++ -std=c++11 $warnings -DLAYER=$layer \
             -c tests/compile_layer.c
     done
@@ -106,6 +106,8 @@ if [ -n "$gcc32" ] && command -v $gcc32 >/dev/null; then
     for mode in -O2 "-O0 -DIOCPNET_STATIC -DIOCPNET_DEBUG"; do
         compiles "gcc x86 $mode" $gcc32 -std=c99 -pedantic-errors $c $mode -c $all
     done
+    compiles "gcc x86 layer 11 alone" $gcc32 -std=c99 -pedantic-errors $c -O2 -DLAYER=11 \
+        -c tests/compile_layer.c
 else
     left_out "x86: no i686-w64-mingw32-gcc"
 fi
@@ -120,7 +122,7 @@ if [ -n "$clang" ]; then
         for mode in "-std=c11 -O2" "-std=c99 -DIOCPNET_STATIC -DIOCPNET_DEBUG"; do
             compiles "clang $mode" $x64 -pedantic-errors $c $mode -c $all
         done
-        for layer in 2 5 6 9; do
+        for layer in 2 5 6 9 11; do
             compiles "clang layer $layer alone" $x64 -std=c99 -pedantic-errors $c \
                 -DLAYER=$layer -c tests/compile_layer.c
         done

@@ -108,7 +108,7 @@ counters()
     tail -n 1 "$work/out" | python3 -c '
 import json, sys
 line = json.loads(sys.stdin.read())
-wrong = [key for key in ("pending_all", "connections") if line[key]]
+wrong = [key for key in ("pending_all", "connections", "timers") if line[key]]
 wrong += [kind for kind, n in line["pending"].items() if n]
 if line.get("opened", 0) != line.get("closed", 0):
     wrong.append("opened %s, closed %s" % (line.get("opened"), line.get("closed")))

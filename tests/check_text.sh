@@ -242,7 +242,8 @@ for flags in ([], ['-DIOCPNET_NO_SERVER']):
     check(code == 0, out[:500])
     code, out = command(nm, '-u', work + '/all.o')
     imports = set(re.findall(r'\bU (\S+)', out))
-    c_library = {'memcpy', 'memset', 'memcmp', 'memmove', 'strlen', '___chkstk_ms', '__main'}
+    c_library = {'memcpy', 'memset', 'memcmp', 'memmove', 'memchr', 'strlen', '___chkstk_ms',
+                 '__main'}
     check(len(imports) > 30, 'nm found %d imports' % len(imports))
     for symbol in sorted(imports - c_library):
         name = re.sub(r'^(__imp_)?_*', '', symbol)

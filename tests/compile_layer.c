@@ -14,6 +14,14 @@ static void done(iocpnet_op *op, iocpnet_error error, size_t bytes)
 }
 #endif
 
+#if LAYER == 10
+static void due(iocpnet_timer *timer, iocpnet_error error)
+{
+    (void)timer;
+    (void)error;
+}
+#endif
+
 #if LAYER == 12
 static void echo(iocpnet_conn conn, const void *data, size_t size)
 {
@@ -61,6 +69,23 @@ int main(void)
     iocpnet_start_recv(&op, &s, NULL, 0);
     iocpnet_socket_close(&s);
     return iocpnet_iocp_close(iocp);
+#elif LAYER == 10
+    iocpnet_iocp *iocp = NULL;
+    static iocpnet_timer timer;
+    timer.done = due;
+    if (iocpnet_iocp_open(&iocp, NULL)) return 1;
+    if (iocpnet_timer_start(iocp, &timer, 1000, 0)) return 1;
+    if (iocpnet_timer_cancel(&timer)) return 1;
+    return iocpnet_iocp_close(iocp);
+#elif LAYER == 11
+    static iocpnet_frame_desc desc;  // zero: a length of 4 bytes
+    const unsigned char bytes[] = { 0, 0, 0, 2, 'h', 'i' };
+    const void *data = bytes, *message = NULL;
+    size_t size = sizeof bytes, message_size = 0;
+    iocpnet_framer framer;
+    if (iocpnet_framer_init(&framer, &desc)) return 1;
+    if (iocpnet_framer_next(&framer, &data, &size, &message, &message_size)) return 1;
+    return message_size != 2;
 #elif LAYER == 12
     iocpnet_iocp *iocp = NULL;
     static iocpnet_listener_desc desc;

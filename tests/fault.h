@@ -60,6 +60,10 @@
       SOCKET_ERROR, WSAENOTCONN)                                                                   \
     X(int, setsockopt, (SOCKET s, int level, int name, const char *value, int size),               \
       (s, level, name, value, size), SOCKET_ERROR, WSAENOPROTOOPT)                                 \
+    X(int, WSAEventSelect, (SOCKET s, HANDLE event, long events), (s, event, events),              \
+      SOCKET_ERROR, WSAENOBUFS)                                                                    \
+    X(int, ioctlsocket, (SOCKET s, long what, u_long *value), (s, what, value), SOCKET_ERROR,      \
+      WSAENETDOWN)                                                                                 \
     X(int, send, (SOCKET s, const char *data, int size, int flags), (s, data, size, flags),        \
       SOCKET_ERROR, WSAENETDOWN)                                                                   \
     X(int, WSASendTo,                                                                              \
@@ -106,6 +110,7 @@
     X(CreateIoCompletionPort)      \
     X(CreateThread)                \
     X(CreateEventW)                \
+    X(RegisterWaitForSingleObject) \
     X(CloseHandle)                 \
     X(GetQueuedCompletionStatusEx) \
     X(WSASend)                     \
@@ -465,6 +470,30 @@ static inline HANDLE fault_CreateEventW(SECURITY_ATTRIBUTES *security, BOOL manu
     return result;
 }
 
+static inline BOOL fault_RegisterWaitForSingleObject(HANDLE *wait, HANDLE object,
+                                                     WAITORTIMERCALLBACK fn, void *user, ULONG ms,
+                                                     ULONG flags)
+{
+    int code = ERROR_NOT_ENOUGH_MEMORY;
+    BOOL ok;
+    if (fault__hit(FAULT_RegisterWaitForSingleObject, &code)) {
+        SetLastError((DWORD)code);
+        return FALSE;
+    }
+    ok = RegisterWaitForSingleObject(wait, object, fn, user, ms, flags);
+    if (ok) InterlockedIncrement(&fault__open_handles);
+    return ok;
+}
+
+// Not counted as a call: as CloseHandle.
+static inline BOOL fault_UnregisterWaitEx(HANDLE wait, HANDLE event)
+{
+    BOOL ok = UnregisterWaitEx(wait, event);
+    InterlockedDecrement(&fault__open_handles);
+    if (!ok) InterlockedIncrement(&fault__bad);
+    return ok;
+}
+
 // Not counted as a call: what it tells could only be that a handle was not one.
 static inline BOOL fault_CloseHandle(HANDLE handle)
 {
@@ -720,6 +749,7 @@ static inline int fault_WSAIoctl(SOCKET s, DWORD what, void *in, DWORD in_size, 
 #define fault_GetActiveProcessorCount      GetActiveProcessorCount
 #define fault_GetActiveProcessorGroupCount GetActiveProcessorGroupCount
 #define fault_GetProcessHeap               GetProcessHeap
+#define fault_GlobalMemoryStatusEx         GlobalMemoryStatusEx
 #define fault_GetModuleHandleA             GetModuleHandleA
 #define fault_TlsGetValue                  TlsGetValue
 #define fault_VerSetConditionMask          VerSetConditionMask

@@ -1,0 +1,907 @@
+// test_listener.c - accepting: how many accepts wait, silent clients, limits, failures, the port.
+#include "fault.h"
+
+#define IOCPNET_IMPLEMENTATION
+#include "../iocpnet.h"
+#include "peer.h"
+
+// ---- an echo server -----------------------------------------------------------------------------
+
+static iocpnet_iocp *iocp;
+static iocpnet_listener *listener;
+static iocpnet_listener_desc server;  // what the next open takes
+static iocpnet_iocp_desc engine;
+static uint16_t port;
+static volatile LONG opened, closed, reports;
+
+static void on_open(iocpnet_conn conn, void *user)
+{
+    (void)conn;
+    (void)user;
+    InterlockedIncrement(&opened);
+}
+
+static void on_echo(iocpnet_conn conn, const void *data, size_t size)
+{
+    iocpnet_conn_send(conn, data, size);
+}
+
+static void on_close(iocpnet_conn conn, iocpnet_reason reason, iocpnet_error error)
+{
+    (void)conn;
+    (void)reason;
+    (void)error;
+    InterlockedIncrement(&closed);
+}
+
+static void on_error(void *user, iocpnet_error error, const char *place)
+{
+    (void)user;
+    (void)error;
+    (void)place;
+    InterlockedIncrement(&reports);
+}
+
+static void prepare(void)
+{
+    fault_reset();
+    memset(&server, 0, sizeof server);
+    memset(&engine, 0, sizeof engine);
+    opened = closed = reports = 0;
+    engine.threads = 3;
+    engine.on_error = on_error;
+    server.conn.on.open = on_open;
+    server.conn.on.data = on_echo;
+    server.conn.on.close = on_close;
+    server.conn.max_connections = 2000;
+    server.conn.buffer_bytes = 1024;
+}
+
+static uint16_t port_of(const iocpnet_listener *of)
+{
+    iocpnet_address at = iocpnet_listener_address(of);
+    return iocpnet_address_port(&at);
+}
+
+// Without workers: the test polls itself.
+static bool begin_idle(void)
+{
+    if (!CHECK_ERR(iocpnet_iocp_open(&iocp, &engine), 0)) return false;
+    if (!CHECK_ERR(iocpnet_listener_open(&listener, iocp, &server), 0)) {
+        iocpnet_iocp_close(iocp);
+        return false;
+    }
+    port = port_of(listener);
+    return true;
+}
+
+static bool begin(void)
+{
+    return begin_idle() && CHECK_ERR(iocpnet_iocp_start(iocp), 0) != 0;
+}
+
+static uint64_t counted(int counter)
+{
+    iocpnet_stats stats;
+    iocpnet_iocp_stats(iocp, &stats);
+    return stats.count[counter];
+}
+
+// Accepts that wait now.
+static int waiting(void)
+{
+    iocpnet_stats stats;
+    iocpnet_iocp_stats(iocp, &stats);
+    return (int)stats.pending[IOCPNET_OP_ACCEPT];
+}
+
+// Stops, and checks what holds of every run: law 7, and that every open has its close.
+static void end(void)
+{
+    iocpnet_stats stats;
+    fault_disarm();
+    CHECK_ERR(iocpnet_iocp_stop(iocp, 1000), 0);
+    iocpnet_iocp_stats(iocp, &stats);
+    CHECK_EQ(stats.connections, 0);
+    CHECK_EQ(stats.pending_all, 0);
+    CHECK_EQ(stats.count[IOCPNET_COUNT_OPENED], stats.count[IOCPNET_COUNT_CLOSED]);
+    CHECK_EQ(stats.count[IOCPNET_COUNT_OPENED], opened);
+    CHECK_EQ(closed, opened);
+    fault_reset();
+    CHECK_ERR(iocpnet_iocp_close(iocp), 0);
+    CHECK_EQ(fault_handles(), 0);
+    if (fault_bad_closes()) T_NOTE("a close failed with %d", (int)fault__bad_code);
+    CHECK_EQ(fault_bad_closes(), 0);
+    peer_nothing_left();
+}
+
+// ---- clients ------------------------------------------------------------------------------------
+
+// Says something and hears it back.
+static bool is_served(SOCKET s)
+{
+    char text[5] = "abcd";
+    char back[5] = { 0 };
+    return s != INVALID_SOCKET && peer_send(s, text, 4) && peer_recv(s, back, 4) == 4 &&
+           memcmp(text, back, 4) == 0;
+}
+
+static bool serve_one(void)
+{
+    SOCKET s = peer_connect(port);
+    bool ok = is_served(s);
+    if (s != INVALID_SOCKET) closesocket(s);
+    return ok;
+}
+
+// Milliseconds from connect to answer; the middle one of three, since the machine has others to
+// serve.
+static int time_to_serve(void)
+{
+    int ms[3], i, k;
+    for (i = 0; i < 3; i++) {
+        uint64_t from = GetTickCount64();
+        int now;
+        CHECK(serve_one());
+        now = (int)(GetTickCount64() - from);
+        for (k = i; k > 0 && ms[k - 1] > now; k--)
+            ms[k] = ms[k - 1];
+        ms[k] = now;
+    }
+    return ms[1];
+}
+
+enum { CROWD = 256 };
+static SOCKET crowd[CROWD];
+
+static void gather(int n)
+{
+    int i;
+    for (i = 0; i < n; i++) {
+        crowd[i] = peer_connect(port);
+        CHECK(crowd[i] != INVALID_SOCKET);
+    }
+}
+
+static void scatter(int n)
+{
+    int i;
+    for (i = 0; i < n; i++)
+        closesocket(crowd[i]);
+}
+
+// True when the server has ended it: FIN or reset, and no byte.
+static bool is_ended(SOCKET s)
+{
+    int code = peer_end(s);
+    return code != -1 && code != WSAETIMEDOUT;
+}
+
+// ---- how many accepts wait ----------------------------------------------------------------------
+
+static void accepts_grow_when_none_is_left_and_shrink_when_quiet(void)
+{
+    int i;
+    prepare();
+    server.accepts_min = 4;
+    server.accepts_max = 32;
+    REQUIRE(begin_idle());
+    CHECK_EQ(waiting(), 4);
+    for (i = 0; i < 20; i++) {  // one at a time: enough are left each time
+        gather(1);
+        PUMP(iocp, opened == i + 1, PEER_MS);
+        scatter(1);
+        PUMP(iocp, closed == i + 1, PEER_MS);
+    }
+    CHECK_EQ(counted(IOCPNET_COUNT_ACCEPTS_GROWN), 0);
+    CHECK_EQ(waiting(), 4);
+
+    gather(4);  // nobody polls meanwhile: all four are taken
+    PUMP(iocp, opened == 24, PEER_MS);
+    CHECK_EQ(counted(IOCPNET_COUNT_ACCEPTS_GROWN), 1);
+    CHECK_EQ(waiting(), 8);
+    scatter(4);
+    gather(100);
+    PUMP(iocp, opened == 124, PEER_MS);
+    CHECK_EQ(counted(IOCPNET_COUNT_ACCEPTS_GROWN), 3);
+    CHECK_EQ(waiting(), 32);
+    scatter(100);
+    PUMP(iocp, closed == 124, PEER_MS);
+
+    // Time alone makes them fewer: one that is taken is then not replaced.
+    peer_drain(iocp, 100);
+    CHECK_EQ(listener->common.target, 32);
+    fault_clock(GetTickCount64() + 7000);
+    PUMP(iocp, listener->common.target < 32, PEER_MS);
+    CHECK(listener->common.target > 4);
+    fault_clock(GetTickCount64() + 60000);
+    PUMP(iocp, listener->common.target == 4, PEER_MS);
+    CHECK(!listener->grown);
+    CHECK_EQ(waiting(), 32);
+    for (i = 0; i < 28; i++) {
+        gather(1);
+        PUMP(iocp, opened == 125 + i, PEER_MS);
+        scatter(1);
+    }
+    CHECK_EQ(waiting(), 4);
+    CHECK_EQ(counted(IOCPNET_COUNT_ACCEPTS_GROWN), 3);
+    end();
+}
+
+// Half of them in one batch: more are needed soon, though some are left.
+static void several_in_one_batch_are_a_reason_to_grow(void)
+{
+    prepare();
+    server.accepts_min = 8;
+    server.accepts_max = 64;
+    REQUIRE(begin_idle());
+    iocpnet_iocp_poll(iocp, 0);
+    gather(6);
+    Sleep(20);
+    {
+        iocpnet__worker *worker = (iocpnet__worker *)iocp->workers;
+        worker->ask = 8;  // as after a while of full batches
+    }
+    PUMP(iocp, opened == 6, PEER_MS);
+    CHECK_EQ(counted(IOCPNET_COUNT_ACCEPTS_GROWN), 1);
+    CHECK_EQ(waiting(), 16);
+    scatter(6);
+    end();
+}
+
+// ---- silent clients -----------------------------------------------------------------------------
+
+static void crowd_beside_clients(const char *what, int n)
+{
+    int before, beside, i;
+    T_NOTE("%s", what);
+    REQUIRE(begin());
+    before = time_to_serve();
+    gather(n);
+    beside = time_to_serve();
+    t__print("  %s: a client is served in %d ms, beside %d silent ones in %d ms", what, before, n,
+             beside);
+    CHECK(beside <= before + 100);
+    for (i = 0; i < 5; i++)
+        CHECK(serve_one());
+
+    // The silent ones are closed when their time is over: here 5 s and 20 s from now.
+    fault_clock(GetTickCount64() + 5100);
+    if (server.accept_data_ms) {
+        CHECK_EQ(counted(IOCPNET_COUNT_ACCEPTS_REAPED), 0);
+        AWAIT(counted(IOCPNET_COUNT_ACCEPTS_REAPED) == server.accepts_max, PEER_MS);
+        CHECK(counted(IOCPNET_COUNT_ACCEPTS_BARE) >= (uint64_t)n - server.accepts_max);
+        CHECK_EQ(counted(IOCPNET_COUNT_ACCEPTS_FAILED), 0);
+    }
+    fault_clock(GetTickCount64() + 26000);
+    AWAIT(closed == opened, PEER_MS);
+    for (i = 0; i < n; i++)
+        CHECK(is_ended(crowd[i]));
+    CHECK(serve_one());
+    scatter(n);
+    end();
+}
+
+// pitfall 15
+static void silent_crowds_do_not_stop_a_client(void)
+{
+    T_LIMIT(20);
+    prepare();
+    server.conn.idle_ms = 20000;
+    server.accepts_max = CROWD / 2;
+    crowd_beside_clients("without first data", CROWD);
+    prepare();
+    server.conn.idle_ms = 20000;
+    server.accepts_max = CROWD / 2;
+    server.accept_data_ms = 5000;
+    crowd_beside_clients("with first data", CROWD);
+    prepare();
+    server.conn.idle_ms = 20000;
+    server.accepts_min = 1;
+    server.accepts_max = 2;
+    server.accept_data_ms = 5000;
+    crowd_beside_clients("with first data, two accepts", 60);
+}
+
+// Law 10: what only makes it quicker may be missing.
+static void without_the_event_the_tick_sees_silent_clients(void)
+{
+    static const int missing[] = { FAULT_WSAEventSelect, FAULT_RegisterWaitForSingleObject,
+                                   FAULT_CreateEventW };
+    size_t k;
+    T_LIMIT(20);
+    for (k = 0; k < sizeof missing / sizeof missing[0]; k++) {
+        prepare();
+        server.accept_data_ms = 5000;
+        server.accepts_min = 2;
+        server.accepts_max = 8;
+        T_NOTE("without %s", fault__names[missing[k]]);
+        CHECK_ERR(iocpnet_iocp_open(&iocp, &engine), 0);
+        fault_fail(missing[k], 1, 1000000, 0);
+        REQUIRE(CHECK_ERR(iocpnet_listener_open(&listener, iocp, &server), 0));
+        port = port_of(listener);
+        CHECK_ERR(iocpnet_iocp_start(iocp), 0);
+        gather(30);
+        CHECK(time_to_serve() < 500);
+        scatter(30);
+        end();
+    }
+}
+
+// Once a crowd has gone, first data comes with the accepts again.
+static void after_a_crowd_accepts_take_first_data_again(void)
+{
+    uint64_t bare;
+    int i;
+    prepare();
+    server.accept_data_ms = 5000;
+    server.accepts_min = 2;
+    server.accepts_max = 4;
+    REQUIRE(begin());
+    gather(10);
+    CHECK(serve_one());
+    CHECK(listener->bare.target > 0);
+    scatter(10);
+    AWAIT(listener->bare.target == 0, PEER_MS);
+    for (i = 0; i < 10; i++)
+        CHECK(serve_one());  // those bare ones that wait still take one each
+    AWAIT(iocpnet__load(&listener->bare.waiting) == 0, PEER_MS);
+    bare = counted(IOCPNET_COUNT_ACCEPTS_BARE);
+    for (i = 0; i < 10; i++)
+        CHECK(serve_one());
+    CHECK_EQ(counted(IOCPNET_COUNT_ACCEPTS_BARE), bare);
+    CHECK_EQ(fault_count(FAULT_ioctlsocket), opened);  // the event's settings are not passed on
+    end();
+}
+
+// pitfall 16: who has not connected is left alone, who is silent is cancelled, once.
+static void the_sweep_ends_only_who_is_connected_and_silent(void)
+{
+    uintptr_t before[4];
+    int i, same = 0;
+    prepare();
+    server.accept_data_ms = 300;
+    server.accepts_min = 4;
+    server.accepts_max = 4;
+    REQUIRE(begin_idle());
+    for (i = 0; i < 4; i++)
+        before[i] = listener->slots[i].socket.handle;
+    peer_drain(iocp, 500);  // longer than the limit: it does not count before there is a client
+    gather(2);
+    peer_drain(iocp, 200);
+    CHECK_EQ(counted(IOCPNET_COUNT_ACCEPTS_REAPED), 0);
+    PUMP(iocp, counted(IOCPNET_COUNT_ACCEPTS_REAPED) == 2, PEER_MS);
+    PUMP(iocp, fault_count(FAULT_closesocket) == 2 && waiting() == 4, PEER_MS);
+    CHECK(is_ended(crowd[0]) && is_ended(crowd[1]));
+    peer_drain(iocp, 200);
+    CHECK_EQ(counted(IOCPNET_COUNT_ACCEPTS_REAPED), 2);
+    CHECK_EQ(counted(IOCPNET_COUNT_ACCEPTS_FAILED), 0);
+    for (i = 0; i < 4; i++)
+        same += before[i] == listener->slots[i].socket.handle && !listener->slots[i].seen_ms;
+    CHECK(same >= 2);
+    CHECK_EQ(opened, 0);
+    scatter(2);
+    end();
+}
+
+// Where a cancel does nothing, closing the socket ends it; not before a while.
+static void a_cancel_that_is_not_honoured_is_no_end(void)
+{
+    uint64_t from;
+    prepare();
+    server.accept_data_ms = 100;
+    server.accepts_min = 2;
+    server.accepts_max = 2;
+    REQUIRE(begin_idle());
+    gather(1);
+    fault_fail(FAULT_CancelIoEx, 1, 1000000, ERROR_NOT_FOUND);
+    PUMP(iocp, counted(IOCPNET_COUNT_ACCEPTS_REAPED) == 1, PEER_MS);
+    from = GetTickCount64();
+    CHECK_EQ(fault_count(FAULT_closesocket), 0);
+    PUMP(iocp, fault_count(FAULT_closesocket) == 1, PEER_MS);
+    CHECK(GetTickCount64() - from >= 800);
+    CHECK(is_ended(crowd[0]));
+    PUMP(iocp, waiting() == 2, PEER_MS);
+    fault_reset();
+    scatter(1);
+    end();
+}
+
+// ---- failures -----------------------------------------------------------------------------------
+
+// pitfall 18
+static void a_deficit_is_made_good_ever_more_seldom(void)
+{
+    int tries;
+    prepare();
+    server.accepts_min = 3;
+    CHECK_ERR(iocpnet_iocp_open(&iocp, &engine), 0);
+    fault_count(FAULT_WSASocketW);
+    fault_fail(FAULT_WSASocketW, 2, 1000000, WSAEMFILE);  // the first is the listener's own
+    REQUIRE(CHECK_ERR(iocpnet_listener_open(&listener, iocp, &server), 0));
+    port = port_of(listener);
+    CHECK_EQ(waiting(), 0);
+    peer_drain(iocp, 1750);
+    tries = fault_count(FAULT_WSASocketW) - 1;
+    T_NOTE("%d tries", tries);
+    CHECK(tries >= 4);
+    CHECK(tries <= 7);  // at 0, 50, 150, 350, 750, 1550 ms
+    CHECK_EQ(reports, 1);
+    fault_reset();
+    PUMP(iocp, waiting() == 3, 1500);
+    CHECK_EQ(listener->retry_ms, 0);
+    CHECK(!listener->deficit);
+    end();
+}
+
+static volatile LONG resetting, reset_count;
+static volatile LONG reset_goal;
+
+// Connects and resets, at once, after a byte, and after an answer that it does not read.
+static void reset_and_reset(void *user)
+{
+    char byte = 'r';
+    int kind = 0;
+    (void)user;
+    while (resetting && InterlockedIncrement(&reset_count) <= reset_goal) {
+        SOCKET s = peer_connect(port);
+        if (s == INVALID_SOCKET) continue;
+        if (kind % 3) peer_send(s, &byte, 1);
+        if (kind % 3 == 2) Sleep((DWORD)(kind % 2));
+        kind++;
+        peer_abort(s);
+    }
+}
+
+// pitfall 17: resets before, during and after the accept, and a normal client beside them.
+static void resets_do_not_end_the_listener(void)
+{
+    int round;
+    T_LIMIT(30);
+    for (round = 0; round < 2; round++) {
+        peer_thread threads[3];
+        int i, served = 0;
+        prepare();
+        server.accept_data_ms = round ? 2000 : 0;
+        T_NOTE("%s first data", round ? "with" : "without");
+        REQUIRE(begin());
+        resetting = 1;
+        reset_count = 0;
+        reset_goal = round ? 300 : 700;
+        for (i = 0; i < 3; i++)
+            peer_start(&threads[i], reset_and_reset, NULL);
+        while (reset_count < reset_goal && served < 10000) {
+            if (!CHECK(serve_one())) break;
+            served++;
+        }
+        for (i = 0; i < 3; i++)
+            peer_join(&threads[i]);
+        CHECK(served > 3);
+
+        // Before the accept: while it is paused they wait in the backlog, and are gone at the
+        // resume.
+        CHECK_ERR(iocpnet_listener_pause(listener), 0);
+        for (i = 0; i < 100; i++)
+            peer_abort(peer_connect(port));
+        CHECK_ERR(iocpnet_listener_resume(listener), 0);
+        CHECK(serve_one());
+        AWAIT(waiting() >= 32, PEER_MS);
+        end();
+    }
+}
+
+// ---- the address --------------------------------------------------------------------------------
+
+// Tries to listen on a port that is taken, with each combination of the two options. Returns which
+// of the four got it.
+static int steal(uint16_t from, uint32_t address)
+{
+    int got = 0, k;
+    for (k = 0; k < 4; k++) {
+        SOCKET s = peer_socket(AF_INET, SOCK_STREAM);
+        struct sockaddr_in at;
+        BOOL on = TRUE;
+        memset(&at, 0, sizeof at);
+        at.sin_family = AF_INET;
+        at.sin_port = htons(from);
+        at.sin_addr.s_addr = htonl(address);
+        if (k & 1) setsockopt(s, SOL_SOCKET, SO_REUSEADDR, (const char *)&on, sizeof on);
+        if (k & 2) setsockopt(s, SOL_SOCKET, SO_EXCLUSIVEADDRUSE, (const char *)&on, sizeof on);
+        if (bind(s, (struct sockaddr *)&at, sizeof at) == 0 && listen(s, 5) == 0) got |= 1 << k;
+        closesocket(s);
+    }
+    return got;
+}
+
+// The same in another process: this program, called with "steal" and the port.
+static int steal_from_outside(uint16_t from)
+{
+    char path[MAX_PATH], command[MAX_PATH + 40];
+    STARTUPINFOA start;
+    PROCESS_INFORMATION child;
+    DWORD code = 255;
+    memset(&start, 0, sizeof start);
+    start.cb = sizeof start;
+    GetModuleFileNameA(NULL, path, sizeof path);
+    snprintf(command, sizeof command, "\"%s\" steal %u", path, (unsigned)from);
+    if (!CreateProcessA(path, command, NULL, NULL, FALSE, 0, NULL, NULL, &start, &child)) {
+        return 1000 + (int)GetLastError();
+    }
+    WaitForSingleObject(child.hProcess, 8000);
+    GetExitCodeProcess(child.hProcess, &code);
+    CloseHandle(child.hThread);
+    CloseHandle(child.hProcess);
+    return (int)code;
+}
+
+// pitfall 24
+static void nobody_else_can_take_the_port(void)
+{
+    static const char *const addresses[] = { "127.0.0.1", "0.0.0.0" };
+    int i;
+    for (i = 0; i < 2; i++) {
+        prepare();
+        server.address = addresses[i];
+        T_NOTE("%s", addresses[i]);
+        REQUIRE(begin());
+        CHECK_EQ(steal(port, INADDR_LOOPBACK), 0);
+        if (i) CHECK_EQ(steal(port, INADDR_ANY), 0);
+        CHECK_EQ(steal_from_outside(port), 100);
+        CHECK(serve_one());
+        end();
+    }
+}
+
+static SOCKET squatter;
+static void leave_soon(void *user)
+{
+    (void)user;
+    Sleep(250);
+    closesocket(squatter);
+}
+
+static void stop_soon(void *user)
+{
+    (void)user;
+    Sleep(150);
+    CHECK_ERR(iocpnet_iocp_stop(iocp, 1000), 0);
+}
+
+static iocpnet_error nested_error;
+static void open_in_a_callback(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    probe_done(op, error, bytes);
+    nested_error = iocpnet_listener_open(NULL, iocp, &server);
+}
+
+static void an_address_in_use_is_tried_again_for_a_while(void)
+{
+    peer_thread thread;
+    uint64_t from;
+    uint16_t wanted = 0;
+    iocpnet_error error;
+    probe p;
+    prepare();
+    squatter = peer_listen(&wanted);
+    CHECK_ERR(iocpnet_iocp_open(&iocp, &engine), 0);
+    server.port = wanted;
+    server.bind_retry_ms = 200;
+    from = GetTickCount64();
+    error = iocpnet_listener_open(&listener, iocp, &server);
+    CHECK(error == WSAEADDRINUSE || error == WSAEACCES);
+    CHECK(GetTickCount64() - from >= 150);
+    CHECK_EQ(fault_sockets(), 0);
+
+    server.bind_retry_ms = 4000;
+    peer_start(&thread, leave_soon, NULL);
+    CHECK_ERR(iocpnet_listener_open(&listener, iocp, &server), 0);
+    CHECK(GetTickCount64() - from < 4000);
+    peer_join(&thread);
+    port = wanted;
+    CHECK_EQ(port_of(listener), wanted);
+
+    // It would block there.
+    probe_init(&p);
+    p.op.done = open_in_a_callback;
+    CHECK_ERR(iocpnet_iocp_post(iocp, &p.op, 0, 0), 0);
+    PROBE_AWAIT(iocp, &p);
+    CHECK_ERR(nested_error, WSAEINVAL);
+    CHECK_ERR(iocpnet_iocp_start(iocp), 0);
+    CHECK(serve_one());
+
+    // A stop ends the trying.
+    {
+        uint16_t other = 0;
+        squatter = peer_listen(&other);
+        server.port = other;
+        peer_start(&thread, stop_soon, NULL);
+        CHECK_ERR(iocpnet_listener_open(NULL, iocp, &server), WSAESHUTDOWN);
+        peer_join(&thread);
+        closesocket(squatter);
+    }
+    end();
+}
+
+// ---- limits, pause, several listeners -----------------------------------------------------------
+
+static void at_the_limit_no_accept_waits(void)
+{
+    int round, i;
+    for (round = 0; round < 2; round++) {
+        prepare();
+        server.conn.max_connections = 5;
+        server.accept_data_ms = round ? 5000 : 0;
+        T_NOTE("%s first data", round ? "with" : "without");
+        REQUIRE(begin());
+        AWAIT(waiting() == 5, PEER_MS);
+        gather(5);
+        for (i = 0; i < 5; i++)
+            CHECK(is_served(crowd[i]));
+        AWAIT(waiting() == 0, PEER_MS);
+        CHECK_EQ(opened, 5);
+        crowd[5] = peer_connect(port);  // in the backlog
+        peer_send(crowd[5], "abcd", 4);
+        Sleep(150);
+        CHECK_EQ(opened, 5);
+        CHECK_EQ(counted(IOCPNET_COUNT_ACCEPTS_GROWN), 0);
+        closesocket(crowd[0]);
+        AWAIT(opened == 6, PEER_MS);
+        for (i = 1; i < 6; i++)
+            closesocket(crowd[i]);
+        AWAIT(closed == 6 && waiting() == 5, PEER_MS);
+        CHECK(serve_one());
+        end();
+    }
+}
+
+static volatile LONG hammering, hammered, unserved;
+
+static void hammer(void *user)
+{
+    (void)user;
+    while (hammering) {
+        if (serve_one()) {
+            InterlockedIncrement(&hammered);
+        } else if (hammering) {
+            InterlockedIncrement(&unserved);
+        }
+    }
+}
+
+static void pause_and_resume_lose_nobody(void)
+{
+    peer_thread threads[4];
+    LONG before;
+    int i;
+    prepare();
+    server.accepts_min = 4;
+    server.accepts_max = 8;
+    REQUIRE(begin());
+    hammering = 1;
+    hammered = unserved = 0;
+    for (i = 0; i < 4; i++)
+        peer_start(&threads[i], hammer, NULL);
+    for (i = 0; i < 40; i++) {
+        CHECK_ERR(iocpnet_listener_pause(listener), 0);
+        Sleep((DWORD)(i % 10));
+        CHECK_ERR(iocpnet_listener_resume(listener), 0);
+        Sleep((DWORD)(i % 7));
+    }
+    before = hammered;
+    AWAIT(hammered > before + 20, PEER_MS);
+    hammering = 0;
+    for (i = 0; i < 4; i++)
+        peer_join(&threads[i]);
+    CHECK_EQ(unserved, 0);
+
+    // Paused: those accepts that wait take one each, then nobody is taken.
+    AWAIT(closed == opened, PEER_MS);
+    CHECK_ERR(iocpnet_listener_pause(listener), 0);
+    while (waiting() > 0 && CHECK(serve_one()))
+        continue;
+    before = opened;
+    gather(3);
+    Sleep(150);
+    CHECK_EQ(opened, before);
+    CHECK_EQ(waiting(), 0);
+    CHECK_ERR(iocpnet_listener_resume(listener), 0);
+    for (i = 0; i < 3; i++)
+        CHECK(is_served(crowd[i]));
+    scatter(3);
+    iocpnet_listener_close(listener);
+    CHECK_ERR(iocpnet_listener_pause(listener), WSAESHUTDOWN);
+    CHECK_ERR(iocpnet_listener_resume(listener), WSAESHUTDOWN);
+    end();
+}
+
+static void listeners_of_one_iocp_do_not_mind_each_other(void)
+{
+    iocpnet_listener *others[6];
+    uint16_t ports[6];
+    uint16_t first;
+    int i, k;
+    prepare();
+    REQUIRE(begin());
+    first = port;
+    for (i = 0; i < 6; i++) {
+        server.accept_data_ms = i % 2 ? 5000 : 0;
+        server.reuse = i % 3 == 2;
+        server.accepts_min = server.accepts_max = (uint32_t)i + 1;
+        CHECK_ERR(iocpnet_listener_open(&others[i], iocp, &server), 0);
+        ports[i] = port_of(others[i]);
+    }
+    port = ports[1];
+    gather(20);  // silent ones on one of them
+    for (k = 0; k < 3; k++) {
+        for (i = 0; i < 6; i++) {
+            port = ports[i];
+            CHECK(serve_one());
+        }
+        if (k == 0) {
+            SOCKET s;
+            iocpnet_listener_close(others[1]);
+            iocpnet_listener_close(others[1]);  // again: nothing
+            ports[1] = first;
+            port = port_of(others[1]);
+            s = peer_connect(port);  // those of the crowd that had become connections live on
+            CHECK(s == INVALID_SOCKET);
+            if (s != INVALID_SOCKET) closesocket(s);
+        }
+    }
+    scatter(20);
+    end();
+}
+
+// ---- any call may fail, and a stop may come at any time -----------------------------------------
+
+// One server, two silent clients and one that talks; whatever fails, it ends, and leaves nothing.
+static bool short_life(void)
+{
+    SOCKET silent[2], s = INVALID_SOCKET;
+    char back[4];
+    u_long on = 1;
+    uint64_t until;
+    int got = 0, n, i;
+    iocp = NULL;
+    iocpnet__provider_count = 0;
+    if (iocpnet_iocp_open(&iocp, &engine)) return false;
+    if (iocpnet_listener_open(&listener, iocp, &server) == 0) {
+        port = port_of(listener);
+        for (i = 0; i < 2; i++)
+            silent[i] = port ? peer_connect(port) : INVALID_SOCKET;
+        if (port) s = peer_connect(port);
+        if (s != INVALID_SOCKET) {
+            peer_send(s, "abcd", 4);
+            ioctlsocket(s, (long)FIONBIO, &on);
+        }
+        until = GetTickCount64() + 1000;
+        while (s != INVALID_SOCKET && got < 4 && GetTickCount64() < until) {
+            iocpnet_iocp_poll(iocp, 5);
+            n = recv(s, back, 4 - got, 0);
+            if (n > 0) got += n;
+            if (n == 0 || (n < 0 && WSAGetLastError() != WSAEWOULDBLOCK)) break;
+        }
+        if (s != INVALID_SOCKET) closesocket(s);
+        for (i = 0; i < 10 && got == 4 && opened > closed; i++)
+            iocpnet_iocp_poll(iocp, 5);
+        for (i = 0; i < 2; i++) {
+            if (silent[i] != INVALID_SOCKET) closesocket(silent[i]);
+        }
+    }
+    for (i = 0; i < 3; i++) {
+        if (iocpnet_iocp_close(iocp) == 0) return got == 4;
+    }
+    CHECK(!"the iocp did not close");
+    return false;
+}
+
+static void every_call_may_fail(const char *name)
+{
+    int n, missed = 0;
+    CHECK(short_life());
+    for (n = 1; n < 1000; n++) {
+        bool fired, ok;
+        opened = closed = 0;
+        fault_arm(n);
+        ok = short_life();
+        fired = fault_disarm();
+        T_NOTE("%s, OS call %d (%s) made to fail", name, n, fault_name());
+        missed += !ok;
+        CHECK_EQ(opened, closed);
+        CHECK_EQ(fault_sockets(), 0);
+        CHECK_EQ(fault_handles(), 0);
+        CHECK_EQ(fault_bad_closes(), 0);
+        CHECK_EQ(iocpnet_ledger(NULL, NULL), 0);
+        if (iocpnet_ledger(NULL, NULL)) {
+            iocpnet_ledger(peer__print, NULL);
+            return;
+        }
+        if (!fired) {
+            CHECK(ok);
+            break;
+        }
+    }
+    CHECK(n < 1000);
+    t__print("  %s: %d calls, the client was served beside all but %d of the failures", name, n - 1,
+             missed);
+}
+
+static void any_call_may_fail(void)
+{
+    T_LIMIT(40);
+    prepare();
+    engine.threads = 1;
+    server.accepts_min = 1;
+    server.accepts_max = 2;
+    server.accept_data_ms = 5000;
+    server.conn.max_connections = 20;
+    every_call_may_fail("first data");
+    prepare();
+    engine.threads = 1;
+    server.accepts_min = 1;
+    server.accepts_max = 2;
+    server.reuse = true;
+    server.conn.max_connections = 20;
+    every_call_may_fail("reuse");
+}
+
+static void a_stop_may_come_at_any_time(void)
+{
+    int round, before = 0;
+    T_LIMIT(30);
+    for (round = 0; round < 16; round++) {
+        peer_thread threads[3];
+        int i;
+        prepare();
+        T_NOTE("round %d", round);
+        server.accepts_min = 2;
+        server.accepts_max = 8;
+        server.accept_data_ms = round % 4 ? 5000 : 0;
+        server.reuse = round % 3 == 2;
+        REQUIRE(begin());
+        hammering = 1;
+        for (i = 0; i < 3; i++)
+            peer_start(&threads[i], hammer, NULL);
+        gather(round % 4 * 6);
+        Sleep((DWORD)(round * 3));
+        if (round % 5 == 4) iocpnet_listener_close(listener);
+        hammering = 0;
+        CHECK_ERR(iocpnet_iocp_stop(iocp, round & 1 ? 200 : 0), 0);
+        for (i = 0; i < 3; i++)
+            peer_join(&threads[i]);
+        scatter(round % 4 * 6);
+        end();
+        if (round == 3) before = peer_handles();
+    }
+    CHECK_EQ(peer_handles(), before);
+}
+
+int main(int argc, char **argv)
+{
+    WSADATA data;
+    WSAStartup(MAKEWORD(2, 2), &data);
+    if (argc == 3 && strcmp(argv[1], "steal") == 0) {
+        uint16_t from = (uint16_t)atoi(argv[2]);
+        return from ? 100 + steal(from, INADDR_LOOPBACK) : 99;
+    }
+    t_begin(argc, argv, "listener");
+    fault_reset();
+    T_RUN(accepts_grow_when_none_is_left_and_shrink_when_quiet);
+    T_RUN(several_in_one_batch_are_a_reason_to_grow);
+    T_RUN(silent_crowds_do_not_stop_a_client);
+    T_RUN(without_the_event_the_tick_sees_silent_clients);
+    T_RUN(after_a_crowd_accepts_take_first_data_again);
+    T_RUN(the_sweep_ends_only_who_is_connected_and_silent);
+    T_RUN(a_cancel_that_is_not_honoured_is_no_end);
+    T_RUN(a_deficit_is_made_good_ever_more_seldom);
+    T_RUN(resets_do_not_end_the_listener);
+    T_RUN(nobody_else_can_take_the_port);
+    T_RUN(an_address_in_use_is_tried_again_for_a_while);
+    T_RUN(at_the_limit_no_accept_waits);
+    T_RUN(pause_and_resume_lose_nobody);
+    T_RUN(listeners_of_one_iocp_do_not_mind_each_other);
+    T_RUN(any_call_may_fail);
+    T_RUN(a_stop_may_come_at_any_time);
+    WSACleanup();
+    return t_end();
+}
