@@ -1239,6 +1239,8 @@ typedef struct iocpnet_conn_desc {
     bool sndbuf_0;                    // SO_SNDBUF 0, and two sends outstanding
     bool nagle;              // small sends wait for acknowledgements [false: TCP_NODELAY is set]
     bool refuse_slow;        // a send over the limit returns WSAEWOULDBLOCK; else it closes
+    bool no_read_pause;      // reading goes on however much is queued: for who relays what one
+                             // connection brings to another, and pauses that one himself
     bool no_pool_cache;      // buffers without per-thread caches
     iocpnet_conn_events on;  // on.data is required
     void *user;              // given to on.open; the first iocpnet_conn_user
@@ -7504,12 +7506,14 @@ static void iocpnet__conn_hand_over(iocpnet__conn *conn)
 }
 
 // Whether reading goes on. It does not while too much waits to be sent to a peer that does not
-// read.
+// read. That is for answers to what is read; where the queue has another source, it would make one
+// direction wait for the other.
 static bool iocpnet__conn_reads(iocpnet__conn *conn)
 {
     bool closing = iocpnet__load(&conn->closing) == IOCPNET__CLOSING;
-    int32_t half = (int32_t)(conn->group->desc.send_limit_bytes / 2);
-    bool paused = !closing && iocpnet__load(&conn->queued) > half;
+    const iocpnet_conn_desc *desc = &conn->group->desc;
+    int32_t half = (int32_t)(desc->send_limit_bytes / 2);
+    bool paused = !closing && !desc->no_read_pause && iocpnet__load(&conn->queued) > half;
 
     if (conn->paused && !paused) conn->received_ms = iocpnet__now_32();
     if (paused && !conn->paused) iocpnet__count(conn->group->iocp, IOCPNET_COUNT_READS_PAUSED, 1);

@@ -17,6 +17,8 @@
 #include <winsock2.h>
 #include <windows.h>
 
+#undef open  // a macro in the io.h of some; iocpnet_conn_events has a member of that name
+
 // ---- options: one table row for each ------------------------------------------------------------
 
 typedef enum common_kind {
@@ -248,6 +250,7 @@ typedef struct common_server {
     uint32_t send_limit;
     uint32_t idle_ms;
     uint32_t accepts[2];
+    iocpnet_error (*prepare)(iocpnet_iocp *iocp);  // called before it listens [nothing to do]
 } common_server;
 
 // Rows for an option table. s is a common_server with static storage.
@@ -303,6 +306,18 @@ static inline unsigned __stdcall common_watch_thread(void *argument)
     }
 }
 
+// What the options say of connections: those of the listener, and of a program's connector.
+static inline void common_set_conn(const common_server *server, iocpnet_conn_desc *conn)
+{
+    conn->max_connections = server->max_connections;
+    conn->send_limit_bytes = server->send_limit;
+    conn->idle_ms = server->idle_ms;
+    if (server->send_limit && server->send_limit < 32768) {
+        // Reading stops at half the limit, and what one receive brings must then still fit in.
+        conn->buffer_bytes = server->send_limit < 1024 ? 512 : server->send_limit / 2;
+    }
+}
+
 // Listens, serves until Ctrl-C, Ctrl-Break, console close or --seconds, drains, prints counters.
 // Standard input is never read, so a closed or empty one changes nothing.
 //
@@ -325,19 +340,17 @@ static inline int common_serve(const char *program, const common_server *server,
     iocp_desc.user = (void *)(uintptr_t)program;
     listener_desc.address = server->host;
     listener_desc.port = (uint16_t)server->port;
-    listener_desc.conn.max_connections = server->max_connections;
-    listener_desc.conn.send_limit_bytes = server->send_limit;
-    if (server->send_limit && server->send_limit < 32768) {
-        // Reading stops at half the limit, and what one receive brings must then still fit in.
-        listener_desc.conn.buffer_bytes = server->send_limit < 1024 ? 512 : server->send_limit / 2;
-    }
-    listener_desc.conn.idle_ms = server->idle_ms;
+    common_set_conn(server, &listener_desc.conn);
     listener_desc.accepts_min = server->accepts[0];
     listener_desc.accepts_max = server->accepts[1];
 
     common_init_output();
     snprintf(what, sizeof what, "cannot open a completion port");
     error = iocpnet_iocp_open(&iocp, &iocp_desc);
+    if (error) goto close;
+
+    snprintf(what, sizeof what, "cannot prepare");
+    if (server->prepare) error = server->prepare(iocp);
     if (error) goto close;
 
     snprintf(what, sizeof what, "cannot listen on %s:%" PRIu32,

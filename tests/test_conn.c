@@ -688,6 +688,40 @@ static void a_graceful_close_delivers_ten_mib(void)
     }
 }
 
+// A relay's two directions do not wait for each other: what the client sends is read although it
+// reads nothing of what waits for it.
+static void with_no_read_pause_a_client_that_does_not_read_is_heard(void)
+{
+    static unsigned char block[200000];
+    LONG last = -1;
+    SOCKET s;
+    prepare();
+    gift_total = 8 << 20;
+    gift_each = 10000;
+    gift_given = gift_refused = 0;
+    server.conn.send_limit_bytes = 65536;
+    server.conn.refuse_slow = true;
+    server.conn.no_read_pause = true;
+    server.conn.close_ms = 15000;
+    server.conn.on.open = open_and_give;
+    server.conn.on.drain = drain_and_give;
+    server.conn.on.data = ignore;
+    REQUIRE(begin());
+    s = peer_connect(port);
+    while (gift_given != last || !gift_refused) {  // until nothing moves any more
+        last = gift_given;
+        Sleep(100);
+    }
+    CHECK(gift_given < (LONG)gift_total);
+    CHECK(peer_send(s, block, sizeof block));
+    AWAIT(guests[0].received == sizeof block, PEER_MS);
+    CHECK_EQ(counted(IOCPNET_COUNT_READS_PAUSED), 0);
+    CHECK_EQ(unwrap(s, 0), gift_total);
+    closesocket(s);
+    AWAIT(closed_count == 1, PEER_MS);
+    end();
+}
+
 // pitfall 34: unread input does not turn a graceful close into a reset.
 static void a_close_while_the_peer_is_sending_loses_nothing(void)
 {
@@ -1616,6 +1650,7 @@ int main(int argc, char **argv)
     T_RUN(beyond_max_connections_clients_wait);
     T_RUN(a_client_that_never_reads_is_not_read_from);
     T_RUN(a_graceful_close_delivers_ten_mib);
+    T_RUN(with_no_read_pause_a_client_that_does_not_read_is_heard);
     T_RUN(a_close_while_the_peer_is_sending_loses_nothing);
     T_RUN(a_peer_that_never_finishes_is_cut_off_after_close_ms);
     T_RUN(a_send_over_the_limit_is_refused_or_closes);
