@@ -6236,7 +6236,7 @@ static DWORD WINAPI iocpnet__maker_main(void *parameter)
             iocpnet__report(listener->group.iocp, error, "WSASocketW");
             ms = IOCPNET__RETRY_MS;
         } else {
-            ms = 2 * ms < IOCPNET__RETRY_MOST_MS ? 2 * ms : IOCPNET__RETRY_MOST_MS;
+            ms = 2 * ms < IOCPNET__RETRY_MOST_MS ? 2 * ms : (uint32_t)IOCPNET__RETRY_MOST_MS;
         }
         IOCPNET_OS(WaitForSingleObject)(listener->maker_wake, ms);
     }
