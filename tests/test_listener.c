@@ -274,11 +274,10 @@ static void crowd_beside_clients(const char *what, int n)
     // The silent ones are closed when their time is over: here 5 s and 20 s from now.
     CHECK_EQ(counted(IOCPNET_COUNT_ACCEPTS_REAPED), 0);
     skip(5100);
+    AWAIT((int)counted(IOCPNET_COUNT_ACCEPTS_REAPED) + opened == n + 11, PEER_MS);
     if (server.accept_data_ms) {
-        AWAIT(counted(IOCPNET_COUNT_ACCEPTS_REAPED) >= server.accepts_max / 2, PEER_MS);
-        AWAIT(counted(IOCPNET_COUNT_ACCEPTS_REAPED) + counted(IOCPNET_COUNT_ACCEPTS_BARE) >=
-                  (uint64_t)n,
-              PEER_MS);
+        CHECK(counted(IOCPNET_COUNT_ACCEPTS_REAPED) >= server.accepts_max / 2);
+        CHECK(counted(IOCPNET_COUNT_ACCEPTS_BARE) >= (uint64_t)n / 4);
         CHECK(counted(IOCPNET_COUNT_ACCEPTS_REAPED) <= server.accepts_max);
         CHECK_EQ(counted(IOCPNET_COUNT_ACCEPTS_FAILED), 0);
     }
@@ -558,12 +557,17 @@ static int steal_from_outside(uint16_t from)
 static void nobody_else_can_take_the_port(void)
 {
     static const char *const addresses[] = { "127.0.0.1", "0.0.0.0" };
+    int exclusive = 0;
+    int size = sizeof exclusive;
     int i;
     for (i = 0; i < 2; i++) {
         prepare();
         server.address = addresses[i];
         T_NOTE("%s", addresses[i]);
         REQUIRE(begin());
+        CHECK(getsockopt(listener->socket.handle, SOL_SOCKET, SO_EXCLUSIVEADDRUSE,
+                         (char *)&exclusive, &size) == 0);
+        CHECK_EQ(exclusive, 1);  // Wine refuses the others even without
         CHECK_EQ(steal(port, INADDR_LOOPBACK), 0);
         if (i) CHECK_EQ(steal(port, INADDR_ANY), 0);
         CHECK_EQ(steal_from_outside(port), 100);
