@@ -1258,6 +1258,8 @@ typedef struct iocpnet_listener_desc {
     uint32_t accepts_max;     // and at most [128]
     uint32_t accept_data_ms;  // AcceptEx also takes the first bytes; silent ones are closed after
                               // this [0: no first bytes, the safe way]
+    bool accept_thread;       // new sockets are made on a thread of their own, which keeps up to
+                              // accepts_min ready: layered providers can make that slow
     uint32_t bind_retry_ms;   // try this long for an address in use: a restart while connections of
                               // the last run live. Open then blocks [0: one try]
     iocpnet_conn_desc conn;   // what is accepted; conn.on.data is required
@@ -1964,7 +1966,8 @@ IOCPNET__DEF iocpnet_error iocpnet_error_from_status(uint32_t status)
 //   pool.lock         a slab is cut, or a thread's cache and the depot are both empty or full
 //   iocp.lock         a key is added
 //   iocp.timer_lock   a timer is started, cancelled, taken to be run, or has been run
-//   listener.lock     an accept is started, a listener is closed, a socket is put by for reuse
+//   listener.lock     an accept is started or has finished, a listener is closed, a socket is put by
+//                     for reuse or comes from the accept thread
 //   iocpnet__lock     first and last iocp, extension functions, a name is taken or freed
 //   iocpnet__debug    the ledger, with IOCPNET_DEBUG only
 
@@ -5755,6 +5758,10 @@ struct iocpnet_listener {
     uint32_t batch_accepts;
     uintptr_t *spare;  // sockets to use again
     uint32_t spares;
+    HANDLE maker, maker_wake;  // the thread that makes sockets, or NULL; an event
+    iocpnet_socket *stock;     // what it has made: accepts_min
+    uint32_t stocked;
+    bool starved;  // an accept could not be posted for want of a socket
 };
 
 enum {
@@ -5855,19 +5862,21 @@ static void iocpnet__listener_lack(iocpnet_listener *listener, bool lacks)
     iocpnet__listener_time(listener, &listener->deficit, lacks);
 }
 
-// What the accept's packet says of the listener. True: this fails so often that only the tick goes
-// on.
-static bool iocpnet__listener_note(iocpnet__waiting *slot, iocpnet_error error)
+// What the accept's packet says of the listener; from here on the sweep leaves the slot alone. True:
+// this fails so often that only the tick goes on.
+static bool iocpnet__listener_note(iocpnet__waiting *slot, iocpnet_error *error)
 {
     iocpnet_listener *listener = slot->listener;
     bool closed, often;
 
     iocpnet__lock_enter(&listener->lock);
+    slot->posted = false;
+    if (!*error && slot->socket.handle == INVALID_SOCKET) *error = WSA_OPERATION_ABORTED;
     closed = iocpnet__load(&listener->group.closed) != 0;
-    listener->failed = error ? listener->failed + 1 : 0;
+    listener->failed = *error && !slot->reaped_ms ? listener->failed + 1 : 0;
     often = listener->failed > listener->desc.accepts_max;
-    if (!error) listener->retry_ms = 0;
-    if (!error && !closed) iocpnet__listener_judge(listener, iocpnet__accepts_of(slot));
+    if (!*error) listener->retry_ms = 0;
+    if (!*error && !closed) iocpnet__listener_judge(listener, iocpnet__accepts_of(slot));
     if (often && !closed) iocpnet__listener_lack(listener, true);
     iocpnet__lock_leave(&listener->lock);
     return often;
@@ -5880,13 +5889,8 @@ static void iocpnet__listener_accepted(iocpnet_op *op, iocpnet_error error, size
     iocpnet__waiting *slot = IOCPNET_OUTER(accept, iocpnet__waiting, accept);
     iocpnet_listener *listener = slot->listener;
     iocpnet_iocp *iocp = listener->group.iocp;
-    bool often;
+    bool often = iocpnet__listener_note(slot, &error);
 
-    iocpnet__lock_enter(&listener->lock);
-    slot->posted = false;  // from here on the sweep leaves its socket alone
-    iocpnet__lock_leave(&listener->lock);
-    if (!error && slot->socket.handle == INVALID_SOCKET) error = WSA_OPERATION_ABORTED;
-    often = iocpnet__listener_note(slot, slot->reaped_ms ? 0 : error);
     if (error) {
         if (!iocpnet__load(&listener->group.closed) && !slot->reaped_ms) {
             iocpnet__count(iocp, IOCPNET_COUNT_ACCEPTS_FAILED, 1);
@@ -5903,6 +5907,25 @@ static void iocpnet__listener_accepted(iocpnet_op *op, iocpnet_error error, size
     if (!often) iocpnet__listener_fill(listener);  // else the tick does, so that it does not spin
 }
 
+// A socket for an accept: a used one, one of the maker's, or a new one. WSAEWOULDBLOCK: the maker
+// rings when it has one. Lock held.
+static iocpnet_error iocpnet__listener_socket(iocpnet_listener *listener, iocpnet_socket *socket)
+{
+    if (listener->spares) {
+        *socket = listener->socket;
+        socket->handle = listener->spare[--listener->spares];
+        iocpnet__count(listener->group.iocp, IOCPNET_COUNT_SOCKETS_REUSED, 1);
+        return 0;
+    }
+    if (!listener->maker) {
+        return iocpnet_socket_open(socket, listener->group.iocp, listener->socket.family, false);
+    }
+    listener->starved = !listener->stocked;
+    if (listener->stocked) *socket = listener->stock[--listener->stocked];
+    IOCPNET_OS(SetEvent)(listener->maker_wake);
+    return listener->starved ? WSAEWOULDBLOCK : 0;
+}
+
 // Makes one accept wait. Lock held, so that the listening socket can't be closed meanwhile.
 static iocpnet_error iocpnet__listener_post(iocpnet_listener *listener, iocpnet__accepts *accepts)
 {
@@ -5917,15 +5940,8 @@ static iocpnet_error iocpnet__listener_post(iocpnet_listener *listener, iocpnet_
         data = slot->buffer->data;
         size = slot->buffer->size;
     }
-    if (listener->spares) {
-        slot->socket = listener->socket;
-        slot->socket.handle = listener->spare[--listener->spares];
-        iocpnet__count(listener->group.iocp, IOCPNET_COUNT_SOCKETS_REUSED, 1);
-    } else {
-        error = iocpnet_socket_open(&slot->socket, listener->group.iocp, listener->socket.family,
-                                    false);
-        if (error) goto give_buffer;
-    }
+    error = iocpnet__listener_socket(listener, &slot->socket);
+    if (error) goto give_buffer;
     accepts->free = slot->next;
     slot->seen_ms = 0;
     slot->reaped_ms = 0;
@@ -5984,7 +6000,7 @@ static void iocpnet__listener_fill(iocpnet_listener *listener)
     iocpnet__lock_enter(&listener->lock);
     error = iocpnet__listener_top_up(listener, common);
     if (!error) error = iocpnet__listener_top_up(listener, &listener->bare);
-    if (iocpnet__load(&listener->group.closed)) error = 0;
+    if (iocpnet__load(&listener->group.closed) || error == WSAEWOULDBLOCK) error = 0;
     listener->full = !error && (uint32_t)iocpnet__load(&common->waiting) >= common->target;
     told = !error || listener->deficit;
     iocpnet__listener_lack(listener, error != 0);
@@ -6057,12 +6073,13 @@ static bool iocpnet__listener_yield(iocpnet_listener *listener, uint64_t now)
 // First the sweep, then growth, then bare accepts. True: something was posted.
 static bool iocpnet__listener_relieve(iocpnet_listener *listener)
 {
-    uint64_t now = iocpnet__now();
     uint32_t posted = listener->posted;
+    uint64_t now;
     bool again;
 
     do {
         iocpnet__lock_enter(&listener->lock);
+        now = iocpnet__now();  // under the lock: else another thread's clocks may be ahead of it
         again = iocpnet__listener_sweep(listener, now) && iocpnet__listener_yield(listener, now);
         if (listener->bare.target && now - listener->pressed_ms > IOCPNET__CALM_MS) {
             listener->bare.target = 0;  // those that wait still take one each
@@ -6155,8 +6172,6 @@ static void iocpnet__listener_watch(iocpnet_listener *listener)
     HANDLE event = IOCPNET_OS(CreateEventW)(NULL, FALSE, FALSE, NULL);
     HANDLE wait = NULL;
 
-    listener->bell.op.done = iocpnet__listener_rung;
-    iocpnet__bell_arm(listener);
     if (!event) return;
     iocpnet__lock_enter(&listener->lock);
     listener->event = event;
@@ -6167,6 +6182,87 @@ static void iocpnet__listener_watch(iocpnet_listener *listener)
         iocpnet__listener_hear(listener, false);
     }
     iocpnet__lock_leave(&listener->lock);
+}
+
+// ---- the thread that makes sockets, with accept_thread
+
+// Puts a new socket into stock, unless the listener has closed. True: there is room for another.
+static bool iocpnet__maker_store(iocpnet_listener *listener, iocpnet_socket *socket)
+{
+    bool closed, more, starved;
+
+    iocpnet__lock_enter(&listener->lock);
+    closed = iocpnet__load(&listener->group.closed) != 0;
+    if (!closed) listener->stock[listener->stocked++] = *socket;
+    more = !closed && listener->stocked < listener->desc.accepts_min;
+    starved = listener->starved;
+    listener->starved = false;
+    iocpnet__lock_leave(&listener->lock);
+    if (closed) iocpnet_socket_close(socket);
+    if (starved) iocpnet__bell_ring(listener);
+    return more;
+}
+
+// Makes sockets until there are enough, or one can't be made.
+static iocpnet_error iocpnet__maker_stock(iocpnet_listener *listener)
+{
+    iocpnet_socket socket;
+    iocpnet_error error;
+    bool more;
+
+    iocpnet__lock_enter(&listener->lock);
+    more =
+        !iocpnet__load(&listener->group.closed) && listener->stocked < listener->desc.accepts_min;
+    iocpnet__lock_leave(&listener->lock);
+    while (more) {
+        error = iocpnet_socket_open(&socket, listener->group.iocp, listener->socket.family, false);
+        if (error) return error;
+        more = iocpnet__maker_store(listener, &socket);
+    }
+    return 0;
+}
+
+static DWORD WINAPI iocpnet__maker_main(void *parameter)
+{
+    iocpnet_listener *listener = (iocpnet_listener *)parameter;
+    DWORD ms = INFINITE;  // until the next try; INFINITE: nothing is lacking
+    iocpnet_error error;
+
+    while (!iocpnet__load(&listener->group.closed)) {
+        error = iocpnet__maker_stock(listener);
+        if (!error) {
+            ms = INFINITE;
+        } else if (ms == INFINITE) {
+            iocpnet__report(listener->group.iocp, error, "WSASocketW");
+            ms = IOCPNET__RETRY_MS;
+        } else {
+            ms = 2 * ms < IOCPNET__RETRY_MOST_MS ? 2 * ms : (uint32_t)IOCPNET__RETRY_MOST_MS;
+        }
+        IOCPNET_OS(WaitForSingleObject)(listener->maker_wake, ms);
+    }
+    return 0;
+}
+
+static iocpnet_error iocpnet__maker_begin(iocpnet_listener *listener)
+{
+    listener->stock =
+        (iocpnet_socket *)iocpnet__alloc(listener->desc.accepts_min * sizeof *listener->stock);
+    if (!listener->stock) return 8;
+    listener->maker_wake = IOCPNET_OS(CreateEventW)(NULL, FALSE, FALSE, NULL);
+    if (!listener->maker_wake) return iocpnet__last_error();
+    listener->maker = IOCPNET_OS(CreateThread)(NULL, 0, iocpnet__maker_main, listener, 0, NULL);
+    return listener->maker ? 0 : iocpnet__last_error();
+}
+
+static void iocpnet__maker_end(iocpnet_listener *listener)
+{
+    if (listener->maker) {
+        IOCPNET_OS(SetEvent)(listener->maker_wake);
+        IOCPNET_OS(WaitForSingleObject)(listener->maker, INFINITE);
+        IOCPNET_OS(CloseHandle)(listener->maker);
+    }
+    if (listener->maker_wake) IOCPNET_OS(CloseHandle)(listener->maker_wake);
+    iocpnet__free(listener->stock, listener->desc.accepts_min * sizeof *listener->stock);
 }
 
 // Fewer accepts, when it has been quiet long enough. Lock held.
@@ -6214,6 +6310,9 @@ static void iocpnet__listener_close(iocpnet_listener *listener)
             spare.handle = listener->spare[--listener->spares];
             iocpnet_socket_close(&spare);
         }
+        while (listener->stocked)
+            iocpnet_socket_close(&listener->stock[--listener->stocked]);
+        if (listener->maker) IOCPNET_OS(SetEvent)(listener->maker_wake);  // it ends
     }
     iocpnet__lock_leave(&listener->lock);
     if (wait) IOCPNET_OS(UnregisterWaitEx)(wait, INVALID_HANDLE_VALUE);  // awaits its callbacks
@@ -6245,6 +6344,7 @@ static void iocpnet__listener_free(iocpnet_listener *listener)
     iocpnet__listener_time(listener, &listener->grown, false);
     iocpnet__listener_time(listener, &listener->deficit, false);
     iocpnet__group_fini(&listener->group);
+    iocpnet__maker_end(listener);
     if (listener->event) IOCPNET_OS(CloseHandle)(listener->event);
     iocpnet__free(listener->slots, listener->slot_count * sizeof *listener->slots);
     iocpnet__free(listener->spare, listener->desc.accepts_max * sizeof *listener->spare);
@@ -8401,12 +8501,15 @@ IOCPNET__DEF iocpnet_error iocpnet_listener_open(iocpnet_listener **out, iocpnet
     listener->socket.handle = INVALID_SOCKET;
     IOCPNET_OS(InitializeSRWLock)(&listener->lock);
     error = iocpnet__listener_prepare(listener, iocp);
+    listener->bell.op.done = iocpnet__listener_rung;
     if (!error) error = iocpnet__listener_bind(listener);
+    if (!error && desc->accept_thread) error = iocpnet__maker_begin(listener);
     if (error) goto free_listener;
 
     iocpnet__group_join(&listener->group);
     iocpnet__listener_time(listener, &listener->timed, listener->desc.accept_data_ms != 0);
-    if (listener->desc.accept_data_ms) iocpnet__listener_watch(listener);
+    if (desc->accept_thread || desc->accept_data_ms) iocpnet__bell_arm(listener);
+    if (desc->accept_data_ms) iocpnet__listener_watch(listener);
     if (out) *out = listener;
     if (iocpnet__load(&iocp->state))
         iocpnet__listener_close(listener);  // a stop that came meanwhile

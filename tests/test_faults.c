@@ -549,6 +549,212 @@ static void a_server(void)
     every_call_may_fail(serve_one, "listener, conn");
 }
 
+// ---- connections of the program's own -----------------------------------------------------------
+
+static iocpnet_connector *connector;
+static int ends;                // on.close calls
+static iocpnet_reason end_why;  // of the last one
+static uintptr_t handed_over;   // the socket of one that was detached
+
+static void note_end(iocpnet_conn conn, iocpnet_reason reason, iocpnet_error error)
+{
+    (void)error;
+    end_why = reason;
+    if (reason == IOCPNET_CLOSED_HANDED_OVER) handed_over = iocpnet_conn_handle(conn);
+    ends++;
+}
+
+static void close_at_once(iocpnet_conn conn, const void *data, size_t size)
+{
+    (void)data;
+    (void)size;
+    CHECK_ERR(iocpnet_conn_close(conn), 0);
+}
+
+static bool open_connector(void (*data)(iocpnet_conn, const void *, size_t))
+{
+    iocpnet_conn_desc desc;
+    memset(&desc, 0, sizeof desc);
+    desc.max_connections = 4;
+    desc.close_ms = 500;
+    desc.connect_ms = 1000;
+    desc.on.data = data;
+    desc.on.close = note_end;
+    ends = 0;
+    handed_over = INVALID_SOCKET;
+    if (iocpnet_iocp_open(&iocp, NULL)) return false;
+    return iocpnet_connector_open(&connector, iocp, &desc) == 0;
+}
+
+static void await_ends(int n)
+{
+    uint64_t until = GetTickCount64() + 2500;
+    while (ends < n && GetTickCount64() < until)
+        iocpnet_iocp_poll(iocp, 10);
+    CHECK_EQ(ends, n);
+}
+
+// Polls until n bytes have come. False: the stream has ended before; waiting for ever is neither.
+static bool pump_recv(SOCKET s, char *got, int n)
+{
+    uint64_t until = GetTickCount64() + 2500;
+    u_long on = 1;
+    int have = 0;
+    ioctlsocket(s, (long)FIONBIO, &on);
+    while (have < n && GetTickCount64() < until) {
+        int r = recv(s, got + have, n - have, 0);
+        if (r > 0) have += r;
+        if (r == 0 || (r < 0 && WSAGetLastError() != WSAEWOULDBLOCK)) return false;
+        iocpnet_iocp_poll(iocp, 10);
+    }
+    return CHECK_EQ(have, n) != 0;
+}
+
+// The first address refuses, the second answers.
+static void open_and_converse(void)
+{
+    uint16_t dumb = 0, number = 0;
+    SOCKET bound = peer_bound(AF_INET, SOCK_STREAM, &dumb);
+    u_long on = 1;
+    iocpnet_address to[2];
+    iocpnet_conn name;
+    char got[8];
+    plain[0] = peer_listen(&number);
+    ioctlsocket(plain[0], (long)FIONBIO, &on);
+    if (open_connector(close_at_once) && !iocpnet_address_parse(&to[0], NULL, dumb) &&
+        !iocpnet_address_parse(&to[1], NULL, number) &&
+        !iocpnet_conn_open(&name, connector, to, 2, NULL)) {
+        uint64_t until = GetTickCount64() + 2500;
+        bool sent = iocpnet_conn_send(name, "hello", 5) == 0;
+        while (plain[1] == INVALID_SOCKET && !ends && GetTickCount64() < until) {
+            iocpnet_iocp_poll(iocp, 10);
+            plain[1] = accept(plain[0], NULL, NULL);
+        }
+        CHECK(plain[1] != INVALID_SOCKET || ends);
+        if (plain[1] != INVALID_SOCKET && sent && pump_recv(plain[1], got, 5)) {
+            CHECK_MEM(got, "hello", 5);
+            CHECK(peer_send(plain[1], "bye", 3));
+            if (!pump_recv(plain[1], got, 1)) shutdown(plain[1], SD_SEND);
+            await_ends(1);
+            if (end_why == IOCPNET_CLOSED_LOCAL) finished = 1;
+        } else if (plain[1] != INVALID_SOCKET) {
+            peer_abort(plain[1]);
+            plain[1] = INVALID_SOCKET;
+        }
+        if (!ends) iocpnet_conn_abort(name);
+        await_ends(1);
+    }
+    if (iocp) CHECK_ERR(iocpnet_iocp_stop(iocp, 1000), 0);
+    tear_down();
+    closesocket(bound);
+}
+
+// plain[0] becomes a connection's, or stays.
+static bool adopt_one(iocpnet_conn *name, void (*data)(iocpnet_conn, const void *, size_t))
+{
+    if (!peer_pair(plain) || !open_connector(data)) return false;
+    if (iocpnet_conn_adopt(name, connector, plain[0], NULL)) {
+        CHECK_EQ(name->id, 0);
+        return false;  // tear_down closes it, which must not be a second close
+    }
+    plain[0] = INVALID_SOCKET;
+    return true;
+}
+
+static void let_go(void)
+{
+    if (iocp) CHECK_ERR(iocpnet_iocp_stop(iocp, 1000), 0);
+    tear_down();
+}
+
+static void adopt_and_converse(void)
+{
+    iocpnet_conn name;
+    char got[8];
+    if (adopt_one(&name, echo)) {
+        CHECK(peer_send(plain[1], "hello", 5));
+        if (pump_recv(plain[1], got, 5)) finished = 1;
+        shutdown(plain[1], SD_SEND);
+        await_ends(1);
+    }
+    let_go();
+}
+
+static void adopt_and_detach(void)
+{
+    iocpnet_conn name;
+    char got[8];
+    if (adopt_one(&name, echo)) {
+        bool sent = iocpnet_conn_send(name, "last", 4) == 0;
+        peer_drain(iocp, 5);  // a receive waits
+        iocpnet_conn_detach(name);
+        await_ends(1);
+        if (handed_over != INVALID_SOCKET) {
+            CHECK(sent && pump_recv(plain[1], got, 4));
+            CHECK(peer_send(plain[1], "x", 1));
+            CHECK_EQ(peer_recv(handed_over, got, 1), 1);
+            CHECK_EQ(closesocket(handed_over), 0);
+            finished = 1;
+        }
+    }
+    let_go();
+}
+
+static void broadcast_to_two(void)
+{
+    iocpnet_pool *pool = NULL;
+    iocpnet_buffer *buffer;
+    iocpnet_conn name[2];
+    SOCKET pair[2] = { INVALID_SOCKET, INVALID_SOCKET };
+    char got[2][8];
+    if (iocpnet_pool_create(&pool, NULL)) return;
+    buffer = iocpnet_pool_take(pool);
+    if (buffer && adopt_one(&name[0], echo) && peer_pair(pair)) {
+        memcpy(buffer->data, "news", 4);
+        buffer->used = 4;
+        if (iocpnet_conn_adopt(&name[1], connector, pair[0], NULL) == 0) {
+            bool first = !iocpnet_conn_send_buffer(name[0], iocpnet_buffer_share(buffer));
+            bool second = !iocpnet_conn_send_buffer(name[1], iocpnet_buffer_share(buffer));
+            pair[0] = INVALID_SOCKET;
+            if (!pump_recv(plain[1], got[0], 4)) first = false;
+            if (!pump_recv(pair[1], got[1], 4)) second = false;
+            shutdown(pair[1], SD_SEND);
+            if (first && second) finished = 1;
+        }
+        shutdown(plain[1], SD_SEND);
+    }
+    if (pair[0] != INVALID_SOCKET) closesocket(pair[0]);
+    iocpnet_buffer_give(buffer);
+    let_go();
+    CHECK_ERR(iocpnet_pool_destroy(pool), 0);  // every reference has come back
+    if (pair[1] != INVALID_SOCKET) closesocket(pair[1]);
+}
+
+static void pause_and_resume(void)
+{
+    iocpnet_conn name;
+    char got[8];
+    if (adopt_one(&name, echo)) {
+        iocpnet_error paused = iocpnet_conn_pause(name);
+        CHECK(peer_send(plain[1], "hello", 5));
+        peer_drain(iocp, 5);
+        if (iocpnet_conn_resume(name) == 0 && !paused && pump_recv(plain[1], got, 5)) finished = 1;
+        shutdown(plain[1], SD_SEND);
+        await_ends(1);
+    }
+    let_go();
+}
+
+static void outbound_and_adopted_connections(void)
+{
+    T_LIMIT(150);
+    every_call_may_fail(open_and_converse, "conn open");
+    every_call_may_fail(adopt_and_converse, "conn adopt");
+    every_call_may_fail(adopt_and_detach, "conn detach");
+    every_call_may_fail(broadcast_to_two, "broadcast");
+    every_call_may_fail(pause_and_resume, "pause");
+}
+
 int main(int argc, char **argv)
 {
     WSADATA data;
@@ -564,6 +770,7 @@ int main(int argc, char **argv)
     T_RUN(a_datagram);
     T_RUN(a_unit_in_three_modes);
     T_RUN(a_server);
+    T_RUN(outbound_and_adopted_connections);
     WSACleanup();
     return t_end();
 }

@@ -115,6 +115,12 @@ static void end(void)
     peer_nothing_left();
 }
 
+// The kit's clock jumps.
+static void skip(uint64_t ms)
+{
+    fault_clock(fault_GetTickCount64() + ms);
+}
+
 // ---- clients ------------------------------------------------------------------------------------
 
 // Says something and hears it back.
@@ -211,10 +217,10 @@ static void accepts_grow_when_none_is_left_and_shrink_when_quiet(void)
     // Time alone makes them fewer: one that is taken is then not replaced.
     peer_drain(iocp, 100);
     CHECK_EQ(listener->common.target, 32);
-    fault_clock(GetTickCount64() + 7000);
+    skip(7000);
     PUMP(iocp, listener->common.target < 32, PEER_MS);
     CHECK(listener->common.target > 4);
-    fault_clock(GetTickCount64() + 60000);
+    skip(60000);
     PUMP(iocp, listener->common.target == 4, PEER_MS);
     CHECK(!listener->grown);
     CHECK_EQ(waiting(), 32);
@@ -266,14 +272,17 @@ static void crowd_beside_clients(const char *what, int n)
         CHECK(serve_one());
 
     // The silent ones are closed when their time is over: here 5 s and 20 s from now.
-    fault_clock(GetTickCount64() + 5100);
+    CHECK_EQ(counted(IOCPNET_COUNT_ACCEPTS_REAPED), 0);
+    skip(5100);
     if (server.accept_data_ms) {
-        CHECK_EQ(counted(IOCPNET_COUNT_ACCEPTS_REAPED), 0);
-        AWAIT(counted(IOCPNET_COUNT_ACCEPTS_REAPED) == server.accepts_max, PEER_MS);
-        CHECK(counted(IOCPNET_COUNT_ACCEPTS_BARE) >= (uint64_t)n - server.accepts_max);
+        AWAIT(counted(IOCPNET_COUNT_ACCEPTS_REAPED) >= server.accepts_max / 2, PEER_MS);
+        AWAIT(counted(IOCPNET_COUNT_ACCEPTS_REAPED) + counted(IOCPNET_COUNT_ACCEPTS_BARE) >=
+                  (uint64_t)n,
+              PEER_MS);
+        CHECK(counted(IOCPNET_COUNT_ACCEPTS_REAPED) <= server.accepts_max);
         CHECK_EQ(counted(IOCPNET_COUNT_ACCEPTS_FAILED), 0);
     }
-    fault_clock(GetTickCount64() + 26000);
+    skip(21000);
     AWAIT(closed == opened, PEER_MS);
     for (i = 0; i < n; i++)
         CHECK(is_ended(crowd[i]));
@@ -342,6 +351,8 @@ static void after_a_crowd_accepts_take_first_data_again(void)
     CHECK(serve_one());
     CHECK(listener->bare.target > 0);
     scatter(10);
+    Sleep(100);
+    skip(1100);
     AWAIT(listener->bare.target == 0, PEER_MS);
     for (i = 0; i < 10; i++)
         CHECK(serve_one());  // those bare ones that wait still take one each
@@ -360,16 +371,22 @@ static void the_sweep_ends_only_who_is_connected_and_silent(void)
     uintptr_t before[4];
     int i, same = 0;
     prepare();
-    server.accept_data_ms = 300;
+    server.accept_data_ms = 5000;
     server.accepts_min = 4;
     server.accepts_max = 4;
     REQUIRE(begin_idle());
     for (i = 0; i < 4; i++)
         before[i] = listener->slots[i].socket.handle;
-    peer_drain(iocp, 500);  // longer than the limit: it does not count before there is a client
+    peer_drain(iocp, 60);
+    skip(9000);  // the time before there is a client does not count
+    peer_drain(iocp, 60);
     gather(2);
-    peer_drain(iocp, 200);
+    peer_drain(iocp, 120);
     CHECK_EQ(counted(IOCPNET_COUNT_ACCEPTS_REAPED), 0);
+    skip(4000);
+    peer_drain(iocp, 60);
+    CHECK_EQ(counted(IOCPNET_COUNT_ACCEPTS_REAPED), 0);
+    skip(1000);
     PUMP(iocp, counted(IOCPNET_COUNT_ACCEPTS_REAPED) == 2, PEER_MS);
     PUMP(iocp, fault_count(FAULT_closesocket) == 2 && waiting() == 4, PEER_MS);
     CHECK(is_ended(crowd[0]) && is_ended(crowd[1]));
@@ -387,7 +404,6 @@ static void the_sweep_ends_only_who_is_connected_and_silent(void)
 // Where a cancel does nothing, closing the socket ends it; not before a while.
 static void a_cancel_that_is_not_honoured_is_no_end(void)
 {
-    uint64_t from;
     prepare();
     server.accept_data_ms = 100;
     server.accepts_min = 2;
@@ -396,10 +412,10 @@ static void a_cancel_that_is_not_honoured_is_no_end(void)
     gather(1);
     fault_fail(FAULT_CancelIoEx, 1, 1000000, ERROR_NOT_FOUND);
     PUMP(iocp, counted(IOCPNET_COUNT_ACCEPTS_REAPED) == 1, PEER_MS);
-    from = GetTickCount64();
+    PUMP(iocp, fault_count(FAULT_CancelIoEx) >= 3, PEER_MS);  // it is repeated
     CHECK_EQ(fault_count(FAULT_closesocket), 0);
+    skip(1000);
     PUMP(iocp, fault_count(FAULT_closesocket) == 1, PEER_MS);
-    CHECK(GetTickCount64() - from >= 800);
     CHECK(is_ended(crowd[0]));
     PUMP(iocp, waiting() == 2, PEER_MS);
     fault_reset();
@@ -416,18 +432,22 @@ static void a_deficit_is_made_good_ever_more_seldom(void)
     prepare();
     server.accepts_min = 3;
     CHECK_ERR(iocpnet_iocp_open(&iocp, &engine), 0);
-    fault_count(FAULT_WSASocketW);
     fault_fail(FAULT_WSASocketW, 2, 1000000, WSAEMFILE);  // the first is the listener's own
     REQUIRE(CHECK_ERR(iocpnet_listener_open(&listener, iocp, &server), 0));
     port = port_of(listener);
     CHECK_EQ(waiting(), 0);
-    peer_drain(iocp, 1750);
+    peer_drain(iocp, 850);
     tries = fault_count(FAULT_WSASocketW) - 1;
     T_NOTE("%d tries", tries);
-    CHECK(tries >= 4);
-    CHECK(tries <= 7);  // at 0, 50, 150, 350, 750, 1550 ms
+    CHECK(tries >= 3);
+    CHECK(tries <= 5);  // at 0, 50, 150, 350, 750 ms
+    for (; tries < 9; tries++) {
+        skip(1000);
+        PUMP(iocp, fault_count(FAULT_WSASocketW) > tries + 1, PEER_MS);
+    }
+    CHECK_EQ(listener->retry_ms, 1000);
     CHECK_EQ(reports, 1);
-    fault_reset();
+    fault_fail(FAULT_WSASocketW, 0, 0, 0);
     PUMP(iocp, waiting() == 3, 1500);
     CHECK_EQ(listener->retry_ms, 0);
     CHECK(!listener->deficit);
@@ -548,6 +568,43 @@ static void nobody_else_can_take_the_port(void)
         if (i) CHECK_EQ(steal(port, INADDR_ANY), 0);
         CHECK_EQ(steal_from_outside(port), 100);
         CHECK(serve_one());
+        end();
+    }
+}
+
+// pitfall 21
+static void every_family_is_served_and_no_other(void)
+{
+    static const struct {
+        const char *address;
+        bool dual, four, six;
+    } kinds[] = { { "127.0.0.1", false, true, false },
+                  { "::1", false, false, true },
+                  { "::", false, false, true },
+                  { "::", true, true, true } };
+    static const int families[] = { AF_INET, AF_INET6 };
+    int i, k;
+    for (i = 0; i < 8; i++) {
+        prepare();
+        server.address = kinds[i % 4].address;
+        server.dual_stack = kinds[i % 4].dual;
+        server.accept_data_ms = i < 4 ? 0 : 5000;
+        server.accept_thread = i >= 4;
+        T_NOTE("%s, %s, %s first data", server.address, server.dual_stack ? "dual" : "one family",
+               i < 4 ? "without" : "with");
+        CHECK_ERR(iocpnet_iocp_open(&iocp, &engine), 0);
+        if (iocpnet_listener_open(&listener, iocp, &server)) {
+            iocpnet_iocp_close(iocp);
+            CHECK(kinds[i % 4].six);
+            T_SKIP("no IPv6 here");
+        }
+        port = port_of(listener);
+        CHECK_ERR(iocpnet_iocp_start(iocp), 0);
+        for (k = 0; k < 2; k++) {
+            SOCKET s = peer_connect_to(families[k], port);
+            CHECK_EQ(is_served(s), k ? kinds[i % 4].six : kinds[i % 4].four);
+            if (s != INVALID_SOCKET) closesocket(s);
+        }
         end();
     }
 }
@@ -752,6 +809,61 @@ static void listeners_of_one_iocp_do_not_mind_each_other(void)
     end();
 }
 
+// ---- sockets made on a thread of their own ------------------------------------------------------
+
+static volatile LONG made_here, made_elsewhere;
+static DWORD test_thread;
+
+static void note_who_makes(void)
+{
+    if (iocpnet__worker_here(iocp) || GetCurrentThreadId() == test_thread) {
+        InterlockedIncrement(&made_here);
+    } else {
+        InterlockedIncrement(&made_elsewhere);
+    }
+}
+
+static void a_thread_makes_the_sockets(void)
+{
+    int i;
+    prepare();
+    server.accept_thread = true;
+    server.accepts_min = 2;
+    server.accepts_max = 4;
+    made_here = made_elsewhere = 0;
+    test_thread = GetCurrentThreadId();
+    REQUIRE(begin());
+    fault_before(FAULT_WSASocketW, note_who_makes);
+    AWAIT(waiting() == 2, PEER_MS);
+    for (i = 0; i < 30; i++)
+        CHECK(serve_one());
+    AWAIT(closed == 30, PEER_MS);
+    AWAIT(listener->stocked == 2, PEER_MS);
+    CHECK_EQ(made_here, 0);
+    CHECK(made_elsewhere >= 30);
+
+    // A slow provider: the workers do not wait for it.
+    fault_late(FAULT_SetFileCompletionNotificationModes, 20);
+    gather(1);
+    CHECK(is_served(crowd[0]));
+    for (i = 0; i < 10; i++)
+        CHECK(serve_one());
+    scatter(1);
+    fault_late(FAULT_SetFileCompletionNotificationModes, 0);
+
+    // It can't be made: told once, tried ever more seldom, made good.
+    AWAIT(listener->stocked == 2, PEER_MS);
+    reports = 0;
+    fault_fail(FAULT_WSASocketW, 1, 4, WSAEMFILE);
+    for (i = 0; i < 8; i++)
+        CHECK(serve_one());
+    CHECK_EQ(reports, 1);
+    AWAIT(listener->stocked == 2 && waiting() >= 2, PEER_MS);
+    iocpnet_listener_close(listener);
+    AWAIT(fault_sockets() == 0, PEER_MS);
+    end();
+}
+
 // ---- any call may fail, and a stop may come at any time -----------------------------------------
 
 // One server, two silent clients and one that talks; whatever fails, it ends, and leaves nothing.
@@ -761,13 +873,14 @@ static bool short_life(void)
     char back[4];
     u_long on = 1;
     uint64_t until;
+    int silents = server.accept_data_ms ? 2 : 0;
     int got = 0, n, i;
     iocp = NULL;
     iocpnet__provider_count = 0;
     if (iocpnet_iocp_open(&iocp, &engine)) return false;
     if (iocpnet_listener_open(&listener, iocp, &server) == 0) {
         port = port_of(listener);
-        for (i = 0; i < 2; i++)
+        for (i = 0; i < silents; i++)
             silent[i] = port ? peer_connect(port) : INVALID_SOCKET;
         if (port) s = peer_connect(port);
         if (s != INVALID_SOCKET) {
@@ -784,7 +897,7 @@ static bool short_life(void)
         if (s != INVALID_SOCKET) closesocket(s);
         for (i = 0; i < 10 && got == 4 && opened > closed; i++)
             iocpnet_iocp_poll(iocp, 5);
-        for (i = 0; i < 2; i++) {
+        for (i = 0; i < silents; i++) {
             if (silent[i] != INVALID_SOCKET) closesocket(silent[i]);
         }
     }
@@ -842,14 +955,15 @@ static void any_call_may_fail(void)
     server.accepts_max = 2;
     server.reuse = true;
     server.conn.max_connections = 20;
-    every_call_may_fail("reuse");
+    server.accept_thread = true;
+    every_call_may_fail("reuse, accept_thread");
 }
 
 static void a_stop_may_come_at_any_time(void)
 {
     int round, before = 0;
     T_LIMIT(30);
-    for (round = 0; round < 16; round++) {
+    for (round = 0; round < 12; round++) {
         peer_thread threads[3];
         int i;
         prepare();
@@ -858,6 +972,7 @@ static void a_stop_may_come_at_any_time(void)
         server.accepts_max = 8;
         server.accept_data_ms = round % 4 ? 5000 : 0;
         server.reuse = round % 3 == 2;
+        server.accept_thread = round % 3 == 1;
         REQUIRE(begin());
         hammering = 1;
         for (i = 0; i < 3; i++)
@@ -896,10 +1011,12 @@ int main(int argc, char **argv)
     T_RUN(a_deficit_is_made_good_ever_more_seldom);
     T_RUN(resets_do_not_end_the_listener);
     T_RUN(nobody_else_can_take_the_port);
+    T_RUN(every_family_is_served_and_no_other);
     T_RUN(an_address_in_use_is_tried_again_for_a_while);
     T_RUN(at_the_limit_no_accept_waits);
     T_RUN(pause_and_resume_lose_nobody);
     T_RUN(listeners_of_one_iocp_do_not_mind_each_other);
+    T_RUN(a_thread_makes_the_sockets);
     T_RUN(any_call_may_fail);
     T_RUN(a_stop_may_come_at_any_time);
     WSACleanup();
