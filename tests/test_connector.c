@@ -1192,10 +1192,11 @@ static void a_buffer_counts_with_its_whole_size(void)
             CHECK_EQ(out_of(large), 0);
             CHECK_ERR(iocpnet_conn_send(all[0].conn, "y", 1), 0);  // nothing is held back
             CHECK_EQ(peer_recv(s, got, 1), 1);
-            CHECK_EQ(
-                iocpnet__load(
-                    &((iocpnet__conn *)iocpnet__name_at((uint32_t)all[0].conn.id)->u.conn)->queued),
-                0);
+            // The byte may be here before the packet that tells of it.
+            {
+                iocpnet__name *name = iocpnet__name_at((uint32_t)all[0].conn.id);
+                AWAIT(iocpnet__load(&((iocpnet__conn *)name->u.conn)->queued) == 0, PEER_MS);
+            }
         } else {
             AWAIT(closed_count == 1, PEER_MS);
             CHECK_EQ(all[0].reason, IOCPNET_CLOSED_LIMIT);
@@ -1736,7 +1737,7 @@ static void a_paused_listener_serves_all_after_the_resume(void)
     REQUIRE(begin());
     s[0] = peer_connect(port);
     CHECK(talk(s[0], 100, 10, 1));
-    AWAIT(listener->waiting == 2, PEER_MS);
+    AWAIT(listener->common.waiting == 2, PEER_MS);
     CHECK_ERR(iocpnet_listener_pause(listener), 0);
     for (i = 1; i < 12; i++) {
         s[i] = peer_connect(port);
@@ -1777,10 +1778,10 @@ static void a_closed_listener_leaves_its_connections(void)
     CHECK(talk(s, 100, 10, 1));
     iocpnet_listener_close(listener);
     iocpnet_listener_close(listener);  // is no harm
-    AWAIT(listener->waiting == 0, PEER_MS);
+    AWAIT(listener->common.waiting == 0, PEER_MS);
     CHECK_ERR(iocpnet_listener_pause(listener), WSAESHUTDOWN);
     CHECK_ERR(iocpnet_listener_resume(listener), WSAESHUTDOWN);
-    CHECK_EQ(listener->waiting, 0);
+    CHECK_EQ(listener->common.waiting, 0);
     late = peer_connect(port);
     CHECK(late == INVALID_SOCKET);
     CHECK(talk(s, 1000, 100, 2));
