@@ -1335,8 +1335,8 @@ IOCPNET_API iocpnet_error iocpnet_conn_open(iocpnet_conn *conn, iocpnet_connecto
 //
 //   socket     the SOCKET
 //
-// Returns    as iocpnet_conn_open, and the codes of iocpnet_socket_adopt. On failure the socket is
-//            still yours.
+// Returns    as iocpnet_conn_open, and the codes of iocpnet_socket_adopt; WSAEOPNOTSUPP: no TCP
+//            socket. On failure the socket is still yours.
 // Owns       from 0 on the socket is the connection's.
 // Threads    any. The callbacks come on the workers, never in this call.
 IOCPNET_API iocpnet_error iocpnet_conn_adopt(iocpnet_conn *conn, iocpnet_connector *connector,
@@ -1402,7 +1402,8 @@ IOCPNET_API iocpnet_error iocpnet_conn_close(iocpnet_conn conn);
 // Threads    any.
 IOCPNET_API iocpnet_error iocpnet_conn_abort(iocpnet_conn conn);
 
-// Hands the socket back: what is queued leaves, the receive is cancelled (bytes that it brings all
+// Hands the socket back: what is queued leaves (if the peer does not take it for close_ms, the
+// connection ends with the reason time-out instead), the receive is cancelled (bytes that it brings all
 // the same still come to on.data), then on.close comes with the reason handed over, and
 // iocpnet_conn_handle there tells the socket. It stays attached to the iocp: use synchronous calls
 // on it, or set the low bit of hEvent in your OVERLAPPEDs. A connection that is closing already, or
@@ -7453,7 +7454,13 @@ static void iocpnet__conn_obey(iocpnet__conn *conn, int32_t bits)
         iocpnet__conn_because(conn, IOCPNET_CLOSED_FINISHED, 0);
         iocpnet__conn_close_begins(conn);
     }
-    if (bits & IOCPNET__HAND_OVER && !conn->reasoned) conn->leaving = true;
+    if (bits & IOCPNET__HAND_OVER && !conn->reasoned) {
+        // A peer that does not read what is queued has as long as in a close.
+        conn->leaving = true;
+        conn->awaits = true;
+        conn->began_ms = iocpnet__now_32();
+        if (!conn->timed) iocpnet__conn_time(conn, 1);
+    }
     if (bits & IOCPNET__OVER) iocpnet__conn_because(conn, IOCPNET_CLOSED_LIMIT, WSAENOBUFS);
     if (bits & IOCPNET__LATE) iocpnet__conn_late(conn);
     if (bits & IOCPNET__ABORT) iocpnet__conn_because(conn, IOCPNET_CLOSED_LOCAL, 0);
@@ -7774,12 +7781,18 @@ IOCPNET__DEF iocpnet_error iocpnet_conn_adopt(iocpnet_conn *name, iocpnet_connec
     iocpnet_socket socket;
     struct sockaddr_storage peer;
     int size = sizeof peer;
+    int type = 0;
+    int type_size = sizeof type;
     iocpnet_error error;
 
     name->id = 0;
     if (IOCPNET_OS(getpeername)(handle, (struct sockaddr *)&peer, &size)) {
         return iocpnet__wsa_error();
     }
+    if (IOCPNET_OS(getsockopt)(handle, SOL_SOCKET, SO_TYPE, (char *)&type, &type_size)) {
+        return iocpnet__wsa_error();
+    }
+    if (type != SOCK_STREAM) return WSAEOPNOTSUPP;
     error = iocpnet__connector_take(&connector->group, user, &conn);
     if (error) return error;
     error = iocpnet_socket_adopt(&socket, connector->group.iocp, handle);

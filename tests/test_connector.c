@@ -1696,6 +1696,43 @@ static void a_callback_that_thinks_is_no_stall(void)
     end();
 }
 
+// Law 5: a hand-over does not wait for ever for a peer that does not read.
+static void a_hand_over_to_who_never_reads_ends_after_close_ms(void)
+{
+    static char block[8 << 20];
+    SOCKET deaf;
+    watched *w;
+    prepare();
+    client.close_ms = 300;
+    client.send_limit_bytes = 9 << 20;
+    client.buffers = 1200;
+    REQUIRE(begin());
+    w = open_plain(&deaf);
+    CHECK_ERR(iocpnet_conn_send(w->conn, block, sizeof block), 0);
+    CHECK_ERR(iocpnet_conn_detach(w->conn), 0);
+    AWAIT(w->closed, PEER_MS);
+    CHECK_EQ(w->reason, IOCPNET_CLOSED_TIMEOUT);
+    closesocket(deaf);
+    end();
+}
+
+static void a_datagram_socket_is_not_adopted(void)
+{
+    SOCKET s = socket(AF_INET, SOCK_DGRAM, 0);
+    struct sockaddr_in to;
+    iocpnet_conn conn;
+    prepare();
+    REQUIRE(begin());
+    memset(&to, 0, sizeof to);
+    to.sin_family = AF_INET;
+    to.sin_port = htons(port);
+    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    CHECK_EQ(connect(s, (struct sockaddr *)&to, sizeof to), 0);
+    CHECK_ERR(iocpnet_conn_adopt(&conn, connector, s, NULL), WSAEOPNOTSUPP);
+    CHECK_EQ(closesocket(s), 0);
+    end();
+}
+
 static void options_are_set_as_asked(void)
 {
     int kind, asked;
@@ -1964,6 +2001,8 @@ int main(int argc, char **argv)
     T_RUN(read_ms_does_not_count_while_the_queue_is_full);
     T_RUN(stall_ms_closes_who_never_reads);
     T_RUN(a_callback_that_thinks_is_no_stall);
+    T_RUN(a_hand_over_to_who_never_reads_ends_after_close_ms);
+    T_RUN(a_datagram_socket_is_not_adopted);
     T_RUN(options_are_set_as_asked);
     T_RUN(a_paused_listener_serves_all_after_the_resume);
     T_RUN(a_closed_listener_leaves_its_connections);
