@@ -7361,10 +7361,21 @@ static void iocpnet__conn_obey(iocpnet__conn *conn, int32_t bits)
     }
 }
 
+// The filter has something to send still: what waits, its farewell, or, when the program has only
+// finished its side, the rest of its handshake.
+static bool iocpnet__filter_owes(const iocpnet__conn *conn)
+{
+    const iocpnet__extra *extra = conn->extra;
+
+    if (extra->wire.head) return true;
+    if (!extra->filtered || extra->filter_failed || extra->filter_closed) return false;
+    return extra->filter_ready || iocpnet__load(&conn->closing) == IOCPNET__ENDING;
+}
+
 // Nothing is queued, on its way, or about to be queued by another thread.
 static bool iocpnet__conn_idle(const iocpnet__conn *conn)
 {
-    if (conn->group->desc.filter && conn->extra->wire.head) return false;
+    if (conn->group->desc.filter && iocpnet__filter_owes(conn)) return false;
     return !conn->queue.head && !conn->sending && !conn->sending_2 && !iocpnet__load(&conn->queued);
 }
 
