@@ -7060,13 +7060,15 @@ static void iocpnet__filter_out(iocpnet__conn *conn)
     const iocpnet_filter *filter = conn->group->desc.filter;
     iocpnet__extra *extra = conn->extra;
 
-    if (extra->filter_failed) iocpnet__conn_drop_queue(conn);
-    if (!extra->filter_ready || extra->filter_failed || conn->closed) return;
-    while (conn->queue.head && !extra->wire.head && !extra->filter_failed && !conn->closed) {
+    while (extra->filter_ready && conn->queue.head && !extra->wire.head && !extra->filter_failed) {
         iocpnet__filter_out_one(conn);
     }
-    if (!iocpnet__load(&conn->closing) || !iocpnet__conn_all_given(conn)) return;
-    if (extra->filter_closed || extra->filter_failed || conn->closed) return;
+    // What can never leave: nobody else would take it off.
+    if (extra->filter_failed || (conn->finished && !extra->filter_ready)) {
+        iocpnet__conn_drop_queue(conn);
+    }
+    if (!extra->filter_ready || extra->filter_failed || extra->filter_closed) return;
+    if (conn->closed || !iocpnet__load(&conn->closing) || !iocpnet__conn_all_given(conn)) return;
     extra->filter_closed = true;
     extra->filtering = true;
     iocpnet__filter_result(
