@@ -7036,13 +7036,13 @@ static void iocpnet__filter_out_one(iocpnet__conn *conn)
 
     conn->queue.head = buffer->next;
     if (!buffer->next) conn->queue.tail = NULL;
+    iocpnet__conn_unqueue(conn, size);  // first: what the filter makes of it must not add to it
     conn->extra->filtering = true;
     if (filter->send) {
         error = filter->send(iocpnet__conn_name(conn), conn->extra->state, data, size);
     } else {
         error = iocpnet_filter_send(iocpnet__conn_name(conn), data, size);
     }
-    iocpnet__conn_unqueue(conn, size);
     iocpnet__queue_give(conn, buffer);
     iocpnet__filter_result(conn, error);
 }
@@ -8027,11 +8027,12 @@ IOCPNET__DEF iocpnet_error iocpnet_filter_send(iocpnet_conn name, const void *da
     if (conn->closed || !size) return 0;
     if (!iocpnet__copy_out(conn->group->buffers, (const char *)data, size, false, &first, &last)) {
         iocpnet__queue_give_list(conn, first);
+        iocpnet__count(conn->group->iocp, IOCPNET_COUNT_NO_BUFFERS, 1);
         return WSAENOBUFS;
     }
     // What a filter makes of bytes that were taken is not refused: it counts, over the limit too.
     iocpnet__add(&conn->queued, (int32_t)size);
-    iocpnet__undraw(conn->group->iocp, IOCPNET__QUEUED, -(int64_t)size);
+    (void)iocpnet__draw(conn->group->iocp, IOCPNET__QUEUED, (int64_t)size, INT64_MIN / 2);
     conn->extra->wire_bytes += (uint32_t)size;
     iocpnet__queue_append(&conn->extra->wire, first, last);
     return 0;
