@@ -6982,7 +6982,10 @@ static void iocpnet__conn_tell_open(iocpnet__conn *conn)
 {
     const iocpnet_conn_events *on = &conn->group->desc.on;
 
-    if (iocpnet__load(&conn->closing) == IOCPNET__CLOSING && conn->opened) return;
+    if (iocpnet__load(&conn->closing) == IOCPNET__CLOSING &&
+        (conn->opened || conn->group->desc.filter)) {
+        return;
+    }
     conn->opened = true;
     if (on->open) on->open(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user));
 }
@@ -7075,15 +7078,24 @@ static void iocpnet__filter_out(iocpnet__conn *conn)
         conn, filter->close ? filter->close(iocpnet__conn_name(conn), extra->state) : 0);
 }
 
+// The filter's handshake is not over. What comes is for it alone: a pause does not hold it, nor
+// does a close by which something is still to be delivered.
+static bool iocpnet__filter_begins(const iocpnet__conn *conn)
+{
+    return conn->group->desc.filter && !conn->extra->filter_ready && !conn->extra->filter_failed &&
+           !conn->shut;
+}
+
 // Shows what a receive has brought: bytes, or the peer's end. While reading is paused it waits.
 static void iocpnet__conn_show(iocpnet__conn *conn)
 {
     size_t bytes = conn->recv.overlapped.internal_high;
     bool closing = iocpnet__load(&conn->closing) == IOCPNET__CLOSING;
+    bool begins = iocpnet__filter_begins(conn);
 
-    if (iocpnet__load(&conn->held) && !conn->leaving && !closing) return;
+    if (iocpnet__load(&conn->held) && !conn->leaving && !closing && !begins) return;
     conn->ready = false;
-    if (conn->group->desc.filter && !closing) {
+    if (conn->group->desc.filter && (begins || !closing)) {
         iocpnet__filter_in(conn, bytes ? conn->buffer->data : NULL, bytes);
     }
     if (!bytes) {
@@ -7421,8 +7433,10 @@ static void iocpnet__conn_hand_over(iocpnet__conn *conn)
 static bool iocpnet__conn_reads(iocpnet__conn *conn)
 {
     bool closing = iocpnet__load(&conn->closing) == IOCPNET__CLOSING;
+    bool begins = iocpnet__filter_begins(conn);
     int32_t half = (int32_t)(conn->group->desc.send_limit_bytes / 2);
-    bool paused = !closing && iocpnet__load(&conn->queued) > half;
+    int32_t waits = begins ? (int32_t)conn->extra->wire_bytes : iocpnet__load(&conn->queued);
+    bool paused = waits > half && (begins || !closing);
 
     if (conn->paused && !paused) conn->received_ms = iocpnet__now_32();
     if (paused && !conn->paused) iocpnet__count(conn->group->iocp, IOCPNET_COUNT_READS_PAUSED, 1);
@@ -7430,7 +7444,8 @@ static bool iocpnet__conn_reads(iocpnet__conn *conn)
     if (conn->closed || conn->disconnecting || conn->finished || conn->receiving || conn->ready) {
         return false;
     }
-    return !paused && !conn->starved && !conn->leaving && (closing || !iocpnet__load(&conn->held));
+    return !paused && !conn->starved && !conn->leaving &&
+           (closing || begins || !iocpnet__load(&conn->held));
 }
 
 // What to do next. True when the connection is over: nothing is pending on it any more.
