@@ -6913,7 +6913,7 @@ static void iocpnet__conn_finish_reading(iocpnet__conn *conn)
     if (closing == IOCPNET__CLOSING || conn->leaving) return;
     if (conn->group->desc.frame && iocpnet_framer_kept(&conn->extra->framer)) {
         iocpnet__conn_because(conn, IOCPNET_CLOSED_PROTOCOL, 38);  // ERROR_HANDLE_EOF
-    } else if (on->finish) {
+    } else if (on->finish && !(conn->group->desc.filter && !conn->extra->filter_ready)) {
         on->finish(iocpnet__conn_name(conn));
         if (!closing) return;
     }
@@ -7400,6 +7400,7 @@ static void iocpnet__conn_tell_drain(iocpnet__conn *conn)
     const iocpnet_conn_desc *desc = &conn->group->desc;
 
     if (!iocpnet__load(&conn->refused) || iocpnet__load(&conn->closing)) return;
+    if (iocpnet__filter_begins(conn)) return;  // on.open comes first
     if (iocpnet__load(&conn->queued) > (int32_t)(desc->send_limit_bytes / 2)) return;
     if (iocpnet__load(&conn->refused) == IOCPNET__BY_PROCESS &&
         iocpnet__load64(&account->left) < account->limit / 2) {
