@@ -6974,6 +6974,8 @@ static void iocpnet__filter_result(iocpnet__conn *conn, iocpnet_error error)
     conn->extra->filtering = false;
     if (!error || conn->extra->filter_failed) return;
     conn->extra->filter_failed = true;
+    // A close whose filter fails did not deliver everything.
+    if (conn->reason != IOCPNET_CLOSED_PROTOCOL) conn->reasoned = false;
     iocpnet__conn_because(conn, IOCPNET_CLOSED_FILTER, error);
     iocpnet__conn_close_begins(conn);
 }
