@@ -1413,7 +1413,8 @@ IOCPNET_API iocpnet_error iocpnet_conn_detach(iocpnet_conn conn);
 // are shown even if reading is paused meanwhile, since only what comes from the socket can wait.
 // Send: bytes for the socket, copied, behind those before.
 //
-// Returns    0; WSAENOTCONN: not in a function of conn's filter; WSAENOBUFS: no buffer.
+// Returns    0; WSAENOTCONN: not in a function of conn's filter. Show: WSAEINVAL before ready.
+//            Send: WSAENOBUFS: no buffer, and nothing was queued; WSAESHUTDOWN: our FIN has left.
 // Threads    the filter's functions.
 IOCPNET_API iocpnet_error iocpnet_filter_ready(iocpnet_conn conn);
 IOCPNET_API iocpnet_error iocpnet_filter_show(iocpnet_conn conn, const void *data, size_t size);
@@ -6989,7 +6990,9 @@ static void iocpnet__conn_tell_open(iocpnet__conn *conn)
         return;
     }
     conn->opened = true;
+    if (conn->extra) conn->extra->filtering = false;  // the program is no function of the filter
     if (on->open) on->open(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user));
+    if (conn->extra) conn->extra->filtering = conn->extra->filtered;
 }
 
 // The socket is connected: the program is told, or the filter begins.
@@ -8026,12 +8029,15 @@ IOCPNET__DEF iocpnet_error iocpnet_filter_show(iocpnet_conn name, const void *da
     iocpnet__conn *conn = iocpnet__filter_enter(name);
 
     if (!conn) return WSAENOTCONN;
+    if (!conn->extra->filter_ready) return WSAEINVAL;
     if (!size || iocpnet__load(&conn->closing) == IOCPNET__CLOSING) return 0;
+    conn->extra->filtering = false;
     if (conn->group->desc.frame) {
         iocpnet__conn_show_messages(conn, data, size);
     } else {
         conn->group->desc.on.data(name, data, size);
     }
+    conn->extra->filtering = true;
     return 0;
 }
 
@@ -8043,6 +8049,7 @@ IOCPNET__DEF iocpnet_error iocpnet_filter_send(iocpnet_conn name, const void *da
 
     if (!conn) return WSAENOTCONN;
     if (conn->closed || !size) return 0;
+    if (conn->shut) return WSAESHUTDOWN;
     if (!iocpnet__copy_out(conn->group->buffers, (const char *)data, size, false, &first, &last)) {
         iocpnet__queue_give_list(conn, first);
         iocpnet__count(conn->group->iocp, IOCPNET_COUNT_NO_BUFFERS, 1);
