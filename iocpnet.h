@@ -1198,7 +1198,8 @@ typedef struct iocpnet_conn_events {
     void (*finish)(iocpnet_conn conn);
     // After a refused send: half the limit is free again.
     void (*drain)(iocpnet_conn conn);
-    // It is over. Comes once for each open, and for each iocpnet_conn_open that returned 0.
+    // It is over. Comes once for each open, and for each iocpnet_conn_open or iocpnet_conn_adopt
+    // that returned 0.
     void (*close)(iocpnet_conn conn, iocpnet_reason reason, iocpnet_error error);
 } iocpnet_conn_events;
 
@@ -7725,6 +7726,7 @@ IOCPNET__DEF iocpnet_error iocpnet_conn_adopt(iocpnet_conn *name, iocpnet_connec
     conn->handle = handle;
     conn->ext = socket.ext;
     conn->gone = false;
+    conn->opened = conn->group->desc.filter != NULL;  // on.close even if on.open never comes
     iocpnet__or(&conn->bits, IOCPNET__OPEN);
     return iocpnet__connector_run(conn, name);
 }
