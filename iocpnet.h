@@ -6851,6 +6851,7 @@ static void iocpnet__conn_flush(iocpnet__conn *conn)
     if (queue->head && !conn->sending && !conn->closed && !conn->starved) {
         iocpnet__conn_send_one(conn, &conn->send, &conn->sending);
     }
+    if (desc->filter && desc->sndbuf_0) iocpnet__filter_out(conn);  // for the second send
     if (desc->sndbuf_0 && queue->head && !conn->sending_2 && !conn->closed && !conn->starved) {
         iocpnet__conn_send_one(conn, &conn->extra->send, &conn->sending_2);
     }
