@@ -1210,11 +1210,13 @@ typedef struct iocpnet_conn_events {
 typedef struct iocpnet_filter {
     // The connection is there; outbound: we have opened it. *state is yours.
     iocpnet_error (*open)(iocpnet_conn conn, void *user, bool outbound, void **state);
-    // Bytes have come from the socket; size 0: the peer has finished.
+    // Bytes have come from the socket; size 0: the peer has finished. Once it is ready, not while
+    // reading is paused, nor after iocpnet_conn_close.
     iocpnet_error (*receive)(iocpnet_conn conn, void *state, const void *data, size_t size);
     // The program sends bytes; not before iocpnet_filter_ready.
     iocpnet_error (*send)(iocpnet_conn conn, void *state, const void *data, size_t size);
-    // The program has closed or shut down, and all its bytes were given to send.
+    // The program has closed or shut down, and all its bytes were given to send: the last chance to
+    // send. Not if it never was ready, or has failed.
     iocpnet_error (*close)(iocpnet_conn conn, void *state);
     // It is over; for each open, also one that failed. conn is only good to be compared.
     void (*end)(iocpnet_conn conn, void *state);
@@ -1365,7 +1367,8 @@ IOCPNET_API iocpnet_error iocpnet_conn_send_buffer(iocpnet_conn conn, iocpnet_bu
 // A listener has desc.buffers more than its connections need: whoever keeps more than that takes
 // them from receiving.
 //
-// Returns    the buffer, or NULL: not in on.data of this connection, taken already, desc.frame or desc.filter.
+// Returns    the buffer, or NULL: not in on.data of this connection, taken already, desc.frame or
+//            desc.filter.
 // Owns       yours; iocpnet_buffer_give it, or hand it to iocpnet_conn_send_buffer.
 // Threads    on.data of conn.
 IOCPNET_API iocpnet_buffer *iocpnet_conn_take(iocpnet_conn conn);

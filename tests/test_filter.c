@@ -42,6 +42,7 @@ typedef struct state {
     uint32_t piece;
 } state;
 
+static iocpnet_iocp *iocp;
 static state states[STATES];
 static volatile LONG state_count;
 
@@ -141,6 +142,8 @@ static iocpnet_error flood(state *s)
     iocpnet_error error;
     do {
         error = iocpnet_filter_send(s->conn, block, sizeof block);
+        // a worker that only sends must not run into debt while others pay in
+        if (iocpnet__worker_here(iocp)->lots[IOCPNET__QUEUED] < 0) s->p->wrong++;
         if (!error) s->p->flooded += sizeof block;
     } while (!error && s->p->flooded < 100 << 20);
     return error;
@@ -277,7 +280,6 @@ typedef struct guest {
 enum { GUESTS = 2000 };
 static guest guests[GUESTS];
 static volatile LONG guest_count, open_count, closed_count, overlaps, out_of_order;
-static iocpnet_iocp *iocp;
 static iocpnet_listener *listener;
 static iocpnet_connector *connector;
 static iocpnet_listener_desc server;
@@ -1460,6 +1462,70 @@ static void sends_over_the_limit_are_as_without(void)
     }
 }
 
+static void send_beside(void *user)
+{
+    CHECK_ERR(iocpnet_conn_send(*(iocpnet_conn *)user, closing_bytes + 30000, 15000), 0);
+}
+
+// While the filter is at work, another thread sends.
+static iocpnet_error send_with_company(iocpnet_conn conn, void *user, const void *data, size_t size)
+{
+    bool first = ((state *)user)->out == 0;
+    iocpnet_error error = filter_send(conn, user, data, size);
+    if (first) {
+        peer_thread thread;
+        peer_start(&thread, send_beside, &conn);
+        peer_join(&thread);
+    }
+    return error;
+}
+
+static void on_open_send_30000(iocpnet_conn conn, void *user)
+{
+    on_open(conn, user);
+    CHECK_ERR(iocpnet_conn_send(conn, closing_bytes, 30000), 0);
+}
+
+// Bytes in the filter's hands count once.
+static void sends_within_the_limit_are_taken(void)
+{
+    SOCKET s;
+    peer_fill(closing_bytes, 45000, 0, 3);
+    prepare();
+    server_filter.send = send_with_company;
+    server.conn.send_limit_bytes = 50000;
+    server.conn.on.open = on_open_send_30000;
+    REQUIRE(begin());
+    s = peer_connect(port);
+    CHECK(greet(s));
+    CHECK(pattern_comes(s, 45000, 0, 3));
+    CHECK_EQ(counted(IOCPNET_COUNT_SENDS_REFUSED), 0);
+    closesocket(s);
+    end();
+}
+
+// With SO_SNDBUF 0 one send would leave the wire idle for a round trip after each.
+static void two_sends_are_outstanding(void)
+{
+    iocpnet__conn *conn;
+    SOCKET s;
+    prepare();
+    closing_kind = 2;
+    server.conn.on.open = on_open_send_and_close;
+    server.conn.sndbuf_0 = true;
+    server.conn.send_limit_bytes = 2 << 20;
+    REQUIRE(begin());
+    s = peer_connect(port);
+    CHECK(greet(s));
+    AWAIT(open_count == 1, PEER_MS);
+    conn = iocpnet__name_enter(guests[0].conn.id);
+    REQUIRE(conn != NULL);
+    AWAIT(*(volatile bool *)&conn->sending && *(volatile bool *)&conn->sending_2, PEER_MS);
+    iocpnet__name_leave(conn, false);
+    peer_abort(s);
+    end();
+}
+
 // A peer that never reads is not read from, however much it sends.
 static void a_peer_that_never_reads_is_not_read_from(void)
 {
@@ -1626,6 +1692,8 @@ int main(int argc, char **argv)
     T_RUN(a_pause_in_data_loses_nothing);
     T_RUN(filter_calls_elsewhere_do_nothing);
     T_RUN(sends_over_the_limit_are_as_without);
+    T_RUN(sends_within_the_limit_are_taken);
+    T_RUN(two_sends_are_outstanding);
     T_RUN(a_peer_that_never_reads_is_not_read_from);
     T_RUN(want_of_buffers_is_told_to_the_filter);
     T_RUN(every_call_may_fail);
