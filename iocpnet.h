@@ -1198,7 +1198,8 @@ typedef struct iocpnet_conn_events {
     void (*finish)(iocpnet_conn conn);
     // After a refused send: half the limit is free again.
     void (*drain)(iocpnet_conn conn);
-    // It is over. Comes once for each open, and for each iocpnet_conn_open that returned 0.
+    // It is over. Comes once for each open, and for each iocpnet_conn_open or iocpnet_conn_adopt
+    // that returned 0.
     void (*close)(iocpnet_conn conn, iocpnet_reason reason, iocpnet_error error);
 } iocpnet_conn_events;
 
@@ -1209,11 +1210,13 @@ typedef struct iocpnet_conn_events {
 typedef struct iocpnet_filter {
     // The connection is there; outbound: we have opened it. *state is yours.
     iocpnet_error (*open)(iocpnet_conn conn, void *user, bool outbound, void **state);
-    // Bytes have come from the socket; size 0: the peer has finished.
+    // Bytes have come from the socket; size 0: the peer has finished. Once it is ready, not while
+    // reading is paused, nor after iocpnet_conn_close.
     iocpnet_error (*receive)(iocpnet_conn conn, void *state, const void *data, size_t size);
     // The program sends bytes; not before iocpnet_filter_ready.
     iocpnet_error (*send)(iocpnet_conn conn, void *state, const void *data, size_t size);
-    // The program has closed or shut down, and all its bytes were given to send.
+    // The program has closed or shut down, and all its bytes were given to send: the last chance to
+    // send. Not if it never was ready, or has failed.
     iocpnet_error (*close)(iocpnet_conn conn, void *state);
     // It is over; for each open, also one that failed. conn is only good to be compared.
     void (*end)(iocpnet_conn conn, void *state);
@@ -1368,7 +1371,8 @@ IOCPNET_API iocpnet_error iocpnet_conn_send_buffer(iocpnet_conn conn, iocpnet_bu
 // A listener has desc.buffers more than its connections need: whoever keeps more than that takes
 // them from receiving.
 //
-// Returns    the buffer, or NULL: not in on.data of this connection, taken already, desc.frame or desc.filter.
+// Returns    the buffer, or NULL: not in on.data of this connection, taken already, desc.frame or
+//            desc.filter.
 // Owns       yours; iocpnet_buffer_give it, or hand it to iocpnet_conn_send_buffer.
 // Threads    on.data of conn.
 IOCPNET_API iocpnet_buffer *iocpnet_conn_take(iocpnet_conn conn);
@@ -1403,8 +1407,8 @@ IOCPNET_API iocpnet_error iocpnet_conn_close(iocpnet_conn conn);
 IOCPNET_API iocpnet_error iocpnet_conn_abort(iocpnet_conn conn);
 
 // Hands the socket back: what is queued leaves (if the peer does not take it for close_ms, the
-// connection ends with the reason time-out instead), the receive is cancelled (bytes that it brings all
-// the same still come to on.data), then on.close comes with the reason handed over, and
+// connection ends with the reason time-out instead), the receive is cancelled (bytes that it brings
+// all the same still come to on.data), then on.close comes with the reason handed over, and
 // iocpnet_conn_handle there tells the socket. It stays attached to the iocp: use synchronous calls
 // on it, or set the low bit of hEvent in your OVERLAPPEDs. A connection that is closing already, or
 // is closed or stopped meanwhile, is not handed over: the reason in on.close tells.
@@ -1418,7 +1422,8 @@ IOCPNET_API iocpnet_error iocpnet_conn_detach(iocpnet_conn conn);
 // are shown even if reading is paused meanwhile, since only what comes from the socket can wait.
 // Send: bytes for the socket, copied, behind those before.
 //
-// Returns    0; WSAENOTCONN: not in a function of conn's filter; WSAENOBUFS: no buffer.
+// Returns    0; WSAENOTCONN: not in a function of conn's filter. Show: WSAEINVAL before ready.
+//            Send: WSAENOBUFS: no buffer, and nothing was queued; WSAESHUTDOWN: our FIN has left.
 // Threads    the filter's functions.
 IOCPNET_API iocpnet_error iocpnet_filter_ready(iocpnet_conn conn);
 IOCPNET_API iocpnet_error iocpnet_filter_show(iocpnet_conn conn, const void *data, size_t size);
@@ -1967,8 +1972,8 @@ IOCPNET__DEF iocpnet_error iocpnet_error_from_status(uint32_t status)
 //   pool.lock         a slab is cut, or a thread's cache and the depot are both empty or full
 //   iocp.lock         a key is added
 //   iocp.timer_lock   a timer is started, cancelled, taken to be run, or has been run
-//   listener.lock     an accept is started or has finished, a listener is closed, a socket is put by
-//                     for reuse or comes from the accept thread
+//   listener.lock     an accept is started or has finished, a listener is closed, a socket is put
+//                     by for reuse or comes from the accept thread
 //   iocpnet__lock     first and last iocp, extension functions, a name is taken or freed
 //   iocpnet__debug    the ledger, with IOCPNET_DEBUG only
 
@@ -2153,7 +2158,8 @@ IOCPNET__DEF const char *iocpnet_stats_name(int counter)
         "bytes_received", "sends", "bytes_sent", "datagram_resets", "transmit_copies",
         "accepts_failed", "accepts_reaped", "accepts_grown", "accepts_bare", "opened", "closed",
         "closed_finished", "closed_reset", "closed_local", "closed_timeout", "closed_limit",
-        "closed_stop", "closed_protocol", "closed_filter", "closed_connect_failed", "closed_handed_over",
+        "closed_stop", "closed_protocol", "closed_filter", "closed_connect_failed",
+        "closed_handed_over",
         "no_buffers", "reads_paused", "sends_refused", "locks_refused", "shed", "sockets_reused",
         "reuse_failed", "timers_fired"
     };
@@ -5863,8 +5869,8 @@ static void iocpnet__listener_lack(iocpnet_listener *listener, bool lacks)
     iocpnet__listener_time(listener, &listener->deficit, lacks);
 }
 
-// What the accept's packet says of the listener; from here on the sweep leaves the slot alone. True:
-// this fails so often that only the tick goes on.
+// What the accept's packet says of the listener; the sweep leaves the slot alone from here. True: this
+// fails so often that only the tick goes on.
 static bool iocpnet__listener_note(iocpnet__waiting *slot, iocpnet_error *error)
 {
     iocpnet_listener *listener = slot->listener;
@@ -6952,6 +6958,7 @@ static void iocpnet__conn_flush(iocpnet__conn *conn)
     if (queue->head && !conn->sending && !conn->closed && !conn->starved) {
         iocpnet__conn_send_one(conn, &conn->send, &conn->sending);
     }
+    if (desc->filter && desc->sndbuf_0) iocpnet__filter_out(conn);  // for the second send
     if (desc->sndbuf_0 && queue->head && !conn->sending_2 && !conn->closed && !conn->starved) {
         iocpnet__conn_send_one(conn, &conn->extra->send, &conn->sending_2);
     }
@@ -7016,7 +7023,7 @@ static void iocpnet__conn_finish_reading(iocpnet__conn *conn)
     if (closing == IOCPNET__CLOSING || conn->leaving) return;
     if (conn->group->desc.frame && iocpnet_framer_kept(&conn->extra->framer)) {
         iocpnet__conn_because(conn, IOCPNET_CLOSED_PROTOCOL, 38);  // ERROR_HANDLE_EOF
-    } else if (on->finish) {
+    } else if (on->finish && !(conn->group->desc.filter && !conn->extra->filter_ready)) {
         on->finish(iocpnet__conn_name(conn));
         if (!closing) return;
     }
@@ -7077,6 +7084,8 @@ static void iocpnet__filter_result(iocpnet__conn *conn, iocpnet_error error)
     conn->extra->filtering = false;
     if (!error || conn->extra->filter_failed) return;
     conn->extra->filter_failed = true;
+    // A close whose filter fails did not deliver everything.
+    if (conn->reason != IOCPNET_CLOSED_PROTOCOL) conn->reasoned = false;
     iocpnet__conn_because(conn, IOCPNET_CLOSED_FILTER, error);
     iocpnet__conn_close_begins(conn);
 }
@@ -7085,9 +7094,14 @@ static void iocpnet__conn_tell_open(iocpnet__conn *conn)
 {
     const iocpnet_conn_events *on = &conn->group->desc.on;
 
-    if (iocpnet__load(&conn->closing) == IOCPNET__CLOSING && conn->opened) return;
+    if (iocpnet__load(&conn->closing) == IOCPNET__CLOSING &&
+        (conn->opened || conn->group->desc.filter)) {
+        return;
+    }
     conn->opened = true;
+    if (conn->extra) conn->extra->filtering = false;  // the program is no function of the filter
     if (on->open) on->open(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user));
+    if (conn->extra) conn->extra->filtering = conn->extra->filtered;
 }
 
 // The socket is connected: the program is told, or the filter begins.
@@ -7139,13 +7153,13 @@ static void iocpnet__filter_out_one(iocpnet__conn *conn)
 
     conn->queue.head = buffer->next;
     if (!buffer->next) conn->queue.tail = NULL;
+    iocpnet__conn_unqueue(conn, size);  // first: what the filter makes of it must not add to it
     conn->extra->filtering = true;
     if (filter->send) {
         error = filter->send(iocpnet__conn_name(conn), conn->extra->state, data, size);
     } else {
         error = iocpnet_filter_send(iocpnet__conn_name(conn), data, size);
     }
-    iocpnet__conn_unqueue(conn, size);
     iocpnet__queue_give(conn, buffer);
     iocpnet__filter_result(conn, error);
 }
@@ -7163,17 +7177,27 @@ static void iocpnet__filter_out(iocpnet__conn *conn)
     const iocpnet_filter *filter = conn->group->desc.filter;
     iocpnet__extra *extra = conn->extra;
 
-    if (extra->filter_failed) iocpnet__conn_drop_queue(conn);
-    if (!extra->filter_ready || extra->filter_failed || conn->closed) return;
-    while (conn->queue.head && !extra->wire.head && !extra->filter_failed && !conn->closed) {
+    while (extra->filter_ready && conn->queue.head && !extra->wire.head && !extra->filter_failed) {
         iocpnet__filter_out_one(conn);
     }
-    if (!iocpnet__load(&conn->closing) || !iocpnet__conn_all_given(conn)) return;
-    if (extra->filter_closed || extra->filter_failed || conn->closed) return;
+    // What can never leave: nobody else would take it off.
+    if (extra->filter_failed || (conn->finished && !extra->filter_ready)) {
+        iocpnet__conn_drop_queue(conn);
+    }
+    if (!extra->filter_ready || extra->filter_failed || extra->filter_closed) return;
+    if (conn->closed || !iocpnet__load(&conn->closing) || !iocpnet__conn_all_given(conn)) return;
     extra->filter_closed = true;
     extra->filtering = true;
     iocpnet__filter_result(
         conn, filter->close ? filter->close(iocpnet__conn_name(conn), extra->state) : 0);
+}
+
+// The filter's handshake is not over. What comes is for it alone: a pause does not hold it, nor
+// does a close by which something is still to be delivered.
+static bool iocpnet__filter_begins(const iocpnet__conn *conn)
+{
+    return conn->group->desc.filter && !conn->extra->filter_ready && !conn->extra->filter_failed &&
+           !conn->shut;
 }
 
 // Shows what a receive has brought: bytes, or the peer's end. While reading is paused it waits.
@@ -7181,10 +7205,11 @@ static void iocpnet__conn_show(iocpnet__conn *conn)
 {
     size_t bytes = conn->recv.overlapped.internal_high;
     bool closing = iocpnet__load(&conn->closing) == IOCPNET__CLOSING;
+    bool begins = iocpnet__filter_begins(conn);
 
-    if (iocpnet__load(&conn->held) && !conn->leaving && !closing) return;
+    if (iocpnet__load(&conn->held) && !conn->leaving && !closing && !begins) return;
     conn->ready = false;
-    if (conn->group->desc.filter && !closing) {
+    if (conn->group->desc.filter && (begins || !closing)) {
         iocpnet__filter_in(conn, bytes ? conn->buffer->data : NULL, bytes);
     }
     if (!bytes) {
@@ -7470,10 +7495,21 @@ static void iocpnet__conn_obey(iocpnet__conn *conn, int32_t bits)
     }
 }
 
+// The filter has something to send still: what waits, its farewell, or, when the program has only
+// finished its side, the rest of its handshake.
+static bool iocpnet__filter_owes(const iocpnet__conn *conn)
+{
+    const iocpnet__extra *extra = conn->extra;
+
+    if (extra->wire.head) return true;
+    if (!extra->filtered || extra->filter_failed || extra->filter_closed) return false;
+    return extra->filter_ready || iocpnet__load(&conn->closing) == IOCPNET__ENDING;
+}
+
 // Nothing is queued, on its way, or about to be queued by another thread.
 static bool iocpnet__conn_idle(const iocpnet__conn *conn)
 {
-    if (conn->group->desc.filter && conn->extra->wire.head) return false;
+    if (conn->group->desc.filter && iocpnet__filter_owes(conn)) return false;
     return !conn->queue.head && !conn->sending && !conn->sending_2 && !iocpnet__load(&conn->queued);
 }
 
@@ -7484,6 +7520,7 @@ static void iocpnet__conn_tell_drain(iocpnet__conn *conn)
     const iocpnet_conn_desc *desc = &conn->group->desc;
 
     if (!iocpnet__load(&conn->refused) || iocpnet__load(&conn->closing)) return;
+    if (iocpnet__filter_begins(conn)) return;  // on.open comes first
     if (iocpnet__load(&conn->queued) > (int32_t)(desc->send_limit_bytes / 2)) return;
     if (iocpnet__load(&conn->refused) == IOCPNET__BY_PROCESS &&
         iocpnet__load64(&account->left) < account->limit / 2) {
@@ -7519,8 +7556,10 @@ static bool iocpnet__conn_reads(iocpnet__conn *conn)
 {
     bool closing = iocpnet__load(&conn->closing) == IOCPNET__CLOSING;
     const iocpnet_conn_desc *desc = &conn->group->desc;
+    bool begins = iocpnet__filter_begins(conn);
     int32_t half = (int32_t)(desc->send_limit_bytes / 2);
-    bool paused = !closing && !desc->no_read_pause && iocpnet__load(&conn->queued) > half;
+    int32_t waits = begins ? (int32_t)conn->extra->wire_bytes : iocpnet__load(&conn->queued);
+    bool paused = waits > half && !desc->no_read_pause && (begins || !closing);
 
     if (conn->paused && !paused) conn->received_ms = iocpnet__now_32();
     if (paused && !conn->paused) iocpnet__count(conn->group->iocp, IOCPNET_COUNT_READS_PAUSED, 1);
@@ -7528,7 +7567,8 @@ static bool iocpnet__conn_reads(iocpnet__conn *conn)
     if (conn->closed || conn->disconnecting || conn->finished || conn->receiving || conn->ready) {
         return false;
     }
-    return !paused && !conn->starved && !conn->leaving && (closing || !iocpnet__load(&conn->held));
+    return !paused && !conn->starved && !conn->leaving &&
+           (closing || begins || !iocpnet__load(&conn->held));
 }
 
 // What to do next. True when the connection is over: nothing is pending on it any more.
@@ -7808,6 +7848,7 @@ IOCPNET__DEF iocpnet_error iocpnet_conn_adopt(iocpnet_conn *name, iocpnet_connec
     conn->handle = handle;
     conn->ext = socket.ext;
     conn->gone = false;
+    conn->opened = conn->group->desc.filter != NULL;  // on.close even if on.open never comes
     iocpnet__or(&conn->bits, IOCPNET__OPEN);
     return iocpnet__connector_run(conn, name);
 }
@@ -8112,12 +8153,15 @@ IOCPNET__DEF iocpnet_error iocpnet_filter_show(iocpnet_conn name, const void *da
     iocpnet__conn *conn = iocpnet__filter_enter(name);
 
     if (!conn) return WSAENOTCONN;
+    if (!conn->extra->filter_ready) return WSAEINVAL;
     if (!size || iocpnet__load(&conn->closing) == IOCPNET__CLOSING) return 0;
+    conn->extra->filtering = false;
     if (conn->group->desc.frame) {
         iocpnet__conn_show_messages(conn, data, size);
     } else {
         conn->group->desc.on.data(name, data, size);
     }
+    conn->extra->filtering = true;
     return 0;
 }
 
@@ -8129,13 +8173,15 @@ IOCPNET__DEF iocpnet_error iocpnet_filter_send(iocpnet_conn name, const void *da
 
     if (!conn) return WSAENOTCONN;
     if (conn->closed || !size) return 0;
+    if (conn->shut) return WSAESHUTDOWN;
     if (!iocpnet__copy_out(conn->group->buffers, (const char *)data, size, false, &first, &last)) {
         iocpnet__queue_give_list(conn, first);
+        iocpnet__count(conn->group->iocp, IOCPNET_COUNT_NO_BUFFERS, 1);
         return WSAENOBUFS;
     }
     // What a filter makes of bytes that were taken is not refused: it counts, over the limit too.
     iocpnet__add(&conn->queued, (int32_t)size);
-    iocpnet__undraw(conn->group->iocp, IOCPNET__QUEUED, -(int64_t)size);
+    (void)iocpnet__draw(conn->group->iocp, IOCPNET__QUEUED, (int64_t)size, INT64_MIN / 2);
     conn->extra->wire_bytes += (uint32_t)size;
     iocpnet__queue_append(&conn->extra->wire, first, last);
     return 0;
