@@ -1714,8 +1714,8 @@ IOCPNET__DEF iocpnet_error iocpnet_error_from_status(uint32_t status)
 // received or sent byte):
 //   pool.lock         a slab is cut, or a thread's cache and the depot are both empty or full
 //   iocp.lock         a key is added
-//   listener.lock     an accept is started or has finished, a listener is closed, a socket is put by
-//                     for reuse or comes from the accept thread
+//   listener.lock     an accept is started or has finished, a listener is closed, a socket is put
+//                     by for reuse or comes from the accept thread
 //   iocpnet__lock     first and last iocp, extension functions, a name is taken or freed
 //   iocpnet__debug    the ledger, with IOCPNET_DEBUG only
 
@@ -4860,8 +4860,8 @@ static void iocpnet__listener_lack(iocpnet_listener *listener, bool lacks)
     iocpnet__listener_time(listener, &listener->deficit, lacks);
 }
 
-// What the accept's packet says of the listener; from here on the sweep leaves the slot alone. True:
-// this fails so often that only the tick goes on.
+// What the accept's packet says of the listener; from here on the sweep leaves the slot alone.
+// True: this fails so often that only the tick goes on.
 static bool iocpnet__listener_note(iocpnet__waiting *slot, iocpnet_error *error)
 {
     iocpnet_listener *listener = slot->listener;
