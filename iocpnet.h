@@ -5855,22 +5855,28 @@ static void iocpnet__listener_judge(iocpnet_listener *listener, iocpnet__accepts
     listener->batch_accepts = 0;
 }
 
+// The wait after one of ms that was in vain; 0: there was none.
+static uint32_t iocpnet__retry_after(uint32_t ms)
+{
+    if (!ms) return IOCPNET__RETRY_MS;
+    return 2 * ms < (uint32_t)IOCPNET__RETRY_MOST_MS ? 2 * ms : (uint32_t)IOCPNET__RETRY_MOST_MS;
+}
+
 // Fewer wait than should, and the tick tries again, ever more seldom; or all is well. Lock held.
 static void iocpnet__listener_lack(iocpnet_listener *listener, bool lacks)
 {
     uint64_t now = iocpnet__now();
 
     if (lacks && (!listener->deficit || now >= listener->retry_due)) {
-        uint32_t ms = listener->retry_ms ? 2 * listener->retry_ms : (uint32_t)IOCPNET__RETRY_MS;
-        listener->retry_ms = ms < IOCPNET__RETRY_MOST_MS ? ms : (uint32_t)IOCPNET__RETRY_MOST_MS;
+        listener->retry_ms = iocpnet__retry_after(listener->retry_ms);
         listener->retry_due = now + listener->retry_ms;
     }
     if (!lacks && listener->failed <= listener->desc.accepts_max) listener->retry_ms = 0;
     iocpnet__listener_time(listener, &listener->deficit, lacks);
 }
 
-// What the accept's packet says of the listener; the sweep leaves the slot alone from here. True: this
-// fails so often that only the tick goes on.
+// What the accept's packet says of the listener; from here on the sweep leaves the slot alone.
+// True: this fails so often that only the tick goes on.
 static bool iocpnet__listener_note(iocpnet__waiting *slot, iocpnet_error *error)
 {
     iocpnet_listener *listener = slot->listener;
@@ -6232,20 +6238,14 @@ static iocpnet_error iocpnet__maker_stock(iocpnet_listener *listener)
 static DWORD WINAPI iocpnet__maker_main(void *parameter)
 {
     iocpnet_listener *listener = (iocpnet_listener *)parameter;
-    DWORD ms = INFINITE;  // until the next try; INFINITE: nothing is lacking
+    uint32_t ms = 0;  // until the next try; 0: nothing is lacking
     iocpnet_error error;
 
     while (!iocpnet__load(&listener->group.closed)) {
         error = iocpnet__maker_stock(listener);
-        if (!error) {
-            ms = INFINITE;
-        } else if (ms == INFINITE) {
-            iocpnet__report(listener->group.iocp, error, "WSASocketW");
-            ms = IOCPNET__RETRY_MS;
-        } else {
-            ms = 2 * ms < IOCPNET__RETRY_MOST_MS ? 2 * ms : (uint32_t)IOCPNET__RETRY_MOST_MS;
-        }
-        IOCPNET_OS(WaitForSingleObject)(listener->maker_wake, ms);
+        if (error && !ms) iocpnet__report(listener->group.iocp, error, "WSASocketW");
+        ms = error ? iocpnet__retry_after(ms) : 0;
+        IOCPNET_OS(WaitForSingleObject)(listener->maker_wake, ms ? ms : INFINITE);
     }
     return 0;
 }
