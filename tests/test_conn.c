@@ -1543,7 +1543,7 @@ static size_t put_message(unsigned char *to, size_t size)
     return size + 4;
 }
 
-// Messages of all sizes, in all kinds of pieces, come whole, also when reading is paused after each.
+// Messages of all sizes, in pieces of all kinds, come whole, also with a pause after each.
 static void framed_connections_call_back_with_whole_messages(void)
 {
     static const size_t sizes[] = { 0, 1, 5, 100, 1000, 16380, 16384, 16385, 40000, 3, 60000, 7 };
