@@ -1,4 +1,4 @@
-// iocpnet.h - Windows I/O completion ports for C programs, in one file. Version 0.1.0.
+// iocpnet.h - Windows I/O completion ports for C programs, in one file. Version 0.2.0.
 //
 // In one source file:
 //
@@ -95,8 +95,8 @@
 //
 // What finishes at once needs no packet (FILE_SKIP_COMPLETION_PORT_ON_SUCCESS) on TCP sockets that
 // the kit made: it runs in place after the callback that started it, at most desc.inline_limit
-// times for a packet, then through the port, so that one fast peer does not keep a thread from all
-// others.
+// times for a packet, then after everybody else's turn, so that one fast peer does not keep a
+// thread from all others. Timers (10) run on the same workers, in the same polls.
 //
 // ---- M5 memory ----------------------------------------------------------------------------------
 //
@@ -105,9 +105,14 @@
 // locks whole pages while a call is pending. Taking and giving on one thread touches nothing
 // shared; what another thread gives comes back 29 at a time.
 //
-// A listener has two pools: connections, and buffers of buffer_bytes. A connection that waits for
-// bytes has one buffer, or none with zero_byte. Its own struct is below 512 bytes. Names take 16
+// A listener, and a connector, has pools of its own: connections, buffers to receive into, buffers
+// to send, and with a framer room for messages that came in pieces. A connection that waits for
+// bytes has one buffer, or none with zero_byte. Its own struct is below 400 bytes. Names take 16
 // bytes for each connection that was ever open at once, and stay until the process ends.
+//
+// Over the whole process iocp.desc bounds what waiting calls lock and what is queued to send. At
+// the first bound receives wait without a buffer and sends wait their turn; at the second a send is
+// refused. When memory stays short for a second, the connection that was idle for longest closes.
 //
 // No allocation is made on the path of a byte: iocpnet_iocp_open, iocpnet_listener_open and a
 // thread's first poll and first take allocate, and so does a unit of files that is copied.
@@ -158,10 +163,14 @@
 // Windows Vista a thread that ends no longer cancels what it has started on a completion port.
 // Call iocpnet_iocp_close before a DLL that holds this code is unloaded, not in DllMain.
 //
+// A connection has one receive outstanding. A listener accepts for one iocp.
+//
 // Names with two underscores inside (iocpnet__x) are private.
 //
 // ---- M8 changes ---------------------------------------------------------------------------------
 //
+// 0.2.0  timer, frame; connections that are opened, adopted and handed back, filtered and framed;
+//        limits over the process. Settings of connections have moved: desc.x is desc.conn.x
 // 0.1.0  the core, and a first listener and connection
 //
 // -------------------------------------------------------------------------------------------------
@@ -185,8 +194,8 @@
 //   IOCPNET_OS(fn)           fn               round every call into Windows; a test replaces it
 //   IOCPNET_DEBUG            not defined      ledger, poison and quarantine; the same in all files
 
-#define IOCPNET_VERSION      100  // 10000 * major + 100 * minor + patch
-#define IOCPNET_VERSION_TEXT "0.1.0"
+#define IOCPNET_VERSION      200  // 10000 * major + 100 * minor + patch
+#define IOCPNET_VERSION_TEXT "0.2.0"
 
 #ifdef IOCPNET_STATIC
 #define IOCPNET_API static inline
