@@ -77,6 +77,9 @@ static function *const functions[] = {
 #ifndef IOCPNET_NO_SERVER
     (function *)iocpnet_listener_open,
     (function *)iocpnet_listener_address,
+    (function *)iocpnet_listener_pause,
+    (function *)iocpnet_listener_resume,
+    (function *)iocpnet_listener_close,
     (function *)iocpnet_conn_send,
     (function *)iocpnet_conn_close,
     (function *)iocpnet_conn_abort,
