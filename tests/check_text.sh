@@ -232,7 +232,7 @@ test('no call into Windows is made outside IOCPNET_OS(')
 wrapped = set(re.findall(r'IOCPNET_OS\((\w+)\)', implemented)) - {'fn'}
 plain = re.sub(r'^WINBASEAPI [^;]*;', '', strip(implemented), flags=re.M)
 for name in sorted(wrapped):
-    for match in re.finditer(r'\b%s\b\s*\(' % name, plain):
+    for match in re.finditer(r'(?<!filter->)\b%s\b\s*\(' % name, plain):
         before = plain[max(0, match.start() - 20):match.start()]
         check(False, '%s is called past the seam: ...%s%s' % (name, before.strip(), match.group(0)))
 check(len(wrapped) > 40, 'only %d functions' % len(wrapped))
