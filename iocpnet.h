@@ -2168,9 +2168,8 @@ IOCPNET__DEF const char *iocpnet_stats_name(int counter)
         "accepts_failed", "accepts_reaped", "accepts_grown", "accepts_bare", "opened", "closed",
         "closed_finished", "closed_reset", "closed_local", "closed_timeout", "closed_limit",
         "closed_stop", "closed_protocol", "closed_filter", "closed_connect_failed",
-        "closed_handed_over",
-        "no_buffers", "reads_paused", "sends_refused", "locks_refused", "shed", "sockets_reused",
-        "reuse_failed", "timers_fired"
+        "closed_handed_over", "no_buffers", "reads_paused", "sends_refused", "locks_refused",
+        "shed", "sockets_reused", "reuse_failed", "timers_fired"
     };
     // clang-format on
 

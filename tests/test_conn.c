@@ -1213,7 +1213,7 @@ static void sink(void *user)
     shutdown(s, SD_SEND);
 }
 
-// Law 5, the process: what is beyond the limit waits without a buffer, and is served all the same.
+// Law 5, the process: what waits beyond the limit waits without a buffer, and is served even so.
 static void the_process_limits_what_is_locked(void)
 {
     enum { CLIENTS = 40 };
@@ -1543,7 +1543,7 @@ static size_t put_message(unsigned char *to, size_t size)
     return size + 4;
 }
 
-// Messages of all sizes, in pieces of all kinds, come whole, also with a pause after each.
+// Messages of all sizes, in pieces of each size, come whole, also when reading pauses after each.
 static void framed_connections_call_back_with_whole_messages(void)
 {
     static const size_t sizes[] = { 0, 1, 5, 100, 1000, 16380, 16384, 16385, 40000, 3, 60000, 7 };
