@@ -1979,7 +1979,7 @@ IOCPNET__DEF iocpnet_error iocpnet_error_from_status(uint32_t status)
 // The locks of this file, all of them (none is held while user code runs, none is taken for a
 // received or sent byte):
 //   pool.lock         a slab is cut, or a thread's cache and the depot are both empty or full
-//   iocp.lock         a key is added
+//   iocp.lock         a key is added, a datagram receive is tried again or cancelled
 //   iocp.timer_lock   a timer is started, cancelled, taken to be run, or has been run
 //   listener.lock     an accept is started or has finished, a listener is closed, a socket is put
 //                     by for reuse or comes from the accept thread
@@ -3768,23 +3768,22 @@ IOCPNET__DEF bool iocpnet_op_pending(const iocpnet_op *op)
 
 IOCPNET__DEF iocpnet_error iocpnet_op_cancel(iocpnet_op *op)
 {
-    iocpnet_error error;
-    int tries;
+    iocpnet_iocp *iocp = op->iocp;
+    bool retries = op->kind == IOCPNET_OP_RECVFROM;
+    iocpnet_error error = 0;
 
     if (!iocpnet_op_pending(op)) return WSAEINVAL;
     if (!op->handle) return 1168;  // posted: on its way
 
-    // A datagram receive may be between an ICMP error and its next try: the state tells it to end
-    // there, and a try that has just been made is found by looking again.
+    // A datagram receive may be between an ICMP error and its next try, which is made under the
+    // lock: either that sees the state, or the system has it by then.
+    if (retries) iocpnet__lock_enter(&iocp->lock);
     iocpnet__cas(&op->state, IOCPNET__IN_FLIGHT, IOCPNET__CANCELLED);
-    for (tries = op->kind == IOCPNET_OP_RECVFROM ? 100 : 1;; tries--) {
-        if (IOCPNET_OS(CancelIoEx)((HANDLE)op->handle, (OVERLAPPED *)(void *)&op->overlapped)) {
-            return 0;
-        }
+    if (!IOCPNET_OS(CancelIoEx)((HANDLE)op->handle, (OVERLAPPED *)(void *)&op->overlapped)) {
         error = iocpnet__last_error();
-        if (tries == 1 || !iocpnet_op_pending(op)) return error;
-        IOCPNET_OS(SwitchToThread)();
     }
+    if (retries) iocpnet__lock_leave(&iocp->lock);
+    return error;
 }
 
 #ifdef IOCPNET_DEBUG
@@ -4457,9 +4456,13 @@ static int iocpnet__recvfrom_again(iocpnet_datagram *datagram)
     int code;
 
     do {
-        if (iocpnet__load(&datagram->op.state) == IOCPNET__CANCELLED) return WSA_OPERATION_ABORTED;
-        memset(&datagram->op.overlapped, 0, sizeof datagram->op.overlapped);
-        code = iocpnet__recvfrom_issue(datagram, &bytes);
+        iocpnet__lock_enter(&iocp->lock);
+        code = WSA_OPERATION_ABORTED;
+        if (iocpnet__load(&datagram->op.state) != IOCPNET__CANCELLED) {
+            memset(&datagram->op.overlapped, 0, sizeof datagram->op.overlapped);
+            code = iocpnet__recvfrom_issue(datagram, &bytes);
+        }
+        iocpnet__lock_leave(&iocp->lock);
         if (code == WSA_IO_PENDING || iocpnet__is_cut(code)) return 0;
         if (!code) {
             if (skip) iocpnet__op_finished_at_once(iocp, &datagram->op, bytes);
