@@ -64,6 +64,7 @@ check()
 start()
 {
     local tries
+    : >"$work/out"  # now: the one in the background may be late, and the old text be read
     wine_exec "$server" --port 0 "$@" </dev/null >"$work/out" 2>"$work/err" &
     pid=$!
     for tries in $(seq 200); do

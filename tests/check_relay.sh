@@ -65,6 +65,7 @@ start()
     local tries
     program=$1
     shift
+    : >"$work/$program.out"  # now: the one in the background may be late, and the old text be read
     wine_exec "$folder/$program.exe" --port 0 "$@" </dev/null >"$work/$program.out" \
         2>"$work/$program.err" &
     pid=$!
