@@ -5770,6 +5770,7 @@ struct iocpnet_listener {
     uint32_t retry_ms;               // between tries to make a deficit good
     uint32_t posted;                 // accepts, ever
     uint64_t retry_due, shrink_due;  // ms
+    uint64_t short_ms;               // when they were last too few
     uint64_t pressed_ms;             // when silent clients last held every accept
     const iocpnet__worker *batch_worker;
     int64_t batch;  // which of that worker's; to count the accepts in it
@@ -5785,6 +5786,7 @@ struct iocpnet_listener {
 enum {
     IOCPNET__RETRY_MS = 50,  // doubles
     IOCPNET__RETRY_MOST_MS = 1000,
+    IOCPNET__BURST_MS = 100,    // what comes within it is one burst
     IOCPNET__QUIET_MS = 5000,   // without growth, until fewer accepts are kept
     IOCPNET__SHRINK_MS = 500,   // then each such time an eighth of what is above the least
     IOCPNET__CALM_MS = 1000,    // without being held up by silent clients, until bare accepts end
@@ -5849,11 +5851,13 @@ static bool iocpnet__listener_grow(iocpnet_listener *listener, iocpnet__accepts 
 
 // An accept was taken; its packet shows whether they are enough. They are served in the order in
 // which they were posted, so when the last of them is done, none is left. Nor will be soon if half
-// of them come in one batch. Lock held.
+// of them come in one batch. A single burst is no reason: it is over before more could be posted,
+// and the backlog holds it. So they have to be too few twice, a while apart. Lock held.
 static void iocpnet__listener_judge(iocpnet_listener *listener, iocpnet__accepts *accepts)
 {
     const iocpnet__worker *worker = iocpnet__worker_here(listener->group.iocp);
     int64_t batch = worker ? worker->counters.count[IOCPNET_COUNT_POLLS] : 0;
+    uint64_t since;
     bool many;
 
     if (worker != listener->batch_worker || batch != listener->batch) listener->batch_accepts = 0;
@@ -5862,8 +5866,11 @@ static void iocpnet__listener_judge(iocpnet_listener *listener, iocpnet__accepts
     many = worker && ++listener->batch_accepts > 1 && listener->batch_accepts > accepts->target / 2;
     if (!listener->full || listener->paused || !accepts->target) return;  // no measure
     if (!many && accepts->newest && iocpnet__waiting_still(accepts->newest)) return;
-    (void)iocpnet__listener_grow(listener, accepts);
     listener->batch_accepts = 0;
+    since = iocpnet__now() - listener->short_ms;
+    if (since < IOCPNET__BURST_MS) return;
+    listener->short_ms += since;
+    if (since < IOCPNET__QUIET_MS) (void)iocpnet__listener_grow(listener, accepts);
 }
 
 // The wait after one of ms that was in vain; 0: there was none.

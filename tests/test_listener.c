@@ -204,15 +204,24 @@ static void accepts_grow_when_none_is_left_and_shrink_when_quiet(void)
 
     gather(4);  // nobody polls meanwhile: all four are taken
     PUMP(iocp, opened == 24, PEER_MS);
+    CHECK_EQ(counted(IOCPNET_COUNT_ACCEPTS_GROWN), 0);  // one burst is no reason
+    CHECK_EQ(waiting(), 4);
+    scatter(4);
+    skip(200);
+    gather(4);
+    PUMP(iocp, opened == 28, PEER_MS);
     CHECK_EQ(counted(IOCPNET_COUNT_ACCEPTS_GROWN), 1);
     CHECK_EQ(waiting(), 8);
     scatter(4);
-    gather(100);
-    PUMP(iocp, opened == 124, PEER_MS);
+    for (i = 1; i <= 2; i++) {
+        skip(200);
+        gather(40);
+        PUMP(iocp, opened == 28 + 40 * i, PEER_MS);
+        scatter(40);
+    }
     CHECK_EQ(counted(IOCPNET_COUNT_ACCEPTS_GROWN), 3);
     CHECK_EQ(waiting(), 32);
-    scatter(100);
-    PUMP(iocp, closed == 124, PEER_MS);
+    PUMP(iocp, closed == 108, PEER_MS);
 
     // Time alone makes them fewer: one that is taken is then not replaced.
     peer_drain(iocp, 100);
@@ -226,7 +235,7 @@ static void accepts_grow_when_none_is_left_and_shrink_when_quiet(void)
     CHECK_EQ(waiting(), 32);
     for (i = 0; i < 28; i++) {
         gather(1);
-        PUMP(iocp, opened == 125 + i, PEER_MS);
+        PUMP(iocp, opened == 109 + i, PEER_MS);
         scatter(1);
     }
     CHECK_EQ(waiting(), 4);
@@ -249,6 +258,14 @@ static void several_in_one_batch_are_a_reason_to_grow(void)
         worker->ask = 8;  // as after a while of full batches
     }
     PUMP(iocp, opened == 6, PEER_MS);
+    CHECK_EQ(counted(IOCPNET_COUNT_ACCEPTS_GROWN), 0);
+    scatter(6);
+    PUMP(iocp, closed == 6, PEER_MS);
+    skip(200);
+    gather(6);
+    Sleep(20);
+    ((iocpnet__worker *)iocp->workers)->ask = 8;
+    PUMP(iocp, opened == 12, PEER_MS);
     CHECK_EQ(counted(IOCPNET_COUNT_ACCEPTS_GROWN), 1);
     CHECK_EQ(waiting(), 16);
     scatter(6);
