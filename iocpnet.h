@@ -3347,6 +3347,19 @@ static DWORD WINAPI iocpnet__worker_main(void *parameter)
         }
     } while (error != WSAESHUTDOWN);
 
+    // What was over the bound in its last batch is another thread's now: it was started, so it ends.
+    if (worker) {
+        iocpnet_op *op = worker->later_first;
+        iocpnet_op *next;
+
+        worker->later_first = NULL;
+        worker->later_last = NULL;
+        for (; op; op = next) {
+            next = iocpnet__op_next(op);
+            iocpnet__op_post(iocp, op);
+        }
+    }
+
     // This one may have taken several wake-ups in one batch: pass one on.
     IOCPNET_OS(PostQueuedCompletionStatus)(iocp->handle, 0, 0, NULL);
     return 0;
