@@ -3347,7 +3347,7 @@ static DWORD WINAPI iocpnet__worker_main(void *parameter)
         }
     } while (error != WSAESHUTDOWN);
 
-    // What was over the bound in its last batch is another thread's now: it was started, so it ends.
+    // What was over the bound in its last batch is another thread's now: once started, it ends.
     if (worker) {
         iocpnet_op *op = worker->later_first;
         iocpnet_op *next;
@@ -5830,18 +5830,6 @@ static bool iocpnet__waiting_still(const iocpnet__waiting *slot)
                IOCPNET__STATUS_PENDING;
 }
 
-static void iocpnet__listener_put_back(iocpnet__waiting *slot)
-{
-    iocpnet_listener *listener = slot->listener;
-    iocpnet__accepts *accepts = iocpnet__accepts_of(slot);
-
-    iocpnet__lock_enter(&listener->lock);
-    slot->next = accepts->free;
-    accepts->free = slot;
-    iocpnet__lock_leave(&listener->lock);
-    iocpnet__add(&accepts->waiting, -1);
-}
-
 // Something wants the tick, or no longer. Lock held.
 static void iocpnet__listener_time(iocpnet_listener *listener, bool *wanted, bool now)
 {
@@ -5906,6 +5894,21 @@ static void iocpnet__listener_lack(iocpnet_listener *listener, bool lacks)
     iocpnet__listener_time(listener, &listener->deficit, lacks);
 }
 
+// An accept has come to its end. If they fail often, only now is it noted that one is lacking: a
+// fill on another thread, which still counted this one, may have found enough.
+static void iocpnet__listener_put_back(iocpnet__waiting *slot, bool often)
+{
+    iocpnet_listener *listener = slot->listener;
+    iocpnet__accepts *accepts = iocpnet__accepts_of(slot);
+
+    iocpnet__lock_enter(&listener->lock);
+    slot->next = accepts->free;
+    accepts->free = slot;
+    iocpnet__add(&accepts->waiting, -1);
+    if (often && !iocpnet__load(&listener->group.closed)) iocpnet__listener_lack(listener, true);
+    iocpnet__lock_leave(&listener->lock);
+}
+
 // What the accept's packet says of the listener; from here on the sweep leaves the slot alone.
 // True: this fails so often that only the tick goes on.
 static bool iocpnet__listener_note(iocpnet__waiting *slot, iocpnet_error *error)
@@ -5921,7 +5924,6 @@ static bool iocpnet__listener_note(iocpnet__waiting *slot, iocpnet_error *error)
     often = listener->failed > listener->desc.accepts_max;
     if (!*error) listener->retry_ms = 0;
     if (!*error && !closed) iocpnet__listener_judge(listener, iocpnet__accepts_of(slot));
-    if (often && !closed) iocpnet__listener_lack(listener, true);
     iocpnet__lock_leave(&listener->lock);
     return often;
 }
@@ -5947,7 +5949,7 @@ static void iocpnet__listener_accepted(iocpnet_op *op, iocpnet_error error, size
         iocpnet__listener_plain(listener, slot->socket.handle);
         iocpnet__conn_accepted(slot, bytes);
     }
-    iocpnet__listener_put_back(slot);
+    iocpnet__listener_put_back(slot, often);
     if (!often) iocpnet__listener_fill(listener);  // else the tick does, so that it does not spin
 }
 
