@@ -753,7 +753,7 @@ IOCPNET_API iocpnet_error iocpnet_socket_adopt(iocpnet_socket *socket, iocpnet_i
 // Cancels what is pending on the socket, and closes it. The callbacks of what was pending still
 // come. Sets handle to ~0. The number may be another socket's at once: better cancel first, and
 // close in the last callback (Seen: Wine 8.0 reads from the new one where a receive was about to
-// finish).
+// finish; a datagram receive that is tried again after an ICMP error would too).
 //
 // Returns    0 or the code of closesocket.
 // Threads    any; no other thread may be starting something on it.
@@ -2767,7 +2767,7 @@ struct iocpnet_iocp {
     iocpnet__local local;     // this thread's worker
     void *volatile workers;   // all that there ever were
     void *volatile overflow;  // ops whose post failed, newest first
-    volatile int32_t state, aborted, attached;
+    volatile int32_t state, aborted, attached, start_failed;
     volatile int64_t deadline;
     volatile int64_t tick_due;
     volatile int32_t timed;     // how many things want ticks
@@ -3345,7 +3345,7 @@ static DWORD WINAPI iocpnet__worker_main(void *parameter)
             iocpnet__report(iocp, error, "GetQueuedCompletionStatusEx");
             IOCPNET_OS(Sleep)(10);  // such as no memory for a worker: it may pass
         }
-    } while (error != WSAESHUTDOWN);
+    } while (error != WSAESHUTDOWN && !iocpnet__load(&iocp->start_failed));
 
     // What was over the bound in its last batch is another thread's now: once started, it ends.
     if (worker) {
@@ -3594,10 +3594,10 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_start(iocpnet_iocp *iocp)
     if (!error) return 0;
 
     // Fewer than asked for would be a server that is slow for no visible reason: none is left.
-    iocpnet__store(&iocp->state, IOCPNET__STOPPED);
+    iocpnet__store(&iocp->start_failed, 1);
     iocpnet__wake_workers(iocp);
     iocpnet__join_workers(iocp);
-    iocpnet__store(&iocp->state, IOCPNET__RUNNING);
+    iocpnet__store(&iocp->start_failed, 0);
     return error;
 }
 
@@ -4080,13 +4080,24 @@ IOCPNET__DEF iocpnet_error iocpnet_socket_close(iocpnet_socket *socket)
     return IOCPNET_OS(closesocket)(handle) ? iocpnet__wsa_error() : 0;
 }
 
+// Without these an ICMP error of one peer fails a datagram socket's receive for all. Where the
+// system lacks them the receive bears it.
+static void iocpnet__socket_deaf(uintptr_t handle)
+{
+    DWORD off = FALSE;
+    DWORD bytes = 0;
+
+    IOCPNET_OS(WSAIoctl)
+    (handle, IOCPNET__UDP_CONNRESET, &off, sizeof off, NULL, 0, &bytes, NULL, NULL);
+    IOCPNET_OS(WSAIoctl)
+    (handle, IOCPNET__UDP_NETRESET, &off, sizeof off, NULL, 0, &bytes, NULL, NULL);
+}
+
 IOCPNET__DEF iocpnet_error iocpnet_socket_open(iocpnet_socket *socket, iocpnet_iocp *iocp,
                                                int family, bool datagram)
 {
     int type = datagram ? SOCK_DGRAM : SOCK_STREAM;
     int protocol = datagram ? IPPROTO_UDP : IPPROTO_TCP;
-    DWORD off = FALSE;
-    DWORD bytes = 0;
     iocpnet_error error;
 
     memset(socket, 0, sizeof *socket);
@@ -4118,14 +4129,7 @@ IOCPNET__DEF iocpnet_error iocpnet_socket_open(iocpnet_socket *socket, iocpnet_i
                                                        FILE_SKIP_SET_EVENT_ON_HANDLE) != 0;
     }
 
-    // Without these an ICMP error of one peer fails the receive for all. Where the system lacks
-    // them the receive bears it.
-    if (datagram) {
-        IOCPNET_OS(WSAIoctl)
-        (socket->handle, IOCPNET__UDP_CONNRESET, &off, sizeof off, NULL, 0, &bytes, NULL, NULL);
-        IOCPNET_OS(WSAIoctl)
-        (socket->handle, IOCPNET__UDP_NETRESET, &off, sizeof off, NULL, 0, &bytes, NULL, NULL);
-    }
+    if (datagram) iocpnet__socket_deaf(socket->handle);
     return 0;
 
 close_socket:
@@ -4153,6 +4157,7 @@ IOCPNET__DEF iocpnet_error iocpnet_socket_adopt(iocpnet_socket *socket, iocpnet_
     if (!error) error = iocpnet_iocp_attach(iocp, handle, 0, NULL, NULL);
     if (error) return error;
     socket->handle = handle;
+    if (socket->datagram) iocpnet__socket_deaf(handle);
     IOCPNET__LEDGER(sockets, 1);
     return 0;
 }
@@ -6501,7 +6506,8 @@ struct iocpnet__conn {
     volatile int32_t bits;
     volatile int32_t queued;   // bytes that conn_send took and the system has not given back
     void *volatile offered;    // buffers of other threads, newest first
-    volatile int32_t closing;  // ENDING: no more sends are taken; CLOSING: no more data is shown
+    volatile int32_t closing;  // ENDING: no more sends are taken; CLOSING: no more data is shown.
+                               // It comes before its bit: only the bit says what is to be done
     volatile int32_t refused;  // a send was, and is owed a drain
     volatile int32_t held;     // reading is paused
 
@@ -6516,7 +6522,7 @@ struct iocpnet__conn {
     bool reasoned : 1, receiving : 1, zero : 1, finished : 1, shut : 1, closed : 1;
     bool disconnecting : 1, starved : 1, paused : 1, opened : 1, more : 1, skip : 1, awaits : 1;
     bool gone : 1, dialing : 1, late : 1, ready : 1, showing : 1, leaving : 1, cancelled : 1;
-    bool locked : 1;
+    bool locked : 1, ending : 1, ticked : 1;
     unsigned char peer[28];
 };
 
@@ -7050,15 +7056,14 @@ static void iocpnet__conn_close_begins(iocpnet__conn *conn)
 static void iocpnet__conn_finish_reading(iocpnet__conn *conn)
 {
     const iocpnet_conn_events *on = &conn->group->desc.on;
-    int32_t closing = iocpnet__load(&conn->closing);
 
     conn->finished = true;
-    if (closing == IOCPNET__CLOSING || conn->leaving) return;
+    if (iocpnet__load(&conn->closing) == IOCPNET__CLOSING || conn->leaving) return;
     if (conn->group->desc.frame && iocpnet_framer_kept(&conn->extra->framer)) {
         iocpnet__conn_because(conn, IOCPNET_CLOSED_PROTOCOL, 38);  // ERROR_HANDLE_EOF
     } else if (on->finish && !(conn->group->desc.filter && !conn->extra->filter_ready)) {
         on->finish(iocpnet__conn_name(conn));
-        if (!closing) return;
+        if (!conn->ending) return;
     }
     iocpnet__conn_because(conn, IOCPNET_CLOSED_FINISHED, 0);
     iocpnet__conn_close_begins(conn);
@@ -7263,11 +7268,9 @@ static void iocpnet__conn_receive_done(iocpnet__conn *conn)
 {
     size_t bytes = conn->recv.overlapped.internal_high;
     iocpnet_error error = (iocpnet_error)conn->recv.overlapped.internal;
-    bool zero = conn->zero;
 
     iocpnet__conn_unlock(conn);
     conn->receiving = false;
-    conn->zero = false;
     conn->more = false;
     if (conn->closed) return;
     if (error == WSA_OPERATION_ABORTED && conn->cancelled) return;  // the hand-over's
@@ -7275,9 +7278,9 @@ static void iocpnet__conn_receive_done(iocpnet__conn *conn)
         if (!iocpnet__conn_bears(conn, error)) iocpnet__conn_fail(conn, error);
         return;
     }
-    if (!zero) conn->received_ms = iocpnet__now_32();
-    conn->more = zero || bytes == conn->buffer->size;
-    conn->ready = !zero;
+    if (!conn->zero) conn->received_ms = iocpnet__now_32();
+    conn->more = conn->zero || bytes == conn->buffer->size;
+    conn->ready = !conn->zero;
     if (conn->ready) iocpnet__conn_show(conn);
 }
 
@@ -7286,10 +7289,11 @@ static void iocpnet__conn_receive(iocpnet__conn *conn)
     iocpnet_socket socket = iocpnet__conn_socket(conn);
     const iocpnet_conn_desc *desc = &conn->group->desc;
     bool zero = desc->zero_byte && !conn->more;
+    bool there = conn->zero && conn->more;  // so this receive does not wait
     iocpnet_error error;
 
     // Where nothing more may be locked it waits without a buffer.
-    if (!zero && !conn->more) {
+    if (!zero && !there) {
         conn->locked = iocpnet__conn_lock(conn, desc->buffer_bytes, true);
         zero = !conn->locked;
     }
@@ -7494,7 +7498,9 @@ static void iocpnet__conn_obey(iocpnet__conn *conn, int32_t bits)
     if (bits & IOCPNET__DIAL) iocpnet__conn_dial(conn, 0);
     if (bits & IOCPNET__RESULTS) iocpnet__conn_results(conn, bits);
     if (bits & IOCPNET__READ_ON) conn->received_ms = iocpnet__now_32();
-    if (bits & IOCPNET__RETRY) {
+    if (bits & IOCPNET__SHUTDOWN) conn->ending = true;
+    conn->ticked = (bits & IOCPNET__RETRY) != 0;
+    if (conn->ticked) {
         iocpnet__conn_starve(conn, false);
         if (conn->timed == 2 && !conn->closed)
             iocpnet__conn_time(conn, iocpnet__conn_waits(conn) ? 1 : 0);
@@ -7556,8 +7562,10 @@ static void iocpnet__conn_tell_drain(iocpnet__conn *conn)
     if (iocpnet__filter_begins(conn)) return;  // on.open comes first
     if (iocpnet__load(&conn->queued) > (int32_t)(desc->send_limit_bytes / 2)) return;
     if (iocpnet__load(&conn->refused) == IOCPNET__BY_PROCESS &&
-        iocpnet__load64(&account->left) < account->limit / 2) {
-        iocpnet__conn_time(conn, 2);  // nothing of its own will wake it
+        (!conn->ticked || iocpnet__load64(&account->left) < account->limit / 2)) {
+        // Nothing of its own will wake it; and half the room may be too little for what it sends,
+        // so this is asked once a tick.
+        iocpnet__conn_time(conn, 2);
         return;
     }
     iocpnet__exchange(&conn->refused, 0);
@@ -7575,7 +7583,7 @@ static void iocpnet__conn_hand_over(iocpnet__conn *conn)
         return;
     }
     if (conn->ready) iocpnet__conn_show(conn);
-    if (conn->closed) return;
+    if (conn->closed || iocpnet__load(&conn->closing) == IOCPNET__CLOSING) return;
     iocpnet__conn_because(conn, IOCPNET_CLOSED_HANDED_OVER, 0);
     conn->closed = true;
     conn->gone = true;
@@ -7604,37 +7612,41 @@ static bool iocpnet__conn_reads(iocpnet__conn *conn)
            (closing || begins || !iocpnet__load(&conn->held));
 }
 
+// It closes gracefully: what is queued leaves, then our FIN, then the peer's is awaited.
+static bool iocpnet__conn_closes(const iocpnet__conn *conn)
+{
+    return conn->awaits && !conn->leaving;
+}
+
 // What to do next. True when the connection is over: nothing is pending on it any more.
 static bool iocpnet__conn_advance(iocpnet__conn *conn, iocpnet__worker *worker)
 {
-    int32_t closing;
     bool idle;
 
     worker->at_once = NULL;
     if (conn->ready && !conn->closed) iocpnet__conn_show(conn);
     iocpnet__conn_take_offered(conn);
     if (conn->closed) iocpnet__conn_drop_queue(conn);
-    closing = iocpnet__load(&conn->closing);
     if (conn->dialing) {
         // Closed with nothing to deliver: there is no reason to go on connecting.
-        if (closing == IOCPNET__CLOSING && iocpnet__conn_idle(conn)) iocpnet__conn_cut(conn, false);
+        if (iocpnet__conn_closes(conn) && iocpnet__conn_idle(conn)) iocpnet__conn_cut(conn, false);
         return false;
     }
     iocpnet__conn_flush(conn);
     iocpnet__conn_tell_drain(conn);
-    closing = iocpnet__load(&conn->closing);
     idle = iocpnet__conn_idle(conn) && !conn->closed && !conn->disconnecting;
 
     // All has left that was queued before the close: finish our side, unless the socket's end does
     // it.
-    if (closing && idle && !conn->shut && !conn->finished && !conn->leaving) {
+    if ((conn->ending || iocpnet__conn_closes(conn)) && idle && !conn->shut && !conn->finished &&
+        !conn->leaving) {
         conn->shut = true;
         conn->began_ms = iocpnet__now_32();
         IOCPNET_OS(shutdown)(conn->handle, SD_SEND);
     }
     if (conn->leaving && idle) {
         iocpnet__conn_hand_over(conn);
-    } else if (closing == IOCPNET__CLOSING && idle && conn->finished) {
+    } else if (iocpnet__conn_closes(conn) && idle && conn->finished) {
         iocpnet__conn_leave_socket(conn);  // both sides have finished
     }
 
@@ -8105,6 +8117,7 @@ static iocpnet_error iocpnet__conn_offer(iocpnet_conn name, const void *data, si
     const iocpnet_conn_desc *desc;
     iocpnet_iocp *iocp;
     bool room, drawn;
+    size_t most;
 
     if (!conn) {
         iocpnet_buffer_give(buffer);
@@ -8112,6 +8125,10 @@ static iocpnet_error iocpnet__conn_offer(iocpnet_conn name, const void *data, si
     }
     desc = &conn->group->desc;
     iocp = conn->group->iocp;
+    most = desc->send_limit_bytes;
+    if ((int64_t)most > iocpnet__accounts[IOCPNET__QUEUED].limit) {
+        most = (size_t)iocpnet__accounts[IOCPNET__QUEUED].limit;
+    }
 
     // First the reservation, then the look at closing: a close, which does it the other way round,
     // either waits for these bytes or is seen here.
@@ -8120,7 +8137,7 @@ static iocpnet_error iocpnet__conn_offer(iocpnet_conn name, const void *data, si
     drawn = room && iocpnet__draw(iocp, IOCPNET__QUEUED, (int64_t)weight, 0);
     if (iocpnet__load(&conn->closing)) {
         error = WSAENOTCONN;
-    } else if (weight > desc->send_limit_bytes && desc->refuse_slow) {
+    } else if (weight > most && desc->refuse_slow) {
         error = WSAEMSGSIZE;  // there will never be room for it
     } else if (!drawn) {
         iocpnet__count(iocp, IOCPNET_COUNT_SENDS_REFUSED, 1);

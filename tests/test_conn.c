@@ -1235,6 +1235,36 @@ static void the_process_limits_what_is_locked(void)
     end();
 }
 
+// A receive that filled its buffer is followed by one that may have to wait: it counts too.
+static void a_full_buffer_does_not_hide_the_next_receive(void)
+{
+    enum { CLIENTS = 20 };
+    static char block[16 * 1024];
+    SOCKET s[CLIENTS];
+    iocpnet_pool_stats inputs;
+    int i, zero_byte;
+    for (zero_byte = 0; zero_byte < 2; zero_byte++) {
+        prepare();
+        T_NOTE("zero-byte receives %s", zero_byte ? "on" : "off");
+        engine.locked_bytes = 256 * 1024;  // 12 receives of 16 KiB, and a quarter for the sends
+        server.conn.zero_byte = zero_byte != 0;
+        REQUIRE(begin());
+        for (i = 0; i < CLIENTS; i++) {
+            s[i] = peer_connect(port);
+            CHECK(peer_send(s[i], block, sizeof block));
+            CHECK_EQ(peer_recv(s[i], block, sizeof block), sizeof block);
+        }
+        AWAIT((iocpnet_pool_stats_read(listener->group.inputs, &inputs), inputs.out <= 12),
+              PEER_MS);
+        for (i = 0; i < CLIENTS; i++) {
+            CHECK(talk(s[i], 1000, 100, 3));
+            closesocket(s[i]);
+        }
+        AWAIT(closed_count == CLIENTS, PEER_MS);
+        end();
+    }
+}
+
 static void ignore_and_keep(iocpnet_conn conn, const void *data, size_t size)
 {
     (void)conn;
@@ -1282,6 +1312,60 @@ static void the_process_limits_what_is_queued(void)
     AWAIT(guests[1].drained >= 1, PEER_MS);
     CHECK_ERR(iocpnet_conn_send(b, block, sizeof block), 0);
     CHECK_EQ(peer_recv(second, block, sizeof block), sizeof block);
+    CHECK_ERR(iocpnet_conn_close(a), 0);
+    peer_join(&sink_thread);
+    closesocket(first);
+    closesocket(second);
+    AWAIT(closed_count == 2, PEER_MS);
+    end();
+}
+
+static char big[1000000];
+
+static void drain_and_send(iocpnet_conn conn)
+{
+    on_drain(conn);
+    (void)iocpnet_conn_send(conn, big, 150000);
+}
+
+// Half of the process's limit is free, which is too little for what one connection has to send: it
+// is asked now and then, and not without a pause. What is more than the limit is refused for good.
+static void a_drain_that_does_not_suffice_is_no_loop(void)
+{
+    SOCKET first, second;
+    iocpnet_conn a, b;
+    LONG drained;
+    int i;
+    prepare();
+    engine.queued_bytes = 200000;
+    server.conn.refuse_slow = true;
+    server.conn.send_limit_bytes = 1000000;
+    server.conn.on.data = ignore_and_keep;
+    server.conn.on.drain = drain_and_send;
+    REQUIRE(begin());
+    first = peer_connect(port);
+    AWAIT(guest_count == 1, PEER_MS);
+    a = guests[0].conn;
+    second = peer_connect(port);
+    AWAIT(guest_count == 2, PEER_MS);
+    b = guests[1].conn;
+    CHECK_ERR(iocpnet_conn_send(a, big, 1000000), WSAEMSGSIZE);
+
+    // The first does not read. What the system does not take stays: a third of the limit.
+    while (iocpnet__accounts[IOCPNET__QUEUED].left > 150000) {
+        CHECK_ERR(iocpnet_conn_send(a, big, 65000), 0);
+        for (i = 0; i < 30 && iocpnet__accounts[IOCPNET__QUEUED].left <= 150000; i++)
+            Sleep(1);
+    }
+    CHECK(iocpnet__accounts[IOCPNET__QUEUED].left >= 100000);
+    CHECK_ERR(iocpnet_conn_send(b, big, 150000), WSAEWOULDBLOCK);
+    AWAIT(guests[1].drained >= 2, PEER_MS);
+    drained = guests[1].drained;
+    Sleep(300);
+    CHECK(guests[1].drained - drained <= 20);
+
+    peer_start(&sink_thread, sink, (void *)&first);
+    CHECK_EQ(peer_recv(second, big, 150000), 150000);
     CHECK_ERR(iocpnet_conn_close(a), 0);
     peer_join(&sink_thread);
     closesocket(first);
@@ -1665,7 +1749,9 @@ int main(int argc, char **argv)
     T_RUN(failed_accepts_are_replaced);
     T_RUN(want_of_buffers_in_the_system_is_borne);
     T_RUN(the_process_limits_what_is_locked);
+    T_RUN(a_full_buffer_does_not_hide_the_next_receive);
     T_RUN(the_process_limits_what_is_queued);
+    T_RUN(a_drain_that_does_not_suffice_is_no_loop);
     T_RUN(the_longest_idle_is_shed_when_memory_stays_short);
     T_RUN(short_sends_are_completed);
     T_RUN(short_receives_are_no_matter);

@@ -3,7 +3,7 @@
 #include "fault.h"
 
 // What the kit asks of the system for a socket's options: the last value of each.
-static volatile LONG told_nodelay, told_keepalives;
+static volatile LONG told_nodelay, told_keepalives, told_lingers;
 static uint32_t told_keepalive[3];
 static const DWORD keepalive_vals = 0x98000004;  // SIO_KEEPALIVE_VALS
 
@@ -20,6 +20,7 @@ static int spy_WSAIoctl(SOCKET s, DWORD what, void *in, DWORD in_size, void *out
 static int spy_setsockopt(SOCKET s, int level, int name, const char *value, int size)
 {
     if (level == IPPROTO_TCP && name == TCP_NODELAY && *value) InterlockedIncrement(&told_nodelay);
+    if (level == SOL_SOCKET && name == SO_LINGER) InterlockedIncrement(&told_lingers);
     return fault_setsockopt(s, level, name, value, size);
 }
 
@@ -1553,6 +1554,95 @@ static void a_shutdown_in_finish_is_the_end(void)
     end();
 }
 
+static void data_then_detach(iocpnet_conn conn, const void *data, size_t size)
+{
+    on_data(conn, data, size);
+    CHECK_ERR(iocpnet_conn_detach(conn), 0);
+}
+
+static void data_then_close(iocpnet_conn conn, const void *data, size_t size)
+{
+    on_data(conn, data, size);
+    CHECK_ERR(iocpnet_conn_close(conn), 0);
+}
+
+// What was held back is shown late, where the connection is being advanced: a detach from there
+// must not leave a socket that has finished its side, and a close from there wins.
+static void a_detach_or_close_in_data_shown_late_is_heeded(void)
+{
+    SOCKET other;
+    watched *w;
+    int closes;
+    for (closes = 0; closes < 2; closes++) {
+        prepare();
+        T_NOTE("%s", closes ? "close" : "detach");
+        client.on.data = closes ? data_then_close : data_then_detach;
+        REQUIRE(begin());
+        w = open_plain(&other);
+        AWAIT(receives_begun() == 1, PEER_MS);
+        CHECK_ERR(iocpnet_conn_pause(w->conn), 0);
+        CHECK(peer_send(other, "x", 1));
+        AWAIT(counted(IOCPNET_COUNT_BYTES_RECEIVED) == 1, PEER_MS);
+        CHECK_EQ(w->received, 0);
+        if (closes) {
+            CHECK_ERR(iocpnet_conn_detach(w->conn), 0);
+            CHECK_ERR(peer_end(other), 0);
+            closesocket(other);
+        } else {
+            CHECK_ERR(iocpnet_conn_resume(w->conn), 0);
+        }
+        AWAIT(w->closed, PEER_MS);
+        CHECK_EQ(w->received, 1);
+        CHECK_EQ(w->reason, closes ? IOCPNET_CLOSED_LOCAL : IOCPNET_CLOSED_HANDED_OVER);
+        if (closes) {
+            CHECK(w->handle == INVALID_SOCKET);
+        } else {
+            handed_back(w, other);
+            closesocket(other);
+        }
+        end();
+    }
+}
+
+static void drain_and_abort(iocpnet_conn conn)
+{
+    on_drain(conn);
+    CHECK_ERR(iocpnet_conn_abort(conn), 0);
+}
+
+// An abort is a reset, also where both sides have finished and a close would do. Wine does not show
+// a reset to a socket that has finished its side, so what is asked of the system is looked at.
+static void an_abort_in_drain_is_a_reset(void)
+{
+    static char block[100000];
+    size_t taken = 0;
+    SOCKET other;
+    watched *w;
+    prepare();
+    told_lingers = 0;
+    client.refuse_slow = true;
+    client.send_limit_bytes = sizeof block;
+    client.on.finish = on_finish;
+    client.on.drain = drain_and_abort;
+    REQUIRE(begin());
+    w = open_plain(&other);
+    shutdown(other, SD_SEND);
+    AWAIT(w->finished, PEER_MS);
+    while (taken < (64u << 20) && !iocpnet_conn_send(w->conn, block, sizeof block)) {
+        taken += sizeof block;
+        AWAIT(counted(IOCPNET_COUNT_BYTES_SENT) == taken || taken > 1000000, 200);
+    }
+    CHECK_EQ(w->drained, 0);
+    while (recv(other, block, sizeof block, 0) > 0)
+        continue;
+    AWAIT(w->closed, PEER_MS);
+    CHECK_EQ(w->drained, 1);
+    CHECK_EQ(w->reason, IOCPNET_CLOSED_LOCAL);
+    CHECK_EQ(told_lingers, 1);
+    closesocket(other);
+    end();
+}
+
 // ---- deadlines ----------------------------------------------------------------------------------
 
 static void read_ms_closes_who_sends_nothing(void)
@@ -1985,6 +2075,8 @@ int main(int argc, char **argv)
     T_RUN(a_silent_connection_is_handed_back_at_once);
     T_RUN(a_callback_may_hand_its_socket_back);
     T_RUN(a_close_overtakes_a_hand_over);
+    T_RUN(a_detach_or_close_in_data_shown_late_is_heeded);
+    T_RUN(an_abort_in_drain_is_a_reset);
     T_RUN(an_echo_without_a_copy);
     T_RUN(one_buffer_goes_to_fifty_connections);
     T_RUN(a_buffer_counts_with_its_whole_size);
