@@ -1247,6 +1247,9 @@ typedef struct iocpnet_conn_desc {
     uint32_t keepalive_ms;      // TCP keep-alive after this silence, then each second [0: none]
     const iocpnet_filter *filter;     // between socket and program; copied [NULL: nothing]
     const iocpnet_frame_desc *frame;  // what comes is cut into messages; copied [NULL: as it comes]
+    uint32_t recvs;                   // receives outstanding, at most 16; shown in order all the
+                                      // same. Not with zero_byte; with sndbuf_0 a peer that
+                                      // finishes may look like a reset (Seen: Wine 8.0) [1]
     bool zero_byte;                   // wait without a buffer: for very many idle connections
     bool sndbuf_0;                    // SO_SNDBUF 0, and two sends outstanding
     bool nagle;              // small sends wait for acknowledgements [false: TCP_NODELAY is set]
@@ -5759,6 +5762,7 @@ typedef struct iocpnet__group {
     iocpnet_frame_desc frame;  // where desc.frame points to
     iocpnet_filter filter;     // where desc.filter points to
     iocpnet_pool *conns, *extras, *views;
+    size_t extra_bytes;
     iocpnet_pool *rooms;    // to put messages together
     iocpnet_pool *inputs;   // a receive buffer for each connection, whatever is queued to send
     iocpnet_pool *buffers;  // of what is queued to send
@@ -6458,7 +6462,7 @@ enum {
 enum { IOCPNET__ROUNDS_MAX = 32 };                   // looks at the bits in one run
 enum { IOCPNET__ENDING = 1, IOCPNET__CLOSING };      // conn.closing
 enum { IOCPNET__BY_CONN = 1, IOCPNET__BY_PROCESS };  // conn.refused: whose limit it was
-enum { IOCPNET__ADDRESSES = 8 };
+enum { IOCPNET__ADDRESSES = 8, IOCPNET__RECVS = 16 };
 
 typedef struct iocpnet__send {
     iocpnet_op op;
@@ -6470,11 +6474,24 @@ typedef struct iocpnet__queue {
     iocpnet_buffer *head, *tail;  // linked by next
 } iocpnet__queue;
 
-// What only some connections need: those that connect, and those with two sends outstanding.
+// One of several receives that are outstanding.
+typedef struct iocpnet__read {
+    iocpnet_op op;
+    iocpnet__conn *conn;
+    iocpnet_buffer *buffer;
+    bool zero, locked, alone;
+} iocpnet__read;
+
+// What only some connections need: those that connect, those with two sends outstanding, ... With
+// desc.recvs above one so many iocpnet__reads lie behind it, a ring in the order of their starts.
 typedef struct iocpnet__extra {
     iocpnet__send send;  // the second one, where SO_SNDBUF is 0
     iocpnet__conn *conn;
-    uint32_t count, next;  // addresses; the next to try
+    volatile int32_t arrived;    // a bit for each read whose packet has come
+    uint32_t done;               // of these, what the runner has seen and not dealt with
+    uint32_t read_first, reads;  // the oldest; how many were started and not dealt with
+    uint32_t reading;            // how many are with the system
+    uint32_t count, next;        // addresses; the next to try
     iocpnet_address addresses[IOCPNET__ADDRESSES];
     iocpnet_framer framer;
     iocpnet_buffer *room;  // the framer's, while it keeps something
@@ -6522,7 +6539,7 @@ struct iocpnet__conn {
     bool reasoned : 1, receiving : 1, zero : 1, finished : 1, shut : 1, closed : 1;
     bool disconnecting : 1, starved : 1, paused : 1, opened : 1, more : 1, skip : 1, awaits : 1;
     bool gone : 1, dialing : 1, late : 1, ready : 1, showing : 1, leaving : 1, cancelled : 1;
-    bool locked : 1, ending : 1, ticked : 1;
+    bool locked : 1, ending : 1, ticked : 1, alone : 1, sure : 1;
     unsigned char peer[28];
 };
 
@@ -6757,6 +6774,21 @@ static void iocpnet__conn_received(iocpnet_op *op, iocpnet_error error, size_t b
     iocpnet__conn_packet(IOCPNET_OUTER(op, iocpnet__conn, recv), IOCPNET__RECEIVED);
 }
 
+static iocpnet__read *iocpnet__conn_read(const iocpnet__conn *conn, uint32_t i)
+{
+    return (iocpnet__read *)(void *)(conn->extra + 1) + i % conn->group->desc.recvs;
+}
+
+static void iocpnet__conn_read_arrived(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    iocpnet__read *read = IOCPNET_OUTER(op, iocpnet__read, op);
+    iocpnet__conn *conn = read->conn;
+
+    iocpnet__keep_result(op, error, bytes);
+    iocpnet__or(&conn->extra->arrived, 1 << (read - iocpnet__conn_read(conn, 0)));
+    iocpnet__conn_packet(conn, IOCPNET__RECEIVED);
+}
+
 static void iocpnet__conn_sent(iocpnet_op *op, iocpnet_error error, size_t bytes)
 {
     iocpnet__keep_result(op, error, bytes);
@@ -6819,10 +6851,15 @@ static void iocpnet__conn_drop_wire(iocpnet__conn *conn)
     memset(&conn->extra->wire, 0, sizeof conn->extra->wire);
 }
 
+static bool iocpnet__conn_receives(const iocpnet__conn *conn)
+{
+    return conn->receiving || (conn->extra && conn->extra->reading);
+}
+
 static bool iocpnet__conn_pends(const iocpnet__conn *conn)
 {
-    return conn->receiving || conn->sending || conn->sending_2 || conn->disconnecting ||
-           conn->dialing;
+    return iocpnet__conn_receives(conn) || conn->sending || conn->sending_2 ||
+           conn->disconnecting || conn->dialing;
 }
 
 static void iocpnet__conn_close_socket(iocpnet__conn *conn)
@@ -7263,6 +7300,20 @@ static void iocpnet__conn_show(iocpnet__conn *conn)
     }
 }
 
+// One of several receives says that the peer has finished. That is so only when one that is alone
+// says it too: others may end without a byte while bytes wait, or not end at all (Seen: Wine 8.0).
+static void iocpnet__conn_ask_alone(iocpnet__conn *conn)
+{
+    uint32_t i;
+
+    conn->alone = true;
+    for (i = 0; i < conn->extra->reads; i++) {
+        iocpnet__read *read = iocpnet__conn_read(conn, conn->extra->read_first + i);
+        IOCPNET_OS(CancelIoEx)
+        ((HANDLE)conn->handle, (OVERLAPPED *)(void *)&read->op.overlapped);
+    }
+}
+
 // A receive has finished: bytes for the user, the end, or, after a zero-byte one, a reason to look.
 static void iocpnet__conn_receive_done(iocpnet__conn *conn)
 {
@@ -7272,10 +7323,14 @@ static void iocpnet__conn_receive_done(iocpnet__conn *conn)
     iocpnet__conn_unlock(conn);
     conn->receiving = false;
     conn->more = false;
-    if (conn->closed) return;
-    if (error == WSA_OPERATION_ABORTED && conn->cancelled) return;  // the hand-over's
+    if (conn->closed || conn->finished) return;
+    if (error == WSA_OPERATION_ABORTED && (conn->cancelled || conn->alone)) return;
     if (error) {
         if (!iocpnet__conn_bears(conn, error)) iocpnet__conn_fail(conn, error);
+        return;
+    }
+    if (!bytes && !conn->zero && conn->group->desc.recvs > 1 && !conn->sure) {
+        iocpnet__conn_ask_alone(conn);
         return;
     }
     if (!conn->zero) conn->received_ms = iocpnet__now_32();
@@ -7284,9 +7339,91 @@ static void iocpnet__conn_receive_done(iocpnet__conn *conn)
     if (conn->ready) iocpnet__conn_show(conn);
 }
 
-static void iocpnet__conn_receive(iocpnet__conn *conn)
+// Too much waits to be sent to a peer that does not read, so that reading pauses. That is for
+// answers to what is read; where the queue has another source, it would make one direction wait for
+// the other.
+static bool iocpnet__conn_too_much(const iocpnet__conn *conn)
+{
+    const iocpnet_conn_desc *desc = &conn->group->desc;
+    bool begins = iocpnet__filter_begins(conn);
+    int32_t half = (int32_t)(desc->send_limit_bytes / 2);
+    int32_t waits = begins ? (int32_t)conn->extra->wire_bytes : iocpnet__load(&conn->queued);
+
+    return waits > half && !desc->no_read_pause &&
+           (begins || iocpnet__load(&conn->closing) != IOCPNET__CLOSING);
+}
+
+// Deals with what several receives have brought, in the order in which they were started: as if
+// each were the only one. While reading is paused the rest waits.
+static void iocpnet__conn_reads_done(iocpnet__conn *conn)
+{
+    iocpnet__extra *extra = conn->extra;
+    uint32_t arrived = (uint32_t)iocpnet__exchange(&extra->arrived, 0);
+    uint32_t bits;
+
+    extra->done |= arrived;
+    for (bits = arrived; bits; bits &= bits - 1)
+        extra->reading--;
+    while (!conn->ready && extra->reads && extra->done >> extra->read_first & 1 &&
+           (conn->closed || !iocpnet__conn_too_much(conn))) {
+        iocpnet__read *read = iocpnet__conn_read(conn, extra->read_first);
+
+        extra->done &= ~((uint32_t)1 << extra->read_first);
+        extra->read_first = (extra->read_first + 1) % conn->group->desc.recvs;
+        extra->reads--;
+        iocpnet_buffer_give(conn->buffer);
+        conn->buffer = read->buffer;
+        read->buffer = NULL;
+        conn->zero = read->zero;
+        conn->locked = read->locked;
+        conn->sure = read->alone;
+        conn->recv.overlapped.internal = read->op.overlapped.internal;
+        conn->recv.overlapped.internal_high = read->op.overlapped.internal_high;
+        iocpnet__conn_receive_done(conn);
+    }
+}
+
+// Starts a receive: the only one, or one more of several.
+static iocpnet_error iocpnet__conn_start_receive(iocpnet__conn *conn)
 {
     iocpnet_socket socket = iocpnet__conn_socket(conn);
+    iocpnet__extra *extra = conn->extra;
+    iocpnet_op *op = &conn->recv;
+    void *data = conn->zero ? NULL : conn->buffer->data;
+    size_t size = conn->zero ? 0 : conn->buffer->size;
+    iocpnet__read *read;
+    iocpnet_error error;
+
+    if (conn->group->desc.recvs > 1) {
+        read = iocpnet__conn_read(conn, extra->read_first + extra->reads);
+        read->op.done = iocpnet__conn_read_arrived;
+        read->conn = conn;
+        read->buffer = conn->buffer;
+        read->zero = conn->zero;
+        read->locked = conn->locked;
+        read->alone = conn->alone;
+        conn->buffer = NULL;
+        conn->locked = false;
+        extra->reads++;
+        extra->reading++;
+        error = iocpnet_start_recv(&read->op, &socket, data, size);
+        if (!error) return 0;
+        extra->reads--;
+        extra->reading--;
+        conn->buffer = read->buffer;
+        conn->locked = read->locked;
+        read->buffer = NULL;
+        return error;
+    }
+    conn->receiving = true;
+    error = iocpnet_start_recv(op, &socket, data, size);
+    if (error) conn->receiving = false;
+    return error;
+}
+
+// False: it was not started.
+static bool iocpnet__conn_receive(iocpnet__conn *conn)
+{
     const iocpnet_conn_desc *desc = &conn->group->desc;
     bool zero = desc->zero_byte && !conn->more;
     bool there = conn->zero && conn->more;  // so this receive does not wait
@@ -7296,6 +7433,7 @@ static void iocpnet__conn_receive(iocpnet__conn *conn)
     if (!zero && !there) {
         conn->locked = iocpnet__conn_lock(conn, desc->buffer_bytes, true);
         zero = !conn->locked;
+        if (zero && iocpnet__conn_receives(conn)) return false;  // others wait already
     }
     if (zero) {
         iocpnet_buffer_give(conn->buffer);
@@ -7305,17 +7443,15 @@ static void iocpnet__conn_receive(iocpnet__conn *conn)
         if (!conn->buffer) {
             iocpnet__conn_unlock(conn);
             (void)iocpnet__conn_bears(conn, WSAENOBUFS);
-            return;
+            return false;
         }
     }
     conn->zero = zero;
-    conn->receiving = true;
-    error = iocpnet_start_recv(&conn->recv, &socket, zero ? NULL : conn->buffer->data,
-                               zero ? 0 : conn->buffer->size);
-    if (!error) return;
-    conn->receiving = false;
+    error = iocpnet__conn_start_receive(conn);
+    if (!error) return true;
     iocpnet__conn_unlock(conn);
     if (!iocpnet__conn_bears(conn, error)) iocpnet__conn_fail(conn, error);
+    return false;
 }
 
 // Both sides have finished: the socket is closed, or disconnected to be used again.
@@ -7377,7 +7513,8 @@ static bool iocpnet__conn_is_late(const iocpnet__conn *conn)
         return now - conn->began_ms > desc->connect_ms;
     }
     if (desc->idle_ms && unread > desc->idle_ms && unsent > desc->idle_ms) return true;
-    if (desc->read_ms && conn->receiving && !iocpnet__load(&conn->held) && unread > desc->read_ms) {
+    if (desc->read_ms && iocpnet__conn_receives(conn) && !iocpnet__load(&conn->held) &&
+        unread > desc->read_ms) {
         return true;
     }
     // What is queued and not sent yet has not met the peer: its callback may still be running.
@@ -7487,7 +7624,8 @@ static void iocpnet__conn_results(iocpnet__conn *conn, int32_t bits)
     if (bits & IOCPNET__SENT_2) {
         iocpnet__conn_send_done(conn, &conn->extra->send, &conn->sending_2);
     }
-    if (bits & IOCPNET__RECEIVED) iocpnet__conn_receive_done(conn);
+    if (bits & IOCPNET__RECEIVED && conn->receiving) iocpnet__conn_receive_done(conn);
+    if (bits & IOCPNET__RECEIVED && conn->group->desc.recvs > 1) iocpnet__conn_reads_done(conn);
     if (bits & IOCPNET__GONE) iocpnet__conn_disconnect_done(conn);
 }
 
@@ -7573,16 +7711,24 @@ static void iocpnet__conn_tell_drain(iocpnet__conn *conn)
     iocpnet__conn_flush(conn);
 }
 
+// Shows what has come and waits to be shown.
+static void iocpnet__conn_show_ready(iocpnet__conn *conn)
+{
+    if (conn->ready) iocpnet__conn_show(conn);
+    if (conn->extra && conn->extra->reads) iocpnet__conn_reads_done(conn);
+}
+
 // A hand-over: when everything has left and no receive is pending, the socket is the program's.
 static void iocpnet__conn_hand_over(iocpnet__conn *conn)
 {
-    if (conn->receiving) {
+    if (iocpnet__conn_receives(conn)) {
         conn->cancelled = true;
         IOCPNET_OS(CancelIoEx)((HANDLE)conn->handle, NULL);
         iocpnet__conn_time(conn, 2);  // a cancel that has come too early is repeated
         return;
     }
-    if (conn->ready) iocpnet__conn_show(conn);
+    while (conn->ready || (conn->extra && conn->extra->reads))
+        iocpnet__conn_show_ready(conn);
     if (conn->closed || iocpnet__load(&conn->closing) == IOCPNET__CLOSING) return;
     iocpnet__conn_because(conn, IOCPNET_CLOSED_HANDED_OVER, 0);
     conn->closed = true;
@@ -7590,22 +7736,22 @@ static void iocpnet__conn_hand_over(iocpnet__conn *conn)
     IOCPNET__LEDGER(sockets, -1);
 }
 
-// Whether reading goes on. It does not while too much waits to be sent to a peer that does not
-// read. That is for answers to what is read; where the queue has another source, it would make one
-// direction wait for the other.
+// Whether reading goes on.
 static bool iocpnet__conn_reads(iocpnet__conn *conn)
 {
     bool closing = iocpnet__load(&conn->closing) == IOCPNET__CLOSING;
-    const iocpnet_conn_desc *desc = &conn->group->desc;
     bool begins = iocpnet__filter_begins(conn);
-    int32_t half = (int32_t)(desc->send_limit_bytes / 2);
-    int32_t waits = begins ? (int32_t)conn->extra->wire_bytes : iocpnet__load(&conn->queued);
-    bool paused = waits > half && !desc->no_read_pause && (begins || !closing);
+    bool paused = iocpnet__conn_too_much(conn);
 
     if (conn->paused && !paused) conn->received_ms = iocpnet__now_32();
     if (paused && !conn->paused) iocpnet__count(conn->group->iocp, IOCPNET_COUNT_READS_PAUSED, 1);
     conn->paused = paused;
     if (conn->closed || conn->disconnecting || conn->finished || conn->receiving || conn->ready) {
+        return false;
+    }
+    // A receive of several that waits without a buffer waits alone.
+    if (conn->extra && conn->extra->reads &&
+        (conn->zero || conn->alone || conn->extra->reads == conn->group->desc.recvs)) {
         return false;
     }
     return !paused && !conn->starved && !conn->leaving &&
@@ -7624,7 +7770,7 @@ static bool iocpnet__conn_advance(iocpnet__conn *conn, iocpnet__worker *worker)
     bool idle;
 
     worker->at_once = NULL;
-    if (conn->ready && !conn->closed) iocpnet__conn_show(conn);
+    if (!conn->closed) iocpnet__conn_show_ready(conn);
     iocpnet__conn_take_offered(conn);
     if (conn->closed) iocpnet__conn_drop_queue(conn);
     if (conn->dialing) {
@@ -7646,14 +7792,18 @@ static bool iocpnet__conn_advance(iocpnet__conn *conn, iocpnet__worker *worker)
     }
     if (conn->leaving && idle) {
         iocpnet__conn_hand_over(conn);
-    } else if (iocpnet__conn_closes(conn) && idle && conn->finished) {
+    } else if (iocpnet__conn_closes(conn) && idle && conn->finished &&
+               !iocpnet__conn_receives(conn)) {
         iocpnet__conn_leave_socket(conn);  // both sides have finished
     }
 
     // When a send has finished at once we come here again for it: a receive begun now would only
     // take a second packet.
-    if (!(conn->sending && worker->at_once == &conn->send.op) && iocpnet__conn_reads(conn)) {
-        iocpnet__conn_receive(conn);
+    if (!(conn->sending && worker->at_once == &conn->send.op)) {
+        while (iocpnet__conn_reads(conn) && iocpnet__conn_receive(conn) &&
+               conn->group->desc.recvs > 1) {
+            continue;
+        }
     }
     if (!conn->closed || iocpnet__conn_pends(conn)) return false;
     if (!conn->gone) iocpnet__conn_close_socket(conn);
@@ -7673,6 +7823,8 @@ static void iocpnet__conn_end(iocpnet__conn *conn, iocpnet__worker *worker)
 
     iocpnet__conn_starve(conn, false);
     iocpnet__conn_time(conn, 0);
+    conn->ready = false;
+    if (conn->extra && conn->extra->reads) iocpnet__conn_reads_done(conn);  // gives them back
     iocpnet_buffer_give(conn->buffer);
     conn->buffer = NULL;
     if (conn->extra) iocpnet_buffer_give(conn->extra->room);
@@ -7735,7 +7887,7 @@ static iocpnet__conn *iocpnet__conn_make(iocpnet__group *group, void *user)
         iocpnet_pool_give_object(group->conns, conn);
         return NULL;
     }
-    memset(conn->extra, 0, sizeof *conn->extra);
+    memset(conn->extra, 0, group->extra_bytes);
     conn->extra->conn = conn;
     conn->extra->send.op.done = iocpnet__conn_sent_2;
     if (group->desc.frame) (void)iocpnet_framer_init(&conn->extra->framer, &group->frame);
@@ -8462,6 +8614,8 @@ static iocpnet_error iocpnet__group_init(iocpnet__group *group, iocpnet_iocp *io
     desc->send_limit_bytes = iocpnet__or_default(desc->send_limit_bytes, 256 * 1024);
     desc->close_ms = iocpnet__or_default(desc->close_ms, 5000);
     desc->connect_ms = iocpnet__or_default(desc->connect_ms, 10000);
+    desc->recvs = iocpnet__or_default(desc->recvs, 1);
+    if (desc->recvs > IOCPNET__RECVS || (desc->recvs > 1 && desc->zero_byte)) return WSAEINVAL;
     if (desc->buffer_bytes <= IOCPNET_ACCEPT_ROOM || desc->send_limit_bytes > INT32_MAX / 2 ||
         desc->max_connections > IOCPNET__NAME_CHUNK * (IOCPNET__NAME_CHUNKS - 1)) {
         return WSAEINVAL;
@@ -8476,8 +8630,11 @@ static iocpnet_error iocpnet__group_init(iocpnet__group *group, iocpnet_iocp *io
     objects.size = sizeof(iocpnet__conn);
     objects.limit = desc->max_connections + more;
     error = iocpnet_pool_create(&group->conns, &objects);
-    objects.size = sizeof(iocpnet__extra);
-    if (!error && (desc->sndbuf_0 || desc->frame || desc->filter || !group->listener)) {
+    group->extra_bytes = sizeof(iocpnet__extra);
+    if (desc->recvs > 1) group->extra_bytes += desc->recvs * sizeof(iocpnet__read);
+    objects.size = (uint32_t)group->extra_bytes;
+    if (!error &&
+        (desc->sndbuf_0 || desc->recvs > 1 || desc->frame || desc->filter || !group->listener)) {
         error = iocpnet_pool_create(&group->extras, &objects);
     }
     objects.size = sizeof(iocpnet__view);
@@ -8487,7 +8644,7 @@ static iocpnet_error iocpnet__group_init(iocpnet__group *group, iocpnet_iocp *io
     memset(&buffers, 0, sizeof buffers);
     buffers.size = desc->buffer_bytes;
     buffers.no_cache = desc->no_pool_cache;
-    buffers.limit = desc->max_connections + more + desc->buffers + spare;
+    buffers.limit = desc->recvs * (desc->max_connections + more) + desc->buffers + spare;
     if (!error) error = iocpnet_pool_create(&group->inputs, &buffers);
     buffers.limit = desc->buffers + spare;
     if (!error) error = iocpnet_pool_create(&group->buffers, &buffers);

@@ -13,7 +13,7 @@
 
 static struct {
     common_server server;
-    uint32_t accept_data_ms, batch, in_place;
+    uint32_t accept_data_ms, batch, in_place, recvs;
     bool zero_byte, no_skip, sndbuf_0, reuse, no_pool_cache;
 } set = { .in_place = UINT32_MAX };  // UINT32_MAX: not given
 
@@ -28,6 +28,8 @@ static const common_option options[] = {
     { "--batch", "N", COMMON_NUMBER, &set.batch, 1, 256, "most packets taken in one call [64]" },
     { "--inline", "N", COMMON_NUMBER, &set.in_place, 0, 1000000,
       "operations finished in place per packet; 0: none [8]" },
+    { "--recvs", "N", COMMON_NUMBER, &set.recvs, 1, 16,
+      "receives outstanding, shown in order [1]" },
     { "--sndbuf-0", NULL, COMMON_FLAG, &set.sndbuf_0, 0, 0,
       "SO_SNDBUF 0 and two sends outstanding" },
     { "--reuse", NULL, COMMON_FLAG, &set.reuse, 0, 0, "use sockets again through DisconnectEx" },
@@ -58,6 +60,7 @@ int main(int argc, char **argv)
     listener.accept_data_ms = set.accept_data_ms;
     listener.conn.zero_byte = set.zero_byte;
     listener.conn.sndbuf_0 = set.sndbuf_0;
+    listener.conn.recvs = set.recvs;
     listener.reuse = set.reuse;
     listener.conn.no_pool_cache = set.no_pool_cache;
     listener.conn.on.data = echo;

@@ -1,6 +1,21 @@
 // test_conn.c - a listener and its connections, with plain blocking sockets at the other end.
 #include "fault.h"
 
+// A worker that has taken packets may be slow to run them: each a little, by chance.
+static volatile LONG slow_workers;
+static BOOL WINAPI slow_GetQueuedCompletionStatusEx(HANDLE port, OVERLAPPED_ENTRY *entries, ULONG n,
+                                                    ULONG *got, DWORD ms, BOOL alertable)
+{
+    BOOL ok = fault_GetQueuedCompletionStatusEx(port, entries, n, got, ms, alertable);
+    DWORD chance;
+    if (ok && slow_workers) {
+        chance = (DWORD)InterlockedIncrement(&slow_workers) * 2654435761u;
+        if (chance >> 30) Sleep(chance >> 30);
+    }
+    return ok;
+}
+#define fault_GetQueuedCompletionStatusEx slow_GetQueuedCompletionStatusEx
+
 #define IOCPNET_IMPLEMENTATION
 #include "../iocpnet.h"
 #include "peer.h"
@@ -538,15 +553,16 @@ static void push(void *user)
     shutdown(push_socket, SD_SEND);
 }
 
-static void a_client_that_never_reads_is_not_read_from(void)
+static void not_read_from(uint32_t recvs)
 {
     peer_thread thread;
     iocpnet_pool_stats pool;
     uint64_t got = 0, last = 1, wrong = 0;
     static unsigned char part[65536];
-    T_LIMIT(30);
     prepare();
+    T_NOTE("%u receives", (unsigned)recvs);
     server.conn.send_limit_bytes = 65536;
+    server.conn.recvs = recvs;
     REQUIRE(begin());
     push_socket = peer_connect(port);
     REQUIRE(push_socket != INVALID_SOCKET);
@@ -577,6 +593,13 @@ static void a_client_that_never_reads_is_not_read_from(void)
     closesocket(push_socket);
     AWAIT(closed_count == 1, PEER_MS);
     end();
+}
+
+static void a_client_that_never_reads_is_not_read_from(void)
+{
+    T_LIMIT(30);
+    not_read_from(1);
+    not_read_from(4);
 }
 
 // ---- sends of the server's own ------------------------------------------------------------------
@@ -1478,6 +1501,66 @@ static void few_buffers_are_a_limit_not_a_crash(void)
     end();
 }
 
+// Four receives outstanding and eight workers, each of which may be slow with what it has taken:
+// every byte is shown in its place all the same.
+static void several_receives_are_shown_in_order(void)
+{
+    int i;
+    T_LIMIT(30);
+    for (i = 0; i < 3; i++) {
+        prepare();
+        T_NOTE("way %d", i);
+        engine.threads = 8;
+        engine.no_skip = i == 1;
+        server.conn.recvs = i == 2 ? 16 : 4;
+        server.conn.buffer_bytes = 2048;
+        REQUIRE(begin());
+        slow_workers = 1;
+        serve_clients(4, 300000, 20000, 1);
+        CHECK(slow_workers > (i == 1 ? 100 : 10));
+        slow_workers = 0;
+        CHECK(counted(IOCPNET_COUNT_RECEIVES) > 4 * 300000 / 2048);
+        end();
+    }
+    prepare();
+    server.conn.recvs = 17;
+    CHECK_ERR(iocpnet_iocp_open(&iocp, &engine), 0);
+    CHECK_ERR(iocpnet_listener_open(&listener, iocp, &server), WSAEINVAL);
+    server.conn.recvs = 2;
+    server.conn.zero_byte = true;
+    CHECK_ERR(iocpnet_listener_open(&listener, iocp, &server), WSAEINVAL);
+    CHECK_ERR(iocpnet_iocp_close(iocp), 0);
+}
+
+// Each of several receives counts as locked, a peer that does not read holds what they bring, and
+// what ends a connection ends them all.
+static void several_receives_keep_the_limits(void)
+{
+    enum { CLIENTS = 10 };
+    iocpnet_pool_stats inputs;
+    SOCKET s[CLIENTS];
+    int i;
+    prepare();
+    engine.locked_bytes = 256 * 1024;  // 12 receives of 16 KiB, and a quarter for the sends
+    server.conn.recvs = 4;
+    REQUIRE(begin());
+    for (i = 0; i < CLIENTS; i++) {
+        s[i] = peer_connect(port);
+        CHECK(talk(s[i], 300000, 20000, 3));
+    }
+    AWAIT((iocpnet_pool_stats_read(listener->group.inputs, &inputs), inputs.out <= 12), PEER_MS);
+    for (i = 0; i < CLIENTS; i++)
+        CHECK(talk(s[i], 300000, 20000, 3));
+    for (i = 0; i < CLIENTS; i++) {
+        if (i % 3 == 0) peer_abort(s[i]);
+        if (i % 3 == 1) CHECK_ERR(iocpnet_conn_close(guests[i].conn), 0);
+        if (i % 3 != 0) closesocket(s[i]);
+    }
+    AWAIT(closed_count == CLIENTS, PEER_MS);
+    AWAIT((iocpnet_pool_stats_read(listener->group.inputs, &inputs), inputs.out == 0), PEER_MS);
+    end();
+}
+
 // ---- stop ---------------------------------------------------------------------------------------
 
 static volatile LONG hammering;
@@ -1757,6 +1840,8 @@ int main(int argc, char **argv)
     T_RUN(short_receives_are_no_matter);
     T_RUN(calls_that_return_late_do_no_harm);
     T_RUN(few_buffers_are_a_limit_not_a_crash);
+    T_RUN(several_receives_are_shown_in_order);
+    T_RUN(several_receives_keep_the_limits);
     T_RUN(it_stops_under_load_many_times);
     T_RUN(a_stop_delivers_what_send_took);
     T_RUN(two_listeners_share_an_iocp);

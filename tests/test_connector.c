@@ -879,12 +879,13 @@ static void hand_back_at_the_end(int kind, int wait)
 
 static void a_socket_is_handed_back_with_every_byte(void)
 {
-    int kind, way, zero_byte;
+    int kind, way, reading;
     T_LIMIT(30);
-    for (zero_byte = 0; zero_byte < 2; zero_byte++) {
+    for (reading = 0; reading < 3; reading++) {  // plain, zero-byte, several
         prepare();
         server.conn.on.data = on_data;
-        server.conn.zero_byte = client.zero_byte = zero_byte != 0;
+        server.conn.zero_byte = client.zero_byte = reading == 1;
+        server.conn.recvs = client.recvs = reading == 2 ? 4 : 1;
         REQUIRE(begin());
         for (kind = 0; kind < 3; kind++) {
             for (way = 0; way < 4; way++)
@@ -1299,9 +1300,12 @@ static void while_paused_nothing_is_shown_and_nothing_lost(void)
     SOCKET other;
     watched *w;
     stream s;
-    int in_open;
-    for (in_open = 1; in_open >= 0; in_open--) {
+    int way, in_open;
+    for (way = 0; way < 4; way++) {
+        in_open = way & 1;
         prepare();
+        client.recvs = way & 2 ? 3 : 1;
+        client.buffer_bytes = 4096;
         if (in_open) client.on.open = open_and_pause;
         REQUIRE(begin());
         w = open_plain(&other);
@@ -1579,7 +1583,7 @@ static void a_detach_or_close_in_data_shown_late_is_heeded(void)
         client.on.data = closes ? data_then_close : data_then_detach;
         REQUIRE(begin());
         w = open_plain(&other);
-        AWAIT(receives_begun() == 1, PEER_MS);
+        AWAIT(receives_begun() >= 1, PEER_MS);
         CHECK_ERR(iocpnet_conn_pause(w->conn), 0);
         CHECK(peer_send(other, "x", 1));
         AWAIT(counted(IOCPNET_COUNT_BYTES_RECEIVED) == 1, PEER_MS);

@@ -753,9 +753,10 @@ static iocpnet_error dial(guest *g, uint16_t to)
 static void two_kit_ends_exchange(void)
 {
     int kind, i;
-    for (kind = 0; kind < 3; kind++) {
+    for (kind = 0; kind < 4; kind++) {
         T_NOTE("setting %d", kind);
         prepare();
+        server.conn.recvs = kind == 3 ? 4 : 1;
         server.conn.on.open = on_open_pour;
         server.conn.on.data = on_take_in;
         server.conn.on.finish = on_finish;
