@@ -564,7 +564,8 @@ IOCPNET_API iocpnet_error iocpnet_iocp_stop(iocpnet_iocp *iocp, uint32_t deadlin
 //
 //   iocp       NULL is fine
 //
-// Returns    0. WSAETIMEDOUT: as iocpnet_iocp_stop; nothing was freed. WSAEINVAL: in a callback.
+// Returns    0. WSAETIMEDOUT: as iocpnet_iocp_stop; nothing was freed. WSAEINVAL: in a callback; or
+//            a listener of another iocp spreads to a connector of this one.
 // Threads    any, once; no other thread may be in a call with iocp.
 IOCPNET_API iocpnet_error iocpnet_iocp_close(iocpnet_iocp *iocp);
 
@@ -1262,6 +1263,7 @@ typedef struct iocpnet_conn_desc {
 } iocpnet_conn_desc;
 
 typedef struct iocpnet_listener iocpnet_listener;
+typedef struct iocpnet_connector iocpnet_connector;  // see iocpnet_connector_open
 
 // How to listen. Zero means [the default].
 typedef struct iocpnet_listener_desc {
@@ -1277,13 +1279,20 @@ typedef struct iocpnet_listener_desc {
                               // accepts_min ready: layered providers can make that slow
     uint32_t bind_retry_ms;   // try this long for an address in use: a restart while connections of
                               // the last run live. Open then blocks [0: one try]
-    iocpnet_conn_desc conn;   // what is accepted; conn.on.data is required
+    iocpnet_connector *const *spread;  // whose connections the accepted ones become, in turn, each
+                                       // on its connector's iocp; copied [NULL: the listener's own]
+    uint32_t spread_count;             // at most 64. Not with reuse or accept_thread
+    iocpnet_conn_desc conn;            // what is accepted; without spread conn.on.data is required
 } iocpnet_listener_desc;
 
 // Listens, and accepts on the iocp's workers: exclusive bind, sockets not inherited. Between
 // accepts_min and accepts_max AcceptEx calls wait: twice as many when none was left, fewer again
 // when it has been quiet for 5 s. An accept that fails is counted and replaced, after 50 ms to 1 s
 // if it keeps failing; nothing that a client does ends the listener.
+//
+// With spread a connection lives on one of several iocps, each with workers of its own: one for
+// each processor, say. A connector that is full or closed is passed over. Stop and close the
+// listener's iocp before those of the connectors.
 //
 //   listener   set to the listener; may be NULL if you do not need it
 //
@@ -1317,8 +1326,6 @@ IOCPNET_API void iocpnet_listener_close(iocpnet_listener *listener);
 IOCPNET_API iocpnet_address iocpnet_listener_address(const iocpnet_listener *listener);
 
 // ---- D13 conn: one TCP connection ---------------------------------------------------------------
-
-typedef struct iocpnet_connector iocpnet_connector;
 
 // Makes room for connections that you open yourself, or adopt. They are the same objects as those
 // of a listener.
@@ -2771,6 +2778,7 @@ struct iocpnet_iocp {
     void *volatile workers;   // all that there ever were
     void *volatile overflow;  // ops whose post failed, newest first
     volatile int32_t state, aborted, attached, start_failed;
+    volatile int32_t givers;  // listeners of other iocps that spread to connectors of this one
     volatile int64_t deadline;
     volatile int64_t tick_due;
     volatile int32_t timed;     // how many things want ticks
@@ -3755,7 +3763,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_close(iocpnet_iocp *iocp)
     iocpnet_error error;
 
     if (!iocp) return 0;
-    if (iocpnet__worker_here(iocp)) return WSAEINVAL;
+    if (iocpnet__worker_here(iocp) || iocpnet__load(&iocp->givers)) return WSAEINVAL;
     error = iocpnet_iocp_stop(iocp, 5000);
     if (error) return error;
 
@@ -5734,7 +5742,8 @@ typedef struct iocpnet__waiting {
     struct iocpnet__waiting *next;  // in accepts.free
     uint64_t seen_ms;               // the sweep first saw it connected; 0: not yet
     uint64_t reaped_ms;             // the sweep cancelled it; 0: not yet
-    bool posted, bare;
+    bool posted, bare, locked;
+    struct iocpnet__group *group;  // whose connection it will be
 } iocpnet__waiting;
 
 // Accepts of one kind. listener.lock protects all but waiting.
@@ -5781,7 +5790,8 @@ struct iocpnet_listener {
     iocpnet_socket socket;
     iocpnet_address address;
     iocpnet__bell bell;
-    iocpnet__waiting *slots;  // accepts_max; with accept_data as many more for bare ones
+    iocpnet__group *spread[64];  // desc.spread's
+    iocpnet__waiting *slots;     // accepts_max; with accept_data as many more for bare ones
     uint32_t slot_count;
     HANDLE event;  // FD_ACCEPT, with accept_data; NULL: the tick alone looks
     SRWLOCK lock;  // protects all below
@@ -5801,6 +5811,7 @@ struct iocpnet_listener {
     uint32_t spares;
     HANDLE maker, maker_wake;  // the thread that makes sockets, or NULL; an event
     iocpnet_socket *stock;     // what it has made: accepts_min
+    uint32_t turn;             // of spread
     uint32_t stocked;
     bool starved;  // an accept could not be posted for want of a socket
 };
@@ -5937,6 +5948,56 @@ static bool iocpnet__listener_note(iocpnet__waiting *slot, iocpnet_error *error)
     return often;
 }
 
+// Whose connection the next accept will be; with spread it is counted there from now on. NULL:
+// there is no room. Lock held.
+static iocpnet__group *iocpnet__listener_group(iocpnet_listener *listener)
+{
+    uint32_t n = listener->desc.spread_count;
+    uint32_t i;
+
+    if (!n) return &listener->group;
+    for (i = 0; i < n; i++) {
+        iocpnet__group *group = listener->spread[listener->turn++ % n];
+
+        if (iocpnet__load(&group->closed)) continue;
+        if ((uint32_t)iocpnet__add(&group->open, 1) <= group->desc.max_connections) return group;
+        iocpnet__add(&group->open, -1);
+    }
+    return NULL;
+}
+
+// It will be nobody's connection.
+static void iocpnet__waiting_drop(iocpnet__waiting *slot)
+{
+    iocpnet_buffer_give(slot->buffer);
+    slot->buffer = NULL;
+    if (slot->group != &slot->listener->group) iocpnet__add(&slot->group->open, -1);
+}
+
+// A buffer for the first bytes. Where nothing more may be locked, the accept waits without one.
+// False: there is none.
+static bool iocpnet__waiting_lend(iocpnet__waiting *slot)
+{
+    iocpnet__group *group = slot->group;
+    int64_t floor = iocpnet__accounts[IOCPNET__LOCKED].limit / 4;
+
+    slot->locked =
+        iocpnet__draw(slot->listener->group.iocp, IOCPNET__LOCKED, group->desc.buffer_bytes, floor);
+    if (!slot->locked) {
+        iocpnet__count(slot->listener->group.iocp, IOCPNET_COUNT_LOCKS_REFUSED, 1);
+        return true;
+    }
+    slot->buffer = iocpnet_pool_take(group->inputs);
+    return slot->buffer != NULL;
+}
+
+static void iocpnet__waiting_unlock(iocpnet__waiting *slot)
+{
+    if (!slot->locked) return;
+    slot->locked = false;
+    iocpnet__undraw(slot->listener->group.iocp, IOCPNET__LOCKED, slot->group->desc.buffer_bytes);
+}
+
 // An accept has finished, or failed: nothing that happens here ends the listener.
 static void iocpnet__listener_accepted(iocpnet_op *op, iocpnet_error error, size_t bytes)
 {
@@ -5946,15 +6007,16 @@ static void iocpnet__listener_accepted(iocpnet_op *op, iocpnet_error error, size
     iocpnet_iocp *iocp = listener->group.iocp;
     bool often = iocpnet__listener_note(slot, &error);
 
+    iocpnet__waiting_unlock(slot);
     if (error) {
         if (!iocpnet__load(&listener->group.closed) && !slot->reaped_ms) {
             iocpnet__count(iocp, IOCPNET_COUNT_ACCEPTS_FAILED, 1);
         }
         iocpnet_socket_close(&slot->socket);
-        iocpnet_buffer_give(slot->buffer);
-        slot->buffer = NULL;
+        iocpnet__waiting_drop(slot);
     } else {
-        if (slot->bare) iocpnet__count(iocp, IOCPNET_COUNT_ACCEPTS_BARE, 1);
+        if (listener->desc.accept_data_ms && !slot->buffer)
+            iocpnet__count(iocp, IOCPNET_COUNT_ACCEPTS_BARE, 1);
         iocpnet__listener_plain(listener, slot->socket.handle);
         iocpnet__conn_accepted(slot, bytes);
     }
@@ -5964,8 +6026,10 @@ static void iocpnet__listener_accepted(iocpnet_op *op, iocpnet_error error, size
 
 // A socket for an accept: a used one, one of the maker's, or a new one. WSAEWOULDBLOCK: the maker
 // rings when it has one. Lock held.
-static iocpnet_error iocpnet__listener_socket(iocpnet_listener *listener, iocpnet_socket *socket)
+static iocpnet_error iocpnet__listener_socket(iocpnet_listener *listener, iocpnet__waiting *slot)
 {
+    iocpnet_socket *socket = &slot->socket;
+
     if (listener->spares) {
         *socket = listener->socket;
         socket->handle = listener->spare[--listener->spares];
@@ -5973,7 +6037,7 @@ static iocpnet_error iocpnet__listener_socket(iocpnet_listener *listener, iocpne
         return 0;
     }
     if (!listener->maker) {
-        return iocpnet_socket_open(socket, listener->group.iocp, listener->socket.family, false);
+        return iocpnet_socket_open(socket, slot->group->iocp, listener->socket.family, false);
     }
     listener->starved = !listener->stocked;
     if (listener->stocked) *socket = listener->stock[--listener->stocked];
@@ -5989,14 +6053,16 @@ static iocpnet_error iocpnet__listener_post(iocpnet_listener *listener, iocpnet_
     void *data = NULL;
     size_t size = 0;
 
-    if (listener->desc.accept_data_ms && !slot->bare) {
-        slot->buffer = iocpnet_pool_take(listener->group.inputs);
-        if (!slot->buffer) return WSAENOBUFS;
+    slot->group = iocpnet__listener_group(listener);
+    if (!slot->group) return WSAENOBUFS;
+    error = WSAENOBUFS;
+    if (listener->desc.accept_data_ms && !slot->bare && !iocpnet__waiting_lend(slot)) goto drop;
+    if (slot->buffer) {
         data = slot->buffer->data;
         size = slot->buffer->size;
     }
-    error = iocpnet__listener_socket(listener, &slot->socket);
-    if (error) goto give_buffer;
+    error = iocpnet__listener_socket(listener, slot);
+    if (error) goto drop;
     accepts->free = slot->next;
     slot->seen_ms = 0;
     slot->reaped_ms = 0;
@@ -6015,9 +6081,9 @@ static iocpnet_error iocpnet__listener_post(iocpnet_listener *listener, iocpnet_
     slot->next = accepts->free;
     accepts->free = slot;
     iocpnet_socket_close(&slot->socket);
-give_buffer:
-    iocpnet_buffer_give(slot->buffer);
-    slot->buffer = NULL;
+drop:
+    iocpnet__waiting_unlock(slot);
+    iocpnet__waiting_drop(slot);
     return error;
 }
 
@@ -6057,7 +6123,7 @@ static void iocpnet__listener_fill(iocpnet_listener *listener)
     if (!error) error = iocpnet__listener_top_up(listener, &listener->bare);
     if (iocpnet__load(&listener->group.closed) || error == WSAEWOULDBLOCK) error = 0;
     listener->full = !error && (uint32_t)iocpnet__load(&common->waiting) >= common->target;
-    told = !error || listener->deficit;
+    told = !error || listener->deficit || (error == WSAENOBUFS && listener->desc.spread_count);
     iocpnet__listener_lack(listener, error != 0);
     iocpnet__lock_leave(&listener->lock);
     if (!told) iocpnet__report(listener->group.iocp, error, "AcceptEx");
@@ -6384,6 +6450,17 @@ static void iocpnet__group_fini(iocpnet__group *group)
         error = iocpnet_pool_destroy(pools[i]);
         IOCPNET_ASSERT(!error && "a connection or a buffer is left");
         (void)error;
+    }
+}
+
+// The connectors' iocps have to know that they must not be closed before this listener's.
+static void iocpnet__listener_gives(iocpnet_listener *listener, int32_t n)
+{
+    uint32_t i;
+
+    for (i = 0; i < listener->desc.spread_count; i++) {
+        iocpnet_iocp *iocp = listener->spread[i]->iocp;
+        if (iocp != listener->group.iocp) iocpnet__add(&iocp->givers, n);
     }
 }
 
@@ -7906,13 +7983,30 @@ static void iocpnet__conn_begins(iocpnet__conn *conn)
     }
 }
 
+// Runs a new connection for the first time; with spread on its own iocp, unless that has stopped.
+static void iocpnet__conn_first_run(iocpnet__conn *conn)
+{
+    iocpnet_iocp *iocp = conn->group->iocp;
+
+    if (iocpnet__worker_here(iocp)) {
+        iocpnet__conn_run(conn);
+    } else if (iocpnet_iocp_post(iocp, &conn->notify, 0, 0)) {
+        iocpnet__conn_close_socket(conn);
+        iocpnet__count(iocp, IOCPNET_COUNT_CLOSED_STOP, 1);
+        iocpnet__name_leave(conn, true);
+    }
+}
+
 // A socket was accepted: it becomes a connection, or is closed if there is no room for one.
 static void iocpnet__conn_accepted(iocpnet__waiting *slot, size_t bytes)
 {
     iocpnet_listener *listener = slot->listener;
-    iocpnet__group *group = &listener->group;
-    iocpnet__conn *conn = iocpnet__conn_make(group, group->desc.user);
+    iocpnet__group *group = slot->group;
+    iocpnet__conn *conn = NULL;
 
+    if (group == &listener->group || !iocpnet__load(&group->closed)) {
+        conn = iocpnet__conn_make(group, group->desc.user);
+    }
     if (!conn) goto refuse;
     iocpnet__conn_configure(group, slot->socket.handle);
     conn->ext = slot->socket.ext;
@@ -7933,18 +8027,17 @@ static void iocpnet__conn_accepted(iocpnet__waiting *slot, size_t bytes)
         iocpnet__count(group->iocp, IOCPNET_COUNT_BYTES_RECEIVED, bytes);
     }
     slot->socket.handle = INVALID_SOCKET;
-    iocpnet__add(&group->open, 1);
+    if (group == &listener->group) iocpnet__add(&group->open, 1);
     iocpnet__conn_begins(conn);
-    iocpnet__conn_run(conn);
+    iocpnet__conn_first_run(conn);
     return;
 
 unmake:
     iocpnet__conn_unmake(conn);
 refuse:
-    iocpnet__count(group->iocp, IOCPNET_COUNT_ACCEPTS_FAILED, 1);
+    iocpnet__count(listener->group.iocp, IOCPNET_COUNT_ACCEPTS_FAILED, 1);
     iocpnet_socket_close(&slot->socket);
-    iocpnet_buffer_give(slot->buffer);
-    slot->buffer = NULL;
+    iocpnet__waiting_drop(slot);
 }
 
 // A connection of a connector, with a name; its first run is still to come.
@@ -8543,6 +8636,9 @@ static void iocpnet__server_close(iocpnet_iocp *iocp)
     iocpnet__group *group = iocpnet__first_group(iocp);
     iocpnet__group *next;
 
+    for (next = group; next; next = next->next) {
+        if (next->listener) iocpnet__listener_gives(next->listener, -1);
+    }
     for (; group; group = next) {
         next = group->next;
         if (group->clocked) iocpnet__add(&iocp->timed, -1);
@@ -8598,7 +8694,6 @@ static iocpnet_error iocpnet__group_init(iocpnet__group *group, iocpnet_iocp *io
 
     group->iocp = iocp;
     *desc = *settings;
-    if (!desc->on.data) return WSAEINVAL;
     if (desc->frame) {
         group->frame = *desc->frame;
         desc->frame = &group->frame;
@@ -8664,6 +8759,7 @@ IOCPNET__DEF iocpnet_error iocpnet_connector_open(iocpnet_connector **out, iocpn
     iocpnet_error error;
 
     *out = NULL;
+    if (!desc->on.data) return WSAEINVAL;
     if (iocpnet__load(&iocp->state)) return WSAESHUTDOWN;
     connector = (iocpnet_connector *)iocpnet__alloc(sizeof *connector);
     if (!connector) return 8;
@@ -8712,9 +8808,15 @@ static iocpnet_error iocpnet__listener_prepare(iocpnet_listener *listener, iocpn
     desc->accepts_min = iocpnet__or_default(desc->accepts_min, 32);
     desc->accepts_max = iocpnet__or_default(desc->accepts_max, 128);
     if (desc->accepts_max < desc->accepts_min) desc->accepts_max = desc->accepts_min;
-    if (desc->accepts_max > 65536) return WSAEINVAL;
+    if (desc->accepts_max > 65536 || desc->spread_count > 64) return WSAEINVAL;
+    if (desc->spread_count ? desc->reuse || desc->accept_thread : !desc->conn.on.data) {
+        return WSAEINVAL;
+    }
     error = iocpnet__group_init(&listener->group, iocp, &desc->conn, desc->accepts_max);
     if (error) return error;
+    for (i = 0; i < desc->spread_count; i++)
+        listener->spread[i] = &desc->spread[i]->group;
+    desc->spread = NULL;  // the caller's
     listener->slot_count = desc->accept_data_ms ? 2 * desc->accepts_max : desc->accepts_max;
     listener->slots =
         (iocpnet__waiting *)iocpnet__alloc(listener->slot_count * sizeof *listener->slots);
@@ -8772,6 +8874,7 @@ IOCPNET__DEF iocpnet_error iocpnet_listener_open(iocpnet_listener **out, iocpnet
     if (!error && desc->accept_thread) error = iocpnet__maker_begin(listener);
     if (error) goto free_listener;
 
+    iocpnet__listener_gives(listener, 1);
     iocpnet__group_join(&listener->group);
     iocpnet__listener_time(listener, &listener->timed, listener->desc.accept_data_ms != 0);
     if (desc->accept_thread || desc->accept_data_ms) iocpnet__bell_arm(listener);

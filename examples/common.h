@@ -209,11 +209,10 @@ static inline void common_print_kinds(const char *name, const uint64_t *kinds)
 //   ms         since the server began
 //   final      whether this is the last line, after the stop
 //   more       members of the program's own, each with its comma before it; "" for none
-static inline void common_print_stats_and(iocpnet_iocp *iocp, uint64_t ms, bool final,
-                                          const char *more)
+static inline void common_print_all(const iocpnet_stats *all, uint64_t ms, bool final,
+                                    const char *more)
 {
-    iocpnet_stats stats;
-    iocpnet_iocp_stats(iocp, &stats);
+    const iocpnet_stats stats = *all;
     printf("{\"ms\":%" PRIu64 ",\"final\":%s,\"workers\":%" PRIu32 ",\"connections\":%" PRIu64
            ",\"timers\":%" PRIu64 ",\"pending_all\":%" PRIu64,
            ms, final ? "true" : "false", stats.workers, stats.connections, stats.timers,
@@ -228,9 +227,12 @@ static inline void common_print_stats_and(iocpnet_iocp *iocp, uint64_t ms, bool 
     fflush(stdout);
 }
 
-static inline void common_print_stats(iocpnet_iocp *iocp, uint64_t ms, bool final)
+static inline void common_print_stats_and(iocpnet_iocp *iocp, uint64_t ms, bool final,
+                                          const char *more)
 {
-    common_print_stats_and(iocp, ms, final, "");
+    iocpnet_stats stats;
+    iocpnet_iocp_stats(iocp, &stats);
+    common_print_all(&stats, ms, final, more);
 }
 
 // ---- a server's main ----------------------------------------------------------------------------
@@ -250,8 +252,56 @@ typedef struct common_server {
     uint32_t send_limit;
     uint32_t idle_ms;
     uint32_t accepts[2];
+    uint32_t iocps;  // connections are spread over so many, each with workers [1]
     iocpnet_error (*prepare)(iocpnet_iocp *iocp);  // called before it listens [nothing to do]
 } common_server;
+
+// The iocps of a server: the listener's, and with --iocps others that connections are spread over.
+#define COMMON_IOCPS 64
+typedef struct common_iocps {
+    iocpnet_iocp *iocp[COMMON_IOCPS];
+    iocpnet_connector *connector[COMMON_IOCPS];  // one on each; NULL with a single iocp
+    uint32_t count;
+} common_iocps;
+
+// Opens the others, and starts their workers.
+static inline iocpnet_error common_spread(common_iocps *all, uint32_t count,
+                                          const iocpnet_iocp_desc *iocp_desc,
+                                          iocpnet_listener_desc *listener_desc)
+{
+    iocpnet_error error = 0;
+    for (uint32_t i = 1; i < count && !error; i++) {
+        error = iocpnet_iocp_open(&all->iocp[i], iocp_desc);
+        if (!error) all->count = i + 1;
+        if (!error) error = iocpnet_iocp_start(all->iocp[i]);
+    }
+    if (count < 2) return error;
+    for (uint32_t i = 0; i < count && !error; i++)
+        error = iocpnet_connector_open(&all->connector[i], all->iocp[i], &listener_desc->conn);
+    listener_desc->spread = all->connector;
+    listener_desc->spread_count = count;
+    return error;
+}
+
+static inline void common_print_sum(const common_iocps *all, uint64_t ms, bool final)
+{
+    iocpnet_stats sum, stats;
+    iocpnet_iocp_stats(all->iocp[0], &sum);
+    for (uint32_t i = 1; i < all->count; i++) {
+        iocpnet_iocp_stats(all->iocp[i], &stats);
+        for (int k = 0; k < IOCPNET_COUNTERS; k++)
+            sum.count[k] += stats.count[k];
+        for (int k = 0; k < IOCPNET_OP_KINDS; k++) {
+            sum.started[k] += stats.started[k];
+            sum.pending[k] += stats.pending[k];
+        }
+        sum.pending_all += stats.pending_all;
+        sum.connections += stats.connections;
+        sum.timers += stats.timers;
+        sum.workers += stats.workers;
+    }
+    common_print_all(&sum, ms, final, "");
+}
 
 // Rows for an option table. s is a common_server with static storage.
 // clang-format off
@@ -278,7 +328,7 @@ typedef struct common_server {
 
 // What --seconds and --stats-ms need: a thread that waits, and stops the iocp or prints.
 typedef struct common_watch {
-    iocpnet_iocp *iocp;
+    const common_iocps *all;
     const common_server *server;
     HANDLE quit;
     ULONGLONG began;
@@ -293,11 +343,12 @@ static inline unsigned __stdcall common_watch_thread(void *argument)
     for (;;) {
         ULONGLONG now = GetTickCount64() - watch->began;
         if (stop_at && now >= stop_at) {
-            iocpnet_iocp_stop(watch->iocp, COMMON_STOP_MS);  // its result: iocpnet_iocp_run's too
+            iocpnet_iocp_stop(watch->all->iocp[0],
+                              COMMON_STOP_MS);  // its result: iocpnet_iocp_run's too
             return 0;
         }
         if (print_at && now >= print_at) {
-            common_print_stats(watch->iocp, now, false);
+            common_print_sum(watch->all, now, false);
             while (print_at <= now)
                 print_at += watch->server->stats_ms;
         }
@@ -327,7 +378,7 @@ static inline void common_set_conn(const common_server *server, iocpnet_conn_des
 static inline int common_serve(const char *program, const common_server *server,
                                iocpnet_iocp_desc iocp_desc, iocpnet_listener_desc listener_desc)
 {
-    iocpnet_iocp *iocp = NULL;
+    common_iocps all = { { NULL }, { NULL }, 1 };
     iocpnet_listener *listener = NULL;
     common_watch watch = { NULL, NULL, NULL, 0 };
     HANDLE thread = NULL;
@@ -336,6 +387,7 @@ static inline int common_serve(const char *program, const common_server *server,
 
     iocp_desc.threads =
         server->threads ? server->threads : GetActiveProcessorCount(ALL_PROCESSOR_GROUPS);
+    if (server->iocps > 1) iocp_desc.threads = (iocp_desc.threads - 1) / server->iocps + 1;
     iocp_desc.on_error = common_on_error;
     iocp_desc.user = (void *)(uintptr_t)program;
     listener_desc.address = server->host;
@@ -346,19 +398,20 @@ static inline int common_serve(const char *program, const common_server *server,
 
     common_init_output();
     snprintf(what, sizeof what, "cannot open a completion port");
-    error = iocpnet_iocp_open(&iocp, &iocp_desc);
+    error = iocpnet_iocp_open(&all.iocp[0], &iocp_desc);
+    if (!error) error = common_spread(&all, server->iocps, &iocp_desc, &listener_desc);
     if (error) goto close;
 
     snprintf(what, sizeof what, "cannot prepare");
-    if (server->prepare) error = server->prepare(iocp);
+    if (server->prepare) error = server->prepare(all.iocp[0]);
     if (error) goto close;
 
     snprintf(what, sizeof what, "cannot listen on %s:%" PRIu32,
              server->host ? server->host : "127.0.0.1", server->port);
-    error = iocpnet_listener_open(&listener, iocp, &listener_desc);
+    error = iocpnet_listener_open(&listener, all.iocp[0], &listener_desc);
     if (error) goto close;
 
-    watch.iocp = iocp;
+    watch.all = &all;
     watch.server = server;
     watch.began = GetTickCount64();
     if (server->seconds || server->stats_ms) {
@@ -374,23 +427,29 @@ static inline int common_serve(const char *program, const common_server *server,
     printf("listening on %s\n", iocpnet_address_text(&address, text, sizeof text));
     fflush(stdout);
 
-    error = iocpnet_iocp_run(iocp, COMMON_STOP_MS);
+    error = iocpnet_iocp_run(all.iocp[0], COMMON_STOP_MS);
+    for (uint32_t i = 1; i < all.count; i++) {
+        iocpnet_error stop_error = iocpnet_iocp_stop(all.iocp[i], COMMON_STOP_MS);
+        if (!error) error = stop_error;
+    }
     snprintf(what, sizeof what, error == WSAETIMEDOUT ? "did not stop cleanly" : "cannot serve");
 
     if (thread) {
         SetEvent(watch.quit);
         WaitForSingleObject(thread, INFINITE);
     }
-    common_print_stats(iocp, GetTickCount64() - watch.began, true);
+    common_print_sum(&all, GetTickCount64() - watch.began, true);
 
 close:
     if (thread) CloseHandle(thread);
     if (watch.quit) CloseHandle(watch.quit);
     if (error) common_print_failure(program, what, error);
-    iocpnet_error close_error = iocpnet_iocp_close(iocp);
-    if (close_error && !error) {
-        error = close_error;
-        common_print_failure(program, "cannot close the completion port", error);
+    for (uint32_t i = 0; i < all.count; i++) {  // the listener's first
+        iocpnet_error close_error = iocpnet_iocp_close(all.iocp[i]);
+        if (close_error && !error) {
+            error = close_error;
+            common_print_failure(program, "cannot close the completion port", error);
+        }
     }
     return error ? 1 : 0;
 }

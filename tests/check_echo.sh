@@ -259,7 +259,7 @@ check "the load: $(cat "$work/load")" [ ! -s "$work/load" ]
 
 begin "every setting that changes how bytes move"
 for option in --zero-byte "--accept-data 2000" --no-skip "--batch 1" "--inline 0" "--inline 100" \
-    --sndbuf-0 --reuse --no-pool-cache "--threads 1" "--accepts 1:2"; do
+    --sndbuf-0 "--recvs 4" "--iocps 3" --reuse --no-pool-cache "--threads 1" "--accepts 1:2"; do
     name="with $option"
     start $option || continue
     check "the streams" stream 8 8
@@ -307,8 +307,8 @@ begin "--help and /help tell the options, exit code 0"
 for option in --help /help; do
     fails 0 $option
     for word in --host --port --threads --seconds --stats-ms --max-connections --send-limit \
-        --idle-ms --accepts --zero-byte --accept-data --no-skip --batch --inline --sndbuf-0 \
-        --reuse --no-pool-cache; do
+        --idle-ms --accepts --zero-byte --accept-data --no-skip --batch --inline --recvs --iocps \
+        --sndbuf-0 --reuse --no-pool-cache; do
         check "$option does not tell $word" grep -q -- "$word" "$work/out"
     done
 done

@@ -980,6 +980,31 @@ static void any_call_may_fail(void)
     every_call_may_fail("reuse, accept_thread");
 }
 
+// The buffers of accepts count as locked. Where nothing more may be, accepts wait without one.
+static void buffers_of_accepts_count_as_locked(void)
+{
+    iocpnet_pool_stats inputs;
+    SOCKET silent[20];
+    int i;
+    prepare();
+    engine.locked_bytes = 16 * 1024;  // 12 receives of 1 KiB, and a quarter for the sends
+    server.accept_data_ms = 2000;
+    REQUIRE(begin());
+    AWAIT(waiting() == 32, PEER_MS);
+    iocpnet_pool_stats_read(listener->group.inputs, &inputs);
+    CHECK_EQ(inputs.out, 12);
+    CHECK(counted(IOCPNET_COUNT_LOCKS_REFUSED) >= 20);
+    for (i = 0; i < 20; i++)
+        silent[i] = peer_connect(port);
+    CHECK(serve_one());
+    AWAIT(opened >= 9, PEER_MS);  // silent ones, too: their accepts had no buffer
+    CHECK(counted(IOCPNET_COUNT_ACCEPTS_BARE) >= 8);
+    for (i = 0; i < 20; i++)
+        closesocket(silent[i]);
+    CHECK(serve_one());
+    end();
+}
+
 static void a_stop_may_come_at_any_time(void)
 {
     int round, before = 0;
@@ -1038,6 +1063,7 @@ int main(int argc, char **argv)
     T_RUN(pause_and_resume_lose_nobody);
     T_RUN(listeners_of_one_iocp_do_not_mind_each_other);
     T_RUN(a_thread_makes_the_sockets);
+    T_RUN(buffers_of_accepts_count_as_locked);
     T_RUN(any_call_may_fail);
     T_RUN(a_stop_may_come_at_any_time);
     WSACleanup();

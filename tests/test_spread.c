@@ -1,0 +1,352 @@
+// test_spread.c - a listener whose connections live on other iocps, and stay there.
+#include "fault.h"
+
+#define IOCPNET_IMPLEMENTATION
+#include "../iocpnet.h"
+#include "peer.h"
+
+enum { OTHERS = 2 };  // iocps beside the listener's own
+static iocpnet_iocp *own, *others[OTHERS];
+static iocpnet_connector *connectors[OTHERS + 1];  // the last may be the listener's iocp's
+static iocpnet_listener *listener;
+static iocpnet_iocp_desc engine;
+static iocpnet_listener_desc server;
+static iocpnet_conn_desc conns[OTHERS + 1];
+static uint16_t port;
+static volatile LONG opened[OTHERS + 1], closed[OTHERS + 1], strays;
+
+static iocpnet_iocp *iocp_of(int i)
+{
+    return i < OTHERS ? others[i] : own;
+}
+
+// Which connector's connection it is; all its callbacks come on workers of that one's iocp.
+static int here(iocpnet_conn conn)
+{
+    int i = (int)(intptr_t)iocpnet_conn_user(conn) - 1;
+    if (i < 0 || i > OTHERS || !iocpnet__worker_here(iocp_of(i))) {
+        InterlockedIncrement(&strays);
+        return 0;
+    }
+    return i;
+}
+
+static void on_open(iocpnet_conn conn, void *user)
+{
+    (void)user;
+    InterlockedIncrement(&opened[here(conn)]);
+}
+
+static void on_echo(iocpnet_conn conn, const void *data, size_t size)
+{
+    here(conn);
+    iocpnet_conn_send(conn, data, size);
+}
+
+static void on_close(iocpnet_conn conn, iocpnet_reason reason, iocpnet_error error)
+{
+    (void)reason;
+    (void)error;
+    InterlockedIncrement(&closed[here(conn)]);
+}
+
+static LONG all(volatile LONG *counts)
+{
+    LONG sum = 0;
+    int i;
+    for (i = 0; i <= OTHERS; i++)
+        sum += counts[i];
+    return sum;
+}
+
+static void prepare(void)
+{
+    int i;
+    fault_reset();
+    memset(&engine, 0, sizeof engine);
+    memset(&server, 0, sizeof server);
+    memset(conns, 0, sizeof conns);
+    memset(connectors, 0, sizeof connectors);
+    memset(others, 0, sizeof others);
+    memset((void *)opened, 0, sizeof opened);
+    memset((void *)closed, 0, sizeof closed);
+    strays = 0;
+    own = NULL;
+    listener = NULL;
+    engine.threads = 2;
+    server.accepts_min = 8;
+    server.spread = connectors;
+    server.spread_count = OTHERS;
+    for (i = 0; i <= OTHERS; i++) {
+        conns[i].on.open = on_open;
+        conns[i].on.data = on_echo;
+        conns[i].on.close = on_close;
+        conns[i].buffer_bytes = 1024;
+        conns[i].max_connections = 500;
+        conns[i].user = (void *)(intptr_t)(i + 1);
+    }
+}
+
+// Opens everything but runs nothing; the first error.
+static iocpnet_error open_all(void)
+{
+    iocpnet_error error = iocpnet_iocp_open(&own, &engine);
+    iocpnet_address at;
+    int i;
+    for (i = 0; i < OTHERS && !error; i++) {
+        error = iocpnet_iocp_open(&others[i], &engine);
+    }
+    for (i = 0; i <= OTHERS && !error; i++) {
+        error = iocpnet_connector_open(&connectors[i], iocp_of(i), &conns[i]);
+    }
+    if (!error) error = iocpnet_listener_open(&listener, own, &server);
+    if (error) return error;
+    at = iocpnet_listener_address(listener);
+    port = iocpnet_address_port(&at);
+    return 0;
+}
+
+static bool begin(void)
+{
+    int i;
+    if (!CHECK_ERR(open_all(), 0)) return false;
+    for (i = 0; i <= OTHERS; i++)
+        CHECK_ERR(iocpnet_iocp_start(iocp_of(i)), 0);
+    return true;
+}
+
+// The listener's iocp first. Law 7, and every open has its close.
+static void end(void)
+{
+    int i;
+    CHECK_ERR(iocpnet_iocp_stop(own, 1000), 0);
+    for (i = 0; i < OTHERS; i++)
+        CHECK_ERR(iocpnet_iocp_stop(others[i], 1000), 0);
+    for (i = 0; i < OTHERS; i++)
+        CHECK_EQ(connectors[i]->group.open, 0);
+    CHECK_ERR(iocpnet_iocp_close(own), 0);
+    for (i = 0; i < OTHERS; i++)
+        CHECK_ERR(iocpnet_iocp_close(others[i]), 0);
+    CHECK_EQ(all(closed), all(opened));
+    CHECK_EQ(strays, 0);
+    fault_reset();
+    CHECK_EQ(fault_handles(), 0);
+    CHECK_EQ(fault_sockets(), 0);
+    CHECK_EQ(fault_bad_closes(), 0);
+    peer_nothing_left();
+}
+
+static bool is_served(SOCKET s)
+{
+    char back[5] = { 0 };
+    return s != INVALID_SOCKET && peer_send(s, "abcd", 4) && peer_recv(s, back, 4) == 4 &&
+           memcmp("abcd", back, 4) == 0;
+}
+
+static void connections_live_where_they_were_spread(void)
+{
+    enum { CLIENTS = 60 };
+    SOCKET s[CLIENTS];
+    int way, i;
+    for (way = 0; way < 4; way++) {
+        prepare();
+        T_NOTE("way %d", way);
+        server.accept_data_ms = way & 1 ? 5000 : 0;
+        server.spread_count = way & 2 ? OTHERS + 1 : OTHERS;
+        REQUIRE(begin());
+        for (i = 0; i < CLIENTS; i++)
+            s[i] = peer_connect(port);
+        for (i = 0; i < CLIENTS; i++)
+            CHECK(is_served(s[i]));
+        CHECK_EQ(all(opened), CLIENTS);
+        for (i = 0; i < (int)server.spread_count; i++) {
+            // In turn; which accepts are taken first is the system's.
+            CHECK(opened[i] > CLIENTS / (int)server.spread_count - 9);
+        }
+        CHECK_EQ(opened[OTHERS] == 0, !(way & 2));
+        for (i = 0; i < CLIENTS; i++) {
+            if (i & 1) CHECK(is_served(s[i]));
+            closesocket(s[i]);
+        }
+        AWAIT(all(closed) == CLIENTS, PEER_MS);
+        end();
+    }
+}
+
+// What is full or closed is passed over; when all are, clients wait until there is room.
+static void full_and_closed_connectors_are_passed_over(void)
+{
+    enum { CLIENTS = 12 };
+    SOCKET s[CLIENTS], late;
+    int i;
+    prepare();
+    server.accepts_min = server.accepts_max = 4;
+    conns[0].max_connections = 3;
+    conns[1].max_connections = CLIENTS - 3;
+    REQUIRE(begin());
+    for (i = 0; i < CLIENTS; i++) {
+        s[i] = peer_connect(port);
+        CHECK(is_served(s[i]));
+    }
+    CHECK_EQ(opened[0], 3);
+    CHECK_EQ(opened[1], CLIENTS - 3);
+    late = peer_connect(port);  // in the backlog
+    CHECK(peer_send(late, "x", 1));
+    Sleep(60);
+    CHECK_EQ(all(opened), CLIENTS);
+    closesocket(s[0]);
+    CHECK_EQ(peer_recv(late, (char *)&i, 1), 1);
+    CHECK_EQ(all(opened), CLIENTS + 1);
+    closesocket(late);
+    for (i = 1; i < CLIENTS; i++)
+        closesocket(s[i]);
+    AWAIT(all(closed) == CLIENTS + 1, PEER_MS);
+
+    // One iocp stops: accepts that wait for it are lost, and from then on the others have all.
+    CHECK_ERR(iocpnet_iocp_stop(others[1], 1000), 0);
+    CHECK_ERR(iocpnet_iocp_close(others[1]), WSAEINVAL);  // the listener may still give to it
+    for (i = 0; i < 4; i++) {
+        SOCKET lost = peer_connect(port);
+        peer_send(lost, "x", 1);
+        peer_recv(lost, (char *)&late, 1);
+        closesocket(lost);
+    }
+    late = peer_connect(port);
+    CHECK(is_served(late));
+    closesocket(late);
+    end();
+}
+
+static void wrong_settings_are_refused(void)
+{
+    int way;
+    for (way = 0; way < 4; way++) {
+        prepare();
+        T_NOTE("way %d", way);
+        if (way == 0) server.reuse = true;
+        if (way == 1) server.accept_thread = true;
+        if (way == 2) server.spread_count = 65;
+        if (way == 3) server.spread_count = 0;  // and no conn.on.data
+        CHECK_ERR(open_all(), WSAEINVAL);
+        CHECK_ERR(iocpnet_iocp_close(others[0]), 0);  // nobody gives to it
+        CHECK_ERR(iocpnet_iocp_close(others[1]), 0);
+        CHECK_ERR(iocpnet_iocp_close(own), 0);
+        peer_nothing_left();
+    }
+}
+
+static volatile LONG hammering;
+
+static void hammer(void *user)
+{
+    (void)user;
+    while (hammering) {
+        SOCKET s = peer_connect(port);
+        if (s == INVALID_SOCKET) return;
+        peer_send(s, "abcd", 4);
+        closesocket(s);
+    }
+}
+
+// Any of the iocps may stop first, while clients come.
+static void they_may_stop_in_any_order(void)
+{
+    peer_thread threads[3];
+    int round, i;
+    T_LIMIT(30);
+    for (round = 0; round < 12; round++) {
+        prepare();
+        T_NOTE("round %d", round);
+        server.accept_data_ms = round & 1 ? 5000 : 0;
+        REQUIRE(begin());
+        hammering = 1;
+        for (i = 0; i < 3; i++)
+            peer_start(&threads[i], hammer, NULL);
+        Sleep((DWORD)(round * 5));
+        CHECK_ERR(iocpnet_iocp_stop(iocp_of(round % 3), 1000), 0);
+        CHECK_ERR(iocpnet_iocp_stop(iocp_of((round + 1) % 3), 1000), 0);
+        hammering = 0;
+        end();
+        for (i = 0; i < 3; i++)
+            peer_join(&threads[i]);
+    }
+}
+
+// ---- faults -------------------------------------------------------------------------------------
+
+static int calls_missed;
+
+// Opens, serves a client if it can, and closes; without workers: the test polls them all.
+static bool short_life(void)
+{
+    SOCKET s = INVALID_SOCKET;
+    u_long on = 1;
+    char back[4];
+    int i, k, n, got = 0;
+    uint64_t until = GetTickCount64() + 400;
+    if (!open_all()) s = peer_connect(port);
+    if (s != INVALID_SOCKET) {
+        peer_send(s, "abcd", 4);
+        ioctlsocket(s, (long)FIONBIO, &on);
+    }
+    while (s != INVALID_SOCKET && got < 4 && GetTickCount64() < until) {
+        for (i = 0; i <= OTHERS; i++)
+            iocpnet_iocp_poll(iocp_of(i), 2);
+        n = recv(s, back, 4 - got, 0);
+        if (n > 0) got += n;
+        if (n == 0 || (n < 0 && WSAGetLastError() != WSAEWOULDBLOCK)) break;
+    }
+    if (s != INVALID_SOCKET) closesocket(s);
+    if (!others[0] || !others[1]) server.spread_count = 0;
+    for (i = OTHERS; i >= -1; i--) {  // the listener's first
+        iocpnet_iocp *iocp = i == OTHERS ? own : i >= 0 ? others[i] : NULL;
+        for (k = 0; k < 3 && iocp; k++) {
+            if (iocpnet_iocp_close(iocp) == 0) iocp = NULL;
+        }
+        CHECK(iocp == NULL);
+    }
+    return got == 4;
+}
+
+static void any_call_may_fail(void)
+{
+    int n;
+    T_LIMIT(60);
+    for (n = 0; n < 1000; n++) {
+        bool fired, ok;
+        prepare();
+        engine.threads = 1;
+        server.accepts_min = 2;
+        server.accept_data_ms = 5000;
+        if (n) fault_arm(n);
+        ok = short_life();
+        fired = n && fault_disarm();
+        T_NOTE("OS call %d (%s) made to fail", n, fault_name());
+        calls_missed += !ok;
+        CHECK_EQ(all(opened), all(closed));
+        CHECK_EQ(fault_sockets(), 0);
+        CHECK_EQ(fault_handles(), 0);
+        CHECK_EQ(fault_bad_closes(), 0);
+        CHECK_EQ(iocpnet_ledger(NULL, NULL), 0);
+        if (n && !fired) break;
+        if (!n) CHECK(ok);
+    }
+    CHECK(n > 50 && n < 1000);
+    t__print("  %d calls, the client was served beside all but %d of the failures", n - 1,
+             calls_missed);
+}
+
+int main(int argc, char **argv)
+{
+    WSADATA data;
+    WSAStartup(MAKEWORD(2, 2), &data);
+    t_begin(argc, argv, "spread");
+    fault_reset();
+    T_RUN(connections_live_where_they_were_spread);
+    T_RUN(full_and_closed_connectors_are_passed_over);
+    T_RUN(wrong_settings_are_refused);
+    T_RUN(they_may_stop_in_any_order);
+    T_RUN(any_call_may_fail);
+    WSACleanup();
+    return t_end();
+}
