@@ -7640,7 +7640,11 @@ static bool iocpnet__conn_advance(iocpnet__conn *conn, iocpnet__worker *worker)
     if (closing && idle && !conn->shut && !conn->finished && !conn->leaving) {
         conn->shut = true;
         conn->began_ms = iocpnet__now_32();
-        IOCPNET_OS(shutdown)(conn->handle, SD_SEND);
+        if (IOCPNET_OS(shutdown)(conn->handle, SD_SEND)) {
+            // Without FIN the peer would wait for ever, and so would a shutdown for the peer.
+            iocpnet__conn_because(conn, IOCPNET_CLOSED_RESET, iocpnet__wsa_error());
+            iocpnet__conn_cut(conn, false);
+        }
     }
     if (conn->leaving && idle) {
         iocpnet__conn_hand_over(conn);
