@@ -2,11 +2,13 @@
 // server with clients. In every_call_may_fail its first, second, third, ... OS call fails, until a
 // run meets no failure; then those whose code matters fail once more with another one. Whatever it
 // was, the run ends, what a send took arrives or the connection's end tells that it may not have,
-// nothing is left (law 7), and a listener that is there serves the next client.
+// nothing is left (law 7), a listener that is there serves the next client, and no callback was made
+// under a lock (law 8).
 #ifndef SCENARIO_H
 #define SCENARIO_H
 
 #include "fault.h"
+#include "locks.h"
 
 #define IOCPNET_IMPLEMENTATION
 #include "../iocpnet.h"
@@ -76,6 +78,7 @@ static inline void on_open(iocpnet_conn conn, void *user)
     if (!user) g->from = iocpnet_address_port(&at);
     g->conn = conn;
     CHECK_EQ(g->opened++, 0);
+    CHECK_EQ(locks_held(), 0);
     CHECK_ERR(iocpnet_conn_set_user(conn, g), 0);
     if (play_open) play_open(g);
 }
@@ -85,6 +88,7 @@ static inline void on_data(iocpnet_conn conn, const void *data, size_t size)
     guest *g = (guest *)iocpnet_conn_user(conn);
     CHECK_EQ(peer_differs(data, size, g->heard, SEED), size);
     g->heard += (uint32_t)size;
+    CHECK_EQ(locks_held(), 0);
     play_data(g, data, size);
 }
 
@@ -92,6 +96,7 @@ static inline void on_drain(iocpnet_conn conn)
 {
     guest *g = (guest *)iocpnet_conn_user(conn);
     g->drained++;
+    CHECK_EQ(locks_held(), 0);
     if (play_drain) play_drain(g);
 }
 
@@ -102,6 +107,15 @@ static inline void on_close(iocpnet_conn conn, iocpnet_reason reason, iocpnet_er
     g->error = error;
     if (reason == IOCPNET_CLOSED_HANDED_OVER) g->handle = iocpnet_conn_handle(conn);
     CHECK_EQ(g->closed++, 0);
+    CHECK_EQ(locks_held(), 0);
+}
+
+static inline void on_error(void *user, iocpnet_error error, const char *place)
+{
+    (void)user;
+    CHECK(error != 0);
+    CHECK(place != NULL);
+    CHECK_EQ(locks_held(), 0);
 }
 
 static inline void echo(guest *g, const void *data, size_t size)
@@ -259,6 +273,7 @@ static inline void prepare(void)
     fault_reset();
     memset(&engine, 0, sizeof engine);
     memset(&server, 0, sizeof server);
+    engine.on_error = on_error;
     iocp = NULL;
     listener = NULL;
     connector = NULL;
@@ -391,6 +406,7 @@ static inline bool nothing_is_left(void)
     CHECK_EQ(fault_sockets(), 0);
     CHECK_EQ(fault_handles(), 0);
     CHECK_EQ(fault_bad_closes(), 0);
+    CHECK_EQ(locks_inverted(), 0);
     return !left && !fault_sockets() && !fault_handles() && !fault_bad_closes();
 }
 
