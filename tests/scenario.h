@@ -2,8 +2,8 @@
 // server with clients. In every_call_may_fail its first, second, third, ... OS call fails, until a
 // run meets no failure; then those whose code matters fail once more with another one. Whatever it
 // was, the run ends, what a send took arrives or the connection's end tells that it may not have,
-// nothing is left (law 7), a listener that is there serves the next client, and no callback was made
-// under a lock (law 8).
+// nothing is left (law 7), a listener that is there serves the next client, and no callback was
+// made under a lock (law 8).
 #ifndef SCENARIO_H
 #define SCENARIO_H
 

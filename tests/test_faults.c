@@ -1,6 +1,6 @@
 // test_faults.c - every OS call of the core may fail: for each scenario the first, second, third,
-// ... call fails, until a run meets no failure. Each run ends, and leaves nothing (law 7). Layers 10
-// to 13 are in test_server_faults.c and test_conn_faults.c.
+// ... call fails, until a run meets no failure. Each run ends, and leaves nothing (law 7). The
+// layers 10 to 13 are in test_server_faults.c and test_conn_faults.c.
 #include "fault.h"
 
 #define IOCPNET_IMPLEMENTATION
