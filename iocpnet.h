@@ -1403,7 +1403,8 @@ IOCPNET_API iocpnet_error iocpnet_conn_resume(iocpnet_conn conn);
 IOCPNET_API iocpnet_error iocpnet_conn_shutdown(iocpnet_conn conn);
 
 // Closes gracefully: what is queued leaves, then FIN, then the peer's FIN is awaited up to
-// close_ms. No data callback comes after this.
+// close_ms. No data callback comes after this. If something of what is queued can't leave, the
+// reason in on.close is not local, but what has prevented it.
 //
 // Returns    0 or WSAENOTCONN.
 // Threads    any.
