@@ -1413,7 +1413,8 @@ IOCPNET_API iocpnet_error iocpnet_conn_resume(iocpnet_conn conn);
 IOCPNET_API iocpnet_error iocpnet_conn_shutdown(iocpnet_conn conn);
 
 // Closes gracefully: what is queued leaves, then FIN, then the peer's FIN is awaited up to
-// close_ms. No data callback comes after this.
+// close_ms. No data callback comes after this. If something of what is queued can't leave, the
+// reason in on.close is not local, but what has prevented it.
 //
 // Returns    0 or WSAENOTCONN.
 // Threads    any.
@@ -6899,6 +6900,15 @@ static void iocpnet__conn_because(iocpnet__conn *conn, iocpnet_reason reason, io
     conn->error = error;
 }
 
+// It ends before everything has left: then a graceful close is not the reason.
+static void iocpnet__conn_breaks(iocpnet__conn *conn, iocpnet_reason reason, iocpnet_error error)
+{
+    bool graceful = conn->reason == IOCPNET_CLOSED_LOCAL || conn->reason == IOCPNET_CLOSED_FINISHED;
+
+    if (graceful && !conn->closed && iocpnet__load(&conn->queued)) conn->reasoned = false;
+    iocpnet__conn_because(conn, reason, error);
+}
+
 // What it wants of the tick: 0 nothing, 1 that its deadline is looked at, 2 a call each time.
 static void iocpnet__conn_time(iocpnet__conn *conn, int timed)
 {
@@ -6974,7 +6984,7 @@ static void iocpnet__conn_cut(iocpnet__conn *conn, bool reset)
 
 static void iocpnet__conn_fail(iocpnet__conn *conn, iocpnet_error error)
 {
-    iocpnet__conn_because(conn, IOCPNET_CLOSED_RESET, error);
+    iocpnet__conn_breaks(conn, IOCPNET_CLOSED_RESET, error);
     iocpnet__conn_cut(conn, true);
 }
 
@@ -7666,7 +7676,7 @@ static void iocpnet__conn_dial(iocpnet__conn *conn, iocpnet_error error)
         conn->dialing = false;
         iocpnet__conn_close_socket(conn);
     }
-    iocpnet__conn_because(conn, IOCPNET_CLOSED_CONNECT_FAILED, error);
+    iocpnet__conn_breaks(conn, IOCPNET_CLOSED_CONNECT_FAILED, error);
     iocpnet__conn_cut(conn, false);
 }
 
@@ -7723,6 +7733,8 @@ static void iocpnet__conn_obey(iocpnet__conn *conn, int32_t bits)
             IOCPNET_OS(CancelIoEx)((HANDLE)conn->handle, NULL);
         }
     }
+    // First: the close that came with it may have come after it, in ignorance.
+    if (bits & IOCPNET__OVER) iocpnet__conn_breaks(conn, IOCPNET_CLOSED_LIMIT, WSAENOBUFS);
     if (bits & IOCPNET__STOP) iocpnet__conn_because(conn, IOCPNET_CLOSED_STOP, 0);
     if (bits & IOCPNET__CLOSE) iocpnet__conn_because(conn, IOCPNET_CLOSED_LOCAL, 0);
     if (bits & (IOCPNET__STOP | IOCPNET__CLOSE)) {
@@ -7740,10 +7752,9 @@ static void iocpnet__conn_obey(iocpnet__conn *conn, int32_t bits)
         conn->began_ms = iocpnet__now_32();
         if (!conn->timed) iocpnet__conn_time(conn, 1);
     }
-    if (bits & IOCPNET__OVER) iocpnet__conn_because(conn, IOCPNET_CLOSED_LIMIT, WSAENOBUFS);
     if (bits & IOCPNET__LATE) iocpnet__conn_late(conn);
     if (bits & IOCPNET__ABORT) iocpnet__conn_because(conn, IOCPNET_CLOSED_LOCAL, 0);
-    if (bits & IOCPNET__STOP_NOW) iocpnet__conn_because(conn, IOCPNET_CLOSED_STOP, 0);
+    if (bits & IOCPNET__STOP_NOW) iocpnet__conn_breaks(conn, IOCPNET_CLOSED_STOP, 0);
     if (bits & (IOCPNET__OVER | IOCPNET__ABORT | IOCPNET__STOP_NOW)) {
         iocpnet__conn_cut(conn, true);
     }
@@ -7865,7 +7876,11 @@ static bool iocpnet__conn_advance(iocpnet__conn *conn, iocpnet__worker *worker)
         !conn->leaving) {
         conn->shut = true;
         conn->began_ms = iocpnet__now_32();
-        IOCPNET_OS(shutdown)(conn->handle, SD_SEND);
+        if (IOCPNET_OS(shutdown)(conn->handle, SD_SEND)) {
+            // Without FIN the peer would wait for ever, and so would a shutdown for the peer.
+            iocpnet__conn_because(conn, IOCPNET_CLOSED_RESET, iocpnet__wsa_error());
+            iocpnet__conn_cut(conn, false);
+        }
     }
     if (conn->leaving && idle) {
         iocpnet__conn_hand_over(conn);

@@ -268,6 +268,9 @@ test('pitfall 55: SIO_LOOPBACK_FAST_PATH is not offered')
 check('LOOPBACK_FAST_PATH' not in strip(header), 'it is')
 check(not re.search(r'IOC_VENDOR \| 16\b|0x98000010', strip(header)), 'it is, by number')
 
+test('pitfall 26: accept is not called, which could block')
+check(not re.search(r'\b(?:WSAA|a)ccept\)?\s*\(', strip(header)), 'it is')
+
 # ---- programs
 
 test('no program imports mswsock, and none needs a DLL that Windows lacks')

@@ -3,6 +3,9 @@
 //
 //   fault_reset()                      no faults; counts to 0
 //   fault_arm(n), fault_disarm()       the n-th call that can fail does; true if that came to pass
+//   fault_other_code(true)             the n-th call fails with another code than its usual one:
+//                                      WSAENOBUFS, or WSAECONNRESET where that is the usual one
+//   fault_hold(true)                   calls are not among the n, for a part that must go well
 //   fault_name()                       the function that was made to fail last
 //   fault_fail(id, first, times, code) calls first .. first + times - 1 of one function; code 0:
 //                                      its usual one
@@ -170,6 +173,7 @@ typedef struct fault__rule {
 
 static fault__rule fault__rules[FAULT_FUNCTIONS + 1];
 static volatile LONG fault__calls, fault__armed, fault__fired, fault__last = FAULT_FUNCTIONS;
+static volatile LONG fault__held, fault__other;
 static volatile LONG fault__open_handles, fault__open_sockets;
 static volatile LONG fault__bad, fault__bad_code;
 static volatile char fault__ours[65536];  // by handle: a socket that the kit opened
@@ -190,6 +194,7 @@ static inline void fault_reset(void)
         fault__rules[i].cut = -1;
     }
     fault__calls = fault__armed = fault__fired = 0;
+    fault__held = fault__other = 0;
     fault__last = FAULT_FUNCTIONS;
     fault__provider_number = fault__provider_clear = 0;
     fault__no_procedure = NULL;
@@ -209,6 +214,16 @@ static inline bool fault_disarm(void)
 {
     InterlockedExchange(&fault__armed, 0);
     return fault__fired != 0;
+}
+
+static inline void fault_other_code(bool other)
+{
+    fault__other = other;
+}
+
+static inline void fault_hold(bool hold)
+{
+    InterlockedExchange(&fault__held, hold);
 }
 
 static inline const char *fault_name(void)
@@ -301,10 +316,11 @@ static inline bool fault__hit(int id, int *code)
 {
     fault__rule *rule = &fault__rules[id];
     LONG call = InterlockedIncrement(&rule->calls);
-    LONG all = InterlockedIncrement(&fault__calls);
+    LONG all = fault__held ? 0 : InterlockedIncrement(&fault__calls);
 
     if (rule->before) rule->before();
     if (fault__armed && all == fault__armed) {
+        if (fault__other) *code = *code == WSAENOBUFS ? WSAECONNRESET : WSAENOBUFS;
         InterlockedExchange(&fault__last, id);
         InterlockedExchange(&fault__fired, 1);
         return true;

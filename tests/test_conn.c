@@ -1,5 +1,6 @@
 // test_conn.c - a listener and its connections, with plain blocking sockets at the other end.
 #include "fault.h"
+#include "locks.h"
 
 // A worker that has taken packets may be slow to run them: each a little, by chance.
 static volatile LONG slow_workers;
@@ -35,6 +36,7 @@ typedef struct guest {
 enum { GUESTS = 4000 };
 static guest guests[GUESTS];
 static volatile LONG guest_count, closed_count, overlaps, out_of_order;
+static volatile LONG under_a_lock;  // callbacks made so
 static iocpnet_iocp *iocp;
 static iocpnet_listener *listener;
 static uint16_t port;
@@ -43,6 +45,7 @@ static void enter(guest *g)
 {
     if (InterlockedIncrement(&g->inside) != 1) InterlockedIncrement(&overlaps);
     if (!g->opened || g->closed) InterlockedIncrement(&out_of_order);
+    if (locks_held()) InterlockedIncrement(&under_a_lock);
 }
 
 static void leave(guest *g)
@@ -105,7 +108,7 @@ static void prepare(void)
     memset(&server, 0, sizeof server);
     memset(&engine, 0, sizeof engine);
     memset(guests, 0, sizeof guests);
-    guest_count = closed_count = overlaps = out_of_order = 0;
+    guest_count = closed_count = overlaps = out_of_order = under_a_lock = 0;
     engine.threads = 3;
     server.conn.on.open = on_open;
     server.conn.on.data = on_echo;
@@ -160,6 +163,8 @@ static void end(void)
     }
     CHECK_EQ(overlaps, 0);
     CHECK_EQ(out_of_order, 0);
+    CHECK_EQ(under_a_lock, 0);
+    CHECK_EQ(locks_inverted(), 0);
     fault_reset();
     CHECK_ERR(iocpnet_iocp_close(iocp), 0);
     CHECK_EQ(fault_handles(), 0);
@@ -408,6 +413,265 @@ static void ipv6_and_dual_stack_are_served(void)
     CHECK(s != INVALID_SOCKET && talk(s, 1000, 100, 1));
     closesocket(s);
     end();
+}
+
+// ---- what is outstanding on a connection --------------------------------------------------------
+
+enum { FLOOD = 16 << 20 };
+
+static void on_open_flood(iocpnet_conn conn, void *user)
+{
+    static char block[FLOOD];
+    on_open(conn, user);
+    CHECK_ERR(iocpnet_conn_send(conn, block, sizeof block), 0);
+}
+
+// pitfall 27: with SO_SNDBUF 0 one send alone would leave the wire idle for a round trip after
+// each; without it the buffer stays the system's, and one is enough.
+static void sndbuf_0_goes_with_two_sends_outstanding(void)
+{
+    int round;
+    for (round = 0; round < 2; round++) {
+        iocpnet_stats stats;
+        int size = sizeof(int), sndbuf = -1;
+        iocpnet__conn *conn;
+        SOCKET s;
+        prepare();
+        server.conn.sndbuf_0 = round == 1;
+        server.conn.on.open = on_open_flood;
+        server.conn.send_limit_bytes = 2 * FLOOD;
+        engine.queued_bytes = 4 * FLOOD;
+        T_NOTE("%s", round ? "sndbuf_0" : "the system's SO_SNDBUF");
+        REQUIRE(begin());
+        s = peer_connect(port);  // it does not read
+        AWAIT(guest_count == 1, PEER_MS);
+        AWAIT((iocpnet_iocp_stats(iocp, &stats),
+               stats.pending[IOCPNET_OP_SEND] == (uint64_t)round + 1),
+              PEER_MS);
+        Sleep(50);
+        iocpnet_iocp_stats(iocp, &stats);
+        CHECK_EQ(stats.pending[IOCPNET_OP_SEND], round + 1);
+        conn = iocpnet__name_enter(guests[0].conn.id);
+        REQUIRE(conn != NULL);
+        CHECK(getsockopt(conn->handle, SOL_SOCKET, SO_SNDBUF, (char *)&sndbuf, &size) == 0);
+        CHECK_EQ(sndbuf == 0, round == 1);
+        iocpnet__name_leave(conn, false);
+        peer_abort(s);
+        AWAIT(closed_count == 1, PEER_MS);
+        server.conn.on.open = on_open;
+        end();
+    }
+}
+
+static volatile LONG wrong_bytes;
+
+static void on_counter(iocpnet_conn conn, const void *data, size_t size)
+{
+    guest *g = guest_of(conn);
+    enter(g);
+    if (peer_differs(data, size, g->received, 3) != size) InterlockedIncrement(&wrong_bytes);
+    g->received += size;
+    iocpnet_conn_send(conn, "", 1);  // so that there are packets of sends as well
+    if (g->received % 7 == 0) Sleep(1);
+    leave(g);
+}
+
+static void send_counter(void *user)
+{
+    static char block[8][50000];
+    LONG i = (LONG)(intptr_t)user;
+    SOCKET s = peer_connect(port);
+    uint64_t at;
+    int round;
+    for (at = 0, round = 0; round < 40; round++, at += sizeof block[i]) {
+        peer_fill(block[i], sizeof block[i], at, 3);
+        if (!CHECK(peer_send(s, block[i], sizeof block[i]))) break;
+    }
+    shutdown(s, SD_SEND);
+    while (recv(s, block[i], sizeof block[i], 0) > 0)
+        continue;
+    closesocket(s);
+}
+
+// pitfall 30: eight workers, packets of sends and receives, and a callback that dawdles. The bytes
+// are shown in order, by one callback at a time.
+static void many_workers_show_a_stream_in_order(void)
+{
+    enum { STREAMS = 4 };
+    peer_thread threads[STREAMS];
+    LONG i;
+    prepare();
+    engine.threads = 8;
+    engine.no_skip = true;
+    server.conn.buffer_bytes = 1024;
+    server.conn.on.data = on_counter;
+    wrong_bytes = 0;
+    REQUIRE(begin());
+    for (i = 0; i < STREAMS; i++)
+        peer_start(&threads[i], send_counter, (void *)(intptr_t)i);
+    for (i = 0; i < STREAMS; i++)
+        peer_join(&threads[i]);
+    AWAIT(closed_count == STREAMS, PEER_MS);
+    CHECK_EQ(wrong_bytes, 0);
+    for (i = 0; i < STREAMS; i++)
+        CHECK_EQ(guests[i].received, 40 * 50000);
+    end();
+}
+
+// pitfall 36: a connection that waits for bytes has a buffer, whole pages of it; with zero_byte it
+// has none.
+static void an_idle_connection_has_one_buffer_or_none(void)
+{
+    enum { IDLE = 40 };
+    SOCKET s[IDLE];
+    iocpnet_pool_stats inputs;
+    int round, i;
+    for (round = 0; round < 2; round++) {
+        prepare();
+        server.conn.zero_byte = round == 1;
+        T_NOTE("%s", round ? "zero_byte" : "with a buffer each");
+        REQUIRE(begin());
+        for (i = 0; i < IDLE; i++) {
+            s[i] = peer_connect(port);
+            CHECK(talk(s[i], 100, 100, (uint32_t)i));
+        }
+        AWAIT((iocpnet_pool_stats_read(listener->group.inputs, &inputs),
+               inputs.out == (round ? 0u : IDLE)),
+              PEER_MS);
+        iocpnet_pool_stats_read(listener->group.inputs, &inputs);
+        CHECK_EQ(inputs.out, round ? 0 : IDLE);
+        for (i = 0; i < IDLE && !round; i++) {
+            iocpnet__conn *conn = iocpnet__name_enter(guests[i].conn.id);
+            REQUIRE(conn != NULL);
+            CHECK_EQ((uintptr_t)conn->buffer->data % 4096, 0);
+            iocpnet__name_leave(conn, false);
+        }
+        for (i = 0; i < IDLE; i++) {
+            CHECK(talk(s[i], 5000, 1000, (uint32_t)i));
+            closesocket(s[i]);
+        }
+        AWAIT(closed_count == IDLE, PEER_MS);
+        end();
+    }
+}
+
+// ---- user code ----------------------------------------------------------------------------------
+
+static HANDLE let_go;
+static volatile LONG blocked;
+
+static void on_block(iocpnet_conn conn, const void *data, size_t size)
+{
+    if (*(const char *)data == 'b') {
+        InterlockedIncrement(&blocked);
+        WaitForSingleObject(let_go, PEER_MS);
+    }
+    on_echo(conn, data, size);
+}
+
+// pitfall 41: there are twice as many threads as the concurrency, so that as many callbacks as
+// processors are used for may block, and the others are served.
+static void callbacks_that_block_do_not_hold_up_the_others(void)
+{
+    enum { BLOCKERS = 2 };
+    SOCKET blockers[BLOCKERS], s;
+    char answer;
+    int i;
+    prepare();
+    engine.threads = 0;
+    engine.concurrency = BLOCKERS;
+    server.conn.on.data = on_block;
+    let_go = CreateEventW(NULL, TRUE, FALSE, NULL);
+    blocked = 0;
+    REQUIRE(begin());
+    CHECK_EQ(iocp->thread_count, 2 * BLOCKERS);
+    for (i = 0; i < BLOCKERS; i++) {
+        blockers[i] = peer_connect(port);
+        CHECK(peer_send(blockers[i], "b", 1));
+    }
+    AWAIT(blocked == BLOCKERS, PEER_MS);
+    for (i = 0; i < 20; i++) {
+        s = peer_connect(port);
+        CHECK(peer_send(s, "x", 1));
+        CHECK_EQ(peer_recv(s, &answer, 1), 1);
+        closesocket(s);
+    }
+    AWAIT(closed_count == 20, PEER_MS);
+    CHECK_EQ(blocked, BLOCKERS);  // they still do
+    CHECK_EQ(guests[0].received + guests[1].received, 0);
+    SetEvent(let_go);
+    for (i = 0; i < BLOCKERS; i++) {
+        CHECK_EQ(peer_recv(blockers[i], &answer, 1), 1);
+        closesocket(blockers[i]);
+    }
+    end();
+    CloseHandle(let_go);
+}
+
+static volatile LONG errors_told, timers_told, ops_told;
+
+static void tell_error(void *user, iocpnet_error error, const char *place)
+{
+    (void)user;
+    (void)error;
+    (void)place;
+    if (locks_held()) InterlockedIncrement(&under_a_lock);
+    InterlockedIncrement(&errors_told);
+}
+
+static void tell_timer(iocpnet_timer *timer, iocpnet_error error)
+{
+    (void)timer;
+    (void)error;
+    if (locks_held()) InterlockedIncrement(&under_a_lock);
+    InterlockedIncrement(&timers_told);
+}
+
+static void tell_op(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    probe_done(op, error, bytes);
+    if (locks_held()) InterlockedIncrement(&under_a_lock);
+    InterlockedIncrement(&ops_told);
+}
+
+// pitfall 57, law 8: on every way to it. Each other test of this program looks at it as well.
+static void no_user_code_runs_under_a_lock(void)
+{
+    static iocpnet_timer timer;
+    SRWLOCK lock = SRWLOCK_INIT;
+    int nested = locks_nested();
+    probe p;
+    int round;
+    fault_AcquireSRWLockExclusive(&lock);  // it would be seen
+    CHECK_EQ(locks_held(), 1);
+    fault_ReleaseSRWLockExclusive(&lock);
+    CHECK_EQ(locks_held(), 0);
+    for (round = 0; round < 4; round++) {
+        prepare();
+        T_NOTE("round %d", round);
+        engine.on_error = tell_error;
+        errors_told = timers_told = ops_told = 0;
+        server.accepts_min = 2;
+        server.accept_data_ms = round == 1 ? 3000 : 0;
+        server.accept_thread = round == 2;
+        server.reuse = round == 3;
+        server.conn.refuse_slow = true;
+        server.conn.send_limit_bytes = 30000;
+        REQUIRE(begin());
+        memset(&timer, 0, sizeof timer);
+        timer.done = tell_timer;
+        CHECK_ERR(iocpnet_timer_start(iocp, &timer, 1, 2), 0);
+        probe_init(&p);
+        p.op.done = tell_op;
+        CHECK_ERR(iocpnet_iocp_post(iocp, &p.op, 0, 0), 0);
+        serve_clients(4, 20000, 3000, 5);
+        fault_fail(FAULT_WSASocketW, 1, 3, WSAEMFILE);  // told by on_error, from the listener
+        serve_clients(2, 100, 100, 5);
+        AWAIT(timers_told >= 3 && ops_told == 1, PEER_MS);
+        if (round != 3) AWAIT(errors_told >= 1, PEER_MS);
+        end();
+    }
+    CHECK(locks_nested() > nested);  // there are pairs whose order could be wrong
 }
 
 // ---- settings that protect ----------------------------------------------------------------------
@@ -1807,6 +2071,11 @@ int main(int argc, char **argv)
     T_RUN(two_sends_outstanding_keep_the_order);
     T_RUN(first_data_is_data);
     T_RUN(other_settings_lose_nothing);
+    T_RUN(sndbuf_0_goes_with_two_sends_outstanding);
+    T_RUN(many_workers_show_a_stream_in_order);
+    T_RUN(an_idle_connection_has_one_buffer_or_none);
+    T_RUN(callbacks_that_block_do_not_hold_up_the_others);
+    T_RUN(no_user_code_runs_under_a_lock);
     T_RUN(reused_sockets_serve_as_fresh_ones);
     T_RUN(where_reuse_is_refused_new_sockets_serve);
     T_RUN(ipv6_and_dual_stack_are_served);

@@ -157,6 +157,21 @@ static int time_to_serve(void)
     return ms[1];
 }
 
+static volatile LONG hammering, hammered, unserved;
+static peer_thread hammer_thread;
+
+static void hammer(void *user)
+{
+    (void)user;
+    while (hammering) {
+        if (serve_one()) {
+            InterlockedIncrement(&hammered);
+        } else if (hammering) {
+            InterlockedIncrement(&unserved);
+        }
+    }
+}
+
 enum { CROWD = 256 };
 static SOCKET crowd[CROWD];
 
@@ -549,20 +564,34 @@ static int steal(uint16_t from, uint32_t address)
     return got;
 }
 
-// The same in another process: this program, called with "steal" and the port.
-static int steal_from_outside(uint16_t from)
+// Starts this program as another process: "path verb text". It inherits what can be inherited.
+static bool start_child(PROCESS_INFORMATION *child, const char *verb, const char *text, DWORD flags)
 {
-    char path[MAX_PATH], command[MAX_PATH + 40];
+    char path[MAX_PATH], command[MAX_PATH + 400];
     STARTUPINFOA start;
-    PROCESS_INFORMATION child;
-    DWORD code = 255;
     memset(&start, 0, sizeof start);
     start.cb = sizeof start;
     GetModuleFileNameA(NULL, path, sizeof path);
-    snprintf(command, sizeof command, "\"%s\" steal %u", path, (unsigned)from);
-    if (!CreateProcessA(path, command, NULL, NULL, FALSE, 0, NULL, NULL, &start, &child)) {
-        return 1000 + (int)GetLastError();
-    }
+    snprintf(command, sizeof command, "\"%s\" %s \"%s\"", path, verb, text);
+    return CHECK(CreateProcessA(path, command, NULL, NULL, TRUE, flags, NULL, NULL, &start, child));
+}
+
+static void end_child(PROCESS_INFORMATION *child)
+{
+    TerminateProcess(child->hProcess, 0);
+    WaitForSingleObject(child->hProcess, PEER_MS);
+    CloseHandle(child->hThread);
+    CloseHandle(child->hProcess);
+}
+
+// The same in another process, called with "steal" and the port.
+static int steal_from_outside(uint16_t from)
+{
+    char text[16];
+    PROCESS_INFORMATION child;
+    DWORD code = 255;
+    snprintf(text, sizeof text, "%u", (unsigned)from);
+    if (!start_child(&child, "steal", text, 0)) return 1000;
     WaitForSingleObject(child.hProcess, 8000);
     GetExitCodeProcess(child.hProcess, &code);
     CloseHandle(child.hThread);
@@ -589,6 +618,182 @@ static void nobody_else_can_take_the_port(void)
         if (i) CHECK_EQ(steal(port, INADDR_ANY), 0);
         CHECK_EQ(steal_from_outside(port), 100);
         CHECK(serve_one());
+        end();
+    }
+}
+
+// Waits for a child to say that it runs: it sets an event that it has inherited.
+static HANDLE inheritable_event(void)
+{
+    SECURITY_ATTRIBUTES inherited;
+    memset(&inherited, 0, sizeof inherited);
+    inherited.nLength = sizeof inherited;
+    inherited.bInheritHandle = TRUE;
+    return CreateEventW(&inherited, TRUE, FALSE, NULL);
+}
+
+static int sleep_as_child(const char *text)
+{
+    SetEvent((HANDLE)(uintptr_t)strtoul(text, NULL, 10));
+    Sleep(20000);  // its parent ends it
+    return 0;
+}
+
+// Somebody listens there.
+static bool is_taken(uint16_t number)
+{
+    SOCKET s = peer_connect(number);
+    if (s != INVALID_SOCKET) closesocket(s);
+    return s != INVALID_SOCKET;
+}
+
+// pitfall 25: a child that inherits what it can keeps none of our sockets alive: neither the
+// listener, nor those that wait to be accepted, nor a connection. A plain socket shows what would
+// happen otherwise.
+static void children_keep_no_socket_alive(void)
+{
+    PROCESS_INFORMATION children[3];
+    HANDLE ready[3];
+    SOCKET plain, s;
+    uint16_t plain_port = 0;
+    char text[16];
+    int i, k;
+    prepare();
+    server.conn.idle_ms = 20000;
+    server.accept_thread = true;
+    plain = peer_listen(&plain_port);
+    REQUIRE(begin());
+    hammering = 1;
+    hammered = unserved = 0;
+    peer_start(&hammer_thread, hammer, NULL);
+    gather(1);
+    CHECK(is_served(crowd[0]));
+    for (i = 0; i < 3; i++) {  // while sockets are being made
+        ready[i] = inheritable_event();
+        snprintf(text, sizeof text, "%lu", (unsigned long)(uintptr_t)ready[i]);
+        if (!start_child(&children[i], "sleep", text, 0)) break;
+        CHECK_EQ(WaitForSingleObject(ready[i], PEER_MS), WAIT_OBJECT_0);
+    }
+    hammering = 0;
+    peer_join(&hammer_thread);
+    CHECK_EQ(unserved, 0);
+    closesocket(plain);
+    if (is_taken(plain_port)) {
+        t__print("  a plain listener lives on in the children");
+    } else {
+        t__print("  here a plain listener does not live on in a child either");
+    }
+
+    // A connection that we close is closed.
+    skip(21000);
+    CHECK(is_ended(crowd[0]));
+    closesocket(crowd[0]);
+
+    // The port of a listener that we close is free.
+    iocpnet_listener_close(listener);
+    AWAIT(waiting() == 0, PEER_MS);
+    CHECK(!is_taken(port));
+    server.port = port;
+    CHECK_ERR(iocpnet_listener_open(&listener, iocp, &server), 0);
+    CHECK_EQ(port_of(listener), port);
+    CHECK(serve_one());
+    s = peer_connect(port);
+    CHECK(is_served(s));
+    closesocket(s);
+    for (k = 0; k < i; k++) {
+        CHECK_EQ(WaitForSingleObject(children[k].hProcess, 0), WAIT_TIMEOUT);  // it lived all along
+        end_child(&children[k]);
+        CloseHandle(ready[k]);
+    }
+    end();
+}
+
+static char shared_file[MAX_PATH + 40];
+
+// In the child: accepts from a listener of its parent's, and echoes four bytes for each client.
+static int take_as_child(const char *path)
+{
+    WSAPROTOCOL_INFOW info;
+    FILE *file = fopen(path, "rb");
+    SOCKET l;
+    if (!file) return 1;
+    if (fread(&info, sizeof info, 1, file) != 1) return 2;
+    fclose(file);
+    l = WSASocketW(FROM_PROTOCOL_INFO, FROM_PROTOCOL_INFO, FROM_PROTOCOL_INFO, &info, 0,
+                   WSA_FLAG_OVERLAPPED);
+    while (l != INVALID_SOCKET) {  // its parent ends it
+        SOCKET s = accept(l, NULL, NULL);
+        char bytes[4];
+        if (s == INVALID_SOCKET) return 3;
+        if (peer_recv(s, bytes, 4) == 4) peer_send(s, bytes, 4);
+        closesocket(s);
+    }
+    return 4;
+}
+
+// Gives a child our listening socket.
+static bool share_listener(PROCESS_INFORMATION *child)
+{
+    WSAPROTOCOL_INFOW info;
+    char folder[MAX_PATH];
+    FILE *file;
+    bool ok;
+    GetTempPathA(sizeof folder, folder);
+    snprintf(shared_file, sizeof shared_file, "%siocpnet_listener_%lu.bin", folder,
+             (unsigned long)GetCurrentProcessId());
+    file = fopen(shared_file, "wb");
+    if (!CHECK(file != NULL)) return false;
+    ok = start_child(child, "take", shared_file, CREATE_SUSPENDED) &&
+         CHECK(WSADuplicateSocketW(listener->socket.handle, child->dwProcessId, &info) == 0) &&
+         CHECK(fwrite(&info, sizeof info, 1, file) == 1);
+    fclose(file);
+    if (ok) ResumeThread(child->hThread);
+    return ok;
+}
+
+// pitfall 26: another process takes clients from the same listening socket. A call of accept would
+// block where it has been quicker; AcceptEx only goes on waiting. With first data the event tells
+// of clients who are gone when we look.
+static void another_process_may_be_quicker(void)
+{
+    PROCESS_INFORMATION child;
+    int round, i;
+    for (round = 0; round < 2; round++) {
+        uint64_t slowest = 0;
+        prepare();
+        T_NOTE("%s first data", round ? "with" : "without");
+        engine.threads = 1;
+        server.accepts_min = server.accepts_max = 1;
+        server.accept_data_ms = round ? 5000 : 0;
+        REQUIRE(begin());
+
+        // Paused, with no accept waiting: only the child can take one.
+        CHECK_ERR(iocpnet_listener_pause(listener), 0);
+        while (waiting() > 0 && CHECK(serve_one()))
+            continue;
+        AWAIT(closed == opened, PEER_MS);
+        i = (int)opened;
+        REQUIRE(share_listener(&child));
+        CHECK(serve_one());
+        CHECK_EQ(opened, i);
+
+        // Now both: whoever is quicker. Our only worker is never held up.
+        CHECK_ERR(iocpnet_listener_resume(listener), 0);
+        for (i = 0; i < 40; i++) {
+            probe p;
+            uint64_t from = GetTickCount64();
+            CHECK(serve_one());
+            probe_init(&p);
+            CHECK_ERR(iocpnet_iocp_post(iocp, &p.op, 0, 0), 0);
+            AWAIT(p.calls == 1, PEER_MS);
+            if (GetTickCount64() - from > slowest) slowest = GetTickCount64() - from;
+        }
+        CHECK(slowest < 2000);
+        t__print("  %s first data: the child took %d of 40", round ? "with" : "without",
+                 40 - (int)(opened - 1));
+        end_child(&child);
+        DeleteFileA(shared_file);
+        CHECK(serve_one());  // alone again
         end();
     }
 }
@@ -729,20 +934,6 @@ static void at_the_limit_no_accept_waits(void)
         AWAIT(closed == 6 && waiting() == 5, PEER_MS);
         CHECK(serve_one());
         end();
-    }
-}
-
-static volatile LONG hammering, hammered, unserved;
-
-static void hammer(void *user)
-{
-    (void)user;
-    while (hammering) {
-        if (serve_one()) {
-            InterlockedIncrement(&hammered);
-        } else if (hammering) {
-            InterlockedIncrement(&unserved);
-        }
     }
 }
 
@@ -1045,6 +1236,8 @@ int main(int argc, char **argv)
         uint16_t from = (uint16_t)atoi(argv[2]);
         return from ? 100 + steal(from, INADDR_LOOPBACK) : 99;
     }
+    if (argc == 3 && strcmp(argv[1], "sleep") == 0) return sleep_as_child(argv[2]);
+    if (argc == 3 && strcmp(argv[1], "take") == 0) return take_as_child(argv[2]);
     t_begin(argc, argv, "listener");
     fault_reset();
     T_RUN(accepts_grow_when_none_is_left_and_shrink_when_quiet);
@@ -1057,6 +1250,8 @@ int main(int argc, char **argv)
     T_RUN(a_deficit_is_made_good_ever_more_seldom);
     T_RUN(resets_do_not_end_the_listener);
     T_RUN(nobody_else_can_take_the_port);
+    T_RUN(children_keep_no_socket_alive);
+    T_RUN(another_process_may_be_quicker);
     T_RUN(every_family_is_served_and_no_other);
     T_RUN(an_address_in_use_is_tried_again_for_a_while);
     T_RUN(at_the_limit_no_accept_waits);
