@@ -1,6 +1,6 @@
 #!/bin/bash
-# requests.sh [--names] [--repeat N] [--quick] [--name NAME] EXE [ARGUMENT ...]: counts what one
-# echo costs Wine's server, in requests, for one echo server.
+# requests.sh [--names] [--repeat N] [--quick] [--name NAME] [--only CASE] EXE [ARGUMENT ...]: counts
+# what one echo costs Wine's server, in requests, for one echo server.
 #
 # Under Wine nearly every call on a socket is a round trip to a single-threaded server process, and
 # the number of these is the only figure here that does not depend on the machine. It counts the
@@ -12,17 +12,18 @@
 #
 # Prints a line per repetition, then the medians: requests NAME pending P saturated S connection C.
 # --names adds a table of the requests by name, of the last repetition; --quick repeats nothing and
-# counts fewer.
+# counts fewer; --only counts one case, and the others are 0.
 
 . "$(dirname "$0")/lib.sh"
 
-names='' repeat=3 name='' divide=1
+names='' repeat=3 name='' divide=1 cases='pending saturated connection'
 while [[ ${1:-} == --* ]]; do
     case $1 in
         --names) names=1 ;;
         --quick) repeat=1 divide=4 ;;
         --repeat) repeat=$2 && shift ;;
         --name) name=$2 && shift ;;
+        --only) cases=$2 && shift ;;
         *) sed -n '2,/^$/s/^# \{0,1\}//p' "$0" >&2 && exit 2 ;;
     esac
     shift
@@ -73,11 +74,14 @@ count()
     [ -s "$to" ] || bench_die "the trace shows no request of process $server_pid"
 }
 
-# measure CASE LESS MORE LOAD-ARGUMENT ...: sets $measured to the requests of one, by the difference
+# measure CASE LESS MORE LOAD-ARGUMENT ...: sets $measured to the requests of one, by the difference;
+# to 0 if the case was not asked for
 measure()
 {
     local case=$1 less=$(($2 / divide)) more=$(($3 / divide))
     shift 3
+    measured=0
+    [[ " $cases " == *" $case "* ]] || return
     rm -f "$counts.$case.names"
     count "$counts.less" --count $less "$@"
     count "$counts.more" --count $more "$@"
@@ -107,7 +111,7 @@ for ((r = 1; r <= repeat; r++)); do
         "connection ${connection[-1]}"
 done
 if [ -n "$names" ]; then
-    for case in pending saturated connection; do
+    for case in $cases; do
         echo "$case, by name:"
         sort -k2,2gr "$counts.$case.names" | awk '{ printf "  %-28s %6.2f\n", $1, $2 }'
     done
