@@ -43,12 +43,11 @@ name_a=$(basename "${a[0]}" .exe)
 name_b=$(basename "${b[0]}" .exe)
 
 declare -A requests
-for bound in $bounds; do
-    line=$(bench/requests.sh --quick --only saturated --name "bound_$bound" \
-        "${b[@]}" --inline "$bound" | tail -n 1)
-    requests[$bound]=$(sed -n 's/.* saturated \([^ ]*\).*/\1/p' <<<"$line")
-    [ -n "${requests[$bound]}" ] || bench_die "the requests could not be counted"
-done
+while read -r _ label _ _ _ saturated _; do
+    requests[${label##*=}]=$saturated
+done < <(bench/requests.sh --quick --only saturated --name bounds --vary --inline "$bounds" \
+    "${b[@]}" | grep '^requests ')
+[ ${#requests[@]} = "$(wc -w <<<"$bounds")" ] || bench_die "the requests could not be counted"
 
 bench_pin
 bench_begin
