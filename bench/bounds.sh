@@ -10,10 +10,11 @@
 #   --rounds N       [4]       --seconds S    of one load [0.8]
 #   --connections N  [64]      --warmup-ms T  before it, not measured [200]
 #   --bounds 'N ...' [0 1 8 64, 8 being what the others are compared with]
+#   --no-requests    these are not counted
 #
 # Prints a table for README.md, then a line for each bound: bounds N requests R throughput T
-# by_default D p50_us P p99_us Q spread S, where T is by A with the same bound, D by B with 8, and S
-# is Q by P.
+# by_default D p50_us P p99_us Q spread S yardstick_spread Y, where T is by A with the same bound, D
+# by B with 8, S is Q by P, and Y the same of A.
 
 . "$(dirname "$0")/lib.sh"
 
@@ -23,7 +24,7 @@ usage()
     exit 2
 }
 
-rounds=4 connections=64 seconds=0.8 warmup_ms=200 bounds='0 1 8 64'
+rounds=4 connections=64 seconds=0.8 warmup_ms=200 bounds='0 1 8 64' counted=1
 while [[ ${1:-} == --* ]]; do
     case $1 in
         --rounds) rounds=${2:?} && shift ;;
@@ -31,6 +32,7 @@ while [[ ${1:-} == --* ]]; do
         --seconds) seconds=${2:?} && shift ;;
         --warmup-ms) warmup_ms=${2:?} && shift ;;
         --bounds) bounds=${2:?} && shift ;;
+        --no-requests) counted='' ;;
         *) usage ;;
     esac
     shift
@@ -43,12 +45,17 @@ name_a=$(basename "${a[0]}" .exe)
 name_b=$(basename "${b[0]}" .exe)
 
 declare -A requests
-while read -r _ label _ _ _ saturated _; do
-    requests[${label##*=}]=$saturated
-done < <(bench/requests.sh --quick --only saturated --name bounds --vary --inline "$bounds" \
-    "${b[@]}" | grep '^requests ')
-[ ${#requests[@]} = "$(wc -w <<<"$bounds")" ] || bench_die "the requests could not be counted"
+count_requests()
+{
+    local label saturated
+    while read -r _ label _ _ _ saturated _; do
+        requests[${label##*=}]=$saturated
+    done < <(bench/requests.sh --quick --only saturated --name bounds --vary --inline "$bounds" \
+        "${b[@]}" | grep '^requests ')
+    [ ${#requests[@]} = "$(wc -w <<<"$bounds")" ] || bench_die "the requests could not be counted"
+}
 
+[ -z "$counted" ] || count_requests
 bench_pin
 bench_begin
 declare -A pid port rates halves tails by_a by_default
@@ -67,7 +74,7 @@ for bound in $bounds; do
 done
 backwards=$(tr ' ' '\n' <<<"$servers" | tac | tr '\n' ' ')
 
-# load SERVER: one load; adds its rate to this round's
+# load_one SERVER: one load; adds its rate to this round's
 load_one()
 {
     local r half tail
@@ -113,15 +120,16 @@ echo "| --- | --- | --- | --- | --- | --- | --- | --- |"
 for bound in $bounds; do
     read -r half tail spread <<<"$(milliseconds "b$bound")"
     read -r _ _ spread_a <<<"$(milliseconds "a$bound")"
-    printf '| %d | %.1f | %.2f | %.2f [%.2f-%.2f] | %s | %s | %s | %s |\n' "$bound" \
-        "${requests[$bound]}" "$(median ${by_default[$bound]})" "$(median ${by_a[$bound]})" \
+    printf '| %d | %s | %.2f | %.2f [%.2f-%.2f] | %s | %s | %s | %s |\n' "$bound" \
+        "${requests[$bound]:--}" "$(median ${by_default[$bound]})" "$(median ${by_a[$bound]})" \
         "$(least ${by_a[$bound]})" "$(most ${by_a[$bound]})" "$half" "$tail" "$spread" "$spread_a"
 done
 echo
 for bound in $bounds; do
     read -r _ _ spread <<<"$(milliseconds "b$bound")"
-    printf 'bounds %d requests %.2f throughput %.3f by_default %.3f ' "$bound" \
-        "${requests[$bound]}" "$(median ${by_a[$bound]})" "$(median ${by_default[$bound]})"
-    printf 'p50_us %.0f p99_us %.0f spread %s\n' "$(median ${halves[b$bound]})" \
-        "$(median ${tails[b$bound]})" "$spread"
+    read -r _ _ spread_a <<<"$(milliseconds "a$bound")"
+    printf 'bounds %d requests %s throughput %.3f by_default %.3f ' "$bound" \
+        "${requests[$bound]:--}" "$(median ${by_a[$bound]})" "$(median ${by_default[$bound]})"
+    printf 'p50_us %.0f p99_us %.0f spread %s yardstick_spread %s\n' \
+        "$(median ${halves[b$bound]})" "$(median ${tails[b$bound]})" "$spread" "$spread_a"
 done
