@@ -3,7 +3,8 @@
 # the yardstick and of what the kit promises. QUICK=1 takes under a minute and is rougher.
 #
 # The parts can be run alone: the programs FOLDER/bench/bench_*.exe, and the scripts requests.sh,
-# pairs.sh, bounds.sh and idle.sh, which work with any echo server that prints "listening on ADDRESS:PORT".
+# pairs.sh, bounds.sh and idle.sh, which work with any echo server that prints
+# "listening on ADDRESS:PORT".
 # Exit code 1 when a part did not run; a promise that was missed is shown, not more, since a busy
 # machine can do that.
 
@@ -16,7 +17,7 @@ kit="$folder/examples/echo_server.exe --threads 1"
 idle="$folder/examples/echo_server.exe --zero-byte --max-connections 20000"
 quick=()
 pairs=(--pairs 8 --seconds 1.5 --warmup-ms 300)
-many=(--connections 1000 --no-control --pairs 5 --seconds 2 --warmup-ms 500)
+many=(--connections 1000 --no-control --pairs 4 --seconds 2 --warmup-ms 500)
 bounds=()
 connections=10000
 if [ -n "${QUICK:-}" ] && [ "$QUICK" != 0 ]; then

@@ -7,11 +7,11 @@
 //   other   iocpnet_conn_user from a thread that runs no connection
 //   own     the same from the connection's own callback
 //   dead    the same with the name of a connection that is gone
-//   send    iocpnet_conn_send of one byte from its own callback: copied, checked against the limits,
+//   send    iocpnet_conn_send of one byte from its own callback: copied, checked against limits,
 //           queued; the system is not called until the callback returns
 //
 // Each is the median of many short runs, and in brackets the middle half. Every result is compared,
-// and every byte that was sent is awaited at the other end. QUICK=1 makes fewer runs. The last line:
+// and every byte that was sent is awaited at the other end. QUICK=1 makes fewer runs. Last line:
 // conn other A own B dead C send D most E, E being the largest of the four. Exit code 0; 1 when
 // something failed.
 

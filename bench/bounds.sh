@@ -3,18 +3,19 @@
 # servers A (the yardstick) and B (the kit); commands, each one word to the shell.
 #
 # B is started once for each bound, and A with the same bound: A counts receives that follow an echo
-# in place, B operations, so A gets half. All run all the time, and one load of saturated loops turns
+# in place, B operations, so A gets half. All run all the time, and one load of saturated loops goes
 # from one to the next and back; a ratio is that within a round. Servers and load are pinned as in
-# pairs.sh. The requests to Wine's server are counted before, by requests.sh.
+# pairs.sh. The requests to Wine's server are counted before, by requests.sh, also for one busy
+# connection alone: whoever gives way looks at the port, even if nobody else is there.
 #
-#   --rounds N       [4]       --seconds S    of one load [0.8]
+#   --rounds N       [4]       --seconds S    of one load [0.7]
 #   --connections N  [64]      --warmup-ms T  before it, not measured [200]
 #   --bounds 'N ...' [0 1 8 64, 8 being what the others are compared with]
 #   --no-requests    these are not counted
 #
-# Prints a table for README.md, then a line for each bound: bounds N requests R throughput T
-# by_default D p50_us P p99_us Q spread S yardstick_spread Y, where T is by A with the same bound, D
-# by B with 8, S is Q by P, and Y the same of A.
+# Prints a table for README.md, then a line for each bound: bounds N requests R single I
+# throughput T by_default D p50_us P p99_us Q spread S yardstick_spread Y, where T is by A with the
+# same bound, D by B with 8, S is Q by P, and Y the same of A.
 
 . "$(dirname "$0")/lib.sh"
 
@@ -24,7 +25,7 @@ usage()
     exit 2
 }
 
-rounds=4 connections=64 seconds=0.8 warmup_ms=200 bounds='0 1 8 64' counted=1
+rounds=4 connections=64 seconds=0.7 warmup_ms=200 bounds='0 1 8 64' counted=1
 while [[ ${1:-} == --* ]]; do
     case $1 in
         --rounds) rounds=${2:?} && shift ;;
@@ -44,14 +45,15 @@ read -ra b <<<"$2"
 name_a=$(basename "${a[0]}" .exe)
 name_b=$(basename "${b[0]}" .exe)
 
-declare -A requests
+declare -A requests single
 count_requests()
 {
-    local label saturated
-    while read -r _ label _ _ _ saturated _; do
+    local label saturated alone
+    while read -r _ label _ _ _ saturated _ _ _ alone; do
         requests[${label##*=}]=$saturated
-    done < <(bench/requests.sh --quick --only saturated --name bounds --vary --inline "$bounds" \
-        "${b[@]}" | grep '^requests ')
+        single[${label##*=}]=$alone
+    done < <(bench/requests.sh --quick --only 'saturated single' --name bounds \
+        --vary --inline "$bounds" "${b[@]}" | grep '^requests ')
     [ ${#requests[@]} = "$(wc -w <<<"$bounds")" ] || bench_die "the requests could not be counted"
 }
 
@@ -114,22 +116,22 @@ milliseconds()
 }
 
 echo
-echo "| bound | requests per echo | throughput by that of 8 | by $name_a with the same bound |" \
-    "p50 ms | p99 ms | p99 by p50 | $name_a's |"
-echo "| --- | --- | --- | --- | --- | --- | --- | --- |"
+echo "| bound | requests per echo | of one connection alone | throughput by that of 8 |" \
+    "by $name_a with the same bound | p50 ms | p99 ms | p99 by p50 | $name_a's |"
+echo "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+lines=''
 for bound in $bounds; do
+    counts="${requests[$bound]:--} ${single[$bound]:--}"
     read -r half tail spread <<<"$(milliseconds "b$bound")"
     read -r _ _ spread_a <<<"$(milliseconds "a$bound")"
-    printf '| %d | %s | %.2f | %.2f [%.2f-%.2f] | %s | %s | %s | %s |\n' "$bound" \
-        "${requests[$bound]:--}" "$(median ${by_default[$bound]})" "$(median ${by_a[$bound]})" \
-        "$(least ${by_a[$bound]})" "$(most ${by_a[$bound]})" "$half" "$tail" "$spread" "$spread_a"
+    by_8=$(median ${by_default[$bound]})
+    by_same=$(median ${by_a[$bound]})
+    printf '| %d | %s | %s | %.2f | %.2f [%.2f-%.2f] | %s | %s | %s | %s |\n' "$bound" $counts \
+        "$by_8" "$by_same" "$(least ${by_a[$bound]})" "$(most ${by_a[$bound]})" \
+        "$half" "$tail" "$spread" "$spread_a"
+    lines+=$(printf 'bounds %d requests %s single %s throughput %.3f by_default %.3f' "$bound" \
+        $counts "$by_same" "$by_8")
+    lines+=$(printf ' p50_us %.0f p99_us %.0f spread %s yardstick_spread %s' \
+        "$(median ${halves[b$bound]})" "$(median ${tails[b$bound]})" "$spread" "$spread_a")$'\n'
 done
-echo
-for bound in $bounds; do
-    read -r _ _ spread <<<"$(milliseconds "b$bound")"
-    read -r _ _ spread_a <<<"$(milliseconds "a$bound")"
-    printf 'bounds %d requests %s throughput %.3f by_default %.3f ' "$bound" \
-        "${requests[$bound]:--}" "$(median ${by_a[$bound]})" "$(median ${by_default[$bound]})"
-    printf 'p50_us %.0f p99_us %.0f spread %s yardstick_spread %s\n' \
-        "$(median ${halves[b$bound]})" "$(median ${tails[b$bound]})" "$spread" "$spread_a"
-done
+printf '\n%s' "$lines"

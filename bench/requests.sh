@@ -9,15 +9,16 @@
 #   pending     one connection, 2 ms of thought between echoes: each receive has to wait
 #   saturated   64 connections, no thought: the bytes are mostly there already
 #   connection  connect, one echo, close by the client; 4 at a time
+#   single      one connection, no thought; only if asked for
 #
 #   --names          a table of the requests by name, of the last repetition
 #   --repeat N [3]   --quick         once, and counts fewer
-#   --only CASE      the others are 0
+#   --only 'CASE ...'                the others are 0
 #   --name NAME      in what is printed [that of EXE]
 #   --vary OPTION 'VALUE ...'        one after the other with the option at each of the values
 #
-# Prints a line per repetition, then the medians: requests NAME pending P saturated S connection C,
-# NAME being followed by OPTION=VALUE with --vary.
+# Prints a line per repetition, then the medians: requests NAME pending P saturated S connection C
+# single I, NAME being followed by OPTION=VALUE with --vary.
 
 . "$(dirname "$0")/lib.sh"
 
@@ -65,7 +66,7 @@ count()
     # In the background, so that a signal to this script is heeded at once.
     "$load" --port "$server_port" "$@" >"$to.load" &
     wait $! || bench_die "the load failed: $(cat "$to.load")"
-    # What the last close caused is over when the log hardly grows any more. Hardly: for some seconds
+    # What the last close caused is over when the log hardly grows any more. Hardly: for some time
     # after a burst of connections a server may look at the clock 20 times a second, which is a few
     # KiB, and these looks are no part of an echo.
     local size=$start
@@ -81,8 +82,8 @@ count()
     [ -s "$to" ] || bench_die "the trace shows no request of process $server_pid"
 }
 
-# measure CASE LESS MORE LOAD-ARGUMENT ...: sets $measured to the requests of one, by the difference;
-# to 0 if the case was not asked for
+# measure CASE LESS MORE LOAD-ARGUMENT ...: sets $measured to the requests of one, by the
+# difference; to 0 if the case was not asked for
 measure()
 {
     local case=$1 less=$(($2 / divide)) more=$(($3 / divide))
@@ -102,7 +103,7 @@ measure()
 # count_server NAME EXE ...: all repetitions of one server, then its line
 count_server()
 {
-    local name=$1 r pending=() saturated=() connection=()
+    local name=$1 r pending=() saturated=() connection=() single=()
     shift
     counts=$bench_out/requests.$name
     for ((r = 1; r <= repeat; r++)); do
@@ -114,9 +115,11 @@ count_server()
         saturated+=("$measured")
         measure connection 100 500 --mode connect --connections 4
         connection+=("$measured")
+        measure single 400 2000 --connections 1
+        single+=("$measured")
         server_stop "$server_pid"
         echo "run $r of $name: pending ${pending[-1]} saturated ${saturated[-1]}" \
-            "connection ${connection[-1]}"
+            "connection ${connection[-1]} single ${single[-1]}"
     done
     if [ -n "$names" ]; then
         for case in $cases; do
@@ -124,8 +127,9 @@ count_server()
             sort -k2,2gr "$counts.$case.names" | awk '{ printf "  %-28s %6.2f\n", $1, $2 }'
         done
     fi
-    printf 'requests %s pending %.2f saturated %.2f connection %.2f\n' "$name" \
-        "$(median "${pending[@]}")" "$(median "${saturated[@]}")" "$(median "${connection[@]}")"
+    printf 'requests %s pending %.2f saturated %.2f connection %.2f single %.2f\n' \
+        "$name" "$(median "${pending[@]}")" "$(median "${saturated[@]}")" \
+        "$(median "${connection[@]}")" "$(median "${single[@]}")"
 }
 
 # All on one core: whether bytes are there already must not depend on who else uses the machine.
