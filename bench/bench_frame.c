@@ -8,9 +8,11 @@
 // connection would bring them. "whole": a buffer holds 256 of them; "cut": the last of each goes on
 // in the next buffer, so that it is put together in the framer's room.
 //
-// Growth: one message of 16 KiB and one of 32 KiB, in pieces of 1 byte and more. The ratio of the
-// times within a round, the median of the rounds and in brackets the middle half. 2 is linear.
-// "repeated" is a delimiter whose last byte fills the message, so that each byte may be its end.
+// Growth: one message of 16 KiB and one of 32 KiB, in pieces of 1 byte and more; of 64 and 128 KiB
+// in pieces of 64 and more, where copying counts and both are to lie in the same processor cache.
+// The ratio of the times within a round, the median of the rounds and in brackets the middle half.
+// 2 is linear. "repeated" is a delimiter whose last byte fills the message, so that each byte may
+// be its end.
 //
 // Every message is counted and its place compared. QUICK=1 makes fewer rounds. The last line:
 // frame length_gbs G growth R, G of the length's whole buffers, R the largest ratio. Exit code 0; 1
@@ -23,8 +25,9 @@
 enum {
     BUFFER = 16384,
     MESSAGE = 64,
-    CUT = 40,        // bytes of a message that the buffer before it brings
-    LONGER = 16384,  // of the shorter message of two
+    CUT = 40,         // bytes of a message that the buffer before it brings
+    LONGER = 16384,   // of the shorter message of two, in pieces of a few bytes
+    LONGEST = 65536,  // in larger ones
     MOST_ROUNDS = 128,
     TRIES = 3  // something else on the machine may have blurred a figure
 };
@@ -129,7 +132,7 @@ static double run_long(int stream, const unsigned char *message, uint32_t size, 
     size_t found = 0;
     double start;
     iocpnet_framer_init(&framer, &descs[stream]);
-    iocpnet_framer_room(&framer, room, 2 * LONGER);
+    iocpnet_framer_room(&framer, room, 2 * LONGEST);
     start = bench_now();
     for (int i = 0; i < count; i++) {
         for (uint32_t at = 0; at < size; at += piece) {
@@ -144,26 +147,29 @@ static double run_long(int stream, const unsigned char *message, uint32_t size, 
 }
 
 // Returns how many times as long twice the bytes take.
-static double growth(int stream, uint32_t piece, int rounds, const unsigned char *once,
-                     const unsigned char *twice)
+static double growth(int stream, uint32_t piece, int rounds, unsigned char *once,
+                     unsigned char *twice)
 {
+    uint32_t size = piece < 64 ? LONGER : LONGEST;
     double ratios[MOST_ROUNDS], one = 0, two = 0, best = 1e18;
+    write_message(stream, once, size);
+    write_message(stream, twice, 2 * size);
     // Short runs, so that most are not interrupted.
-    double took = run_long(stream, once, LONGER, piece, 2) / 2 + 1;
+    double took = run_long(stream, once, size, piece, 2) / 2 + 1;
     int count = took > 3e5 ? 1 : (int)(3e5 / took);
     bench_figure f = { 0, 0, 0 };
     for (int tried = 0; tried == 0 || (tried < TRIES && bench_too_wide(f, 0.25)); tried++) {
         for (int r = 0; r < rounds; r++) {
-            if (r % 2) one = run_long(stream, once, LONGER, piece, count);
-            two = run_long(stream, twice, 2 * LONGER, piece, count);
-            if (r % 2 == 0) one = run_long(stream, once, LONGER, piece, count);
+            if (r % 2) one = run_long(stream, once, size, piece, count);
+            two = run_long(stream, twice, 2 * size, piece, count);
+            if (r % 2 == 0) one = run_long(stream, once, size, piece, count);
             ratios[r] = two / one;
             if (one < best) best = one;
         }
         f = bench_summary(ratios, (size_t)rounds);
     }
     printf("frame %s in pieces of %u: x%.2f [%.2f-%.2f] for twice the bytes, %.2f GB/s at best\n",
-           stream_names[stream], piece, f.median, f.low, f.high, (double)count * LONGER / best);
+           stream_names[stream], piece, f.median, f.low, f.high, (double)count * size / best);
     fflush(stdout);
     return f.median;
 }
@@ -172,13 +178,13 @@ int main(void)
 {
     static const uint32_t pieces[] = { 1, 2, 3, 7, 64, 1000, 8192 };
     int rounds = bench_quick() ? 25 : 75;
-    unsigned char *once = (unsigned char *)malloc(LONGER);
-    unsigned char *twice = (unsigned char *)malloc(2 * LONGER);
+    unsigned char *once = (unsigned char *)malloc(LONGEST);
+    unsigned char *twice = (unsigned char *)malloc(2 * LONGEST);
     double length_gbs = 0, worst = 0;
 
-    room = (unsigned char *)malloc(2 * LONGER);
+    room = (unsigned char *)malloc(2 * LONGEST);
     for (int s = 0; s < STREAMS; s++) {
-        descs[s].max_bytes = 2 * LONGER;
+        descs[s].max_bytes = 2 * LONGEST;
         descs[s].kind = IOCPNET_FRAME_DELIMITER;
         descs[s].delimiter_bytes = 2;
         memcpy(descs[s].delimiter, "\r\n", 2);
@@ -201,8 +207,6 @@ int main(void)
         }
     }
     for (int s = 0; s < STREAMS; s++) {
-        write_message(s, once, LONGER);
-        write_message(s, twice, 2 * LONGER);
         for (size_t i = 0; i < sizeof pieces / sizeof *pieces; i++) {
             double ratio = growth(s, pieces[i], rounds, once, twice);
             if (ratio > worst) worst = ratio;
