@@ -8339,6 +8339,7 @@ static bool iocpnet__conn_queue(iocpnet__conn *conn, bool own, const char *data,
             size -= part;
         }
     }
+    if (!size) return true;
     if (!iocpnet__copy_out(pool, data, size, !own, &first, &last)) {
         iocpnet__queue_give_list(conn, first);
         return false;

@@ -3,7 +3,8 @@
 # the yardstick and of what the kit promises. QUICK=1 takes under a minute and is rougher.
 #
 # The parts can be run alone: the programs FOLDER/bench/bench_*.exe, and the scripts requests.sh,
-# pairs.sh and idle.sh, which work with any echo server that prints "listening on ADDRESS:PORT".
+# pairs.sh, bounds.sh and idle.sh, which work with any echo server that prints
+# "listening on ADDRESS:PORT".
 # Exit code 1 when a part did not run; a promise that was missed is shown, not more, since a busy
 # machine can do that.
 
@@ -16,10 +17,14 @@ kit="$folder/examples/echo_server.exe --threads 1"
 idle="$folder/examples/echo_server.exe --zero-byte --max-connections 20000"
 quick=()
 pairs=(--pairs 8 --seconds 1.5 --warmup-ms 300)
+many=(--connections 1000 --no-control --pairs 4 --seconds 2 --warmup-ms 500)
+bounds=()
 connections=10000
 if [ -n "${QUICK:-}" ] && [ "$QUICK" != 0 ]; then
     quick=(--quick)
     pairs=(--pairs 3 --seconds 0.3 --no-control)
+    many=(--connections 1000 --no-control --pairs 1 --seconds 0.4 --warmup-ms 200)
+    bounds=(--bounds '0 8' --no-requests --rounds 1 --seconds 0.4 --warmup-ms 100)
     connections=5000
 fi
 out=$bench_out/out
@@ -55,8 +60,12 @@ echo "== pool: the kit's beside the heap and a free list"
 part pool program bench_pool
 echo "== echo in one process"
 part echo program bench_echo
+echo "== framing"
+part frame program bench_frame
+echo "== calls with a connection's name"
+part conn program bench_conn
 if ! command -v gcc >/dev/null; then
-    echo "left out: requests, pairs, idle (the load generator needs gcc)"
+    echo "left out: requests, pairs, bounds, idle (the load generator needs gcc)"
     exit $((${#failed[@]} > 0))
 fi
 echo "== requests to Wine's server: the yardstick"
@@ -69,13 +78,18 @@ echo "== requests: the kit"
 part requests_kit bench/requests.sh "${quick[@]}" --names --name echo_server $kit
 echo "== throughput, 64 connections, beside the yardstick"
 part pairs bench/pairs.sh "${pairs[@]}" $raw "$kit"
+echo "== throughput, 1,000 connections, beside the yardstick"
+part many bench/pairs.sh "${many[@]}" $raw "$kit"
+echo "== what the bound of operations in place costs and gives"
+part bounds bench/bounds.sh "${bounds[@]}" $raw "$kit"
 echo "== memory of idle connections"
 part idle bench/idle.sh --connections $connections $idle
 
-# field PART WORD: what stands behind a word in the last line of a part
+# field PART WORD [BEGIN]: what stands behind a word in the last line of a part, or in the last that
+# begins so
 field()
 {
-    tail -n 1 "$out/$1.txt" 2>/dev/null | awk -v word="$2" \
+    grep "^${3:-}" "$out/$1.txt" 2>/dev/null | tail -n 1 | tr -d '\r' | awk -v word="$2" \
         '{ for (i = 1; i < NF; i++) if ($i == word) { print $(i + 1); exit } }'
 }
 
@@ -106,6 +120,13 @@ row 'requests per echo, saturated' "$r" "$(field requests_kit saturated)" \
 row 'requests per connect, echo, close' "$(field requests_raw connection)" \
     "$(field requests_kit connection)" 22 most
 row 'throughput by the yardstick, 64 connections' 1 "$(field pairs ratio)" 0.95 least
+row 'throughput by the yardstick, 1,000' 1 "$(field many ratio)" 0.95 least
+row 'throughput by the yardstick, bound 0' 1 "$(field bounds throughput 'bounds 0 ')" 0.95 least
+row 'p99 by p50 of 64 connections, bound 0' "$(field bounds yardstick_spread 'bounds 0 ')" \
+    "$(field bounds spread 'bounds 0 ')" 3 most
+row 'GB/s cut into messages of 64 bytes' - "$(field frame length_gbs 'frame length_gbs')" 1 least
+row 'time of twice the bytes, in any pieces' - "$(field frame growth 'frame length_gbs')" 2.2 most
+row "ns of a call with a connection's name" - "$(field conn most 'conn other')" 25 most
 row 'KiB per idle connection, zero-byte receive' - "$(field idle kib_per_connection)" 0.5 most
 grep -h '^promise' "$out/pool.txt"
 if [ ${#failed[@]} -gt 0 ]; then

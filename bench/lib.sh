@@ -143,3 +143,27 @@ median()
     printf '%s\n' "$@" | sort -g |
         awk '{ v[NR] = $1 } END { print (v[int((NR + 1) / 2)] + v[int(NR / 2) + 1]) / 2 }'
 }
+
+least()
+{
+    printf '%s\n' "$@" | sort -g | head -n 1
+}
+
+most()
+{
+    printf '%s\n' "$@" | sort -g | tail -n 1
+}
+
+# bench_rate PORT LOAD-ARGUMENT ...: echoes per second, and the median and the 99th percentile of
+# their time in microseconds. A load that failed counts as nothing served.
+bench_rate()
+{
+    local port=$1 line
+    shift
+    line=$(run_load --port "$port" "$@" 2>&1)
+    if [ "$(value errors "$line")" != 0 ]; then
+        echo 0 0 0
+    else
+        echo "$(value ops_per_s "$line") $(value p50_us "$line") $(value p99_us "$line")"
+    fi
+}

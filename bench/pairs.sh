@@ -12,7 +12,8 @@
 #   --size BYTES     [64]      --no-control
 #   --mode echo|connect        [echo]
 #
-# Prints each pair, then: pairs A B ratio M [least-most] (N), the ratio being B's rate by A's.
+# Prints each pair, then: pairs A B ratio M [least-most] (N) p50_us A B p99_us A B, the ratio being
+# B's rate by A's, and the rest the medians of what load saw between a message and its echo.
 
 . "$(dirname "$0")/lib.sh"
 
@@ -45,34 +46,36 @@ name_a=$(basename "${a[0]}" .exe) name_b=$(basename "${b[0]}" .exe)
 
 rate()
 {
-    local line
-    line=$(run_load --port "$1" --mode "$mode" --connections "$connections" \
-        --size "$size" --seconds "$seconds" --warmup-ms "$warmup_ms" 2>&1)
-    if [ "$(value errors "$line")" = 0 ]; then value ops_per_s "$line"; else echo 0; fi
+    bench_rate "$1" --mode "$mode" --connections "$connections" --size "$size" \
+        --seconds "$seconds" --warmup-ms "$warmup_ms"
 }
 
 # compare LABEL PORT-A PORT-B: A B B A, then B A A B, and so on: a drift within a pair cancels
 compare()
 {
-    local label=$1 i turn order ratio ratios=() a b r
+    local label=$1 i turn order ratio ratios=() a b r half tail
+    local half_a=() half_b=() tail_a=() tail_b=()
     for ((i = 1; i <= pairs; i++)); do
         a=0 b=0 order='a b b a'
         ((i % 2)) || order='b a a b'
         for turn in $order; do
             if [ $turn = a ]; then
-                # A load that failed counts as nothing served.
-                r=$(rate "$2") && a=$((a + r))
+                read -r r half tail <<<"$(rate "$2")"
+                a=$((a + r)) half_a+=("$half") tail_a+=("$tail")
             else
-                r=$(rate "$3") && b=$((b + r))
+                read -r r half tail <<<"$(rate "$3")"
+                b=$((b + r)) half_b+=("$half") tail_b+=("$tail")
             fi
         done
         ratio=$(awk -v a=$a -v b=$b 'BEGIN { printf "%.3f", (a > 0 ? b / a : 0) }')
         ratios+=("$ratio")
         echo "  pair $i: $((a / 2)) and $((b / 2)) per second, ratio $ratio"
     done
-    printf 'pairs %s ratio %.3f [%.3f-%.3f] (%d)\n' "$label" "$(median "${ratios[@]}")" \
-        "$(printf '%s\n' "${ratios[@]}" | sort -g | head -n 1)" \
-        "$(printf '%s\n' "${ratios[@]}" | sort -g | tail -n 1)" "$pairs"
+    printf 'pairs %s ratio %.3f [%.3f-%.3f] (%d) p50_us %.0f %.0f p99_us %.0f %.0f\n' "$label" \
+        "$(median "${ratios[@]}")" \
+        "$(least "${ratios[@]}")" "$(most "${ratios[@]}")" "$pairs" \
+        "$(median "${half_a[@]}")" "$(median "${half_b[@]}")" \
+        "$(median "${tail_a[@]}")" "$(median "${tail_b[@]}")"
 }
 
 bench_pin
