@@ -6617,7 +6617,7 @@ struct iocpnet__conn {
     bool reasoned : 1, receiving : 1, zero : 1, finished : 1, shut : 1, closed : 1;
     bool disconnecting : 1, starved : 1, paused : 1, opened : 1, more : 1, skip : 1, awaits : 1;
     bool gone : 1, dialing : 1, late : 1, ready : 1, showing : 1, leaving : 1, cancelled : 1;
-    bool locked : 1, ending : 1, ticked : 1, alone : 1, sure : 1;
+    bool locked : 1, ending : 1, asked : 1, alone : 1, sure : 1;
     unsigned char peer[28];
 };
 
@@ -7724,8 +7724,8 @@ static void iocpnet__conn_obey(iocpnet__conn *conn, int32_t bits)
     if (bits & IOCPNET__RESULTS) iocpnet__conn_results(conn, bits);
     if (bits & IOCPNET__READ_ON) conn->received_ms = iocpnet__now_32();
     if (bits & IOCPNET__SHUTDOWN) conn->ending = true;
-    conn->ticked = (bits & IOCPNET__RETRY) != 0;
-    if (conn->ticked) {
+    if (bits & IOCPNET__RETRY) {
+        conn->asked = false;
         iocpnet__conn_starve(conn, false);
         if (conn->timed == 2 && !conn->closed)
             iocpnet__conn_time(conn, iocpnet__conn_waits(conn) ? 1 : 0);
@@ -7788,12 +7788,12 @@ static void iocpnet__conn_tell_drain(iocpnet__conn *conn)
     if (iocpnet__filter_begins(conn)) return;  // on.open comes first
     if (iocpnet__load(&conn->queued) > (int32_t)(desc->send_limit_bytes / 2)) return;
     if (iocpnet__load(&conn->refused) == IOCPNET__BY_PROCESS &&
-        (!conn->ticked || iocpnet__load64(&account->left) < account->limit / 2)) {
-        // Nothing of its own will wake it; and half the room may be too little for what it sends,
-        // so this is asked once a tick.
-        iocpnet__conn_time(conn, 2);
+        (conn->asked || iocpnet__load64(&account->left) < account->limit / 2)) {
+        iocpnet__conn_time(conn, 2);  // nothing of its own will wake it
         return;
     }
+    // Half the room may be too little for what it sends: then it is asked once a tick.
+    conn->asked = iocpnet__load(&conn->refused) == IOCPNET__BY_PROCESS;
     iocpnet__exchange(&conn->refused, 0);
     if (desc->on.drain) desc->on.drain(iocpnet__conn_name(conn));
     iocpnet__conn_flush(conn);
