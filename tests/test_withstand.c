@@ -258,7 +258,7 @@ static void slow_and_silent_clients_meet_a_limit(void)
         iocpnet_reason reason;
     } kinds[] = { { "idle_ms", 150, 0, 4096, 400, IOCPNET_CLOSED_TIMEOUT },
                   { "read_ms", 0, 150, 4096, 400, IOCPNET_CLOSED_TIMEOUT },
-                  { "the framer's limit", 500, 500, 20, 20, IOCPNET_CLOSED_PROTOCOL } };
+                  { "the framer's limit", 5000, 5000, 20, 20, IOCPNET_CLOSED_PROTOCOL } };
     int k, count = t_size(50, 1000);
     lines.kind = IOCPNET_FRAME_DELIMITER;
     lines.delimiter[0] = '\n';
@@ -280,7 +280,7 @@ static void slow_and_silent_clients_meet_a_limit(void)
         peer_start(&thread, be_good, &good);
         AWAIT(good.rounds > 3, PEER_MS);
         good.worst_ms = 0;
-        trickle(count, kinds[k].every_ms, 8000, &left);
+        trickle(count, kinds[k].every_ms, 30000, &left);
         CHECK_EQ(left, 0);
         AWAIT(closed == count, PEER_MS);
         CHECK_EQ(reasons[kinds[k].reason], count);
@@ -464,7 +464,7 @@ static void churn(void *user)
 static void no_name_reaches_a_foreign_stream(void)
 {
     static peer_thread senders[SENDERS], churners[CHURNERS];
-    int i, count = t_size(400, 20000);
+    int i, count = t_size(200, 10000);
     uint64_t began = GetTickCount64();
     prepare();
     memset((void *)names, 0, sizeof names);
