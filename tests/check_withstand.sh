@@ -94,12 +94,11 @@ def quantile(values, part):
     return sorted(values)[min(len(values) - 1, int(len(values) * part))]
 
 
-def silent(count, more_ms):
+def crowd_of_silent(count):
     """A crowd connects and says nothing, in tens; a good client after each ten, and one after the
-    other until the crowd is gone. (One behind a whole crowd waits for that to be accepted.)"""
-    for i in range(20):
-        serve_one()
-    before = [serve_one() for i in range(100)]
+    other until the crowd is gone. (One behind a whole crowd waits for that to be accepted.) Returns
+    median, 99 of 100 and the worst of the good ones' ms, meanwhile and before."""
+    before = [serve_one() for i in range(200)]
     poll, crowd, during, began = select.epoll(), {}, [], time.time()
     for i in range(count):
         s = connect(i)
@@ -122,9 +121,16 @@ def silent(count, more_ms):
     said('%d silent clients, connected in %.1f s, all gone after %.1f s; %d good ones meanwhile, '
          'in ms: %.1f median, %.1f of 99 in 100, %.1f worst; before: %.1f, %.1f, %.1f'
          % tuple([count, connected, time.time() - began, len(during)] + figures[0] + figures[1]))
-    # One in a hundred may meet with something else that this machine has to do.
-    require(figures[0][1] <= figures[1][1] + more_ms, 'good clients waited too long')
-    require(figures[0][2] <= figures[1][2] + 10 * more_ms, 'a good client waited far too long')
+    return figures
+
+
+def silent(count, more_ms):
+    """Three tries: this machine may have had other things to do. One in a hundred may wait more."""
+    for i in range(3):
+        during, before = crowd_of_silent(count)
+        if during[1] <= before[1] + more_ms and during[2] <= before[2] + 5 * more_ms:
+            return
+    sys.exit('good clients waited too long')
 
 
 class Pace(threading.Thread):
@@ -142,11 +148,17 @@ class Pace(threading.Thread):
                 began, message = time.time(), os.urandom(1000)
                 s.sendall(message)
                 require(receive(s, 1000) == message, 'wrong bytes')
-                self.times.append((time.time() - began) * 1000)
+                self.times.append((began, (time.time() - began) * 1000))
                 time.sleep(0.005)
             s.close()
         except (OSError, SystemExit) as error:
             self.failed = repr(error)
+
+
+def pace_of(paces, start, end):
+    """Median and worst of the echoes begun in a time, in ms, and how many a second."""
+    times = [ms for pace in paces for began, ms in pace.times if start <= began < end]
+    return quantile(times, 0.5), max(times), len(times) / (end - start)
 
 
 def never_read(count, gib, limit_kib):
@@ -154,34 +166,31 @@ def never_read(count, gib, limit_kib):
     block = os.urandom(1048573)  # a prime: no shift by a page or a buffer goes unseen
     twice = block + block
     paces = [Pace() for i in range(4)]
+    calm = time.time()
     time.sleep(1.5)
-    marks, most, began = [len(pace.times) for pace in paces], kib(), time.time()
-    before = most
+    began = time.time()
+    before = most = kib()
     crowd = {}
     poll = select.epoll()
     for i in range(count):
         s = connect(i)
         crowd[s.fileno()] = [s, 0, 0, i * 7919]  # sent, got, where in the block it begins
         poll.register(s, select.EPOLLOUT)
-    last = time.time()
-    while time.time() - last < 1.5:  # nobody's bytes were taken for so long
+    stuck = time.time()  # the last time that anybody's bytes were taken
+    while time.time() - stuck < 2.5:
         for number, event in poll.poll(0.1):
             one = crowd[number]
             start = (one[1] + one[3]) % len(block)
             size = min(65536, (gib << 30) - one[1])
             try:
                 one[1] += one[0].send(memoryview(twice)[start:start + size])
-                last = time.time()
+                stuck = time.time()
             except BlockingIOError:
                 pass
             if one[1] == gib << 30:
                 poll.unregister(number)
         most = max(most, kib())
-    seconds, sent = time.time() - began, sum(one[1] for one in crowd.values())
-    stuck = time.time()
-    time.sleep(1)  # with all of them stuck
-    most = max(most, kib())
-    ends, paused = [len(pace.times) for pace in paces], counters()['count']['reads_paused']
+    sent, paused = sum(one[1] for one in crowd.values()), counters()['count']['reads_paused']
     poll.close()
     for one in crowd.values():
         one[0].shutdown(socket.SHUT_WR)
@@ -209,22 +218,19 @@ def never_read(count, gib, limit_kib):
         pace.quit = True
         pace.join()
         require(not pace.failed, 'a good client: %s' % pace.failed)
-    first = [ms for pace, mark in zip(paces, marks) for ms in pace.times[:mark]]
-    meanwhile = [ms for pace, mark, end in zip(paces, marks, ends) for ms in pace.times[mark:end]]
-    pace_before = len(first) / 1.5
-    pace_meanwhile = len(meanwhile) / (time.time() - began - (time.time() - reading))
     said('%d clients that never read, %d GiB each to send: %d MiB were taken in %.1f s, reading '
          'was paused %d times; the server grew by %.1f MiB of %.1f; all bytes came back in %.1f s'
-         % (count, gib, sent >> 20, seconds - 1.5, paused, (most - before) / 1024,
+         % (count, gib, sent >> 20, stuck - began, paused, (most - before) / 1024,
             limit_kib / 1024, time.time() - reading))
-    said('4 others meanwhile: an echo in %.2f ms at the median, %.1f ms at most, %.0f a second; '
-         'before: %.2f ms, %.1f ms, %.0f a second'
-         % (quantile(meanwhile, 0.5), max(meanwhile), pace_meanwhile, quantile(first, 0.5),
-            max(first), pace_before))
+    figures = pace_of(paces, calm, began), pace_of(paces, stuck, reading)
+    said('4 others beside them, an echo in %.2f ms at the median, %.1f ms at most, %.0f a second; '
+         'before: %.2f ms, %.1f ms, %.0f a second; while the crowd\'s bytes came: %.2f ms, %.1f ms, '
+         '%.0f a second' % (figures[1] + figures[0] + pace_of(paces, began, stuck)))
     require(paused >= count, 'reading was paused only %d times' % paused)
     require(sent < count * (32 << 20), 'more was taken than buffers explain')
     require(most - before <= limit_kib, 'the server grew by %d KiB' % (most - before))
-    require(max(meanwhile) <= max(first) + 500, 'another client waited %.1f ms' % max(meanwhile))
+    require(figures[1][0] <= figures[0][0] + 20, 'the others have lost their pace')
+    require(figures[1][1] <= figures[0][1] + 1000, 'another client waited for those that are stuck')
 
 
 def exchange(crowd, message, opening):
@@ -343,7 +349,7 @@ PYTHON
 # run SCENE ARGUMENTS...
 run()
 {
-    check "$1" timeout -s KILL "$(size 60 900)" python3 "$work/clients.py" "$port" "$pid" "$out" "$@"
+    check "$1" timeout -s KILL "$(size 120 900)" python3 "$work/clients.py" "$port" "$pid" "$out" "$@"
 }
 
 # Wine's server is other programs' too where tests run side by side: looked at only if alone.
@@ -353,12 +359,13 @@ count=$(size 500 2000) reap=$(size 1000 3000)
 begin "$count silent clients are reaped, good ones are served beside them"
 start echo_server --idle-ms "$reap"
 run silent "$count" 100
-stop "count['closed_timeout'] == $count"
+stop "count['closed_timeout'] in ($count, 2 * $count, 3 * $count)"
 
 begin "the same where accepts take the first data"
 start echo_server --accept-data "$reap" --idle-ms "$reap"
 run silent "$count" 100
-stop "count['accepts_reaped'] + count['closed_timeout'] == $count and count['accepts_reaped'] > 7"
+stop "(count['accepts_reaped'] + count['closed_timeout']) in ($count, 2 * $count, 3 * $count)
+and count['accepts_reaped'] > 7"
 
 # Of each: what may be queued, a buffer to receive into; and 4 MiB for what Wine itself makes.
 count=$(size 10 50)

@@ -259,7 +259,7 @@ static void slow_and_silent_clients_meet_a_limit(void)
     } kinds[] = { { "idle_ms", 150, 0, 4096, 400, IOCPNET_CLOSED_TIMEOUT },
                   { "read_ms", 0, 150, 4096, 400, IOCPNET_CLOSED_TIMEOUT },
                   { "the framer's limit", 5000, 5000, 20, 20, IOCPNET_CLOSED_PROTOCOL } };
-    int k, count = t_size(50, 1000);
+    int k, count = t_size(40, 1000);
     lines.kind = IOCPNET_FRAME_DELIMITER;
     lines.delimiter[0] = '\n';
     lines.delimiter_bytes = 1;
@@ -464,7 +464,7 @@ static void churn(void *user)
 static void no_name_reaches_a_foreign_stream(void)
 {
     static peer_thread senders[SENDERS], churners[CHURNERS];
-    int i, count = t_size(200, 10000);
+    int i, count = t_size(100, 5000);
     uint64_t began = GetTickCount64();
     prepare();
     memset((void *)names, 0, sizeof names);
@@ -521,7 +521,7 @@ static void hammer(void *user)
 // Law 7.
 static void it_stops_under_load_with_any_number_of_workers(void)
 {
-    int round, rounds = t_size(32, 1000), before = 0;
+    int round, rounds = t_size(24, 1000), before = 0;
     uint64_t began = GetTickCount64(), worst = 0;
     for (round = 0; round < rounds; round++) {
         peer_thread threads[4];

@@ -68,8 +68,8 @@ judge()
     echo "$passed $failed $skipped" >"$out/$1.sum"
     {
         flock -x 8
-        if [ -n "${FULL:-}" ]; then
-            echo "---- $1: $([ "$failed" = 0 ] && echo "$closing" || echo "failed${why:+ ($why)}")"
+        if [ -n "${FULL:-}" ]; then  # its output has been shown
+            [ "$failed" = 0 ] || echo "---- $1 failed${why:+ ($why)}"
         elif [ "$failed" = 0 ]; then
             echo "$closing"
         else
