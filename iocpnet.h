@@ -3325,6 +3325,10 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeou
     if (timers && iocp->on_due(worker) && error == WAIT_TIMEOUT) error = 0;
     if (iocpnet__load(&iocp->timed)) iocpnet__tick(iocp);
     if (iocpnet__load(&iocp->state)) iocpnet__stop_advance(iocp);
+    if (got && iocpnet__load(&iocp->state) == IOCPNET__STOPPED) {
+        // It may have taken several threads' wake-ups in one batch: pass one on.
+        IOCPNET_OS(PostQueuedCompletionStatus)(iocp->handle, 0, 0, NULL);
+    }
 
     worker->polling = false;
     IOCPNET_OS(TlsSetValue)(iocpnet__current.tls, NULL);
@@ -3359,9 +3363,6 @@ static DWORD WINAPI iocpnet__worker_main(void *parameter)
             iocpnet__op_post(iocp, op);
         }
     }
-
-    // This one may have taken several wake-ups in one batch: pass one on.
-    IOCPNET_OS(PostQueuedCompletionStatus)(iocp->handle, 0, 0, NULL);
     return 0;
 }
 
