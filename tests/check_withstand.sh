@@ -224,8 +224,8 @@ def never_read(count, gib, limit_kib):
             limit_kib / 1024, time.time() - reading))
     figures = pace_of(paces, calm, began), pace_of(paces, stuck, reading)
     said('4 others beside them, an echo in %.2f ms at the median, %.1f ms at most, %.0f a second; '
-         'before: %.2f ms, %.1f ms, %.0f a second; while the crowd\'s bytes came: %.2f ms, %.1f ms, '
-         '%.0f a second' % (figures[1] + figures[0] + pace_of(paces, began, stuck)))
+         'before: %.2f ms, %.1f ms, %.0f a second; while the crowd\'s bytes came: %.2f ms, '
+         '%.1f ms, %.0f a second' % (figures[1] + figures[0] + pace_of(paces, began, stuck)))
     require(paused >= count, 'reading was paused only %d times' % paused)
     require(sent < count * (32 << 20), 'more was taken than buffers explain')
     require(most - before <= limit_kib, 'the server grew by %d KiB' % (most - before))
@@ -310,8 +310,8 @@ def hold(count, rounds, wine):
         nothing_left(start)
         memory.append(kib())
         if i == 0:
-            said('%d connections opened in %.1f s and held, at %.2f KiB each (Wine\'s server %.2f); '
-                 'another echo on each in %.1f s; all closed after %.1f s'
+            said('%d connections opened in %.1f s and held, at %.2f KiB each '
+                 '(Wine\'s server %.2f); another echo on each in %.1f s; all closed after %.1f s'
                  % (count, opened, (held - start_kib) / count, wine_kib / count, echoes,
                     time.time() - began))
     said('descriptors: %d at the start, %d at the end; memory %.1f MiB at the start, %s at the end '
@@ -349,7 +349,8 @@ PYTHON
 # run SCENE ARGUMENTS...
 run()
 {
-    check "$1" timeout -s KILL "$(size 120 900)" python3 "$work/clients.py" "$port" "$pid" "$out" "$@"
+    check "$1" timeout -s KILL "$(size 120 900)" \
+        python3 "$work/clients.py" "$port" "$pid" "$out" "$@"
 }
 
 # Wine's server is other programs' too where tests run side by side: looked at only if alone.

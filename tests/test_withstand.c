@@ -100,8 +100,8 @@ static uint32_t lent(iocpnet_pool *pool)
     return stats.out;
 }
 
-// Connections and buffers that the listener's pools have lent. With all connections gone: 0, but for
-// the buffers that accepts with first data wait with.
+// What the listener's pools have lent: 0 with all connections gone. Without the buffers to receive
+// into, with which accepts wait that take first data.
 static uint32_t lent_all(void)
 {
     iocpnet__group *group = &listener->group;
