@@ -76,8 +76,8 @@ static void end(uint32_t deadline_ms)
     iocpnet_stats stats;
     uint64_t began = GetTickCount64();
     CHECK_ERR(iocpnet_iocp_stop(iocp, deadline_ms), 0);
-    // Half a second for the machine: it has two processors and other things to do.
-    CHECK(GetTickCount64() - began <= deadline_ms + 500);
+    // The rest is for the machine, which may have other things to do.
+    CHECK(GetTickCount64() - began <= deadline_ms + 2000);
     keep_worst(&worst_stop_ms, began);
     iocpnet_iocp_stats(iocp, &stats);
     CHECK_EQ(stats.connections, 0);
@@ -191,7 +191,7 @@ static void resets_leave_nothing_and_end_nothing(void)
         end(3000);
         if (round == 1) handles = peer_handles();
         if (round < 2) continue;
-        CHECK_EQ(peer_handles(), handles);
+        CHECK(peer_handles() <= handles);  // fewer: what the system keeps only for a while
         T_SAY("%d resets before, during and after the accept, %s first data: %d clients served "
               "meanwhile; %.1f s",
               count, with_data ? "with" : "without", served, seconds_since(began));
@@ -556,7 +556,7 @@ static void it_stops_under_load_with_any_number_of_workers(void)
         // By then the system has made what it keeps.
         if (round == 15) before = peer_handles();
     }
-    CHECK_EQ(peer_handles(), before);
+    CHECK(peer_handles() <= before);
     T_SAY("stopped %d times under load, with 1, 2, 4 and 8 workers: the longest took %u ms, the "
           "close "
           "after it %u ms at most; %.1f s",
