@@ -1,8 +1,9 @@
 @echo off
-rem build.bat [run | test | bench | examples | tests | check | format | clean]   with MSVC 2015 or later
+rem build.bat [run | test | full | bench | examples | tests | check | format | clean]   with MSVC 2015 or later
 rem
 rem   run       builds, starts the echo server, drives it with verified load, reports
 rem   test      builds everything and runs all tests; names behind it choose: build.bat test pool
+rem   full      the tests of what it must withstand at full size: minutes
 rem   bench     builds and runs the benchmarks
 rem   examples  only builds the examples (this is the default); tests only builds the tests
 rem   check     cl /analyze over header and examples
@@ -21,8 +22,8 @@ if "%ARCH%"=="" set ARCH=x64
 set out=build\msvc
 set failed=
 
-for %%t in (run test bench examples tests check format clean) do if "%target%"=="%%t" goto known
-echo build.bat: unknown target %target%; run, test, bench, examples, tests, check, format or clean
+for %%t in (run test full bench examples tests check format clean) do if "%target%"=="%%t" goto known
+echo build.bat: unknown target %target%; run, test, full, bench, examples, tests, check, format or clean
 exit /b 2
 :known
 
@@ -43,10 +44,12 @@ if "%target%"=="bench" for %%f in (bench\*.c) do call :compile bench %%f
 set flags=%flags% /DIOCPNET_DEBUG
 if "%target%"=="test" for %%f in (tests\test_*.c) do call :compile tests %%f
 if "%target%"=="tests" for %%f in (tests\test_*.c) do call :compile tests %%f
+if "%target%"=="full" for %%f in (tests\test_withstand.c tests\test_listener.c) do call :compile tests %%f
 if defined failed exit /b 1
 
 if "%target%"=="run" goto run
 if "%target%"=="test" goto test
+if "%target%"=="full" goto full
 if "%target%"=="bench" goto bench
 exit /b 0
 
@@ -56,6 +59,11 @@ exit /b %errorlevel%
 
 :test
 call tests\tools\run_tests.bat %out% %2 %3 %4 %5 %6 %7 %8 %9
+exit /b %errorlevel%
+
+:full
+set FULL=1
+call tests\tools\run_tests.bat %out% withstand listener
 exit /b %errorlevel%
 
 :bench

@@ -3337,6 +3337,10 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeou
     if (timers && iocp->on_due(worker) && error == WAIT_TIMEOUT) error = 0;
     if (iocpnet__load(&iocp->timed)) iocpnet__tick(iocp);
     if (iocpnet__load(&iocp->state)) iocpnet__stop_advance(iocp);
+    if (got && iocpnet__load(&iocp->state) == IOCPNET__STOPPED) {
+        // It may have taken several threads' wake-ups in one batch: pass one on.
+        IOCPNET_OS(PostQueuedCompletionStatus)(iocp->handle, 0, 0, NULL);
+    }
 
     worker->polling = false;
     IOCPNET_OS(TlsSetValue)(iocpnet__current.tls, NULL);
@@ -3371,9 +3375,6 @@ static DWORD WINAPI iocpnet__worker_main(void *parameter)
             iocpnet__op_post(iocp, op);
         }
     }
-
-    // This one may have taken several wake-ups in one batch: pass one on.
-    IOCPNET_OS(PostQueuedCompletionStatus)(iocp->handle, 0, 0, NULL);
     return 0;
 }
 
@@ -8551,23 +8552,34 @@ static iocpnet__conn *iocpnet__name_row(iocpnet_iocp *iocp, uint32_t i)
     return NULL;
 }
 
+enum {
+    IOCPNET__LATE_LEAST = 64,  // late connections asked in one tick, at least
+    IOCPNET__LATE_PART = 64    // and of so many names one: a crowd is through after so many ticks
+};
+
 // Asks every connection of an iocp that is late, or waits for the tick, or all of them (stop).
-// What it reads of a running one is of a moment ago, which is as good.
-static void iocpnet__conn_each(iocpnet_iocp *iocp, int32_t stop_bits)
+// What it reads of a running one is of a moment ago, which is as good. Of a crowd that is late
+// together some are asked, so that nobody else waits behind all of them; true: others are left.
+static bool iocpnet__conn_each(iocpnet_iocp *iocp, int32_t stop_bits)
 {
     uint32_t count = (uint32_t)iocpnet__load(&iocpnet__name_count);
+    uint32_t room = count / IOCPNET__LATE_PART;
+    uint32_t late = 0;
     uint32_t i;
+
+    if (room < IOCPNET__LATE_LEAST) room = IOCPNET__LATE_LEAST;
 
     for (i = 1; i <= count; i++) {
         iocpnet__conn *conn = iocpnet__name_row(iocp, i);
         int32_t bits = stop_bits;
 
         if (!conn) continue;
-        if (iocpnet__conn_is_late(conn)) bits |= IOCPNET__LATE;
+        if (iocpnet__conn_is_late(conn) && late++ < room) bits |= IOCPNET__LATE;
         if (conn->timed == 2) bits |= IOCPNET__RETRY;
         if (bits) iocpnet__conn_signal(conn, bits);
         iocpnet__name_leave(conn, false);
     }
+    return late > room;
 }
 
 // Memory has been short for a second: the connection on which nothing has moved for longest is
@@ -8619,7 +8631,7 @@ static void iocpnet__server_stop(iocpnet_iocp *iocp, bool abort)
             iocpnet__store(&group->closed, 1);
         }
     }
-    iocpnet__conn_each(iocp, abort ? IOCPNET__STOP_NOW : IOCPNET__STOP);
+    (void)iocpnet__conn_each(iocp, abort ? IOCPNET__STOP_NOW : IOCPNET__STOP);
 }
 
 // Deadlines are looked at eight times while the shortest of them passes, and at most once a tick;
@@ -8627,6 +8639,7 @@ static void iocpnet__server_stop(iocpnet_iocp *iocp, bool abort)
 static void iocpnet__server_tick(iocpnet_iocp *iocp, uint64_t now)
 {
     iocpnet__group *group;
+    bool more;
 
     for (group = iocpnet__first_group(iocp); group; group = group->next) {
         if (group->listener) iocpnet__listener_tick(group->listener, now);
@@ -8637,8 +8650,8 @@ static void iocpnet__server_tick(iocpnet_iocp *iocp, uint64_t now)
         iocpnet__conn_shed(iocp);
     }
     if (!iocpnet__load(&iocp->hurried) && (int64_t)now < iocp->sweep_due) return;
-    iocp->sweep_due = (int64_t)now + iocpnet__load(&iocp->sweep_ms);
-    iocpnet__conn_each(iocp, 0);
+    more = iocpnet__conn_each(iocp, 0);
+    iocp->sweep_due = (int64_t)now + (more ? 0 : iocpnet__load(&iocp->sweep_ms));
 }
 
 static void iocpnet__connector_free(iocpnet_connector *connector)

@@ -25,18 +25,10 @@ resident()
     awk '$1 == "VmRSS:" { print $2 }' "/proc/$1/status"
 }
 
-wine_server_pid()
-{
-    local process
-    for process in $(wine_left); do
-        [[ $(readlink "/proc/$process/exe") == *wineserver* ]] && echo "$process"
-    done
-}
-
 bench_begin
 server_start idle "$@"
 "$load" --port "$server_port" --count 10 >/dev/null || bench_die "the server does not answer"
-wine_pid=$(wine_server_pid | head -n 1)
+wine_pid=$(wine_server_pid)
 before=$(resident "$server_pid")
 wine_before=$(resident "${wine_pid:-self}")
 

@@ -2,121 +2,12 @@
 # The echo server from outside, with clients that are not ours: nc and python3 on Linux. SIZE=n
 # sends n MiB in the long stream [256]; FULL=1 sends 1 GiB.
 
-cd "$(dirname "$0")/.." || exit 1
-. tests/tools/wine.sh
+. "$(dirname "$0")/tools/t.sh"
+t_begin echo echo_server
+command -v nc >/dev/null || { echo "FAIL echo: nc is not here"; exit 1; }
 
-size=${SIZE:-256}
-[ -n "${FULL:-}" ] && size=1024
-server=${T_BUILD:-build/x64}/examples/echo_server.exe
-work=${T_BUILD:-build/x64}/echo
-rm -rf "$work"
-mkdir -p "$work"
-
-tests=0 checks=0 failed=0 bad=0
-pid='' port=''
-
-finish()
-{
-    if [ -n "$pid" ]; then
-        kill -INT "$pid" 2>/dev/null
-        sleep 0.2
-        kill -KILL "$pid" 2>/dev/null
-    fi
-    rm -rf "$work"
-    wine_end
-}
-
-for needed in "$server" "$(command -v python3 || echo python3)" "$(command -v nc || echo nc)"; do
-    [ -e "$needed" ] && continue
-    echo "FAIL echo: $needed is not here"
-    exit 1
-done
-wine_begin || { echo "FAIL echo: no wine"; exit 1; }
-trap finish EXIT
-
-# test NAME: what follows belongs to it
-begin()
-{
-    settle
-    name=$1 bad=0
-    tests=$((tests + 1))
-}
-
-settle()
-{
-    [ $bad -gt 0 ] && failed=$((failed + 1))
-    bad=0
-}
-
-# check TEXT COMMAND...: the command must succeed
-check()
-{
-    local text=$1
-    shift
-    checks=$((checks + 1))
-    "$@" && return
-    bad=$((bad + 1))
-    echo "$name: $text"
-    return 1
-}
-
-# Starts the server with these options on a port of the system's choice. Sets pid and port.
-start()
-{
-    local tries
-    : >"$work/out"  # now: the one in the background may be late, and the old text be read
-    wine_exec "$server" --port 0 "$@" </dev/null >"$work/out" 2>"$work/err" &
-    pid=$!
-    for tries in $(seq 200); do
-        port=$(sed -n '1s/^listening on 127\.0\.0\.1:\([0-9]*\)\r*$/\1/p' "$work/out")
-        [ -n "$port" ] && return
-        kill -0 "$pid" 2>/dev/null || break
-        sleep 0.05
-    done
-    check "the server does not listen: $(head -n 3 "$work/out" "$work/err")" false
-}
-
-# Ctrl-C; the exit code is the server's, the last line of its output its counters.
-stop()
-{
-    kill -INT "$pid" 2>/dev/null
-    ended
-}
-
-ended()
-{
-    local tries code
-    for tries in $(seq 200); do
-        kill -0 "$pid" 2>/dev/null || break
-        sleep 0.05
-    done
-    if kill -0 "$pid" 2>/dev/null; then
-        kill -KILL "$pid"
-        pid=
-        check "the server does not end" false
-        return
-    fi
-    wait "$pid"
-    code=$?
-    pid=
-    check "exit code $code" [ $code = 0 ]
-    check "its last line: $(tail -n 1 "$work/out")" counters
-}
-
-# The final counters are one line of JSON, and nothing is pending.
-counters()
-{
-    tail -n 1 "$work/out" | python3 -c '
-import json, sys
-line = json.loads(sys.stdin.read())
-wrong = [key for key in ("pending_all", "connections", "timers") if line[key]]
-wrong += [kind for kind, n in line["pending"].items() if n]
-if line.get("opened", 0) != line.get("closed", 0):
-    wrong.append("opened %s, closed %s" % (line.get("opened"), line.get("closed")))
-if not line.get("final", True):
-    wrong.append("final")
-sys.exit(", ".join(wrong) if wrong else 0)'
-}
+mib=$(size "${SIZE:-256}" 1024)
+server=$build/examples/echo_server.exe
 
 # stream MIB CONNECTIONS: what comes back is compared byte for byte, at its place in the stream.
 stream()
@@ -218,7 +109,7 @@ END
 
 one_line_with()
 {
-    [ "$(wc -l <"$work/err")" = 1 ] && grep -qE "$1" "$work/err"
+    [ "$(wc -l <"$work/said.err")" = 1 ] && grep -qE "$1" "$work/said.err"
 }
 
 # fails CODE OPTIONS...: the server ends by itself with this exit code
@@ -226,21 +117,21 @@ fails()
 {
     local want=$1 code
     shift
-    (wine_exec "$server" "$@") </dev/null >"$work/out" 2>"$work/err"
+    (wine_exec "$server" "$@") </dev/null >"$work/said" 2>"$work/said.err"
     code=$?
     check "$*: exit code $code, not $want" [ $code = "$want" ]
 }
 
 begin "nc gets its bytes back"
-start
+start echo_server
 printf 'hello from nc\n' | timeout 10 nc -N 127.0.0.1 "$port" >"$work/nc" 2>/dev/null
 check "nc got: $(head -c 100 "$work/nc")" cmp -s "$work/nc" <(printf 'hello from nc\n')
 head -c 3000000 /dev/urandom >"$work/blob"
 timeout 20 nc -N 127.0.0.1 "$port" <"$work/blob" >"$work/nc" 2>/dev/null
 check "three million bytes differ" cmp -s "$work/nc" "$work/blob"
 
-begin "a long stream comes back byte for byte ($size MiB)"
-check "the stream" stream "$size"
+begin "a long stream comes back byte for byte ($mib MiB)"
+check "the stream" stream "$mib"
 
 begin "32 streams at once come back byte for byte"
 check "the streams" stream 64 32
@@ -249,7 +140,7 @@ begin "Ctrl-C without load: nothing is pending"
 stop
 
 begin "Ctrl-C under load drains and prints counters with nothing pending"
-start
+start echo_server
 load 4 2>"$work/load" &
 loading=$!
 sleep 1.5
@@ -261,32 +152,22 @@ begin "every setting that changes how bytes move"
 for option in --zero-byte "--accept-data 2000" --no-skip "--batch 1" "--inline 0" "--inline 100" \
     --sndbuf-0 "--recvs 4" "--iocps 3" --reuse --no-pool-cache "--threads 1" "--accepts 1:2"; do
     name="with $option"
-    start $option || continue
+    start echo_server $option || continue
     check "the streams" stream 8 8
     stop
 done
 
 begin "a taken port is one line with the error's name, exit code 1"
-start
-taken=$port first=$pid
-cp "$work/out" "$work/first"
-fails 1 --port "$taken"
-check "it says: $(head -n 3 "$work/err")" one_line_with '(10048 WSAEADDRINUSE|10013 WSAEACCES)'
-cp "$work/first" "$work/out"
-pid=$first
-port=$taken
+start echo_server
+fails 1 --port "$port"
+check "it says: $(head -n 3 "$work/said.err")" one_line_with '(10048 WSAEADDRINUSE|10013 WSAEACCES)'
 check "the first one still serves" stream 1
 
 begin "it stays when standard input is closed or at its end"
 kill -INT "$pid" && wait "$pid"
-wine_exec "$server" --port 0 <&- >"$work/out" 2>"$work/err" &
+wine_exec "$server" --port 0 <&- >"$out" 2>"$out.err" &
 pid=$!
-port=
-for tries in $(seq 200); do
-    port=$(sed -n '1s/^listening on 127\.0\.0\.1:\([0-9]*\)\r*$/\1/p' "$work/out")
-    [ -n "$port" ] && break
-    sleep 0.05
-done
+listening
 sleep 0.3
 check "it has ended" kill -0 "$pid"
 check "it does not serve" stream 1
@@ -294,13 +175,13 @@ stop
 
 begin "a bad address is one line, exit code 1"
 fails 1 --host 999.1.1.1
-check "it says: $(head -n 3 "$work/err")" one_line_with '[0-9]+ [A-Z_]+ '
+check "it says: $(head -n 3 "$work/said.err")" one_line_with '[0-9]+ [A-Z_]+ '
 
 begin "an unknown option or a bad value is one line and the usage, exit code 2"
 for options in --nonsense "--port x" "--port 70000" "--port" "--accepts 5:2" "--batch 0" extra; do
     fails 2 $options
-    check "$options: nothing on stderr" [ -s "$work/err" ]
-    check "$options: no usage" grep -q -- '--host' "$work/err"
+    check "$options: nothing on stderr" [ -s "$work/said.err" ]
+    check "$options: no usage" grep -q -- '--host' "$work/said.err"
 done
 
 begin "--help and /help tell the options, exit code 0"
@@ -309,17 +190,17 @@ for option in --help /help; do
     for word in --host --port --threads --seconds --stats-ms --max-connections --send-limit \
         --idle-ms --accepts --zero-byte --accept-data --no-skip --batch --inline --recvs --iocps \
         --sndbuf-0 --reuse --no-pool-cache; do
-        check "$option does not tell $word" grep -q -- "$word" "$work/out"
+        check "$option does not tell $word" grep -q -- "$word" "$work/said"
     done
 done
 
 begin "--seconds ends it by itself, with its counters"
-start --seconds 1
+start echo_server --seconds 1
 check "the stream" stream 1
 ended
 
 begin "--idle-ms closes who says nothing"
-start --idle-ms 300
+start echo_server --idle-ms 300
 check "the client was not closed" python3 -c '
 import socket, sys
 s = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
@@ -330,9 +211,4 @@ except ConnectionResetError:
     pass' "$port"
 stop
 
-settle
-if [ $failed -gt 0 ]; then
-    echo "FAIL echo: $failed of $tests tests failed"
-    exit 1
-fi
-echo "PASS echo: $tests tests, $checks checks, 0 skipped"
+t_end

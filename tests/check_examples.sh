@@ -3,134 +3,29 @@
 # servers that do wrong, which it has to notice; request_server with curl (or python3) and with
 # clients that are slow, silent, malformed or too long.
 
-cd "$(dirname "$0")/.." || exit 1
-. tests/tools/wine.sh
+. "$(dirname "$0")/tools/t.sh"
+t_begin examples stress echo_server request_server
+top=$work helper=''
 
-build=${T_BUILD:-build/x64}
-top=$build/examples-check
-rm -rf "$top"
-mkdir -p "$top"
-
+# The parts have processes of their own, and end them.
 finish()
 {
     wait
-    rm -rf "$top"
-    wine_end
+    t_finish
 }
-
-for needed in "$build"/examples/{stress,echo_server,request_server}.exe \
-    "$(command -v python3 || echo python3)"; do
-    [ -e "$needed" ] && continue
-    echo "FAIL examples: $needed is not here"
-    exit 1
-done
-wine_begin || { echo "FAIL examples: no wine"; exit 1; }
 trap finish EXIT
 
 # Most of the time somebody waits for something, so the two parts run side by side, each in a shell
 # of its own.
-tests=0 checks=0 failed=0 bad=0
-pid='' port='' helper=''
-
 part()
 {
     work=$top/$1
     mkdir -p "$work"
-    trap part_finish EXIT
+    trap t_end_jobs EXIT
     trap 'exit 130' INT TERM
     "$1"
     settle
     echo "$tests $checks $failed" >"$work.sum"
-}
-
-part_finish()
-{
-    local each
-    for each in $pid $helper $(jobs -p); do
-        kill -INT "$each" 2>/dev/null || continue
-        sleep 0.2
-        kill -KILL "$each" 2>/dev/null
-    done
-}
-
-# begin NAME: what follows belongs to it
-begin()
-{
-    settle
-    name=$1
-    tests=$((tests + 1))
-}
-
-settle()
-{
-    [ $bad -gt 0 ] && failed=$((failed + 1))
-    bad=0
-}
-
-# check TEXT COMMAND...: the command must succeed
-check()
-{
-    local text=$1
-    shift
-    checks=$((checks + 1))
-    "$@" && return
-    bad=$((bad + 1))
-    echo "$name: $text"
-    return 1
-}
-
-# start PROGRAM OPTIONS...: a server on a port of the system's choice. Sets pid and port.
-start()
-{
-    local tries program=$1
-    shift
-    : >"$work/out"
-    wine_exec "$build/examples/$program.exe" --port 0 "$@" </dev/null >"$work/out" 2>"$work/err" &
-    pid=$!
-    port=
-    for tries in $(seq 200); do
-        port=$(sed -n '1s/^listening on 127\.0\.0\.1:\([0-9]*\)$/\1/p' "$work/out")
-        [ -n "$port" ] && return
-        kill -0 "$pid" 2>/dev/null || break
-        sleep 0.05
-    done
-    check "$program does not listen: $(head -n 3 "$work/out" "$work/err")" false
-}
-
-# wait_end PID: sets code. A process that does not end within 15 s is killed.
-wait_end()
-{
-    local tries
-    for tries in $(seq 300); do
-        kill -0 "$1" 2>/dev/null || break
-        sleep 0.05
-    done
-    kill -KILL "$1" 2>/dev/null && check "it does not end" false
-    wait "$1"
-    code=$?
-}
-
-# stop [WANTED]: Ctrl-C. The server must drain and exit with 0, its last line be its counters with
-# nothing pending; WANTED is a condition in Python on them, such as served["ok"] == 1.
-stop()
-{
-    kill -INT "$pid" 2>/dev/null
-    wait_end "$pid"
-    pid=
-    check "exit code $code; $(head -n 3 "$work/err")" [ "$code" = 0 ]
-    check "its counters are not right (${1:-nothing pending})" counters "$work/out" "
-not pending_all and not any(pending.values()) and not connections and final
-and count['opened'] == count['closed'] and (${1:-True})"
-}
-
-# counters FILE CONDITION: the last line of FILE is JSON, and the condition on its members holds.
-counters()
-{
-    tail -n 1 "$1" | python3 -c '
-import json, sys
-line = sys.stdin.read()
-if not eval(sys.argv[1].replace("\n", " "), {}, json.loads(line)):
-    sys.exit(line)' "$2"
 }
 
 # stress NAME OPTIONS...: runs it, its output goes to NAME.txt, its exit code to NAME.code
@@ -198,17 +93,6 @@ PYTHON
     helper=$!
     wait_for '^[0-9]' "$work/wrong"
     read -ra ports < <(head -n 1 "$work/wrong")
-}
-
-# wait_for PATTERN FILE: until a line of FILE is so
-wait_for()
-{
-    local tries
-    for tries in $(seq 250); do
-        grep -q "$1" "$2" && return
-        sleep 0.02
-    done
-    check "no $1 in $2: $(head -n 3 "$2")" false
 }
 
 # fails CODE TEXT PROGRAM OPTIONS...: ends by itself with this code, TEXT is in its first line of
@@ -538,8 +422,8 @@ check_requests()
     wait_end "$pid"
     pid=
     check "exit code $code" [ "$code" = 0 ]
-    check "no counters" counters "$work/out" 'final and not pending_all'
-    check "no counters meanwhile" grep -q '"final":false' "$work/out"
+    check "no counters" counters "$out" 'final and not pending_all'
+    check "no counters meanwhile" grep -q '"final":false' "$out"
 
     begin "what request_server says to a wrong command line, a bad address, a missing file"
     fails 1 'cannot listen on 1\.2\.3:0: 10022 WSAEINVAL ' request_server --host 1.2.3
@@ -556,17 +440,12 @@ done
 trap 'kill "${parts[@]}" 2>/dev/null; exit 130' INT TERM
 wait
 
-sums=(0 0 0)
 for each in check_stress check_requests; do
     cat "$top/$each.txt"
     if ! read -ra sum 2>/dev/null <"$top/$each.sum"; then
         echo "$each did not come to its end"
         sum=(1 0 1)
     fi
-    for i in 0 1 2; do sums[i]=$((sums[i] + sum[i])); done
+    tests=$((tests + sum[0])) checks=$((checks + sum[1])) failed=$((failed + sum[2]))
 done
-if [ "${sums[2]}" -gt 0 ]; then
-    echo "FAIL examples: ${sums[2]} of ${sums[0]} tests failed"
-    exit 1
-fi
-echo "PASS examples: ${sums[0]} tests, ${sums[1]} checks, 0 skipped"
+t_end

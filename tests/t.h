@@ -9,6 +9,8 @@
 //                           a failure if T_NO_SKIP=1 is in the environment
 //   T_NOTE(fmt, ...)        context that every later failure line of this test carries
 //   T_LIMIT(seconds)        another time limit for this test than 10 s, counted from its start
+//   T_SAY(fmt, ...)         a line of output, such as a figure
+//   t_size(small, full)     how much of it: full with FULL=1 in the environment, else small
 //
 //   int main(int argc, char **argv)
 //   {
@@ -19,8 +21,8 @@
 //
 // Every check is an expression that is 1 when it held, and may be made on any thread. Arguments of
 // the program choose the tests whose names contain one of them. T_SECONDS=20 in the environment
-// makes every time limit twice as long. Include it after ../iocpnet.h. The last line is always one
-// of
+// makes every time limit twice as long, FULL=1 60 times. Include it after ../iocpnet.h. The last
+// line is always one of
 //
 //   PASS pool: 14 tests, 212 checks, 0 skipped
 //   FAIL pool: 2 of 14 tests failed: lends_every_buffer_once refuses_when_empty
@@ -68,6 +70,7 @@
         return;                  \
     } while (0)
 #define T_NOTE           t__note
+#define T_SAY            t__print
 #define T_LIMIT(seconds) t__limit(seconds)
 #define T_RUN(test)      t__run(test, #test)
 
@@ -103,7 +106,7 @@ static struct {
     SRWLOCK lock;  // guards note
     char note[512];
     char failed_names[1024];
-    int tests, failed, skipped, seconds, no_skip;
+    int tests, failed, skipped, seconds, no_skip, full;
     volatile LONG checks, failures, skips;  // failures and skips of the test that runs
     volatile LONG started, limit_ms;        // 0: nothing to watch
     volatile LONG closed;
@@ -217,7 +220,12 @@ static inline void t__skip(const char *file, int line, const char *why)
 
 static inline void t__limit(int seconds)
 {
-    InterlockedExchange(&t__.limit_ms, seconds * t__.seconds * 100);
+    InterlockedExchange(&t__.limit_ms, seconds * t__.seconds * (t__.full ? 6000 : 100));
+}
+
+static inline int t_size(int small_size, int full_size)
+{
+    return t__.full ? full_size : small_size;
 }
 
 static DWORD WINAPI t__watch(void *unused)
@@ -313,6 +321,7 @@ static inline void t_begin(int argc, char **argv, const char *topic)
     t__.filter = argv + 1;
     t__.seconds = t__environment("T_SECONDS", 10);
     t__.no_skip = t__environment("T_NO_SKIP", 0);
+    t__.full = t__environment("FULL", 0);
     InitializeSRWLock(&t__.lock);
     _setmode(_fileno(stdout), _O_BINARY);  // "\n" for grep '$' under Wine
     setvbuf(stdout, NULL, _IONBF, 0);      // nothing is lost in a crash

@@ -2,7 +2,8 @@
 rem run_tests.bat FOLDER [NAME ...]: runs FOLDER\tests\test_*.exe, or those named (pool for test_pool).
 rem One line a program; a failed one shows its output. The last line is "N passed, N failed, N skipped";
 rem exit code 1 when anything failed. A program has passed when its last line is "PASS topic: ..." and
-rem its exit code 0; its own watch thread ends one that hangs.
+rem its exit code 0; its own watch thread ends one that hangs. With FULL=1 set, at full size: all that
+rem a program says is shown.
 setlocal EnableExtensions DisableDelayedExpansion
 set folder=%1
 set names=%2 %3 %4 %5 %6 %7 %8 %9
@@ -42,6 +43,7 @@ set code=%errorlevel%
 for /f "usebackq delims=" %%l in ("%said%") do set closing=%%l
 if not "%code%"=="0" goto failed
 if not "%closing:~0,5%"=="PASS " goto failed
+if defined FULL type %said%
 for /f "usebackq tokens=2,3,7 delims=:, " %%a in ('%closing%') do call :count_pass %%a %%b %%c
 echo %closing%
 goto :eof

@@ -8,6 +8,7 @@
 #
 #   T_SECONDS  seconds a test may take [10]; a program or script gets 30 times that
 #   T_JOBS     programs that run side by side [2]
+#   FULL=1     at full size: one program at a time, its output is shown as it comes
 
 cd "$(dirname "$0")/../.." || exit 1
 . tests/tools/wine.sh
@@ -17,6 +18,7 @@ shift
 filters=("$@")
 limit=$((${T_SECONDS:-10} * 30))
 jobs=${T_JOBS:-2}
+[ -n "${FULL:-}" ] && limit=$((limit * 12)) jobs=1
 out=$folder/out
 rm -rf "$out"
 mkdir -p "$out"
@@ -66,7 +68,9 @@ judge()
     echo "$passed $failed $skipped" >"$out/$1.sum"
     {
         flock -x 8
-        if [ "$failed" = 0 ]; then
+        if [ -n "${FULL:-}" ]; then  # its output has been shown
+            [ "$failed" = 0 ] || echo "---- $1 failed${why:+ ($why)}"
+        elif [ "$failed" = 0 ]; then
             echo "$closing"
         else
             echo "---- $1 failed${why:+ ($why)}; its output:"
@@ -76,20 +80,31 @@ judge()
     } 8>"$out/lock"
 }
 
-# INT first, so that a program can say where it hangs; TERM would end it without a word.
+# INT first, so that a program can say where it hangs; TERM would end it without a word. At full
+# size what it says is shown while it runs.
+run()
+{
+    local name=$1 topic=$2 child
+    shift 2
+    : >"$out/$name.txt"
+    timeout -s INT -k 5 "$limit" "$@" </dev/null >"$out/$name.txt" 2>&1 9>&- &
+    child=$!
+    if [ -n "${FULL:-}" ]; then
+        echo "---- $name runs ..."
+        tail -n +1 -f --pid=$child -s 0.2 "$out/$name.txt" 9>&-
+    fi
+    wait $child
+    judge "$name" "$topic" $?
+}
+
 run_program()
 {
-    local name=$1
-    timeout -s INT -k 5 "$limit" $wine_command "$folder/$name.exe" \
-        </dev/null >"$out/$name.txt" 2>&1 9>&-
-    judge "$name" "${name#test_}" $?
+    run "$1" "${1#test_}" $wine_command "$folder/$1.exe"
 }
 
 run_script()
 {
-    local name=$1
-    timeout -s INT -k 5 "$limit" "tests/$name.sh" </dev/null >"$out/$name.txt" 2>&1 9>&-
-    judge "$name" "${name#check_}" $?
+    run "$1" "${1#check_}" "tests/$1.sh"
 }
 
 # What make could not build is a failure of its own; the old program is gone.

@@ -92,6 +92,17 @@ wine_left()
     done
 }
 
+# Wine's server of our prefix.
+wine_server_pid()
+{
+    local process
+    for process in $(wine_left); do
+        [[ $(readlink "/proc/$process/exe") == *wineserver* ]] || continue
+        echo "$process"
+        return
+    done
+}
+
 # Ends the server, and with it every program, unless another script still uses the prefix.
 wine_end()
 {
