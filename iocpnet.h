@@ -3337,7 +3337,8 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeou
     if (timers && iocp->on_due(worker) && error == WAIT_TIMEOUT) error = 0;
     if (iocpnet__load(&iocp->timed)) iocpnet__tick(iocp);
     if (iocpnet__load(&iocp->state)) iocpnet__stop_advance(iocp);
-    if (got && iocpnet__load(&iocp->state) == IOCPNET__STOPPED) {
+    if (got &&
+        (iocpnet__load(&iocp->state) == IOCPNET__STOPPED || iocpnet__load(&iocp->start_failed))) {
         // It may have taken several threads' wake-ups in one batch: pass one on.
         IOCPNET_OS(PostQueuedCompletionStatus)(iocp->handle, 0, 0, NULL);
     }
