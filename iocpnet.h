@@ -306,6 +306,7 @@ enum {
     IOCPNET_COUNT_POSTS,          // packets posted by the kit
     IOCPNET_COUNT_POST_FAILURES,  // posts that failed; the op went to the overflow list
     IOCPNET_COUNT_STRAY_PACKETS,  // packets with a key that was never attached
+    IOCPNET_COUNT_SLOW_TURNS,     // batches whose callbacks took 50 ms or more
     IOCPNET_COUNT_RECEIVES,       // receives that brought bytes
     IOCPNET_COUNT_BYTES_RECEIVED,
     IOCPNET_COUNT_SENDS,  // sends finished
@@ -316,6 +317,8 @@ enum {
     IOCPNET_COUNT_ACCEPTS_REAPED,   // silent ones closed by the sweep
     IOCPNET_COUNT_ACCEPTS_GROWN,    // times more were kept waiting, since none was left
     IOCPNET_COUNT_ACCEPTS_BARE,     // taken without first data, since silent ones held the others
+    IOCPNET_COUNT_ACCEPT_SIGNALS,   // times FD_ACCEPT told that clients wait
+    IOCPNET_COUNT_REFUSED,          // connections that there was no room for
     IOCPNET_COUNT_OPENED,           // connections opened
     IOCPNET_COUNT_CLOSED,           // connections closed, all reasons
     IOCPNET_COUNT_CLOSED_FINISHED,  // the peer finished, then we
@@ -328,9 +331,11 @@ enum {
     IOCPNET_COUNT_CLOSED_FILTER,
     IOCPNET_COUNT_CLOSED_CONNECT_FAILED,
     IOCPNET_COUNT_CLOSED_HANDED_OVER,
+    IOCPNET_COUNT_MESSAGES,       // whole ones that came, with conn.frame
     IOCPNET_COUNT_NO_BUFFERS,     // WSAENOBUFS and the like met, and borne
     IOCPNET_COUNT_READS_PAUSED,   // times reading stopped because a send queue was long
     IOCPNET_COUNT_SENDS_REFUSED,  // sends over the limit
+    IOCPNET_COUNT_DRAINS,         // times that there was room again after it
     IOCPNET_COUNT_LOCKS_REFUSED,  // calls that had to wait, or wait without a buffer: locked_bytes
     IOCPNET_COUNT_SHED,           // connections closed since the system or a limit was exhausted
     IOCPNET_COUNT_SOCKETS_REUSED,
@@ -341,13 +346,19 @@ enum {
 
 // All counters at one time, and what is in flight. Counts only grow; they start at 0.
 typedef struct iocpnet_stats {
-    uint64_t count[IOCPNET_COUNTERS];    // see IOCPNET_COUNT_
-    uint64_t started[IOCPNET_OP_KINDS];  // operations started, by kind
-    uint64_t pending[IOCPNET_OP_KINDS];  // of these, not called back yet
-    uint64_t pending_all;                // sum of pending
-    uint64_t connections;                // open now
-    uint64_t timers;                     // that wait, and callbacks of theirs that run
-    uint32_t workers;                    // threads that have polled and not ended
+    uint64_t count[IOCPNET_COUNTERS];     // see IOCPNET_COUNT_
+    uint64_t started[IOCPNET_OP_KINDS];   // operations started, by kind
+    uint64_t pending[IOCPNET_OP_KINDS];   // of these, not called back yet
+    uint64_t pending_all;                 // sum of pending
+    uint64_t connections;                 // open now
+    uint64_t connections_most;            // that were open at once: of each listener and connector,
+                                          // summed
+    uint64_t accepts_wanted;              // how many should wait now; pending says how many do
+    uint64_t timers;                      // that wait, and callbacks of theirs that run
+    uint64_t queued_bytes, locked_bytes;  // of the process, see iocpnet_iocp_desc: what workers
+                                          // have drawn in lots included
+    uint32_t workers;                     // threads that have polled and not ended
+    uint32_t busy;                        // of these, with callbacks to run
 } iocpnet_stats;
 
 // The name of a counter, for printing: "bytes_received"; of an operation's kind: "recv".
@@ -2174,12 +2185,14 @@ IOCPNET__DEF const char *iocpnet_stats_name(int counter)
 {
     // clang-format off
     static const char *const names[IOCPNET_COUNTERS] = {
-        "polls", "packets", "in_place", "posts", "post_failures", "stray_packets", "receives",
-        "bytes_received", "sends", "bytes_sent", "datagram_resets", "transmit_copies",
-        "accepts_failed", "accepts_reaped", "accepts_grown", "accepts_bare", "opened", "closed",
+        "polls", "packets", "in_place", "posts", "post_failures", "stray_packets", "slow_turns",
+        "receives", "bytes_received", "sends", "bytes_sent", "datagram_resets", "transmit_copies",
+        "accepts_failed", "accepts_reaped", "accepts_grown", "accepts_bare", "accept_signals",
+        "refused", "opened", "closed",
         "closed_finished", "closed_reset", "closed_local", "closed_timeout", "closed_limit",
         "closed_stop", "closed_protocol", "closed_filter", "closed_connect_failed",
-        "closed_handed_over", "no_buffers", "reads_paused", "sends_refused", "locks_refused",
+        "closed_handed_over", "messages", "no_buffers", "reads_paused", "sends_refused", "drains",
+        "locks_refused",
         "shed", "sockets_reused", "reuse_failed", "timers_fired"
     };
     // clang-format on
@@ -2726,6 +2739,7 @@ enum {
     IOCPNET__KEYS = 63,
     IOCPNET__LONGEST_WAIT_MS = 1000,
     IOCPNET__TICK_MS = 50,
+    IOCPNET__SLOW_MS = 50,
     IOCPNET__SHED_AFTER_MS = 1000,
     IOCPNET__GRACE_MS = 2000
 };
@@ -2745,6 +2759,7 @@ typedef struct iocpnet__worker {
     int64_t lots[IOCPNET__ACCOUNTS];  // drawn and not used
     struct iocpnet__worker *next;     // in iocp.workers, for good
     volatile int32_t used;            // a thread has it
+    volatile int32_t busy;            // it runs callbacks
     bool polling;
     uint32_t ask, patience, full;  // packets to ask for; full batches before asking for more
     uintptr_t handle;              // whose packet is being run: only its operations finish in place
@@ -2803,6 +2818,7 @@ struct iocpnet_iocp {
     void *volatile groups;
     void (*on_stop)(iocpnet_iocp *iocp, bool abort);
     void (*on_tick)(iocpnet_iocp *iocp, uint64_t now);
+    void (*on_stats)(iocpnet_iocp *iocp, iocpnet_stats *stats);
     void (*on_close)(iocpnet_iocp *iocp);
     bool (*on_due)(iocpnet__worker *worker);  // set before timer_waits is; true: it ran some
 
@@ -2960,6 +2976,7 @@ static void iocpnet__sum(iocpnet_iocp *iocp, iocpnet_stats *stats)
         }
         stats->connections -= (uint64_t)iocpnet__load64(&c->count[IOCPNET_COUNT_CLOSED]);
         if (worker && iocpnet__load(&worker->used)) stats->workers++;
+        if (worker && iocpnet__load(&worker->busy)) stats->busy++;
         worker = worker ? worker->next : first;
     } while (worker);
 
@@ -2986,9 +3003,19 @@ static void iocpnet__sum(iocpnet_iocp *iocp, iocpnet_stats *stats)
     }
 }
 
+static uint64_t iocpnet__drawn(iocpnet__account *account)
+{
+    int64_t drawn = account->limit - iocpnet__load64(&account->left);
+
+    return drawn > 0 ? (uint64_t)drawn : 0;
+}
+
 IOCPNET__DEF void iocpnet_iocp_stats(iocpnet_iocp *iocp, iocpnet_stats *stats)
 {
     iocpnet__sum(iocp, stats);
+    stats->queued_bytes = iocpnet__drawn(&iocpnet__accounts[IOCPNET__QUEUED]);
+    stats->locked_bytes = iocpnet__drawn(&iocpnet__accounts[IOCPNET__LOCKED]);
+    if (iocp->on_stats) iocp->on_stats(iocp, stats);
 }
 
 // Where a start's packet goes first; it ends in iocpnet__op_done. Forward, since the kinds are
@@ -3300,6 +3327,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeou
     iocpnet_error error = 0;
     bool ran, timers;
     void *outer;
+    uint64_t began;
     ULONG got = 0;
     ULONG i;
 
@@ -3331,10 +3359,16 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeou
         iocpnet__count_own(&worker->counters.count[IOCPNET_COUNT_PACKETS], (int64_t)got);
     }
     if (timers) iocpnet__wait_ended(worker);
+    iocpnet__store(&worker->busy, 1);
+    began = iocpnet__now();
     for (i = 0; i < got; i++)
         iocpnet__run_packet(worker, &worker->entries[i]);
     if (worker->later_first) iocpnet__run_later(worker);
     if (timers && iocp->on_due(worker) && error == WAIT_TIMEOUT) error = 0;
+    if (iocpnet__now() - began >= IOCPNET__SLOW_MS) {
+        iocpnet__count_own(&worker->counters.count[IOCPNET_COUNT_SLOW_TURNS], 1);
+    }
+    iocpnet__store(&worker->busy, 0);
     if (iocpnet__load(&iocp->timed)) iocpnet__tick(iocp);
     if (iocpnet__load(&iocp->state)) iocpnet__stop_advance(iocp);
     if (got &&
@@ -5780,6 +5814,7 @@ typedef struct iocpnet__group {
     iocpnet_pool *buffers;  // of what is queued to send
     bool clocked;           // its connections have deadlines while they are open
     volatile int32_t open;  // connections
+    volatile int32_t most;  // of them at once
     volatile int32_t closed;
 } iocpnet__group;
 
@@ -6286,8 +6321,11 @@ static void iocpnet__listener_rung(iocpnet_op *op, iocpnet_error error, size_t b
 
 static void CALLBACK iocpnet__listener_signalled(void *user, BOOLEAN timed_out)
 {
+    iocpnet_listener *listener = (iocpnet_listener *)user;
+
     (void)timed_out;
-    iocpnet__bell_ring((iocpnet_listener *)user);
+    iocpnet__count(listener->group.iocp, IOCPNET_COUNT_ACCEPT_SIGNALS, 1);
+    iocpnet__bell_ring(listener);
 }
 
 // Has FD_ACCEPT ring the bell. Where that fails the tick is enough, a little later.
@@ -7223,6 +7261,7 @@ static void iocpnet__conn_show_messages(iocpnet__conn *conn, const void *data, s
         error = iocpnet_framer_next(&extra->framer, &data, &size, &message, &message_size);
         extra->shown = (uint32_t)(bytes - size);
         if (!error) {
+            iocpnet__count(conn->group->iocp, IOCPNET_COUNT_MESSAGES, 1);
             conn->group->desc.on.data(iocpnet__conn_name(conn), message, message_size);
         } else if (error == WSAENOBUFS) {
             error = iocpnet__conn_make_room(conn);
@@ -7797,6 +7836,7 @@ static void iocpnet__conn_tell_drain(iocpnet__conn *conn)
     // Half the room may be too little for what it sends: then it is asked once a tick.
     conn->asked = iocpnet__load(&conn->refused) == IOCPNET__BY_PROCESS;
     iocpnet__exchange(&conn->refused, 0);
+    iocpnet__count(conn->group->iocp, IOCPNET_COUNT_DRAINS, 1);
     if (desc->on.drain) desc->on.drain(iocpnet__conn_name(conn));
     iocpnet__conn_flush(conn);
 }
@@ -7993,7 +8033,12 @@ static void iocpnet__conn_begins(iocpnet__conn *conn)
 {
     iocpnet__group *group = conn->group;
     bool abort = iocpnet__load(&group->iocp->aborted) != 0;
+    int32_t open = iocpnet__load(&group->open);
+    int32_t most;
 
+    do {
+        most = iocpnet__load(&group->most);
+    } while (open > most && !iocpnet__cas(&group->most, most, open));
     iocpnet__count(group->iocp, IOCPNET_COUNT_OPENED, 1);
     if (iocpnet__load(&group->iocp->state)) {
         iocpnet__or(&conn->bits, abort ? IOCPNET__STOP_NOW : IOCPNET__STOP);
@@ -8052,7 +8097,7 @@ static void iocpnet__conn_accepted(iocpnet__waiting *slot, size_t bytes)
 unmake:
     iocpnet__conn_unmake(conn);
 refuse:
-    iocpnet__count(listener->group.iocp, IOCPNET_COUNT_ACCEPTS_FAILED, 1);
+    iocpnet__count(group->iocp, IOCPNET_COUNT_REFUSED, 1);
     iocpnet_socket_close(&slot->socket);
     iocpnet__waiting_drop(slot);
 }
@@ -8077,6 +8122,7 @@ static iocpnet_error iocpnet__connector_take(iocpnet__group *group, void *user, 
 
 full:
     iocpnet__add(&group->open, -1);
+    iocpnet__count(group->iocp, IOCPNET_COUNT_REFUSED, 1);
     return WSAENOBUFS;
 }
 
@@ -8635,6 +8681,19 @@ static void iocpnet__server_stop(iocpnet_iocp *iocp, bool abort)
     (void)iocpnet__conn_each(iocp, abort ? IOCPNET__STOP_NOW : IOCPNET__STOP);
 }
 
+static void iocpnet__server_stats(iocpnet_iocp *iocp, iocpnet_stats *stats)
+{
+    iocpnet__group *group;
+
+    for (group = iocpnet__first_group(iocp); group; group = group->next) {
+        stats->connections_most += (uint32_t)iocpnet__load(&group->most);
+        if (!group->listener || iocpnet__load(&group->closed)) continue;
+        iocpnet__lock_enter(&group->listener->lock);
+        stats->accepts_wanted += group->listener->common.target + group->listener->bare.target;
+        iocpnet__lock_leave(&group->listener->lock);
+    }
+}
+
 // Deadlines are looked at eight times while the shortest of them passes, and at most once a tick;
 // what wants to be tried again, at every tick.
 static void iocpnet__server_tick(iocpnet_iocp *iocp, uint64_t now)
@@ -8707,6 +8766,7 @@ static void iocpnet__group_join(iocpnet__group *group)
     iocp->on_stop = iocpnet__server_stop;
     iocp->on_tick = iocpnet__server_tick;
     iocp->on_close = iocpnet__server_close;
+    iocp->on_stats = iocpnet__server_stats;
     do {
         first = iocpnet__load_pointer(&iocp->groups);
         group->next = (iocpnet__group *)first;

@@ -214,8 +214,11 @@ static inline void common_print_all(const iocpnet_stats *all, uint64_t ms, bool 
 {
     const iocpnet_stats stats = *all;
     printf("{\"ms\":%" PRIu64 ",\"final\":%s,\"workers\":%" PRIu32 ",\"connections\":%" PRIu64
-           ",\"timers\":%" PRIu64 ",\"pending_all\":%" PRIu64,
-           ms, final ? "true" : "false", stats.workers, stats.connections, stats.timers,
+           ",\"connections_most\":%" PRIu64 ",\"accepts_wanted\":%" PRIu64 ",\"timers\":%" PRIu64
+           ",\"busy\":%" PRIu32 ",\"queued_bytes\":%" PRIu64 ",\"locked_bytes\":%" PRIu64
+           ",\"pending_all\":%" PRIu64,
+           ms, final ? "true" : "false", stats.workers, stats.connections, stats.connections_most,
+           stats.accepts_wanted, stats.timers, stats.busy, stats.queued_bytes, stats.locked_bytes,
            stats.pending_all);
     common_print_kinds("pending", stats.pending);
     common_print_kinds("started", stats.started);
@@ -297,8 +300,11 @@ static inline void common_print_sum(const common_iocps *all, uint64_t ms, bool f
         }
         sum.pending_all += stats.pending_all;
         sum.connections += stats.connections;
+        sum.connections_most += stats.connections_most;
+        sum.accepts_wanted += stats.accepts_wanted;
         sum.timers += stats.timers;
         sum.workers += stats.workers;
+        sum.busy += stats.busy;
     }
     common_print_all(&sum, ms, final, "");
 }

@@ -1597,6 +1597,7 @@ static void the_process_limits_what_is_queued(void)
     peer_start(&sink_thread, sink, (void *)&first);
     AWAIT(guests[0].drained >= 1, PEER_MS);
     AWAIT(guests[1].drained >= 1, PEER_MS);
+    CHECK_EQ(counted(IOCPNET_COUNT_DRAINS), guests[0].drained + guests[1].drained);
     CHECK_ERR(iocpnet_conn_send(b, block, sizeof block), 0);
     CHECK_EQ(peer_recv(second, block, sizeof block), sizeof block);
     CHECK_ERR(iocpnet_conn_close(a), 0);
@@ -1822,6 +1823,59 @@ static void several_receives_keep_the_limits(void)
     }
     AWAIT(closed_count == CLIENTS, PEER_MS);
     AWAIT((iocpnet_pool_stats_read(listener->group.inputs, &inputs), inputs.out == 0), PEER_MS);
+    end();
+}
+
+static volatile LONG seen_busy;
+
+static void think_then_echo(iocpnet_conn conn, const void *data, size_t size)
+{
+    iocpnet_stats stats;
+    iocpnet_iocp_stats(iocp, &stats);
+    seen_busy = (LONG)stats.busy;
+    Sleep(60);
+    iocpnet_conn_send(conn, data, size);
+}
+
+// What is open, wanted, busy and drawn now, and what was met.
+static void gauges_tell_what_there_is(void)
+{
+    iocpnet_frame_desc frame;
+    iocpnet_stats stats;
+    SOCKET s[3];
+    char back[8];
+    int i;
+    prepare();
+    memset(&frame, 0, sizeof frame);
+    frame.whole = true;
+    server.conn.frame = &frame;
+    server.conn.on.data = think_then_echo;
+    server.conn.on.drain = NULL;
+    server.accepts_min = 7;
+    REQUIRE(begin());
+    iocpnet_iocp_stats(iocp, &stats);
+    CHECK_EQ(stats.accepts_wanted, 7);
+    CHECK_EQ(stats.connections_most, 0);
+    for (i = 0; i < 3; i++)
+        s[i] = peer_connect(port);
+    AWAIT(guest_count == 3, PEER_MS);
+    for (i = 0; i < 2; i++) {
+        CHECK(peer_send(s[i], "\0\0\0\1x", 5));
+        CHECK_EQ(peer_recv(s[i], back, 5), 5);
+    }
+    CHECK(seen_busy >= 1);
+    AWAIT(counted(IOCPNET_COUNT_SLOW_TURNS) >= 2, PEER_MS);
+    CHECK_EQ(counted(IOCPNET_COUNT_MESSAGES), 2);
+    iocpnet_iocp_stats(iocp, &stats);
+    CHECK(stats.locked_bytes >= 3 * 16384);
+    for (i = 0; i < 3; i++)
+        closesocket(s[i]);
+    AWAIT(closed_count == 3, PEER_MS);
+    iocpnet_iocp_stats(iocp, &stats);
+    CHECK_EQ(stats.connections, 0);
+    CHECK_EQ(stats.connections_most, 3);
+    CHECK_EQ(stats.busy, 0);
+    CHECK((int64_t)stats.queued_bytes <= 8 * iocpnet__accounts[IOCPNET__QUEUED].lot);
     end();
 }
 
@@ -2109,6 +2163,7 @@ int main(int argc, char **argv)
     T_RUN(short_receives_are_no_matter);
     T_RUN(calls_that_return_late_do_no_harm);
     T_RUN(few_buffers_are_a_limit_not_a_crash);
+    T_RUN(gauges_tell_what_there_is);
     T_RUN(several_receives_are_shown_in_order);
     T_RUN(several_receives_keep_the_limits);
     T_RUN(it_stops_under_load_many_times);

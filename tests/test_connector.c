@@ -459,6 +459,7 @@ static void at_max_connections_an_open_is_refused_until_there_is_room(void)
             iocpnet_conn_close(w[i]->conn);
         AWAIT(connector->group.open == 0, PEER_MS);
     }
+    CHECK_EQ(counted(IOCPNET_COUNT_REFUSED), 6);
     CHECK_ERR(iocpnet_conn_adopt(&name, connector, pair[0], fresh()), 0);
     closesocket(pair[1]);
     end();

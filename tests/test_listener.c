@@ -311,6 +311,7 @@ static void crowd_beside_clients(const char *what, int n)
         CHECK(counted(IOCPNET_COUNT_ACCEPTS_REAPED) >= server.accepts_max / 2);
         CHECK(counted(IOCPNET_COUNT_ACCEPTS_BARE) >= (uint64_t)n / 4);
         CHECK(counted(IOCPNET_COUNT_ACCEPTS_REAPED) <= server.accepts_max);
+        CHECK(counted(IOCPNET_COUNT_ACCEPT_SIGNALS) > 0);
         CHECK_EQ(counted(IOCPNET_COUNT_ACCEPTS_FAILED), 0);
     }
     skip(21000);
