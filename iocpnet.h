@@ -5735,24 +5735,31 @@ IOCPNET__DEF size_t iocpnet_framer_need(const iocpnet_framer *framer)
 
 typedef struct iocpnet__conn iocpnet__conn;
 
-// Takes bytes from an account, leaving floor in it. False: there are not as many.
-static bool iocpnet__draw(iocpnet_iocp *iocp, int which, int64_t bytes, int64_t floor)
+// Takes bytes from what all share, leaving floor in it, and a lot for the worker if there is one.
+static bool iocpnet__draw_shared(iocpnet__worker *worker, int which, int64_t bytes, int64_t floor)
 {
     iocpnet__account *account = &iocpnet__accounts[which];
-    iocpnet__worker *worker = iocpnet__worker_here(iocp);
     int64_t lot = worker ? account->lot : 0;
     int64_t left;
 
-    if (worker && worker->lots[which] >= bytes) {
-        worker->lots[which] -= bytes;
-        return true;
-    }
     do {
         left = iocpnet__load64(&account->left);
         if (left - bytes < floor) return false;
         if (left - bytes - lot < floor) lot = 0;
     } while (!iocpnet__cas64(&account->left, left, left - bytes - lot));
     if (worker) worker->lots[which] += lot;
+    return true;
+}
+
+// Takes bytes from an account, leaving floor in it. False: there are not as many.
+static bool iocpnet__draw(iocpnet_iocp *iocp, int which, int64_t bytes, int64_t floor)
+{
+    iocpnet__worker *worker = iocpnet__worker_here(iocp);
+
+    if (!worker || worker->lots[which] < bytes) {
+        return iocpnet__draw_shared(worker, which, bytes, floor);
+    }
+    worker->lots[which] -= bytes;
     return true;
 }
 
@@ -8323,6 +8330,25 @@ IOCPNET__DEF uintptr_t iocpnet_conn_handle(iocpnet_conn name)
     return handle;
 }
 
+// Few bytes without a call into the C library, which would cost as much as all else that a small
+// send does.
+static void iocpnet__copy(unsigned char *to, const char *from, size_t size)
+{
+    if (size > 16) {
+        memcpy(to, from, size);
+    } else if (size >= 8) {
+        memcpy(to, from, 8);
+        memcpy(to + size - 8, from + size - 8, 8);
+    } else if (size >= 4) {
+        memcpy(to, from, 4);
+        memcpy(to + size - 4, from + size - 4, 4);
+    } else if (size) {
+        to[0] = (unsigned char)from[0];
+        to[size / 2] = (unsigned char)from[size / 2];
+        to[size - 1] = (unsigned char)from[size - 1];
+    }
+}
+
 // Copies bytes into fresh buffers, linked in order, or, for other threads' stack, in reverse.
 static bool iocpnet__copy_out(iocpnet_pool *pool, const char *data, size_t size, bool reverse,
                               iocpnet_buffer **first, iocpnet_buffer **last)
@@ -8381,7 +8407,7 @@ static bool iocpnet__conn_queue(iocpnet__conn *conn, bool own, const char *data,
         if (tail && tail->used < tail->size) {
             // Small messages share the room at the end of what is queued already.
             part = size < tail->size - tail->used ? (uint32_t)size : tail->size - tail->used;
-            memcpy(tail->data + tail->used, data, part);
+            iocpnet__copy(tail->data + tail->used, data, part);
             tail->used += part;
             data += part;
             size -= part;
@@ -8415,6 +8441,37 @@ static bool iocpnet__conn_queue_view(iocpnet__conn *conn, bool own, iocpnet_buff
     return true;
 }
 
+// There is no room for what it was to queue: by its own limit, or by that of the process. The code
+// that says so.
+static iocpnet_error iocpnet__conn_refuse(iocpnet__conn *conn, size_t weight, bool by_process)
+{
+    const iocpnet_conn_desc *desc = &conn->group->desc;
+    bool never = weight > desc->send_limit_bytes ||
+                 (int64_t)weight > iocpnet__accounts[IOCPNET__QUEUED].limit;
+
+    if (never && desc->refuse_slow) return WSAEMSGSIZE;
+    iocpnet__count(conn->group->iocp, IOCPNET_COUNT_SENDS_REFUSED, 1);
+    iocpnet__exchange(&conn->refused, by_process ? IOCPNET__BY_PROCESS : IOCPNET__BY_CONN);
+    return desc->refuse_slow ? WSAEWOULDBLOCK : WSAENOBUFS;
+}
+
+// Nothing was queued. Who waits for the room that was reserved, or for the last bytes before a
+// close, has to look again.
+static void iocpnet__conn_offer_failed(iocpnet__conn *conn, bool own, iocpnet_error error,
+                                       size_t weight, bool drawn)
+{
+    bool reserved = weight <= conn->group->desc.send_limit_bytes;
+
+    if (reserved) iocpnet__add(&conn->queued, -(int32_t)weight);
+    if (drawn) iocpnet__undraw(conn->group->iocp, IOCPNET__QUEUED, (int64_t)weight);
+    if (error == WSAENOBUFS) {
+        iocpnet__exchange(&conn->closing, IOCPNET__CLOSING);
+        iocpnet__conn_signal(conn, IOCPNET__OVER);
+    } else if (!own || iocpnet__load(&conn->refused) == IOCPNET__BY_PROCESS) {
+        iocpnet__conn_signal(conn, IOCPNET__OFFERED);
+    }
+}
+
 // Queues bytes, or a buffer whose reference is given back here when that fails. weight is what
 // counts against the limit.
 static iocpnet_error iocpnet__conn_offer(iocpnet_conn name, const void *data, size_t size,
@@ -8423,49 +8480,31 @@ static iocpnet_error iocpnet__conn_offer(iocpnet_conn name, const void *data, si
     iocpnet_error error = 0;
     bool own;
     iocpnet__conn *conn = iocpnet__conn_enter(name, &own);
-    const iocpnet_conn_desc *desc;
-    iocpnet_iocp *iocp;
+    uint32_t limit;
     bool room, drawn;
-    size_t most;
 
     if (!conn) {
         iocpnet_buffer_give(buffer);
         return WSAENOTCONN;
     }
-    desc = &conn->group->desc;
-    iocp = conn->group->iocp;
-    most = desc->send_limit_bytes;
-    if ((int64_t)most > iocpnet__accounts[IOCPNET__QUEUED].limit) {
-        most = (size_t)iocpnet__accounts[IOCPNET__QUEUED].limit;
-    }
 
     // First the reservation, then the look at closing: a close, which does it the other way round,
     // either waits for these bytes or is seen here.
-    room = weight <= desc->send_limit_bytes &&
-           (uint32_t)iocpnet__add(&conn->queued, (int32_t)weight) <= desc->send_limit_bytes;
-    drawn = room && iocpnet__draw(iocp, IOCPNET__QUEUED, (int64_t)weight, 0);
+    limit = conn->group->desc.send_limit_bytes;
+    room = weight <= limit && (uint32_t)iocpnet__add(&conn->queued, (int32_t)weight) <= limit;
+    drawn = room && iocpnet__draw(conn->group->iocp, IOCPNET__QUEUED, (int64_t)weight, 0);
     if (iocpnet__load(&conn->closing)) {
         error = WSAENOTCONN;
-    } else if (weight > most && desc->refuse_slow) {
-        error = WSAEMSGSIZE;  // there will never be room for it
     } else if (!drawn) {
-        iocpnet__count(iocp, IOCPNET_COUNT_SENDS_REFUSED, 1);
-        iocpnet__exchange(&conn->refused, room ? IOCPNET__BY_PROCESS : IOCPNET__BY_CONN);
-        error = desc->refuse_slow ? WSAEWOULDBLOCK : WSAENOBUFS;
+        error = iocpnet__conn_refuse(conn, weight, room);
     } else if (buffer ? !iocpnet__conn_queue_view(conn, own, buffer)
                       : !iocpnet__conn_queue(conn, own, (const char *)data, size)) {
-        iocpnet__count(iocp, IOCPNET_COUNT_NO_BUFFERS, 1);
+        iocpnet__count(conn->group->iocp, IOCPNET_COUNT_NO_BUFFERS, 1);
         error = WSAENOBUFS;
     }
     if (error) {
-        // Who waits for the room, or for the last bytes before a close, has to look again.
         iocpnet_buffer_give(buffer);
-        if (weight <= desc->send_limit_bytes) iocpnet__add(&conn->queued, -(int32_t)weight);
-        if (drawn) iocpnet__undraw(iocp, IOCPNET__QUEUED, (int64_t)weight);
-        if (error == WSAENOBUFS) iocpnet__exchange(&conn->closing, IOCPNET__CLOSING);
-        if (error == WSAENOBUFS || !own || (room && !drawn)) {
-            iocpnet__conn_signal(conn, error == WSAENOBUFS ? IOCPNET__OVER : IOCPNET__OFFERED);
-        }
+        iocpnet__conn_offer_failed(conn, own, error, weight, drawn);
     }
     iocpnet__conn_leave(conn, own);
     return error;
