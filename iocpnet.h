@@ -107,8 +107,9 @@
 //
 // A listener, and a connector, has pools of its own: connections, buffers to receive into, buffers
 // to send, and with a framer room for messages that came in pieces. A connection that waits for
-// bytes has one buffer, or none with zero_byte. Its own struct is below 400 bytes. Names take 16
-// bytes for each connection that was ever open at once, and stay until the process ends.
+// bytes has one buffer, or recvs of them, or none with zero_byte. Its own struct is below 400
+// bytes. Names take 16 bytes for each connection that was ever open at once, and stay until the
+// process ends.
 //
 // Over the whole process iocp.desc bounds what waiting calls lock and what is queued to send. At
 // the first bound receives wait without a buffer and sends wait their turn; at the second a send is
@@ -163,7 +164,8 @@
 // Windows Vista a thread that ends no longer cancels what it has started on a completion port.
 // Call iocpnet_iocp_close before a DLL that holds this code is unloaded, not in DllMain.
 //
-// A connection has one receive outstanding. A listener accepts for one iocp.
+// Each pool takes an FLS index, of which a process has 128 before Windows 10 1903: a listener or a
+// connector takes five or six.
 //
 // Names with two underscores inside (iocpnet__x) are private.
 //
@@ -1259,9 +1261,10 @@ typedef struct iocpnet_conn_desc {
     uint32_t keepalive_ms;      // TCP keep-alive after this silence, then each second [0: none]
     const iocpnet_filter *filter;     // between socket and program; copied [NULL: nothing]
     const iocpnet_frame_desc *frame;  // what comes is cut into messages; copied [NULL: as it comes]
-    uint32_t recvs;                   // receives outstanding, at most 16; shown in order all the
-                                      // same. Not with zero_byte; with sndbuf_0 a peer that
-                                      // finishes may look like a reset (Seen: Wine 8.0) [1]
+    uint32_t recvs;                   // receives outstanding, at most 8; shown in order all the
+                                      // same. Not with zero_byte. A peer that finishes while we
+                                      // still send may look like a reset, with sndbuf_0 the sooner
+                                      // (Seen: Wine 8.0) [1]
     bool zero_byte;                   // wait without a buffer: for very many idle connections
     bool sndbuf_0;                    // SO_SNDBUF 0, and two sends outstanding
     bool nagle;              // small sends wait for acknowledgements [false: TCP_NODELAY is set]
@@ -1302,8 +1305,10 @@ typedef struct iocpnet_listener_desc {
 // if it keeps failing; nothing that a client does ends the listener.
 //
 // With spread a connection lives on one of several iocps, each with workers of its own: one for
-// each processor, say. A connector that is full or closed is passed over. Stop and close the
-// listener's iocp before those of the connectors.
+// each processor, say. A connector that is full or closed is passed over; waiting accepts count as
+// its connections, and when all are full that is looked at every 50 ms. Stop and close the
+// listener's iocp before those of the connectors: till then they can't be closed, nor can their
+// listeners spread to others. One that stops first loses the clients of accepts that wait for it.
 //
 //   listener   set to the listener; may be NULL if you do not need it
 //
@@ -5816,12 +5821,13 @@ typedef struct iocpnet__group {
     iocpnet_filter filter;     // where desc.filter points to
     iocpnet_pool *conns, *extras, *views;
     size_t extra_bytes;
-    iocpnet_pool *rooms;    // to put messages together
-    iocpnet_pool *inputs;   // a receive buffer for each connection, whatever is queued to send
-    iocpnet_pool *buffers;  // of what is queued to send
-    bool clocked;           // its connections have deadlines while they are open
-    volatile int32_t open;  // connections
-    volatile int32_t most;  // of them at once
+    iocpnet_pool *rooms;     // to put messages together
+    iocpnet_pool *inputs;    // a receive buffer for each connection, whatever is queued to send
+    iocpnet_pool *buffers;   // of what is queued to send
+    bool clocked;            // its connections have deadlines while they are open
+    volatile int32_t open;   // connections, and with spread accepts that wait for one
+    volatile int32_t waits;  // of these, such accepts
+    volatile int32_t most;   // connections at once
     volatile int32_t closed;
 } iocpnet__group;
 
@@ -6005,8 +6011,10 @@ static iocpnet__group *iocpnet__listener_group(iocpnet_listener *listener)
         iocpnet__group *group = listener->spread[listener->turn++ % n];
 
         if (iocpnet__load(&group->closed)) continue;
+        iocpnet__add(&group->waits, 1);
         if ((uint32_t)iocpnet__add(&group->open, 1) <= group->desc.max_connections) return group;
         iocpnet__add(&group->open, -1);
+        iocpnet__add(&group->waits, -1);
     }
     return NULL;
 }
@@ -6016,7 +6024,9 @@ static void iocpnet__waiting_drop(iocpnet__waiting *slot)
 {
     iocpnet_buffer_give(slot->buffer);
     slot->buffer = NULL;
-    if (slot->group != &slot->listener->group) iocpnet__add(&slot->group->open, -1);
+    if (slot->group == &slot->listener->group) return;
+    iocpnet__add(&slot->group->open, -1);
+    iocpnet__add(&slot->group->waits, -1);
 }
 
 // A buffer for the first bytes. Where nothing more may be locked, the accept waits without one.
@@ -6170,6 +6180,10 @@ static void iocpnet__listener_fill(iocpnet_listener *listener)
     listener->full = !error && (uint32_t)iocpnet__load(&common->waiting) >= common->target;
     told = !error || listener->deficit || (error == WSAENOBUFS && listener->desc.spread_count);
     iocpnet__listener_lack(listener, error != 0);
+    if (error == WSAENOBUFS && listener->desc.spread_count) {
+        listener->retry_ms = 0;  // connectors that are full have room any time, and nobody says so
+        listener->retry_due = iocpnet__now() + IOCPNET__TICK_MS;
+    }
     iocpnet__lock_leave(&listener->lock);
     if (!told) iocpnet__report(listener->group.iocp, error, "AcceptEx");
 }
@@ -6582,12 +6596,15 @@ enum {
     IOCPNET__SHUTDOWN = 0x10000,   // finish our side
     IOCPNET__READ_ON = 0x20000,    // reading is not paused any more
     IOCPNET__HAND_OVER = 0x40000,  // give the socket back
-    IOCPNET__RESULTS = 0xA01C      // what packets bring: RECEIVED, SENT, SENT_2, GONE, CONNECTED
+    IOCPNET__READS = 0x7F80000,    // a bit for each of several receives: it has finished
+    IOCPNET__READ_SHIFT = 19,
+    // What packets bring: RECEIVED, SENT, SENT_2, GONE, CONNECTED, READS.
+    IOCPNET__RESULTS = 0x7F8A01C
 };
 enum { IOCPNET__ROUNDS_MAX = 32 };                   // looks at the bits in one run
 enum { IOCPNET__ENDING = 1, IOCPNET__CLOSING };      // conn.closing
 enum { IOCPNET__BY_CONN = 1, IOCPNET__BY_PROCESS };  // conn.refused: whose limit it was
-enum { IOCPNET__ADDRESSES = 8, IOCPNET__RECVS = 16 };
+enum { IOCPNET__ADDRESSES = 8, IOCPNET__RECVS = 8 };
 
 typedef struct iocpnet__send {
     iocpnet_op op;
@@ -6612,8 +6629,7 @@ typedef struct iocpnet__read {
 typedef struct iocpnet__extra {
     iocpnet__send send;  // the second one, where SO_SNDBUF is 0
     iocpnet__conn *conn;
-    volatile int32_t arrived;    // a bit for each read whose packet has come
-    uint32_t done;               // of these, what the runner has seen and not dealt with
+    uint32_t done;               // a bit for each read that has come and was not dealt with
     uint32_t read_first, reads;  // the oldest; how many were started and not dealt with
     uint32_t reading;            // how many are with the system
     uint32_t count, next;        // addresses; the next to try
@@ -6910,8 +6926,7 @@ static void iocpnet__conn_read_arrived(iocpnet_op *op, iocpnet_error error, size
     iocpnet__conn *conn = read->conn;
 
     iocpnet__keep_result(op, error, bytes);
-    iocpnet__or(&conn->extra->arrived, 1 << (read - iocpnet__conn_read(conn, 0)));
-    iocpnet__conn_packet(conn, IOCPNET__RECEIVED);
+    iocpnet__conn_packet(conn, 1 << (IOCPNET__READ_SHIFT + (read - iocpnet__conn_read(conn, 0))));
 }
 
 static void iocpnet__conn_sent(iocpnet_op *op, iocpnet_error error, size_t bytes)
@@ -7465,7 +7480,7 @@ static void iocpnet__conn_receive_done(iocpnet__conn *conn)
         return;
     }
     if (!bytes && !conn->zero && conn->group->desc.recvs > 1 && !conn->sure) {
-        iocpnet__conn_ask_alone(conn);
+        if (!conn->alone) iocpnet__conn_ask_alone(conn);
         return;
     }
     if (!conn->zero) conn->received_ms = iocpnet__now_32();
@@ -7493,14 +7508,9 @@ static bool iocpnet__conn_too_much(const iocpnet__conn *conn)
 static void iocpnet__conn_reads_done(iocpnet__conn *conn)
 {
     iocpnet__extra *extra = conn->extra;
-    uint32_t arrived = (uint32_t)iocpnet__exchange(&extra->arrived, 0);
-    uint32_t bits;
 
-    extra->done |= arrived;
-    for (bits = arrived; bits; bits &= bits - 1)
-        extra->reading--;
     while (!conn->ready && extra->reads && extra->done >> extra->read_first & 1 &&
-           (conn->closed || !iocpnet__conn_too_much(conn))) {
+           (conn->closed || conn->leaving || !iocpnet__conn_too_much(conn))) {
         iocpnet__read *read = iocpnet__conn_read(conn, extra->read_first);
 
         extra->done &= ~((uint32_t)1 << extra->read_first);
@@ -7510,12 +7520,29 @@ static void iocpnet__conn_reads_done(iocpnet__conn *conn)
         conn->buffer = read->buffer;
         read->buffer = NULL;
         conn->zero = read->zero;
-        conn->locked = read->locked;
         conn->sure = read->alone;
         conn->recv.overlapped.internal = read->op.overlapped.internal;
         conn->recv.overlapped.internal_high = read->op.overlapped.internal_high;
         iocpnet__conn_receive_done(conn);
     }
+}
+
+// Several receives' packets have come: what they locked is free, whenever they are dealt with.
+static void iocpnet__conn_reads_arrived(iocpnet__conn *conn, uint32_t arrived)
+{
+    iocpnet__extra *extra = conn->extra;
+    uint32_t i;
+
+    extra->done |= arrived;
+    for (i = 0; arrived >> i; i++) {
+        iocpnet__read *read = iocpnet__conn_read(conn, i);
+
+        if (!(arrived >> i & 1)) continue;
+        extra->reading--;
+        conn->locked = read->locked;
+        iocpnet__conn_unlock(conn);
+    }
+    iocpnet__conn_reads_done(conn);
 }
 
 // Starts a receive: the only one, or one more of several.
@@ -7577,7 +7604,7 @@ static bool iocpnet__conn_receive(iocpnet__conn *conn)
         conn->buffer = iocpnet_pool_take(conn->group->inputs);
         if (!conn->buffer) {
             iocpnet__conn_unlock(conn);
-            (void)iocpnet__conn_bears(conn, WSAENOBUFS);
+            if (!iocpnet__conn_receives(conn)) (void)iocpnet__conn_bears(conn, WSAENOBUFS);
             return false;
         }
     }
@@ -7585,6 +7612,7 @@ static bool iocpnet__conn_receive(iocpnet__conn *conn)
     error = iocpnet__conn_start_receive(conn);
     if (!error) return true;
     iocpnet__conn_unlock(conn);
+    if (error == WSAENOBUFS && iocpnet__conn_receives(conn)) return false;  // one more is a luxury
     if (!iocpnet__conn_bears(conn, error)) iocpnet__conn_fail(conn, error);
     return false;
 }
@@ -7649,7 +7677,7 @@ static bool iocpnet__conn_is_late(const iocpnet__conn *conn)
     }
     if (desc->idle_ms && unread > desc->idle_ms && unsent > desc->idle_ms) return true;
     if (desc->read_ms && iocpnet__conn_receives(conn) && !iocpnet__load(&conn->held) &&
-        unread > desc->read_ms) {
+        !conn->paused && !conn->ready && unread > desc->read_ms) {
         return true;
     }
     // What is queued and not sent yet has not met the peer: its callback may still be running.
@@ -7760,7 +7788,9 @@ static void iocpnet__conn_results(iocpnet__conn *conn, int32_t bits)
         iocpnet__conn_send_done(conn, &conn->extra->send, &conn->sending_2);
     }
     if (bits & IOCPNET__RECEIVED && conn->receiving) iocpnet__conn_receive_done(conn);
-    if (bits & IOCPNET__RECEIVED && conn->group->desc.recvs > 1) iocpnet__conn_reads_done(conn);
+    if (bits & IOCPNET__READS) {
+        iocpnet__conn_reads_arrived(conn, (uint32_t)(bits & IOCPNET__READS) >> IOCPNET__READ_SHIFT);
+    }
     if (bits & IOCPNET__GONE) iocpnet__conn_disconnect_done(conn);
 }
 
@@ -8040,7 +8070,7 @@ static void iocpnet__conn_begins(iocpnet__conn *conn)
 {
     iocpnet__group *group = conn->group;
     bool abort = iocpnet__load(&group->iocp->aborted) != 0;
-    int32_t open = iocpnet__load(&group->open);
+    int32_t open = iocpnet__load(&group->open) - iocpnet__load(&group->waits);
     int32_t most;
 
     do {
@@ -8096,7 +8126,11 @@ static void iocpnet__conn_accepted(iocpnet__waiting *slot, size_t bytes)
         iocpnet__count(group->iocp, IOCPNET_COUNT_BYTES_RECEIVED, bytes);
     }
     slot->socket.handle = INVALID_SOCKET;
-    if (group == &listener->group) iocpnet__add(&group->open, 1);
+    if (group == &listener->group) {
+        iocpnet__add(&group->open, 1);
+    } else {
+        iocpnet__add(&group->waits, -1);
+    }
     iocpnet__conn_begins(conn);
     iocpnet__conn_first_run(conn);
     return;
@@ -8812,14 +8846,10 @@ static void iocpnet__group_join(iocpnet__group *group)
     } while (!iocpnet__cas_pointer(&iocp->groups, first, group));
 }
 
-// Settings and pools. more is how many connections there may be beyond the limit, for a moment.
 static iocpnet_error iocpnet__group_init(iocpnet__group *group, iocpnet_iocp *iocp,
-                                         const iocpnet_conn_desc *settings, uint32_t more)
+                                         const iocpnet_conn_desc *settings)
 {
     iocpnet_conn_desc *desc = &group->desc;
-    iocpnet_pool_desc objects, buffers;
-    iocpnet_error error;
-    uint32_t spare;
 
     group->iocp = iocp;
     *desc = *settings;
@@ -8845,9 +8875,19 @@ static iocpnet_error iocpnet__group_init(iocpnet__group *group, iocpnet_iocp *io
         return WSAEINVAL;
     }
     group->clocked = desc->idle_ms || desc->read_ms || desc->stall_ms;
+    return 0;
+}
+
+// more is how many connections there may be beyond the limit, for a moment.
+static iocpnet_error iocpnet__group_pools(iocpnet__group *group, uint32_t more)
+{
+    const iocpnet_conn_desc *desc = &group->desc;
+    iocpnet_pool_desc objects, buffers;
+    iocpnet_error error;
+    uint32_t spare;
 
     // What lies in the threads' caches must not be missing elsewhere.
-    spare = 2 * IOCPNET__ROUNDS * (iocp->desc.threads + 2);
+    spare = 2 * IOCPNET__ROUNDS * (group->iocp->desc.threads + 2);
     memset(&objects, 0, sizeof objects);
     objects.objects = true;
     objects.no_cache = true;
@@ -8892,7 +8932,8 @@ IOCPNET__DEF iocpnet_error iocpnet_connector_open(iocpnet_connector **out, iocpn
     if (iocpnet__load(&iocp->state)) return WSAESHUTDOWN;
     connector = (iocpnet_connector *)iocpnet__alloc(sizeof *connector);
     if (!connector) return 8;
-    error = iocpnet__group_init(&connector->group, iocp, desc, 0);
+    error = iocpnet__group_init(&connector->group, iocp, desc);
+    if (!error) error = iocpnet__group_pools(&connector->group, 0);
     if (error) {
         iocpnet__connector_free(connector);
         return error;
@@ -8928,6 +8969,16 @@ static iocpnet_error iocpnet__listener_listen(iocpnet_listener *listener)
     return error;
 }
 
+static bool iocpnet__spreads_away(const iocpnet_listener_desc *desc, const iocpnet_iocp *iocp)
+{
+    uint32_t i;
+
+    for (i = 0; i < desc->spread_count; i++) {
+        if (desc->spread[i]->group.iocp != iocp) return true;
+    }
+    return false;
+}
+
 static iocpnet_error iocpnet__listener_prepare(iocpnet_listener *listener, iocpnet_iocp *iocp)
 {
     iocpnet_listener_desc *desc = &listener->desc;
@@ -8941,7 +8992,12 @@ static iocpnet_error iocpnet__listener_prepare(iocpnet_listener *listener, iocpn
     if (desc->spread_count ? desc->reuse || desc->accept_thread : !desc->conn.on.data) {
         return WSAEINVAL;
     }
-    error = iocpnet__group_init(&listener->group, iocp, &desc->conn, desc->accepts_max);
+    // Two iocps that give to each other could never be closed.
+    if (iocpnet__load(&iocp->givers) && iocpnet__spreads_away(desc, iocp)) return WSAEINVAL;
+    error = iocpnet__group_init(&listener->group, iocp, &desc->conn);
+    if (!error && !desc->spread_count) {
+        error = iocpnet__group_pools(&listener->group, desc->accepts_max);
+    }
     if (error) return error;
     for (i = 0; i < desc->spread_count; i++)
         listener->spread[i] = &desc->spread[i]->group;

@@ -30,7 +30,7 @@ static const common_option options[] = {
       "operations finished in place per packet; 0: none [8]" },
     { "--iocps", "N", COMMON_NUMBER, &set.server.iocps, 1, COMMON_IOCPS,
       "spread connections over so many completion ports [1]" },
-    { "--recvs", "N", COMMON_NUMBER, &set.recvs, 1, 16,
+    { "--recvs", "N", COMMON_NUMBER, &set.recvs, 1, 8,
       "receives outstanding, shown in order [1]" },
     { "--sndbuf-0", NULL, COMMON_FLAG, &set.sndbuf_0, 0, 0,
       "SO_SNDBUF 0 and two sends outstanding" },

@@ -1777,7 +1777,7 @@ static void several_receives_are_shown_in_order(void)
         T_NOTE("way %d", i);
         engine.threads = 8;
         engine.no_skip = i == 1;
-        server.conn.recvs = i == 2 ? 16 : 4;
+        server.conn.recvs = i == 2 ? 8 : 4;
         server.conn.buffer_bytes = 2048;
         REQUIRE(begin());
         slow_workers = 1;
@@ -1788,7 +1788,7 @@ static void several_receives_are_shown_in_order(void)
         end();
     }
     prepare();
-    server.conn.recvs = 17;
+    server.conn.recvs = 9;
     CHECK_ERR(iocpnet_iocp_open(&iocp, &engine), 0);
     CHECK_ERR(iocpnet_listener_open(&listener, iocp, &server), WSAEINVAL);
     server.conn.recvs = 2;

@@ -1731,6 +1731,39 @@ static void read_ms_does_not_count_while_the_queue_is_full(void)
     end();
 }
 
+static char much[8 << 20];
+
+static void answer_with_much(iocpnet_conn conn, const void *data, size_t size)
+{
+    on_data(conn, data, size);
+    CHECK_ERR(iocpnet_conn_send(conn, much, sizeof much), 0);
+}
+
+// Nor with several receives, of which some have come and others still wait.
+static void read_ms_does_not_count_while_what_came_waits(void)
+{
+    SOCKET s;
+    prepare();
+    server.conn.recvs = 4;
+    server.conn.read_ms = 300;
+    server.conn.send_limit_bytes = 9 << 20;
+    server.conn.buffers = 1200;
+    server.conn.on.data = answer_with_much;
+    REQUIRE(begin());
+    s = peer_connect(port);
+    CHECK(peer_send(s, "a", 1));
+    AWAIT(all[0].received == 1, PEER_MS);
+    CHECK(peer_send(s, "b", 1));
+    AWAIT(counted(IOCPNET_COUNT_BYTES_RECEIVED) == 2, PEER_MS);
+    Sleep(600);
+    CHECK_EQ(all[0].closed, 0);
+    CHECK_EQ(all[0].received, 1);
+    CHECK_ERR(iocpnet_conn_abort(all[0].conn), 0);
+    AWAIT(all[0].closed, PEER_MS);
+    closesocket(s);
+    end();
+}
+
 static void send_then_think(iocpnet_conn conn, const void *data, size_t size)
 {
     on_echo(conn, data, size);
@@ -2096,6 +2129,7 @@ int main(int argc, char **argv)
     T_RUN(a_shutdown_in_finish_is_the_end);
     T_RUN(read_ms_closes_who_sends_nothing);
     T_RUN(read_ms_does_not_count_while_the_queue_is_full);
+    T_RUN(read_ms_does_not_count_while_what_came_waits);
     T_RUN(stall_ms_closes_who_never_reads);
     T_RUN(a_callback_that_thinks_is_no_stall);
     T_RUN(a_hand_over_to_who_never_reads_ends_after_close_ms);

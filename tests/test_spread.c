@@ -177,6 +177,7 @@ static void connections_live_where_they_were_spread(void)
 static void full_and_closed_connectors_are_passed_over(void)
 {
     enum { CLIENTS = 12 };
+    iocpnet_stats stats;
     SOCKET s[CLIENTS], late;
     int i;
     prepare();
@@ -194,6 +195,8 @@ static void full_and_closed_connectors_are_passed_over(void)
     CHECK(peer_send(late, "x", 1));
     Sleep(60);
     CHECK_EQ(all(opened), CLIENTS);
+    iocpnet_iocp_stats(others[1], &stats);
+    CHECK_EQ(stats.connections_most, CLIENTS - 3);
     closesocket(s[0]);
     CHECK_EQ(peer_recv(late, (char *)&i, 1), 1);
     CHECK_EQ(all(opened), CLIENTS + 1);
@@ -233,6 +236,21 @@ static void wrong_settings_are_refused(void)
         CHECK_ERR(iocpnet_iocp_close(own), 0);
         peer_nothing_left();
     }
+}
+
+// Two iocps that gave to each other could never be closed.
+static void iocps_do_not_give_to_each_other(void)
+{
+    iocpnet_listener_desc back;
+    prepare();
+    CHECK_ERR(open_all(), 0);
+    memset(&back, 0, sizeof back);
+    back.spread = &connectors[OTHERS];  // the listener's own iocp's
+    back.spread_count = 1;
+    CHECK_ERR(iocpnet_listener_open(NULL, others[0], &back), WSAEINVAL);
+    back.spread = &connectors[0];
+    CHECK_ERR(iocpnet_listener_open(NULL, others[0], &back), 0);  // stays at home
+    end();
 }
 
 static volatile LONG hammering;
@@ -345,6 +363,7 @@ int main(int argc, char **argv)
     T_RUN(connections_live_where_they_were_spread);
     T_RUN(full_and_closed_connectors_are_passed_over);
     T_RUN(wrong_settings_are_refused);
+    T_RUN(iocps_do_not_give_to_each_other);
     T_RUN(they_may_stop_in_any_order);
     T_RUN(any_call_may_fail);
     WSACleanup();
