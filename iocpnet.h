@@ -172,7 +172,8 @@
 // ---- M8 changes ---------------------------------------------------------------------------------
 //
 // 0.2.0  timer, frame; connections that are opened, adopted and handed back, filtered and framed;
-//        limits over the process. Settings of connections have moved: desc.x is desc.conn.x
+//        limits over the process; several receives on a connection; connections spread over
+//        several iocps; more counters. Settings of connections have moved: desc.x is desc.conn.x
 // 0.1.0  the core, and a first listener and connection
 //
 // -------------------------------------------------------------------------------------------------

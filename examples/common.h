@@ -393,7 +393,9 @@ static inline int common_serve(const char *program, const common_server *server,
 
     iocp_desc.threads =
         server->threads ? server->threads : GetActiveProcessorCount(ALL_PROCESSOR_GROUPS);
-    if (server->iocps > 1) iocp_desc.threads = (iocp_desc.threads - 1) / server->iocps + 1;
+    if (server->iocps > 1) {
+        iocp_desc.threads = (iocp_desc.threads + server->iocps - 1) / server->iocps;
+    }
     iocp_desc.on_error = common_on_error;
     iocp_desc.user = (void *)(uintptr_t)program;
     listener_desc.address = server->host;
