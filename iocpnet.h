@@ -2746,6 +2746,7 @@ enum {
     IOCPNET__LONGEST_WAIT_MS = 1000,
     IOCPNET__TICK_MS = 50,
     IOCPNET__SLOW_MS = 50,
+    IOCPNET__ACCEPTS = 8,  // run in one batch
     IOCPNET__SHED_AFTER_MS = 1000,
     IOCPNET__GRACE_MS = 2000
 };
@@ -2770,9 +2771,11 @@ typedef struct iocpnet__worker {
     uint32_t ask, patience, full;  // packets to ask for; full batches before asking for more
     uintptr_t handle;              // whose packet is being run: only its operations finish in place
     uint32_t inline_left;
+    uint32_t accepts;  // run in this batch
     iocpnet_op *inline_first, *inline_last;
-    iocpnet_op *later_first, *later_last;  // finished at once, over the bound: after the next batch
-    bool steady;                           // the kit's own thread: it will poll again
+    // Finished at once and over the bound, or accepts that were put off: after the next batch.
+    iocpnet_op *later_first, *later_last;
+    bool steady;                // the kit's own thread: it will poll again
     const iocpnet_op *at_once;  // the last that a start found finished; only to compare with
     void *running;              // the connection whose callbacks may be running
     volatile int64_t wake_at;   // its wait ends by then; 0: it does not wait, or did not say
@@ -3189,6 +3192,19 @@ static void iocpnet__run_op(iocpnet__worker *worker, iocpnet_op *op)
     worker->inline_left = 0;
 }
 
+// A new connection costs ten times what a message does, so a storm of them goes behind what the
+// others have to say: so many accepts in a batch, the rest after the next. True: it was put off.
+static bool iocpnet__op_deferred(iocpnet__worker *worker, iocpnet_op *op)
+{
+    if (op->kind != IOCPNET_OP_ACCEPT || !worker->steady) return false;
+    if (worker->accepts < IOCPNET__ACCEPTS) {
+        worker->accepts++;
+        return false;
+    }
+    iocpnet__op_append(&worker->later_first, &worker->later_last, op);
+    return true;
+}
+
 static void iocpnet__run_packet(iocpnet__worker *worker, const OVERLAPPED_ENTRY *entry)
 {
     iocpnet_iocp *iocp = worker->iocp;
@@ -3210,7 +3226,9 @@ static void iocpnet__run_packet(iocpnet__worker *worker, const OVERLAPPED_ENTRY 
                  overlapped ? iocpnet_error_from_status((uint32_t)overlapped->Internal) : 0,
                  entry->dwNumberOfBytesTransferred);
     } else if (overlapped) {
-        iocpnet__run_op(worker, IOCPNET_OUTER(overlapped, iocpnet_op, overlapped));
+        iocpnet_op *op = IOCPNET_OUTER(overlapped, iocpnet_op, overlapped);
+
+        if (!iocpnet__op_deferred(worker, op)) iocpnet__run_op(worker, op);
     }
 }
 
@@ -3224,7 +3242,7 @@ static void iocpnet__run_later(iocpnet__worker *worker)
     worker->later_last = NULL;
     for (; op; op = next) {
         next = iocpnet__op_next(op);
-        iocpnet__run_op(worker, op);
+        if (!iocpnet__op_deferred(worker, op)) iocpnet__run_op(worker, op);
     }
 }
 
@@ -3367,6 +3385,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeou
     if (timers) iocpnet__wait_ended(worker);
     iocpnet__store(&worker->busy, 1);
     began = iocpnet__now();
+    worker->accepts = 0;
     for (i = 0; i < got; i++)
         iocpnet__run_packet(worker, &worker->entries[i]);
     if (worker->later_first) iocpnet__run_later(worker);
