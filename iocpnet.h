@@ -2771,9 +2771,8 @@ typedef struct iocpnet__worker {
     uint32_t ask, patience, full;  // packets to ask for; full batches before asking for more
     uintptr_t handle;              // whose packet is being run: only its operations finish in place
     uint32_t inline_left;
-    uint32_t accepts;  // run in this batch
     iocpnet_op *inline_first, *inline_last;
-    // Finished at once and over the bound, or accepts that were put off: after the next batch.
+    // What finished at once, over the bound, comes after the next batch; accepts after the others.
     iocpnet_op *later_first, *later_last;
     bool steady;                // the kit's own thread: it will poll again
     const iocpnet_op *at_once;  // the last that a start found finished; only to compare with
@@ -3192,19 +3191,6 @@ static void iocpnet__run_op(iocpnet__worker *worker, iocpnet_op *op)
     worker->inline_left = 0;
 }
 
-// A new connection costs ten times what a message does, so a storm of them goes behind what the
-// others have to say: so many accepts in a batch, the rest after the next. True: it was put off.
-static bool iocpnet__op_deferred(iocpnet__worker *worker, iocpnet_op *op)
-{
-    if (op->kind != IOCPNET_OP_ACCEPT || !worker->steady) return false;
-    if (worker->accepts < IOCPNET__ACCEPTS) {
-        worker->accepts++;
-        return false;
-    }
-    iocpnet__op_append(&worker->later_first, &worker->later_last, op);
-    return true;
-}
-
 static void iocpnet__run_packet(iocpnet__worker *worker, const OVERLAPPED_ENTRY *entry)
 {
     iocpnet_iocp *iocp = worker->iocp;
@@ -3228,21 +3214,32 @@ static void iocpnet__run_packet(iocpnet__worker *worker, const OVERLAPPED_ENTRY 
     } else if (overlapped) {
         iocpnet_op *op = IOCPNET_OUTER(overlapped, iocpnet_op, overlapped);
 
-        if (!iocpnet__op_deferred(worker, op)) iocpnet__run_op(worker, op);
+        if (op->kind == IOCPNET_OP_ACCEPT && worker->steady) {
+            iocpnet__op_append(&worker->later_first, &worker->later_last, op);
+        } else {
+            iocpnet__run_op(worker, op);
+        }
     }
 }
 
-// Runs what was over the bound in earlier turns; what is so now comes after the next batch.
+// Runs what was over the bound in earlier turns; what is so now comes after the next batch. And
+// accepts, but not all at once: a new connection costs ten times what a message does, so a storm of
+// them goes behind what the others have to say, in its order.
 static void iocpnet__run_later(iocpnet__worker *worker)
 {
     iocpnet_op *op = worker->later_first;
     iocpnet_op *next;
+    int accepts = 0;
 
     worker->later_first = NULL;
     worker->later_last = NULL;
     for (; op; op = next) {
         next = iocpnet__op_next(op);
-        if (!iocpnet__op_deferred(worker, op)) iocpnet__run_op(worker, op);
+        if (op->kind == IOCPNET_OP_ACCEPT && ++accepts > IOCPNET__ACCEPTS) {
+            iocpnet__op_append(&worker->later_first, &worker->later_last, op);
+        } else {
+            iocpnet__run_op(worker, op);
+        }
     }
 }
 
@@ -3385,7 +3382,6 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeou
     if (timers) iocpnet__wait_ended(worker);
     iocpnet__store(&worker->busy, 1);
     began = iocpnet__now();
-    worker->accepts = 0;
     for (i = 0; i < got; i++)
         iocpnet__run_packet(worker, &worker->entries[i]);
     if (worker->later_first) iocpnet__run_later(worker);
