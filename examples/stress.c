@@ -26,7 +26,7 @@ enum {
     TICK_MS = 10,          // between two looks at all connections
     PROGRESS_MS = 500,     // between two progress lines
     STALL_MS = 10000,      // somebody who may expect an answer gets nothing for so long: a failure
-    FINISH_MS = 5000,      // what is on its way at the end may take so long
+    FINISH_MS = 20000,     // what is on its way at the end may take so long
     PAUSE_MS = 50,         // before the next connection after one that failed
     BUFFER_BYTES = 16384,  // of a receive
     SEND_BYTES = 65536,    // most in one send
