@@ -4032,7 +4032,8 @@ typedef BOOL(PASCAL *iocpnet__connect_ex)(SOCKET, const struct sockaddr *, int, 
 typedef BOOL(PASCAL *iocpnet__disconnect_ex)(SOCKET, LPOVERLAPPED, DWORD, DWORD);
 typedef BOOL(PASCAL *iocpnet__transmit_file)(SOCKET, HANDLE, DWORD, DWORD, LPOVERLAPPED,
                                              LPTRANSMIT_FILE_BUFFERS, DWORD);
-typedef BOOL(PASCAL *iocpnet__transmit_packets)(SOCKET, void *, DWORD, DWORD, LPOVERLAPPED, DWORD);
+typedef BOOL(PASCAL *iocpnet__transmit_packets)(SOCKET, LPTRANSMIT_PACKETS_ELEMENT, DWORD, DWORD,
+                                                LPOVERLAPPED, DWORD);
 
 // TRANSMIT_PACKETS_ELEMENT, whose unions have no names that all compilers take.
 typedef struct iocpnet__packet {
@@ -4047,7 +4048,7 @@ typedef struct iocpnet__packet {
     } u;
 } iocpnet__packet;
 
-IOCPNET__STATIC_ASSERT(sizeof(iocpnet__packet) == 24, packet_size);
+IOCPNET__STATIC_ASSERT(sizeof(iocpnet__packet) == sizeof(TRANSMIT_PACKETS_ELEMENT), packet_size);
 IOCPNET__STATIC_ASSERT(sizeof(TRANSMIT_FILE_BUFFERS) <= 16 * 24, file_buffers_size);
 
 enum { IOCPNET__PIECES = 16 };                         // elements given to the system at a time
@@ -4825,8 +4826,8 @@ static iocpnet_error iocpnet__transmit_by_packets(iocpnet_transmit *transmit)
     flags = iocpnet__transmit_flags(transmit, whole && iocpnet__transmit_is_last(transmit, i - 1));
     error = iocpnet__op_begin(step, iocp, transmit->socket.handle, IOCPNET_OP_SEND);
     if (error) return error;
-    if (!transmit_packets(transmit->socket.handle, packets, n, transmit->send_size,
-                          (OVERLAPPED *)(void *)&step->overlapped, flags)) {
+    if (!transmit_packets(transmit->socket.handle, (LPTRANSMIT_PACKETS_ELEMENT)(void *)packets, n,
+                          transmit->send_size, (OVERLAPPED *)(void *)&step->overlapped, flags)) {
         code = iocpnet__wsa_code();
     }
     return iocpnet__op_issued(iocp, step, skip, code, (DWORD)(iocpnet__unit_max - room));

@@ -1,0 +1,2 @@
+// Part of the simulator's Windows: see sim_windows.h.
+#include "sim_windows.h"
