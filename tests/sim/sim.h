@@ -57,6 +57,7 @@ uint64_t sim_clock_us(void);          // since the start
 uint32_t sim_random(uint32_t below);  // of the seed
 uint64_t sim_calls(void);             // into the system, so far
 uint64_t sim_switches(void);          // from thread to thread
+int sim_locks_held(void);             // slim locks that this thread has
 
 // What the program has not given back: handles, blocks of the heap, regions of memory, operations
 // and packets of ports.

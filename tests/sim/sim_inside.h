@@ -80,6 +80,7 @@ typedef struct sim_thread {
     uint64_t until;
     sim_port *port;  // whose packets it worked on last
     bool counted;    // among the running ones of that port
+    int locks;       // that it has
     void *tls[SIM_SLOTS], *fls[SIM_SLOTS];
     uint64_t random;
     struct sim_thread *next;
@@ -101,7 +102,7 @@ typedef struct sim_timed {
 } sim_timed;
 
 typedef struct sim_state {
-    bool begun, threaded, trace, calm;
+    bool begun, threaded, trace, calm, network;
     uint64_t seed;
     sim_world world;
     pthread_mutex_t lock;

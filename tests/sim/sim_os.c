@@ -66,7 +66,6 @@ static void *network_main(void *unused);
 static void begin_once(void)
 {
     pthread_condattr_t monotonic;
-    pthread_t network;
     if (sim.begun) return;
     sim.begun = true;
     sim.threaded = environment("SIM_THREADS", 0) != 0;
@@ -84,9 +83,15 @@ static void begin_once(void)
     pthread_cond_init(&main_thread.wake, &monotonic);
     sim.threads = running = my_thread = &main_thread;
     sim_begin(environment("SIM_SEED", 1), NULL);
-    if (sim.threaded && pthread_create(&network, NULL, network_main, NULL) == 0) {
-        pthread_detach(network);
-    }
+}
+
+// Not before the first call: a process that forks first has no thread yet.
+static void begin_network(void)
+{
+    pthread_t network;
+    sim.network = true;
+    if (pthread_create(&network, NULL, network_main, NULL)) abort();
+    pthread_detach(network);
 }
 
 __attribute__((constructor)) static void begin_early(void)
@@ -405,6 +410,7 @@ void sim_enter(void)
 {
     sim_point();
     if (sim.threaded) pthread_mutex_lock(&sim.lock);
+    if (sim.threaded && !sim.network) begin_network();
     sim.inside++;
     sim.calls++;
 }
@@ -1136,14 +1142,21 @@ void AcquireSRWLockExclusive(SRWLOCK *lock)
             sim.inside--;
         }
     }
+    self->locks++;
 }
 
 void ReleaseSRWLockExclusive(SRWLOCK *lock)
 {
     if (__atomic_load_n(&lock->Ptr, __ATOMIC_RELAXED) != sim_self())
         sim_broken("a slim lock is released by a thread that has it not");
+    sim_self()->locks--;
     __atomic_store_n(&lock->Ptr, NULL, __ATOMIC_RELEASE);
     sim_point();
+}
+
+int sim_locks_held(void)
+{
+    return sim_self()->locks;
 }
 
 void AcquireSRWLockShared(SRWLOCK *lock)

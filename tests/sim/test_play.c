@@ -1,0 +1,1204 @@
+// test_play.c - plays random programs against the public API on the simulator, beside a model that
+// knows what must be true.
+//
+// A game has a seed. The seed makes the Windows (what it lacks, how it is late, what fails), the
+// settings, the programs and the order of all that happens. Each game is a process of its own, so
+// that one is played again exactly: a broken rule prints the line that does so.
+//
+//   PLAY_SEEDS=50    games; PLAY_SEED=1  the first; PLAY_STEPS=2000  steps of each
+//   PLAY_JOBS=2      games side by side; SIM_TRACE=1  the story of the game
+//
+// What is true at every step: a connection's callbacks never overlap, close is the last and comes
+// once, no slim lock is held in user code, what arrives is what was sent and in its order, and never
+// more than was sent; a name that is gone is refused; limits hold. At the end: each open has its
+// close, an end that looks graceful has lost nothing, stop is over in its time, nothing is left.
+
+#ifndef IOCPNET_DEBUG
+#define IOCPNET_DEBUG
+#endif
+#define IOCPNET_IMPLEMENTATION
+#include "../../iocpnet.h"
+
+#include "sim.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+int fork(void);
+int waitpid(int pid, int *status, int options);
+void _exit(int code);
+unsigned alarm(unsigned seconds);
+
+enum {
+    PLAYERS = 3000,
+    RAWS = 300,
+    STREAMS = 8000,
+    LISTENERS = 3,
+    CONNECTORS = 3,
+    TIMERS = 16,
+    POSTS = 16,
+    HEAD = 4,       // bytes at the front of a stream: whose it is
+    CHUNK = 3000,   // most bytes said at once
+    MASK = 0x5a     // what the filter does to each byte
+};
+
+static uint64_t seed;
+static int step;
+static volatile LONG checks;
+
+// ---- rules --------------------------------------------------------------------------------------
+
+static void broken(const char *file, int line, const char *what, long long a, long long b)
+{
+    printf("%s:%d: %s (%lld, %lld) in step %d of seed %llu, at %llu ms\n", file, line, what, a, b,
+           step, (unsigned long long)seed, (unsigned long long)(sim_clock_us() / 1000));
+    printf("again: PLAY_SEED=%llu PLAY_SEEDS=1%s %s (SIM_TRACE=1 tells the story)\n",
+           (unsigned long long)seed, sim_threaded() ? " SIM_THREADS=1" : "", "test_play");
+    fflush(stdout);
+    if (getenv("PLAY_ABORT")) abort();
+    _exit(1);
+}
+
+#define MUST(cond)                                                     \
+    do {                                                               \
+        InterlockedIncrement(&checks);                                 \
+        if (!(cond)) broken(__FILE__, __LINE__, "MUST(" #cond ")", 0, 0); \
+    } while (0)
+#define MUST_EQ(a, b)                                                        \
+    do {                                                                     \
+        long long must_a = (long long)(a), must_b = (long long)(b);          \
+        InterlockedIncrement(&checks);                                       \
+        if (must_a != must_b)                                                \
+            broken(__FILE__, __LINE__, "MUST_EQ(" #a ", " #b ")", must_a, must_b); \
+    } while (0)
+
+static uint32_t any(uint32_t below)
+{
+    return sim_random(below);
+}
+
+static bool one_in(uint32_t n)
+{
+    return any(n) == 0;
+}
+
+// ---- the game -----------------------------------------------------------------------------------
+
+// One direction of a connection.
+typedef struct stream {
+    volatile LONG64 offered;  // payload bytes given to send, whatever it said
+    volatile LONG64 taken;    // of these, taken
+    volatile LONG64 heard;
+    volatile LONG busy;       // somebody is sending: order matters
+    volatile LONG clean;      // its reader has seen a graceful end
+    volatile LONG graceful;   // its writer was told of a graceful end
+    volatile LONG quit;       // its reader has stopped listening of its own accord
+    bool broken_off;          // its writer cut it, or the network did
+} stream;
+
+// What reads a stream.
+typedef struct ear {
+    unsigned char head[HEAD];
+    uint32_t got;
+    uint64_t at;
+    stream *s;
+} ear;
+
+typedef struct group group;
+
+// A connection of the kit's.
+typedef struct player {
+    iocpnet_conn conn;
+    group *of;
+    ear in;
+    stream *out;
+    volatile LONG inside, opened, closed, finished, resumed;
+    volatile LONG asked_close, asked_abort, asked_detach, asked_shutdown;
+    bool accepted, no_data, paused_here, expected;
+    iocpnet_reason reason;
+    iocpnet_error error;
+} player;
+
+// A listener's or a connector's connections.
+struct group {
+    iocpnet_listener *listener;
+    iocpnet_connector *connector;
+    iocpnet_listener_desc desc;
+    uint16_t port;
+    volatile LONG open;
+    bool gone;
+};
+
+// Plain Winsock at the other end.
+typedef struct raw {
+    SOCKET s;
+    ear in;
+    stream *out;
+    bool used, fin_sent, ended, deaf;
+    unsigned char frame[4];
+    uint32_t frame_got, frame_left;
+} raw;
+
+typedef struct tick {
+    iocpnet_timer timer;
+    volatile LONG started, calls;
+    uint64_t due;
+    bool periodic;
+} tick;
+
+typedef struct note {
+    iocpnet_op op;
+    volatile LONG posted, calls;
+} note;
+
+static iocpnet_iocp *iocp;
+static bool framed, filtered, faulty, cut;
+static player players[PLAYERS];
+static volatile LONG player_count;
+static stream streams[STREAMS];
+static volatile LONG stream_count;
+static raw raws[RAWS];
+static int raw_count;
+static group listeners[LISTENERS], connectors[CONNECTORS];
+static int listener_count, connector_count;
+static tick ticks[TIMERS];
+static note notes[POSTS];
+static iocpnet_frame_desc frame;
+static iocpnet_filter filter;
+static iocpnet_pool *pool;
+static SOCKET raw_listener;
+static uint16_t raw_port;
+static volatile LONG over;  // meddlers are to end
+
+static stream *stream_new(void)
+{
+    LONG n = InterlockedIncrement(&stream_count) - 1;
+    return n < STREAMS ? &streams[n] : NULL;
+}
+
+static player *player_new(group *of)
+{
+    LONG n = InterlockedIncrement(&player_count) - 1;
+    player *p;
+    if (n >= PLAYERS) {
+        InterlockedDecrement(&player_count);
+        return NULL;
+    }
+    p = &players[n];
+    p->of = of;
+    p->out = stream_new();
+    return p;
+}
+
+static unsigned char byte_of(const stream *s, uint64_t at)
+{
+    uint64_t x = ((uint64_t)(s - streams) * 0x9E3779B97F4A7C15ull) ^ (at >> 3);
+    uint32_t id = (uint32_t)(s - streams);
+    if (at < HEAD) return (unsigned char)(id >> (8 * at));
+    return (unsigned char)((x * 0xD1B54A32D192ED03ull >> 56) + (at & 7) * 31);
+}
+
+// Bytes of the payload have come.
+static void hear(ear *in, const void *data, size_t size)
+{
+    const unsigned char *from = (const unsigned char *)data;
+    size_t i = 0;
+    while (in->got < HEAD && i < size) {
+        in->head[in->got++] = from[i++];
+        if (in->got < HEAD) continue;
+        {
+            uint32_t id = (uint32_t)in->head[0] | (uint32_t)in->head[1] << 8 |
+                          (uint32_t)in->head[2] << 16 | (uint32_t)in->head[3] << 24;
+            MUST(id < (uint32_t)stream_count);
+            in->s = &streams[id];
+            MUST_EQ(in->s->heard, 0);  // nobody else hears it
+            in->at = HEAD;
+        }
+    }
+    for (; i < size; i++, in->at++) {
+        if (from[i] != byte_of(in->s, in->at)) {
+            MUST_EQ(in->at, -1);  // a wrong byte: the place is told
+        }
+    }
+    if (in->s) {
+        MUST((LONG64)in->at <= in->s->offered);
+        InterlockedExchange64(&in->s->heard, (LONG64)in->at);
+    }
+}
+
+static void hear_end(ear *in, bool clean)
+{
+    if (!in->s) return;
+    if (clean) {
+        InterlockedExchange(&in->s->clean, 1);
+    } else {
+        InterlockedExchange(&in->s->quit, 1);
+    }
+}
+
+// The next n payload bytes, as they go over the wire but for the mask.
+static size_t wire(const stream *s, unsigned char *to, size_t n)
+{
+    size_t i, size = 0;
+    uint64_t at = (uint64_t)s->taken;
+    if (framed) {
+        to[0] = (unsigned char)(n >> 24);
+        to[1] = (unsigned char)(n >> 16);
+        to[2] = (unsigned char)(n >> 8);
+        to[3] = (unsigned char)n;
+        size = 4;
+    }
+    for (i = 0; i < n; i++)
+        to[size++] = byte_of(s, at + i);
+    return size;
+}
+
+// ---- the kit's side -----------------------------------------------------------------------------
+
+static bool may_fail_so(const player *p, iocpnet_error error)
+{
+    bool refuses = p->of && p->of->desc.conn.refuse_slow;
+    return error == 0 || error == WSAENOTCONN || error == WSAENOBUFS ||
+           (refuses && (error == WSAEWOULDBLOCK || error == WSAEMSGSIZE));
+}
+
+// Sends some of its stream, unless somebody else is doing so.
+static void say(player *p, size_t n)
+{
+    unsigned char block[CHUNK + 4];
+    stream *s = p->out;
+    iocpnet_error error;
+    size_t size;
+    if (!s || InterlockedExchange(&s->busy, 1)) return;
+    if (!s->taken && n < HEAD) n = HEAD;
+    size = wire(s, block, n);
+    InterlockedExchangeAdd64(&s->offered, (LONG64)n);
+    if (pool && one_in(3) && size <= 4096) {
+        iocpnet_buffer *buffer = iocpnet_pool_take(pool);
+        error = WSAENOBUFS;
+        if (buffer) {
+            memcpy(buffer->data, block, size);
+            buffer->used = (uint32_t)size;
+            error = iocpnet_conn_send_buffer(p->conn, buffer);
+        } else {
+            InterlockedExchangeAdd64(&s->offered, -(LONG64)n);
+            InterlockedExchange(&s->busy, 0);
+            return;
+        }
+    } else {
+        error = iocpnet_conn_send(p->conn, block, size);
+    }
+    MUST(may_fail_so(p, error));
+    if (error) {
+        InterlockedExchangeAdd64(&s->offered, -(LONG64)n);
+    } else {
+        InterlockedExchangeAdd64(&s->taken, (LONG64)n);
+    }
+    InterlockedExchange(&s->busy, 0);
+}
+
+static void alive_or_not(iocpnet_error error)
+{
+    MUST(error == 0 || error == WSAENOTCONN);
+}
+
+// Something that a program may do with a connection, on any thread. own: in its callback.
+static void act(player *p, bool own)
+{
+    iocpnet_error error;
+    switch (any(24)) {
+    case 0:
+        error = iocpnet_conn_close(p->conn);
+        alive_or_not(error);
+        if (!error) InterlockedExchange(&p->asked_close, 1);
+        if (own && !error) p->no_data = true;
+        break;
+    case 1:
+        error = iocpnet_conn_shutdown(p->conn);
+        alive_or_not(error);
+        if (!error) InterlockedExchange(&p->asked_shutdown, 1);
+        break;
+    case 2:
+        if (!one_in(3)) break;
+        InterlockedExchange(&p->asked_abort, 1);
+        error = iocpnet_conn_abort(p->conn);
+        alive_or_not(error);
+        if (own && !error) p->no_data = true;
+        break;
+    case 3:
+        if (!one_in(3)) break;
+        InterlockedExchange(&p->asked_detach, 1);
+        error = iocpnet_conn_detach(p->conn);
+        MUST(error == 0 || error == WSAENOTCONN ||
+             (error == WSAEOPNOTSUPP && (framed || filtered)));
+        break;
+    case 4:
+    case 5:
+        error = iocpnet_conn_pause(p->conn);
+        alive_or_not(error);
+        if (own && !error && !p->resumed) p->paused_here = true;
+        break;
+    case 6:
+    case 7:
+    case 8:
+        InterlockedExchange(&p->resumed, 1);
+        p->paused_here = false;
+        alive_or_not(iocpnet_conn_resume(p->conn));
+        break;
+    case 9:
+        (void)iocpnet_conn_address(p->conn, false);
+        break;
+    case 10:
+        alive_or_not(iocpnet_conn_send(p->conn, "", 0));
+        break;
+    case 11:
+        if (own) Sleep(any(30));
+        break;
+    default:
+        say(p, 1 + any(one_in(8) ? CHUNK : 200));
+        break;
+    }
+}
+
+static void enter(player *p)
+{
+    MUST_EQ(InterlockedExchange(&p->inside, 1), 0);
+    MUST_EQ(p->closed, 0);
+    MUST_EQ(sim_locks_held(), 0);
+}
+
+static void leave(player *p)
+{
+    InterlockedExchange(&p->inside, 0);
+}
+
+static void maybe_act(player *p)
+{
+    while (one_in(3))
+        act(p, true);
+    if (one_in(40)) MUST_EQ(iocpnet_iocp_poll(iocp, 0), WSAEINVAL);
+}
+
+static void on_open(iocpnet_conn conn, void *user)
+{
+    group *g = (group *)user;
+    player *p;
+    bool accepted = g >= listeners && g < listeners + LISTENERS;
+    LONG open;
+    if (accepted) {
+        p = player_new(g);
+        if (!p) {
+            iocpnet_conn_abort(conn);
+            return;
+        }
+        p->accepted = true;
+        p->conn = conn;
+        p->expected = true;
+    } else {
+        p = (player *)user;
+        g = p->of;
+        MUST(p->conn.id == conn.id || !p->conn.id);
+        p->conn = conn;
+    }
+    enter(p);
+    MUST_EQ(p->opened, 0);
+    p->opened = 1;
+    open = InterlockedIncrement(&g->open);
+    MUST((uint32_t)open <= g->desc.conn.max_connections);
+    MUST_EQ(iocpnet_conn_set_user(conn, p), 0);
+    MUST(iocpnet_conn_user(conn) == p);
+    MUST(iocpnet_conn_handle(conn) != ~(uintptr_t)0);
+    if (one_in(2)) say(p, 1 + any(100));
+    maybe_act(p);
+    leave(p);
+}
+
+static void on_data(iocpnet_conn conn, const void *data, size_t size)
+{
+    player *p = (player *)iocpnet_conn_user(conn);
+    if (!p || p < players || p >= players + PLAYERS) return;
+    enter(p);
+    MUST_EQ(p->opened, 1);
+    MUST(!p->no_data);
+    MUST(!p->paused_here);
+    hear(&p->in, data, size);
+    if (!framed && !filtered && one_in(16)) {
+        iocpnet_buffer *buffer = iocpnet_conn_take(conn);
+        if (buffer) MUST_EQ(buffer->used, size);
+        if (buffer) MUST(iocpnet_conn_take(conn) == NULL);
+        if (buffer) iocpnet_buffer_give(buffer);
+    }
+    maybe_act(p);
+    leave(p);
+}
+
+static void on_finish(iocpnet_conn conn)
+{
+    player *p = (player *)iocpnet_conn_user(conn);
+    if (!p || p < players || p >= players + PLAYERS) return;
+    enter(p);
+    MUST_EQ(p->finished, 0);
+    p->finished = 1;
+    hear_end(&p->in, true);
+    maybe_act(p);
+    if (one_in(2)) alive_or_not(iocpnet_conn_close(conn));
+    leave(p);
+}
+
+static void on_drain(iocpnet_conn conn)
+{
+    player *p = (player *)iocpnet_conn_user(conn);
+    if (!p || p < players || p >= players + PLAYERS) return;
+    enter(p);
+    maybe_act(p);
+    leave(p);
+}
+
+static void on_close(iocpnet_conn conn, iocpnet_reason reason, iocpnet_error error)
+{
+    player *p = (player *)iocpnet_conn_user(conn);
+    if (!p || p < players || p >= players + PLAYERS) return;
+    enter(p);
+    p->reason = reason;
+    p->error = error;
+    sim_tell("PLAY: connection %d closes: reason %d, error %d", (int)(p - players), reason, error);
+    if (p->opened) InterlockedDecrement(&p->of->open);
+    if (reason == IOCPNET_CLOSED_CONNECT_FAILED) MUST_EQ(p->opened, 0);
+    if (reason == IOCPNET_CLOSED_FINISHED) hear_end(&p->in, true);
+    if (reason != IOCPNET_CLOSED_FINISHED && !p->finished) hear_end(&p->in, false);
+    if (reason == IOCPNET_CLOSED_LOCAL) MUST(p->asked_close || p->asked_abort || p->asked_shutdown ||
+                                             p->finished || true);
+    if (p->out && (reason == IOCPNET_CLOSED_FINISHED ||
+                   (reason == IOCPNET_CLOSED_LOCAL && !p->asked_abort))) {
+        InterlockedExchange(&p->out->graceful, 1);
+    }
+    if (reason == IOCPNET_CLOSED_HANDED_OVER) {
+        uintptr_t handle = iocpnet_conn_handle(conn);
+        MUST(handle != ~(uintptr_t)0);
+        MUST_EQ(closesocket((SOCKET)handle), 0);
+    }
+    p->closed = 1;
+    InterlockedExchange(&p->inside, 0);
+}
+
+// ---- the filter: a mask --------------------------------------------------------------------------
+
+static iocpnet_error filter_open(iocpnet_conn conn, void *user, bool outbound, void **state)
+{
+    (void)user;
+    *state = NULL;
+    MUST_EQ(sim_locks_held(), 0);
+    if (outbound || one_in(2)) {
+        *state = &filter;
+        return iocpnet_filter_ready(conn);
+    }
+    return 0;
+}
+
+static iocpnet_error filter_receive(iocpnet_conn conn, void *state, const void *data, size_t size)
+{
+    unsigned char block[1024];
+    const unsigned char *from = (const unsigned char *)data;
+    iocpnet_error error = 0;
+    size_t i, n;
+    (void)state;
+    MUST_EQ(sim_locks_held(), 0);
+    iocpnet_filter_ready(conn);
+    while (size && !error) {
+        n = 1 + any((uint32_t)(size < sizeof block ? size : sizeof block));
+        if (n > size) n = size;
+        for (i = 0; i < n; i++)
+            block[i] = from[i] ^ MASK;
+        error = iocpnet_filter_show(conn, block, n);
+        if (error == WSAENOTCONN) return 0;
+        from += n;
+        size -= n;
+    }
+    return error;
+}
+
+static iocpnet_error filter_send(iocpnet_conn conn, void *state, const void *data, size_t size)
+{
+    unsigned char block[1024];
+    const unsigned char *from = (const unsigned char *)data;
+    iocpnet_error error = 0;
+    size_t i, n;
+    (void)state;
+    MUST_EQ(sim_locks_held(), 0);
+    while (size && !error) {
+        n = size < sizeof block ? size : sizeof block;
+        for (i = 0; i < n; i++)
+            block[i] = from[i] ^ MASK;
+        error = iocpnet_filter_send(conn, block, n);
+        from += n;
+        size -= n;
+    }
+    return error;
+}
+
+// ---- plain Winsock at the other end --------------------------------------------------------------
+
+static raw *raw_new(SOCKET s)
+{
+    raw *r;
+    u_long on = 1;
+    if (raw_count >= RAWS) {
+        closesocket(s);
+        return NULL;
+    }
+    r = &raws[raw_count++];
+    memset(r, 0, sizeof *r);
+    r->s = s;
+    r->used = true;
+    r->out = stream_new();
+    ioctlsocket(s, (long)FIONBIO, &on);
+    return r;
+}
+
+static void raw_connect(uint16_t to)
+{
+    struct sockaddr_in name;
+    SOCKET s = WSASocketW(AF_INET, SOCK_STREAM, 0, NULL, 0, WSA_FLAG_OVERLAPPED);
+    if (s == INVALID_SOCKET) return;
+    memset(&name, 0, sizeof name);
+    name.sin_family = AF_INET;
+    name.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    name.sin_port = htons(to);
+    if (connect(s, (struct sockaddr *)&name, sizeof name)) {
+        closesocket(s);
+        return;
+    }
+    raw_new(s);
+}
+
+static void raw_say(raw *r, size_t n)
+{
+    unsigned char block[CHUNK + 4];
+    stream *s = r->out;
+    size_t size, i;
+    int sent;
+    if (!s || r->fin_sent || r->s == INVALID_SOCKET) return;
+    if (!s->taken && n < HEAD) n = HEAD;
+    size = wire(s, block, n);
+    if (filtered) {
+        for (i = 0; i < size; i++)
+            block[i] ^= MASK;
+    }
+    s->offered += (LONG64)n;
+    sent = send(r->s, (const char *)block, (int)size, 0);
+    if (sent == (int)size) {
+        s->taken += (LONG64)n;
+    } else {
+        MUST_EQ(sent, SOCKET_ERROR);
+        s->offered -= (LONG64)n;
+    }
+}
+
+// Takes frames apart again.
+static void raw_hear(raw *r, unsigned char *data, size_t size)
+{
+    size_t i, n;
+    if (filtered) {
+        for (i = 0; i < size; i++)
+            data[i] ^= MASK;
+    }
+    if (!framed) {
+        hear(&r->in, data, size);
+        return;
+    }
+    while (size) {
+        if (!r->frame_left) {
+            r->frame[r->frame_got++] = *data++;
+            size--;
+            if (r->frame_got < 4) continue;
+            r->frame_got = 0;
+            r->frame_left = (uint32_t)r->frame[0] << 24 | (uint32_t)r->frame[1] << 16 |
+                            (uint32_t)r->frame[2] << 8 | r->frame[3];
+            MUST(r->frame_left <= CHUNK);
+            continue;
+        }
+        n = size < r->frame_left ? size : r->frame_left;
+        hear(&r->in, data, n);
+        r->frame_left -= (uint32_t)n;
+        data += n;
+        size -= n;
+    }
+}
+
+static void raw_read(raw *r)
+{
+    static unsigned char block[20000];
+    int n, tries;
+    for (tries = 0; tries < 50 && !r->ended && r->s != INVALID_SOCKET; tries++) {
+        n = recv(r->s, (char *)block, 1 + (int)any(sizeof block - 1), 0);
+        if (n > 0) {
+            raw_hear(r, block, (size_t)n);
+        } else if (n == 0) {
+            r->ended = true;
+            if (!r->frame_left && !r->frame_got) hear_end(&r->in, true);
+        } else if (WSAGetLastError() == WSAEWOULDBLOCK) {
+            return;
+        } else {
+            r->ended = true;
+            hear_end(&r->in, false);
+        }
+    }
+}
+
+static void raw_leave(raw *r, bool hard)
+{
+    struct linger now = { 1, 0 };
+    if (r->s == INVALID_SOCKET) return;
+    if (!r->ended) hear_end(&r->in, false);
+    if (hard && r->out) r->out->broken_off = true;
+    if (hard) setsockopt(r->s, SOL_SOCKET, SO_LINGER, (const char *)&now, sizeof now);
+    if (!r->ended && r->out) r->out->broken_off = true;  // unread input may make a reset of it
+    closesocket(r->s);
+    r->s = INVALID_SOCKET;
+    r->ended = true;
+}
+
+static void raw_act(raw *r)
+{
+    if (r->s == INVALID_SOCKET) return;
+    switch (any(16)) {
+    case 0:
+        if (!r->fin_sent) shutdown(r->s, SD_SEND);
+        r->fin_sent = true;
+        break;
+    case 1:
+        if (one_in(4)) raw_leave(r, one_in(2));
+        break;
+    case 2:
+        if (one_in(10)) r->deaf = !r->deaf;
+        break;
+    case 3:
+    case 4:
+    case 5:
+    case 6:
+    case 7:
+        raw_say(r, 1 + any(one_in(8) ? CHUNK : 200));
+        break;
+    default:
+        if (!r->deaf) raw_read(r);
+        break;
+    }
+}
+
+// ---- timers and posted ops ----------------------------------------------------------------------
+
+static void tick_done(iocpnet_timer *timer, iocpnet_error error)
+{
+    tick *t = IOCPNET_OUTER(timer, tick, timer);
+    MUST(t->started);
+    MUST(error == 0 || error == WSA_OPERATION_ABORTED);
+    MUST_EQ(sim_locks_held(), 0);
+    if (!error) MUST(GetTickCount64() >= t->due);
+    InterlockedIncrement(&t->calls);
+    if (error || !t->periodic) {
+        if (!t->periodic) MUST_EQ(t->calls, 1);
+        InterlockedExchange(&t->started, 0);
+    }
+}
+
+static void tick_act(void)
+{
+    tick *t = &ticks[any(TIMERS)];
+    if (!t->started) {
+        uint32_t delay = any(500), period = one_in(3) ? 1 + any(100) : 0;
+        if (t->timer.done && iocpnet_timer_cancel(&t->timer) != WSAEINVAL) return;
+        t->timer.done = tick_done;
+        t->periodic = period != 0;
+        t->calls = 0;
+        t->due = GetTickCount64() + delay;
+        t->started = 1;
+        if (iocpnet_timer_start(iocp, &t->timer, delay, period)) t->started = 0;
+    } else if (one_in(2)) {
+        iocpnet_error error = iocpnet_timer_cancel(&t->timer);
+        MUST(error == 0 || error == WSAEINPROGRESS || error == WSAEINVAL);
+        if (!error) InterlockedExchange(&t->started, 0);
+    }
+}
+
+static void note_done(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    note *n = IOCPNET_OUTER(op, note, op);
+    MUST_EQ(error, 77);
+    MUST_EQ(bytes, 99);
+    MUST_EQ(sim_locks_held(), 0);
+    MUST_EQ(InterlockedIncrement(&n->calls), 1);
+    InterlockedExchange(&n->posted, 0);
+}
+
+static void note_act(void)
+{
+    note *n = &notes[any(POSTS)];
+    iocpnet_error error;
+    if (n->posted) return;
+    n->op.done = note_done;
+    n->calls = 0;
+    n->posted = 1;
+    error = iocpnet_iocp_post(iocp, &n->op, 77, 99);
+    if (error) n->posted = 0;
+    MUST(!error || error == WSAESHUTDOWN);
+}
+
+// ---- a game -------------------------------------------------------------------------------------
+
+static void settings(iocpnet_conn_desc *d, void *user)
+{
+    static const uint32_t sizes[] = { 512, 1024, 2048, 4096, 16384 };
+    memset(d, 0, sizeof *d);
+    d->max_connections = 1 + any(one_in(3) ? 4 : 60);
+    d->buffer_bytes = sizes[any(5)];
+    d->buffers = d->max_connections * (1 + any(8)) + 1;
+    d->send_limit_bytes = one_in(2) ? 0 : 4096 + any(60000);
+    d->idle_ms = one_in(4) ? 50 + any(3000) : 0;
+    d->read_ms = one_in(6) ? 50 + any(3000) : 0;
+    d->stall_ms = one_in(6) ? 50 + any(3000) : 0;
+    d->close_ms = one_in(2) ? 20 + any(2000) : 0;
+    d->connect_ms = one_in(2) ? 50 + any(2000) : 0;
+    d->keepalive_ms = one_in(6) ? 1000 : 0;
+    d->filter = filtered ? &filter : NULL;
+    d->frame = framed ? &frame : NULL;
+    d->zero_byte = one_in(4);
+    d->recvs = d->zero_byte || one_in(2) ? 0 : 1 + any(8);
+    d->sndbuf_0 = one_in(4);
+    d->nagle = one_in(4);
+    d->refuse_slow = one_in(2);
+    d->no_read_pause = one_in(4);
+    d->no_pool_cache = one_in(4);
+    d->on.open = on_open;
+    d->on.data = on_data;
+    d->on.finish = one_in(2) ? on_finish : NULL;
+    d->on.drain = one_in(2) ? on_drain : NULL;
+    d->on.close = on_close;
+    d->user = user;
+}
+
+static bool open_listener(iocpnet_connector **spread)
+{
+    group *g = &listeners[listener_count];
+    iocpnet_listener_desc *d = &g->desc;
+    iocpnet_address at;
+    iocpnet_error error;
+    memset(g, 0, sizeof *g);
+    settings(&d->conn, g);
+    d->address = "127.0.0.1";
+    d->accepts_min = 1 + any(8);
+    d->accepts_max = d->accepts_min + any(16);
+    d->accept_data_ms = one_in(3) ? 100 + any(1000) : 0;
+    d->reuse = one_in(3);
+    d->accept_thread = one_in(4);
+    (void)spread;
+    error = iocpnet_listener_open(&g->listener, iocp, d);
+    if (error) {
+        MUST(faulty);
+        MUST(!g->listener);
+        return false;
+    }
+    at = iocpnet_listener_address(g->listener);
+    g->port = iocpnet_address_port(&at);
+    listener_count++;
+    return true;
+}
+
+static bool open_connector(void)
+{
+    group *g = &connectors[connector_count];
+    iocpnet_error error;
+    memset(g, 0, sizeof *g);
+    settings(&g->desc.conn, g);
+    error = iocpnet_connector_open(&g->connector, iocp, &g->desc.conn);
+    if (error) {
+        MUST(faulty);
+        return false;
+    }
+    connector_count++;
+    return true;
+}
+
+static void kit_connect(void)
+{
+    group *g;
+    player *p;
+    iocpnet_address at[3];
+    iocpnet_error error;
+    iocpnet_conn conn;
+    size_t n = 1 + any(3), i;
+    if (!connector_count) return;
+    g = &connectors[any((uint32_t)connector_count)];
+    p = player_new(g);
+    if (!p) return;
+    for (i = 0; i < n; i++) {
+        uint16_t port = raw_port;
+        if (listener_count && one_in(2)) port = listeners[any((uint32_t)listener_count)].port;
+        if (one_in(8)) port = 9;  // nobody is there
+        MUST_EQ(iocpnet_address_parse(&at[i], "127.0.0.1", port), 0);
+    }
+    error = iocpnet_conn_open(&conn, g->connector, at, n, p);
+    MUST(error == 0 || error == WSAENOBUFS || (faulty && error));
+    if (error) return;
+    p->expected = true;
+    if (!p->conn.id) p->conn = conn;
+    MUST(p->conn.id == conn.id);
+    if (one_in(3)) act(p, false);
+}
+
+static void accept_raw(void)
+{
+    SOCKET s = accept(raw_listener, NULL, NULL);
+    if (s != INVALID_SOCKET) raw_new(s);
+}
+
+static player *some_player(void)
+{
+    LONG n = player_count;
+    if (!n) return NULL;
+    if (n > 20 && !one_in(8)) return &players[n - 1 - (LONG)any(20)];
+    return &players[any((uint32_t)n)];
+}
+
+// Any call with any name: one that is gone is refused.
+static void meddle_once(void)
+{
+    player *p = some_player();
+    bool was_closed;
+    if (!p || !p->conn.id) return;
+    was_closed = p->closed && !p->inside;
+    if (!was_closed) {
+        act(p, false);
+        return;
+    }
+    MUST_EQ(iocpnet_conn_send(p->conn, "x", 1), WSAENOTCONN);
+    MUST_EQ(iocpnet_conn_close(p->conn), WSAENOTCONN);
+    MUST_EQ(iocpnet_conn_abort(p->conn), WSAENOTCONN);
+    MUST_EQ(iocpnet_conn_pause(p->conn), WSAENOTCONN);
+    MUST_EQ(iocpnet_conn_set_user(p->conn, NULL), WSAENOTCONN);
+}
+
+static DWORD WINAPI meddler(void *unused)
+{
+    (void)unused;
+    while (!InterlockedExchangeAdd(&over, 0)) {
+        meddle_once();
+        if (one_in(2)) Sleep(any(20));
+    }
+    return 0;
+}
+
+static DWORD WINAPI poller(void *unused)
+{
+    iocpnet_error error;
+    (void)unused;
+    do {
+        error = iocpnet_iocp_poll(iocp, 1 + any(50));
+        MUST(error == 0 || error == 258 || error == WSAESHUTDOWN || faulty);
+    } while (error != WSAESHUTDOWN && !InterlockedExchangeAdd(&over, 0));
+    return 0;
+}
+
+static void one_step(bool polls)
+{
+    int i;
+    switch (any(20)) {
+    case 0:
+    case 1:
+        if (listener_count) raw_connect(listeners[any((uint32_t)listener_count)].port);
+        break;
+    case 2:
+        kit_connect();
+        break;
+    case 3:
+    case 4:
+        accept_raw();
+        break;
+    case 5:
+        tick_act();
+        break;
+    case 6:
+        note_act();
+        break;
+    case 7:
+        if (listener_count && one_in(8)) {
+            group *g = &listeners[any((uint32_t)listener_count)];
+            iocpnet_error error = one_in(2) ? iocpnet_listener_pause(g->listener)
+                                            : iocpnet_listener_resume(g->listener);
+            MUST(error == 0 || (g->gone && error == WSAESHUTDOWN));
+        }
+        break;
+    case 8:
+        if (listener_count && one_in(100)) {
+            group *g = &listeners[any((uint32_t)listener_count)];
+            iocpnet_listener_close(g->listener);
+            g->gone = true;
+        }
+        break;
+    case 9:
+    case 10:
+        meddle_once();
+        break;
+    case 11:
+        Sleep(any(one_in(10) ? 2000 : 20));
+        break;
+    case 12:
+        if (one_in(300)) {
+            cut = true;
+            sim_reset_all();
+        }
+        break;
+    default:
+        for (i = 0; i < 4 && raw_count; i++)
+            raw_act(&raws[any((uint32_t)raw_count)]);
+        break;
+    }
+    if (polls) {
+        iocpnet_error error = iocpnet_iocp_poll(iocp, any(4) ? 0 : any(20));
+        MUST(error == 0 || error == 258 || faulty);
+    }
+}
+
+static void check_streams(void)
+{
+    LONG i, n = stream_count < STREAMS ? stream_count : STREAMS;
+    for (i = 0; i < n; i++) {
+        stream *s = &streams[i];
+        MUST(s->heard <= s->taken);
+        // Who has seen a graceful end has all.
+        if (s->clean && !faulty) MUST_EQ(s->heard, s->taken);
+        // Who was told of a graceful end has lost nothing that the other wanted to hear.
+        if (s->graceful && !s->quit && !cut && !faulty && s->heard) MUST_EQ(s->heard, s->taken);
+    }
+}
+
+static void world_of(sim_world *w)
+{
+    memset(w, 0, sizeof *w);
+    w->no_ifs = one_in(5);
+    w->two_transfers = one_in(2);
+    w->processors = 1 + any(4);
+    w->teb_hidden = one_in(4);
+    w->latency_us = one_in(4) ? 20000 : 300;
+    if (one_in(5)) w->missing |= SIM_DISCONNECTEX;
+    if (one_in(5)) w->missing |= SIM_TRANSMITPACKETS | SIM_TRANSMITFILE;
+    if (one_in(6)) w->locked_bytes = 20000 + any(200000);
+    if (one_in(8)) w->handles = 60 + any(100);
+    if (one_in(8)) w->ports = 20 + any(40);
+    if (one_in(3)) w->fail_one_in = 50 + any(1000);
+}
+
+static int play(int steps)
+{
+    iocpnet_iocp_desc engine;
+    iocpnet_pool_desc pool_desc;
+    struct sockaddr_in name;
+    WSADATA data;
+    HANDLE threads[6];
+    int thread_count = 0, workers, i, tries, name_bytes = sizeof name;
+    u_long on = 1;
+    bool polls;
+    sim_world w;
+    sim_left before, left;
+    iocpnet_error error;
+    uint64_t start;
+    uint32_t deadline;
+    size_t in_ledger;
+
+    sim_begin(seed, NULL);
+    world_of(&w);
+    sim_begin(seed, &w);
+    faulty = w.fail_one_in || w.locked_bytes || w.handles || w.ports;
+    framed = one_in(3);
+    filtered = one_in(4);
+    filter.open = filter_open;
+    filter.receive = filter_receive;
+    filter.send = filter_send;
+    frame.max_bytes = CHUNK + 4;
+    before = sim_what_is_left();
+    while (WSAStartup(MAKEWORD(2, 2), &data))
+        continue;
+    memset(&engine, 0, sizeof engine);
+    engine.threads = 1 + any(4);
+    engine.concurrency = any(3);
+    engine.batch = one_in(2) ? 1 + any(8) : 0;
+    engine.inline_limit = one_in(2) ? 1 + any(4) : 0;
+    engine.no_inline = one_in(5);
+    engine.no_skip = one_in(5);
+    engine.locked_bytes = one_in(6) ? 30000 + any(300000) : 0;
+    engine.queued_bytes = one_in(6) ? 30000 + any(300000) : 0;
+    error = iocpnet_iocp_open(&iocp, &engine);
+    if (error) {
+        MUST(faulty);
+        MUST(!iocp);
+        WSACleanup();
+        return 0;
+    }
+    memset(&pool_desc, 0, sizeof pool_desc);
+    pool_desc.buffer_bytes = 4096;
+    pool_desc.max_buffers = 200;
+    if (one_in(2) && iocpnet_pool_create(&pool, &pool_desc)) pool = NULL;
+    memset(&name, 0, sizeof name);
+    name.sin_family = AF_INET;
+    name.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    raw_listener = WSASocketW(AF_INET, SOCK_STREAM, 0, NULL, 0, WSA_FLAG_OVERLAPPED);
+    if (raw_listener != INVALID_SOCKET) {
+        bind(raw_listener, (struct sockaddr *)&name, sizeof name);
+        listen(raw_listener, 50);
+        getsockname(raw_listener, (struct sockaddr *)&name, &name_bytes);
+        ioctlsocket(raw_listener, (long)FIONBIO, &on);
+        raw_port = ntohs(name.sin_port);
+    }
+    if (!raw_port) raw_port = 9;
+    for (i = 1 + (int)any(LISTENERS); i > 0; i--)
+        open_listener(NULL);
+    for (i = (int)any(CONNECTORS); i > 0; i--)
+        open_connector();
+
+    polls = one_in(3);
+    workers = one_in(3) ? 0 : 1;
+    if (!workers && !polls) {
+        for (i = 1 + (int)any(2); i > 0; i--) {
+            threads[thread_count] = CreateThread(NULL, 0, poller, NULL, 0, NULL);
+            if (threads[thread_count]) thread_count++;
+        }
+    }
+    if (workers && iocpnet_iocp_start(iocp)) MUST(faulty);
+    for (i = (int)any(3); i > 0; i--) {
+        threads[thread_count] = CreateThread(NULL, 0, meddler, NULL, 0, NULL);
+        if (threads[thread_count]) thread_count++;
+    }
+    for (step = 1; step <= steps; step++)
+        one_step(polls);
+
+    // All raw ends go on reading for a while, and then leave.
+    for (tries = 0; tries < 40; tries++) {
+        for (i = 0; i < raw_count; i++) {
+            if (raws[i].s == INVALID_SOCKET) continue;
+            if (!raws[i].fin_sent && tries == 5) shutdown(raws[i].s, SD_SEND);
+            if (tries >= 5) raws[i].fin_sent = true;
+            raw_read(&raws[i]);
+        }
+        if (polls) {
+            iocpnet_iocp_poll(iocp, 10);
+        } else {
+            Sleep(10);
+        }
+    }
+    deadline = any(3000);
+    start = sim_clock_us();
+    sim_tell("PLAY: stop with %u ms", deadline);
+    for (tries = 0; tries < 40; tries++) {
+        error = iocpnet_iocp_stop(iocp, deadline);
+        if (!error) break;
+        MUST(error == WSAETIMEDOUT);
+        MUST(faulty || tries == 0);
+        for (i = 0; i < raw_count; i++)
+            raw_read(&raws[i]);
+    }
+    MUST_EQ(error, 0);
+    MUST(faulty || sim_threaded() || sim_clock_us() - start < (uint64_t)deadline * 1000 + 2200000u);
+    for (i = 0; i < raw_count; i++) {
+        raw_read(&raws[i]);
+        raw_leave(&raws[i], false);
+    }
+    if (raw_listener != INVALID_SOCKET) closesocket(raw_listener);
+    for (i = 0; i < player_count; i++) {
+        player *p = &players[i];
+        MUST_EQ(p->inside, 0);
+        if (p->opened) MUST_EQ(p->closed, 1);
+        if (p->expected) MUST_EQ(p->closed, 1);
+    }
+    for (i = 0; i < TIMERS; i++)
+        MUST_EQ(ticks[i].started, 0);
+    for (i = 0; i < POSTS; i++)
+        MUST_EQ(notes[i].posted, 0);
+    check_streams();
+    for (tries = 0; tries < 100; tries++) {
+        error = iocpnet_iocp_close(iocp);
+        if (!error) break;
+        MUST(faulty);
+    }
+    MUST_EQ(error, 0);
+    InterlockedExchange(&over, 1);
+    for (i = 0; i < thread_count; i++) {
+        MUST_EQ(WaitForSingleObject(threads[i], INFINITE), WAIT_OBJECT_0);
+        CloseHandle(threads[i]);
+    }
+    if (pool) MUST_EQ(iocpnet_pool_destroy(pool), 0);
+    WSACleanup();
+    Sleep(2000);  // what is on its way in the network
+    in_ledger = iocpnet_ledger(NULL, NULL);
+    MUST_EQ(in_ledger, 0);
+    left = sim_what_is_left();
+    MUST_EQ(left.handles, before.handles);
+    MUST_EQ(left.requests, before.requests);
+    MUST_EQ(left.packets, before.packets);
+    MUST_EQ(left.blocks, before.blocks);
+    return 0;
+}
+
+// ---- many games ---------------------------------------------------------------------------------
+
+static uint64_t wanted(const char *name, uint64_t usual)
+{
+    const char *value = getenv(name);
+    return value && *value ? strtoull(value, NULL, 0) : usual;
+}
+
+int main(void)
+{
+    uint64_t first = wanted("PLAY_SEED", 1), seeds = wanted("PLAY_SEEDS", 50), next = first;
+    int steps = (int)wanted("PLAY_STEPS", 2000), jobs = (int)wanted("PLAY_JOBS", 2), running = 0;
+    int failed = 0, done = 0;
+    char seeds_failed[400] = "";
+    struct {
+        int pid;
+        uint64_t seed;
+    } games[64] = { { 0, 0 } };
+
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    if (jobs > 64) jobs = 64;
+    while (next < first + seeds || running) {
+        int status, pid, i;
+        if (running < jobs && next < first + seeds) {
+            pid = fork();
+            if (pid == 0) {
+                seed = next;
+                alarm(600);
+                play(steps);
+                fflush(stdout);
+                exit(0);
+            }
+            for (i = 0; games[i].pid; i++)
+                continue;
+            games[i].pid = pid;
+            games[i].seed = next++;
+            running++;
+            continue;
+        }
+        pid = waitpid(-1, &status, 0);
+        for (i = 0; i < 64 && games[i].pid != pid; i++)
+            continue;
+        if (i == 64) continue;
+        games[i].pid = 0;
+        running--;
+        done++;
+        if (status) {
+            size_t used = strlen(seeds_failed);
+            failed++;
+            printf("seed %llu failed with status %d\n", (unsigned long long)games[i].seed, status);
+            if (used < 380) {
+                snprintf(seeds_failed + used, sizeof seeds_failed - used, " %llu",
+                         (unsigned long long)games[i].seed);
+            }
+        }
+        if (done % 1000 == 0) printf("%d games, %d failed\n", done, failed);
+    }
+    if (failed) {
+        printf("FAIL play: %d of %d tests failed: seeds%s\n", failed, done, seeds_failed);
+        return 1;
+    }
+    printf("PASS play: %d tests, %d checks, 0 skipped\n", done, done * steps);
+    return 0;
+}
