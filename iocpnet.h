@@ -5865,6 +5865,7 @@ struct iocpnet_listener {
     iocpnet__accepts common, bare;
     HANDLE wait;  // for event
     bool timed, deficit, grown, full, paused, deaf;
+    bool crowded;                    // the deficit is only that every connector is full
     uint32_t failed;                 // accepts, one after the other
     uint32_t retry_ms;               // between tries to make a deficit good
     uint32_t posted;                 // accepts, ever
@@ -5891,6 +5892,7 @@ enum {
     IOCPNET__SHRINK_MS = 500,   // then each such time an eighth of what is above the least
     IOCPNET__CALM_MS = 1000,    // without being held up by silent clients, until bare accepts end
     IOCPNET__CANCEL_MS = 1000,  // a cancel of an accept is repeated this long
+    IOCPNET__NO_ROOM = -1,      // as an error: every connector is full
     IOCPNET__STATUS_PENDING = 0x103
 };
 
@@ -6125,7 +6127,7 @@ static iocpnet_error iocpnet__listener_post(iocpnet_listener *listener, iocpnet_
     size_t size = 0;
 
     slot->group = iocpnet__listener_group(listener);
-    if (!slot->group) return WSAENOBUFS;
+    if (!slot->group) return IOCPNET__NO_ROOM;
     error = WSAENOBUFS;
     if (listener->desc.accept_data_ms && !slot->bare && !iocpnet__waiting_lend(slot)) goto drop;
     if (slot->buffer) {
@@ -6194,10 +6196,11 @@ static void iocpnet__listener_fill(iocpnet_listener *listener)
     if (!error) error = iocpnet__listener_top_up(listener, &listener->bare);
     if (iocpnet__load(&listener->group.closed) || error == WSAEWOULDBLOCK) error = 0;
     listener->full = !error && (uint32_t)iocpnet__load(&common->waiting) >= common->target;
-    told = !error || listener->deficit || (error == WSAENOBUFS && listener->desc.spread_count);
+    told = !error || error == IOCPNET__NO_ROOM || (listener->deficit && !listener->crowded);
+    listener->crowded = error == IOCPNET__NO_ROOM;
     iocpnet__listener_lack(listener, error != 0);
-    if (error == WSAENOBUFS && listener->desc.spread_count) {
-        listener->retry_ms = 0;  // connectors that are full have room any time, and nobody says so
+    if (listener->crowded) {
+        listener->retry_ms = 0;  // there may be room any time, and nobody says so
         listener->retry_due = iocpnet__now() + IOCPNET__TICK_MS;
     }
     iocpnet__lock_leave(&listener->lock);
