@@ -329,7 +329,7 @@ static inline void common_print_sum(const common_iocps *all, uint64_t ms, bool f
     { "--idle-ms", "N", COMMON_NUMBER, &(s).idle_ms, 0, 4000000000, \
       "close a connection silent this long; 0: never [0]" }, \
     { "--accepts", "MIN:MAX", COMMON_RANGE, (s).accepts, 1, 10000, \
-      "AcceptEx calls kept waiting [8:64]" }
+      "AcceptEx calls kept waiting [32:128]" }
 // clang-format on
 
 // What --seconds and --stats-ms need: a thread that waits, and stops the iocp or prints.
