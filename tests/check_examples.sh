@@ -254,7 +254,8 @@ check_stress()
     helper=
     # Who is left at the end fails when nobody gets on for 5 s, and not while somebody does.
     stress_said mute 1 "5900 < ms < 9000"
-    check "who was left: $(grep FAILED "$work/mute.txt")" grep -q '^FAILED: half .* bytes came until 5 s' "$work/mute.txt"
+    check "who was left: $(grep FAILED "$work/mute.txt")" \
+        grep -q '^FAILED: half .* bytes came until 5 s' "$work/mute.txt"
     stress_said late 0 "failures == 0 and ms > 6000"
     stress_said spoil 1 "mismatches > 0"
     check "a wrong byte is not told" grep -q '^FAILED: .*a wrong byte' "$work/spoil.txt"
