@@ -1352,8 +1352,8 @@ IOCPNET_API iocpnet_address iocpnet_listener_address(const iocpnet_listener *lis
 //
 //   desc       copied; on.data is required
 //
-// Returns    0; WSAEINVAL: settings out of range, or recvs above 1 with zero_byte; WSAESHUTDOWN: the
-//            iocp stops; ERROR_NOT_ENOUGH_MEMORY (8).
+// Returns    0; WSAEINVAL: settings out of range, or recvs above 1 with zero_byte; WSAESHUTDOWN:
+//            the iocp stops; ERROR_NOT_ENOUGH_MEMORY (8).
 // Owns       the iocp frees it.
 // Threads    any.
 IOCPNET_API iocpnet_error iocpnet_connector_open(iocpnet_connector **connector, iocpnet_iocp *iocp,

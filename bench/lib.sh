@@ -31,8 +31,8 @@ bench_build_load()
 }
 
 # bench_begin [WORD ...]: makes the prefix and the load generator, then starts Wine's server by the
-# words and warms it; ends everything when the script ends. One benchmark at a time. In a script that
-# another runs after bench_share: uses the one that is there.
+# words and warms it; ends everything when the script ends. One benchmark at a time. In a script
+# that another runs after bench_share: uses the one that is there.
 bench_begin()
 {
     bench_build_load

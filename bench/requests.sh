@@ -22,7 +22,8 @@
 
 . "$(dirname "$0")/lib.sh"
 
-names='' repeat=3 name='' divide=1 pause=0.3 few=6144 option='' values='' cases='pending saturated connection'
+names='' repeat=3 name='' divide=1 pause=0.3 few=6144
+option='' values='' cases='pending saturated connection'
 while [[ ${1:-} == --* ]]; do
     case $1 in
         --names) names=1 ;;
