@@ -106,10 +106,10 @@
 // shared; what another thread gives comes back 29 at a time.
 //
 // A listener, and a connector, has pools of its own: connections, buffers to receive into, buffers
-// to send, and with a framer room for messages that came in pieces. A connection that waits for
-// bytes has one buffer, or recvs of them, or none with zero_byte. Its own struct is below 400
-// bytes. Names take 16 bytes for each connection that was ever open at once, and stay until the
-// process ends.
+// to send, and with a framer room for messages that came in pieces. A listener that spreads has
+// none: its connectors have. A connection that waits for bytes has one buffer, or recvs of them, or
+// none with zero_byte. Its own struct is below 400 bytes. Names take 16 bytes for each connection
+// that was ever open at once, and stay until the process ends.
 //
 // Over the whole process iocp.desc bounds what waiting calls lock and what is queued to send. At
 // the first bound receives wait without a buffer and sends wait their turn; at the second a send is
@@ -165,7 +165,7 @@
 // Call iocpnet_iocp_close before a DLL that holds this code is unloaded, not in DllMain.
 //
 // Each pool takes an FLS index, of which a process has 128 before Windows 10 1903: a listener or a
-// connector takes five or six.
+// connector takes five or six, a listener that spreads none.
 //
 // Names with two underscores inside (iocpnet__x) are private.
 //
@@ -1306,7 +1306,8 @@ typedef struct iocpnet_listener_desc {
 // if it keeps failing; nothing that a client does ends the listener.
 //
 // With spread a connection lives on one of several iocps, each with workers of its own: one for
-// each processor, say. A connector that is full or closed is passed over; waiting accepts count as
+// each processor, say. It is the connector's, by its settings and from its pools; such a listener
+// has none of its own. A connector that is full or closed is passed over; waiting accepts count as
 // its connections, and when all are full that is looked at every 50 ms. Stop and close the
 // listener's iocp before those of the connectors: till then they can't be closed, nor can their
 // listeners spread to others. One that stops first loses the clients of accepts that wait for it.
@@ -1314,7 +1315,9 @@ typedef struct iocpnet_listener_desc {
 //   listener   set to the listener; may be NULL if you do not need it
 //
 // Returns    0 or the code of the call that failed: 10048 WSAEADDRINUSE, 10049 WSAEADDRNOTAVAIL ...
-//            WSAEINVAL also in a callback with bind_retry_ms set; WSAESHUTDOWN: the iocp stops.
+//            WSAEINVAL: settings out of range, or that exclude each other: spread with reuse or
+//            accept_thread; recvs above 1 with zero_byte; spread to another iocp while another's
+//            listener gives to this one; bind_retry_ms in a callback. WSAESHUTDOWN: the iocp stops.
 // Owns       the iocp closes it when it stops, and frees it.
 // Threads    any, not after a stop. Blocks up to bind_retry_ms.
 // Source     MS Learn, AcceptEx; "Using SO_REUSEADDR and SO_EXCLUSIVEADDRUSE".
@@ -1349,7 +1352,8 @@ IOCPNET_API iocpnet_address iocpnet_listener_address(const iocpnet_listener *lis
 //
 //   desc       copied; on.data is required
 //
-// Returns    0; WSAEINVAL; WSAESHUTDOWN: the iocp stops; ERROR_NOT_ENOUGH_MEMORY (8).
+// Returns    0; WSAEINVAL: settings out of range, or recvs above 1 with zero_byte; WSAESHUTDOWN:
+//            the iocp stops; ERROR_NOT_ENOUGH_MEMORY (8).
 // Owns       the iocp frees it.
 // Threads    any.
 IOCPNET_API iocpnet_error iocpnet_connector_open(iocpnet_connector **connector, iocpnet_iocp *iocp,
@@ -3419,7 +3423,8 @@ static DWORD WINAPI iocpnet__worker_main(void *parameter)
         }
     } while (error != WSAESHUTDOWN && !iocpnet__load(&iocp->start_failed));
 
-    // What was over the bound in its last batch is another thread's now: once started, it ends.
+    // What was over the bound in its last batch, and the accepts that it has put off, are another
+    // thread's now: once started, they end.
     if (worker) {
         iocpnet_op *op = worker->later_first;
         iocpnet_op *next;
@@ -5866,6 +5871,7 @@ struct iocpnet_listener {
     iocpnet__accepts common, bare;
     HANDLE wait;  // for event
     bool timed, deficit, grown, full, paused, deaf;
+    bool crowded;                    // the deficit is only that every connector is full
     uint32_t failed;                 // accepts, one after the other
     uint32_t retry_ms;               // between tries to make a deficit good
     uint32_t posted;                 // accepts, ever
@@ -5892,6 +5898,7 @@ enum {
     IOCPNET__SHRINK_MS = 500,   // then each such time an eighth of what is above the least
     IOCPNET__CALM_MS = 1000,    // without being held up by silent clients, until bare accepts end
     IOCPNET__CANCEL_MS = 1000,  // a cancel of an accept is repeated this long
+    IOCPNET__NO_ROOM = -1,      // as an error: every connector is full
     IOCPNET__STATUS_PENDING = 0x103
 };
 
@@ -6126,7 +6133,7 @@ static iocpnet_error iocpnet__listener_post(iocpnet_listener *listener, iocpnet_
     size_t size = 0;
 
     slot->group = iocpnet__listener_group(listener);
-    if (!slot->group) return WSAENOBUFS;
+    if (!slot->group) return IOCPNET__NO_ROOM;
     error = WSAENOBUFS;
     if (listener->desc.accept_data_ms && !slot->bare && !iocpnet__waiting_lend(slot)) goto drop;
     if (slot->buffer) {
@@ -6195,10 +6202,11 @@ static void iocpnet__listener_fill(iocpnet_listener *listener)
     if (!error) error = iocpnet__listener_top_up(listener, &listener->bare);
     if (iocpnet__load(&listener->group.closed) || error == WSAEWOULDBLOCK) error = 0;
     listener->full = !error && (uint32_t)iocpnet__load(&common->waiting) >= common->target;
-    told = !error || listener->deficit || (error == WSAENOBUFS && listener->desc.spread_count);
+    told = !error || error == IOCPNET__NO_ROOM || (listener->deficit && !listener->crowded);
+    listener->crowded = error == IOCPNET__NO_ROOM;
     iocpnet__listener_lack(listener, error != 0);
-    if (error == WSAENOBUFS && listener->desc.spread_count) {
-        listener->retry_ms = 0;  // connectors that are full have room any time, and nobody says so
+    if (listener->crowded) {
+        listener->retry_ms = 0;  // there may be room any time, and nobody says so
         listener->retry_due = iocpnet__now() + IOCPNET__TICK_MS;
     }
     iocpnet__lock_leave(&listener->lock);

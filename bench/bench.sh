@@ -32,7 +32,11 @@ rm -rf "$out"
 mkdir -p "$out"
 failed=()
 child=''
-trap '[ -n "$child" ] && kill "$child" 2>/dev/null; exit 130' INT TERM
+end_child()
+{
+    [ -z "$child" ] || { kill "$child" 2>/dev/null && wait "$child"; }
+    exit 130
+}
 
 # part NAME WORD ...: runs it, shows what it prints, keeps that in NAME.txt. Not through a pipe: a
 # program of Wine may keep one open for longer than it lives.
@@ -56,6 +60,8 @@ program()
     wait $!
 )
 
+[ ${#quick[@]} = 0 ] || bench_share
+trap end_child INT TERM
 echo "== pool: the kit's beside the heap and a free list"
 part pool program bench_pool
 echo "== echo in one process"
@@ -68,14 +74,6 @@ if ! command -v gcc >/dev/null; then
     echo "left out: requests, pairs, bounds, idle (the load generator needs gcc)"
     exit $((${#failed[@]} > 0))
 fi
-echo "== requests to Wine's server: the yardstick"
-part requests_raw bench/requests.sh "${quick[@]}" --name raw_echo $raw
-if [ ${#quick[@]} = 0 ]; then
-    echo "== requests: the yardstick, yielding by way of the port"
-    part requests_post bench/requests.sh --name raw_echo_post $raw --post
-fi
-echo "== requests: the kit"
-part requests_kit bench/requests.sh "${quick[@]}" --names --name echo_server $kit
 echo "== throughput, 64 connections, beside the yardstick"
 part pairs bench/pairs.sh "${pairs[@]}" $raw "$kit"
 echo "== throughput, 1,000 connections, beside the yardstick"
@@ -84,6 +82,24 @@ echo "== what the bound of operations in place costs and gives"
 part bounds bench/bounds.sh "${bounds[@]}" $raw "$kit"
 echo "== memory of idle connections"
 part idle bench/idle.sh --connections $connections $idle
+if [ ${#quick[@]} -gt 0 ]; then
+    bench_part
+    bench_share traced_server
+    trap end_child INT TERM
+fi
+echo "== requests to Wine's server: the yardstick"
+part requests_raw bench/requests.sh "${quick[@]}" --name raw_echo $raw
+if [ ${#quick[@]} = 0 ]; then
+    echo "== requests: the yardstick, yielding by way of the port"
+    part requests_post bench/requests.sh --name raw_echo_post $raw --post
+fi
+echo "== requests: the kit"
+part requests_kit bench/requests.sh "${quick[@]}" --names --name echo_server $kit
+
+if [ ${#quick[@]} -gt 0 ]; then
+    bench_part
+    rm -f "$log"
+fi
 
 # field PART WORD [BEGIN]: what stands behind a word in the last line of a part, or in the last that
 # begins so
@@ -110,6 +126,7 @@ not_more()
 }
 
 echo
+[ ${#quick[@]} = 0 ] || echo "quick: fewer and shorter runs, so what is near a bound may be chance"
 printf '%-44s %9s %12s   %s\n' '' raw_echo echo_server 'promised'
 r=$(field requests_raw pending)
 row 'requests per echo that waits' "$r" "$(field requests_kit pending)" \

@@ -31,12 +31,19 @@ bench_build_load()
 }
 
 # bench_begin [WORD ...]: makes the prefix and the load generator, then starts Wine's server by the
-# words and warms it; ends everything when the script ends. One benchmark at a time.
+# words and warms it; ends everything when the script ends. One benchmark at a time. In a script
+# that another runs after bench_share: uses the one that is there.
 bench_begin()
 {
     bench_build_load
     # Each connection is a descriptor of Wine's server and of the load generator.
     ulimit -n "$(ulimit -Hn)"
+    if [ -n "${BENCH_SHARED:-}" ]; then
+        trap bench_end_jobs EXIT
+        trap 'exit 130' INT TERM
+        [ -z "$pinned" ] || taskset -acp 0 "$(wine_server_pid)" >/dev/null
+        return
+    fi
     exec 9>"$wine_prefix.lock"
     flock -n -x 9 || bench_die "another benchmark is running"
     if [ ! -e "$WINEPREFIX/made" ] && [ -e "$bench_source/made" ]; then
@@ -54,9 +61,18 @@ bench_begin()
         wine_quiet $wine_server -p
     else
         "$@" </dev/null 9>&- &
+        disown $!  # it is ended as any server of Wine's: killed, it leaves others that take seconds
         sleep 0.5
     fi
     wine_quiet $wine_command cmd /c exit
+}
+
+# Wine's server with its own trace: a line "TID: request( ..." per request and one "TID: request() =
+# ..." per reply.
+log=$bench_out/requests.log
+traced_server()
+{
+    exec $wine_server -f -d -p >/dev/null 2>"$log"
 }
 
 bench_end_server()
@@ -65,11 +81,32 @@ bench_end_server()
     wine_quiet $wine_server -w
 }
 
-bench_end()
+bench_end_jobs()
 {
     local pid
     for pid in $(jobs -rp); do kill -KILL "$pid" 2>/dev/null; done
+}
+
+bench_end()
+{
+    bench_end_jobs
     wine_end 2>/dev/null
+}
+
+# bench_share [WORD ...]: one server of Wine's for all scripts until bench_part: a start and an end
+# take seconds.
+bench_share()
+{
+    bench_begin "$@"
+    export BENCH_SHARED=1
+}
+
+bench_part()
+{
+    bench_end
+    exec 9>&-
+    unset BENCH_SHARED
+    trap - EXIT
 }
 
 # What is started while the script itself is on a core stays on it: the servers and Wine's server on

@@ -50,6 +50,13 @@ rate()
         --seconds "$seconds" --warmup-ms "$warmup_ms"
 }
 
+# The first load makes what later ones find.
+warm()
+{
+    bench_rate "$1" --mode "$mode" --connections "$connections" --size "$size" --seconds 0.1 \
+        >/dev/null
+}
+
 # compare LABEL PORT-A PORT-B: A B B A, then B A A B, and so on: a drift within a pair cancels
 compare()
 {
@@ -89,10 +96,10 @@ if [ -n "$control" ]; then
     pid_c=$server_pid port_c=$server_port
 fi
 echo "$mode, $connections connections, $size bytes, $pairs pairs of $seconds s"
-rate "$port_a" >/dev/null
-rate "$port_b" >/dev/null
+warm "$port_a"
+warm "$port_b"
 if [ -n "$control" ]; then
-    rate "$port_c" >/dev/null
+    warm "$port_c"
     compare "$name_a $name_a" "$port_a" "$port_c"
     server_stop "$pid_c"
 fi

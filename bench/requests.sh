@@ -22,11 +22,12 @@
 
 . "$(dirname "$0")/lib.sh"
 
-names='' repeat=3 name='' divide=1 option='' values='' cases='pending saturated connection'
+names='' repeat=3 name='' divide=1 pause=0.3 few=6144
+option='' values='' cases='pending saturated connection'
 while [[ ${1:-} == --* ]]; do
     case $1 in
         --names) names=1 ;;
-        --quick) repeat=1 divide=4 ;;
+        --quick) repeat=1 divide=4 pause=0.1 few=2048 ;;
         --repeat) repeat=$2 && shift ;;
         --name) name=$2 && shift ;;
         --only) cases=$2 && shift ;;
@@ -37,14 +38,6 @@ while [[ ${1:-} == --* ]]; do
 done
 [ $# -gt 0 ] || { sed -n '2,/^$/s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 name=${name:-$(basename "$1" .exe)}
-log=$bench_out/requests.log
-
-# The server's own trace: a line "TID: request( ..." per request and one "TID: request() = ..." per
-# reply.
-traced_server()
-{
-    exec $wine_server -f -d -p >/dev/null 2>"$log"
-}
 
 # A program's threads: the first names its process, each further one is made by one that is known.
 threads()
@@ -70,9 +63,9 @@ count()
     # after a burst of connections a server may look at the clock 20 times a second, which is a few
     # KiB, and these looks are no part of an echo.
     local size=$start
-    while [ $(($(stat -c %s "$log") - size)) -gt 6144 ]; do
+    while [ $(($(stat -c %s "$log") - size)) -gt $few ]; do
         size=$(stat -c %s "$log")
-        sleep 0.3
+        sleep $pause
     done
     tail -c "+$((start + 1))" "$log" | LC_ALL=C awk -v tids="$(threads | tr '\n' ' ')" '
         BEGIN { n = split(tids, list, " "); for (i = 1; i <= n; i++) known[list[i]] = 1 }
@@ -135,10 +128,10 @@ count_server()
 # All on one core: whether bytes are there already must not depend on who else uses the machine.
 bench_pin
 bench_begin traced_server
-sleep 1
+[ -n "${BENCH_SHARED:-}" ] || sleep 1
 if [ -n "$option" ]; then
     for value in $values; do count_server "$name$option=$value" "$@" "$option" "$value"; done
 else
     count_server "$name" "$@"
 fi
-rm -f "$log"
+[ -n "${BENCH_SHARED:-}" ] || rm -f "$log"

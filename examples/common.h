@@ -267,6 +267,36 @@ typedef struct common_iocps {
     uint32_t count;
 } common_iocps;
 
+typedef struct common_stopper {
+    iocpnet_op op;
+    iocpnet_iocp *iocp;
+} common_stopper;
+
+static inline void common_stop_here(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    (void)error;
+    (void)bytes;
+    iocpnet_iocp_stop(IOCPNET_OUTER(op, common_stopper, op)->iocp, COMMON_STOP_MS);
+}
+
+// Stops the others, all at the same time: in a callback a stop only begins. Whoever could not be
+// asked so is stopped when it is waited for.
+static inline iocpnet_error common_stop_others(const common_iocps *all)
+{
+    static common_stopper stopper[COMMON_IOCPS];  // what could not be stopped in time still has it
+    iocpnet_error error = 0;
+    for (uint32_t i = 1; i < all->count; i++) {
+        stopper[i].op.done = common_stop_here;
+        stopper[i].iocp = all->iocp[i];
+        iocpnet_iocp_post(all->iocp[i], &stopper[i].op, 0, 0);
+    }
+    for (uint32_t i = 1; i < all->count; i++) {
+        iocpnet_error stop_error = iocpnet_iocp_stop(all->iocp[i], COMMON_STOP_MS);
+        if (!error) error = stop_error;
+    }
+    return error;
+}
+
 // Opens the others, and starts their workers.
 static inline iocpnet_error common_spread(common_iocps *all, uint32_t count,
                                           const iocpnet_iocp_desc *iocp_desc,
@@ -329,7 +359,7 @@ static inline void common_print_sum(const common_iocps *all, uint64_t ms, bool f
     { "--idle-ms", "N", COMMON_NUMBER, &(s).idle_ms, 0, 4000000000, \
       "close a connection silent this long; 0: never [0]" }, \
     { "--accepts", "MIN:MAX", COMMON_RANGE, (s).accepts, 1, 10000, \
-      "AcceptEx calls kept waiting [8:64]" }
+      "AcceptEx calls kept waiting [32:128]" }
 // clang-format on
 
 // What --seconds and --stats-ms need: a thread that waits, and stops the iocp or prints.
@@ -349,8 +379,8 @@ static inline unsigned __stdcall common_watch_thread(void *argument)
     for (;;) {
         ULONGLONG now = GetTickCount64() - watch->began;
         if (stop_at && now >= stop_at) {
-            iocpnet_iocp_stop(watch->all->iocp[0],
-                              COMMON_STOP_MS);  // its result: iocpnet_iocp_run's too
+            // iocpnet_iocp_run returns the same, and its caller tells.
+            iocpnet_iocp_stop(watch->all->iocp[0], COMMON_STOP_MS);
             return 0;
         }
         if (print_at && now >= print_at) {
@@ -436,10 +466,8 @@ static inline int common_serve(const char *program, const common_server *server,
     fflush(stdout);
 
     error = iocpnet_iocp_run(all.iocp[0], COMMON_STOP_MS);
-    for (uint32_t i = 1; i < all.count; i++) {
-        iocpnet_error stop_error = iocpnet_iocp_stop(all.iocp[i], COMMON_STOP_MS);
-        if (!error) error = stop_error;
-    }
+    iocpnet_error stop_error = common_stop_others(&all);
+    if (!error) error = stop_error;
     snprintf(what, sizeof what, error == WSAETIMEDOUT ? "did not stop cleanly" : "cannot serve");
 
     if (thread) {

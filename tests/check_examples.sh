@@ -52,7 +52,9 @@ stress_said()
 echo_wrongly()
 {
     python3 - "$@" >"$work/wrong" 2>&1 <<'PYTHON' &
-import hashlib, os, socket, sys, threading
+import hashlib, os, socket, sys, threading, time
+
+busy = threading.Lock()
 
 
 def serve(s, mode):
@@ -60,6 +62,8 @@ def serve(s, mode):
     try:
         while True:
             data = bytearray(s.recv(65536))
+            if mode == 'mute' and not data:
+                threading.Event().wait()
             if not data:
                 break
             notes.update(data)
@@ -70,7 +74,11 @@ def serve(s, mode):
                 break
             if mode == 'more':
                 data += b'?'
-            s.sendall(data)
+            if mode == 'late':
+                with busy:
+                    time.sleep(2.2)
+            if mode != 'mute':
+                s.sendall(data)
         if mode.startswith('notes') and total:
             os.write(1, b'%s %d %s\n' % (mode.encode(), total, notes.hexdigest().encode()))
     except OSError:
@@ -231,17 +239,24 @@ check_stress()
     stop "count['closed_timeout'] > 0"
 
     begin "what a server does wrong is seen; a seed says what is sent"
-    echo_wrongly spoil more close notes1 notes2 notes3
+    echo_wrongly spoil more close notes1 notes2 notes3 mute late
     port=${ports[0]} stress spoil --seconds 1 --only --echo 2 --half 2 --slow 1 &
     port=${ports[1]} stress more --seconds 1 --only --echo 1 &
     port=${ports[2]} stress close --seconds 1 --only --echo 2 &
     port=${ports[3]} stress notes1 --seconds 1 --only --half 1 --seed 5 &
     port=${ports[4]} stress notes2 --seconds 1 --only --half 1 --seed 5 &
     port=${ports[5]} stress notes3 --seconds 1 --only --half 1 --seed 6 &
+    port=${ports[6]} stress mute --seconds 1 --only --half 2 --size 100 &
+    port=${ports[7]} stress late --seconds 1 --only --half 3 --size 100 &
     wait $(jobs -p | grep -vx $helper | grep -vx "${pid:-none}")
     kill $helper
     wait $helper 2>/dev/null
     helper=
+    # Who is left at the end fails when nobody gets on for 5 s, and not while somebody does.
+    stress_said mute 1 "5900 < ms < 9000"
+    check "who was left: $(grep FAILED "$work/mute.txt")" \
+        grep -q '^FAILED: half .* bytes came until 5 s' "$work/mute.txt"
+    stress_said late 0 "failures == 0 and ms > 6000"
     stress_said spoil 1 "mismatches > 0"
     check "a wrong byte is not told" grep -q '^FAILED: .*a wrong byte' "$work/spoil.txt"
     stress_said more 1 "mismatches > 0"

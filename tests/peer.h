@@ -298,12 +298,20 @@ static inline void peer__print(void *user, const char *line)
     t__print("  left: %s", line);
 }
 
-// Law 7: the ledger is empty. Called at the end of a test.
-static inline void peer_nothing_left(void)
+// Law 7: the ledger is empty, and with fault.h no socket or handle is open, nor was one closed
+// twice. Called at the end of a test. True: so it is.
+static inline bool peer_nothing_left(void)
 {
     size_t left = iocpnet_ledger(NULL, NULL);
-    CHECK_EQ(left, 0);
+    bool nothing = CHECK_EQ(left, 0) != 0;
     if (left) iocpnet_ledger(peer__print, NULL);
+#ifdef FAULT_H
+    if (fault_bad_closes()) T_NOTE("a close failed with %d", (int)fault__bad_code);
+    nothing &= CHECK_EQ(fault_sockets(), 0) != 0;
+    nothing &= CHECK_EQ(fault_handles(), 0) != 0;
+    nothing &= CHECK_EQ(fault_bad_closes(), 0) != 0;
+#endif
+    return nothing;
 }
 #endif
 

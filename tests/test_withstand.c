@@ -87,8 +87,6 @@ static void end(uint32_t deadline_ms)
     began = GetTickCount64();
     CHECK_ERR(iocpnet_iocp_close(iocp), 0);
     keep_worst(&worst_close_ms, began);
-    CHECK_EQ(fault_handles(), 0);
-    CHECK_EQ(fault_bad_closes(), 0);
     peer_nothing_left();
 }
 
