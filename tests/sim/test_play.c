@@ -9,7 +9,7 @@
 //   PLAY_JOBS=2      games side by side; SIM_TRACE=1  the story of the game
 //
 // What is true at every step: a connection's callbacks never overlap, close is the last and comes
-// once, no slim lock is held in user code, what arrives is what was sent and in its order, and never
+// once, no slim lock is held in user code, what arrives is what was sent, in its order, and never
 // more than was sent; a name that is gone is refused; limits hold. At the end: each open has its
 // close, an end that looks graceful has lost nothing, stop is over in its time, nothing is left.
 
@@ -38,9 +38,9 @@ enum {
     CONNECTORS = 3,
     TIMERS = 16,
     POSTS = 16,
-    HEAD = 4,       // bytes at the front of a stream: whose it is
-    CHUNK = 3000,   // most bytes said at once
-    MASK = 0x5a     // what the filter does to each byte
+    HEAD = 4,      // bytes at the front of a stream: whose it is
+    CHUNK = 3000,  // most bytes said at once
+    MASK = 0x5a    // what the filter does to each byte
 };
 
 static uint64_t seed;
@@ -60,16 +60,16 @@ static void broken(const char *file, int line, const char *what, long long a, lo
     _exit(1);
 }
 
-#define MUST(cond)                                                     \
-    do {                                                               \
-        InterlockedIncrement(&checks);                                 \
+#define MUST(cond)                                                        \
+    do {                                                                  \
+        InterlockedIncrement(&checks);                                    \
         if (!(cond)) broken(__FILE__, __LINE__, "MUST(" #cond ")", 0, 0); \
     } while (0)
-#define MUST_EQ(a, b)                                                        \
-    do {                                                                     \
-        long long must_a = (long long)(a), must_b = (long long)(b);          \
-        InterlockedIncrement(&checks);                                       \
-        if (must_a != must_b)                                                \
+#define MUST_EQ(a, b)                                                              \
+    do {                                                                           \
+        long long must_a = (long long)(a), must_b = (long long)(b);                \
+        InterlockedIncrement(&checks);                                             \
+        if (must_a != must_b)                                                      \
             broken(__FILE__, __LINE__, "MUST_EQ(" #a ", " #b ")", must_a, must_b); \
     } while (0)
 
@@ -96,11 +96,11 @@ typedef struct stream {
     volatile LONG64 offered;  // payload bytes given to send, whatever it said
     volatile LONG64 taken;    // of these, taken
     volatile LONG64 heard;
-    volatile LONG busy;       // somebody is sending: order matters
-    volatile LONG clean;      // its reader has seen a graceful end
-    volatile LONG graceful;   // its writer was told of a graceful end
-    volatile LONG quit;       // its reader has stopped listening of its own accord
-    bool broken_off;          // its writer cut it, or the network did
+    volatile LONG busy;      // somebody is sending: order matters
+    volatile LONG clean;     // its reader has seen a graceful end
+    volatile LONG graceful;  // its writer was told of a graceful end
+    volatile LONG quit;      // its reader has stopped listening of its own accord
+    bool broken_off;         // its writer cut it, or the network did
 } stream;
 
 // What reads a stream.
@@ -115,13 +115,14 @@ typedef struct group group;
 
 // A connection of the kit's.
 typedef struct player {
-    iocpnet_conn conn;
+    volatile LONG64 id;  // its name, once it has one
     group *of;
     ear in;
     stream *out;
     volatile LONG inside, opened, closed, finished, resumed;
     volatile LONG asked_close, asked_abort, asked_detach, asked_shutdown;
     bool accepted, no_data, paused_here, expected;
+    uint64_t closed_at;  // its name is gone soon after the callback has returned
     iocpnet_reason reason;
     iocpnet_error error;
 } player;
@@ -181,6 +182,13 @@ static stream *stream_new(void)
 {
     LONG n = InterlockedIncrement(&stream_count) - 1;
     return n < STREAMS ? &streams[n] : NULL;
+}
+
+static iocpnet_conn name_of(player *p)
+{
+    iocpnet_conn conn;
+    conn.id = (uint64_t)InterlockedExchangeAdd64(&p->id, 0);
+    return conn;
 }
 
 static player *player_new(group *of)
@@ -286,14 +294,14 @@ static void say(player *p, size_t n)
         if (buffer) {
             memcpy(buffer->data, block, size);
             buffer->used = (uint32_t)size;
-            error = iocpnet_conn_send_buffer(p->conn, buffer);
+            error = iocpnet_conn_send_buffer(name_of(p), buffer);
         } else {
             InterlockedExchangeAdd64(&s->offered, -(LONG64)n);
             InterlockedExchange(&s->busy, 0);
             return;
         }
     } else {
-        error = iocpnet_conn_send(p->conn, block, size);
+        error = iocpnet_conn_send(name_of(p), block, size);
     }
     MUST(may_fail_so(p, error));
     if (error) {
@@ -314,36 +322,37 @@ static void act(player *p, bool own)
 {
     iocpnet_error error;
     uint32_t what = any(24);
-    sim_tell("PLAY: connection %d: act %u%s", (int)(p - players), what, own ? ", in its callback" : "");
+    sim_tell("PLAY: connection %d: act %u%s", (int)(p - players), what,
+             own ? ", in its callback" : "");
     switch (what) {
     case 0:
-        error = iocpnet_conn_close(p->conn);
+        error = iocpnet_conn_close(name_of(p));
         alive_or_not(error);
         if (!error) InterlockedExchange(&p->asked_close, 1);
         if (own && !error) p->no_data = true;
         break;
     case 1:
-        error = iocpnet_conn_shutdown(p->conn);
+        error = iocpnet_conn_shutdown(name_of(p));
         alive_or_not(error);
         if (!error) InterlockedExchange(&p->asked_shutdown, 1);
         break;
     case 2:
         if (!one_in(3)) break;
         InterlockedExchange(&p->asked_abort, 1);
-        error = iocpnet_conn_abort(p->conn);
+        error = iocpnet_conn_abort(name_of(p));
         alive_or_not(error);
         if (own && !error) p->no_data = true;
         break;
     case 3:
         if (!one_in(3)) break;
         InterlockedExchange(&p->asked_detach, 1);
-        error = iocpnet_conn_detach(p->conn);
+        error = iocpnet_conn_detach(name_of(p));
         MUST(error == 0 || error == WSAENOTCONN ||
              (error == WSAEOPNOTSUPP && (framed || filtered)));
         break;
     case 4:
     case 5:
-        error = iocpnet_conn_pause(p->conn);
+        error = iocpnet_conn_pause(name_of(p));
         alive_or_not(error);
         if (own && !error && !p->resumed && !filtered) p->paused_here = true;
         break;
@@ -352,13 +361,13 @@ static void act(player *p, bool own)
     case 8:
         InterlockedExchange(&p->resumed, 1);
         p->paused_here = false;
-        alive_or_not(iocpnet_conn_resume(p->conn));
+        alive_or_not(iocpnet_conn_resume(name_of(p)));
         break;
     case 9:
-        (void)iocpnet_conn_address(p->conn, false);
+        (void)iocpnet_conn_address(name_of(p), false);
         break;
     case 10:
-        alive_or_not(iocpnet_conn_send(p->conn, "", 0));
+        alive_or_not(iocpnet_conn_send(name_of(p), "", 0));
         break;
     case 11:
         if (own) Sleep(any(30));
@@ -409,14 +418,13 @@ static void on_open(iocpnet_conn conn, void *user)
             return;
         }
         p->accepted = true;
-        p->conn = conn;
         p->expected = true;
     } else {
         p = (player *)user;
         g = p->of;
-        MUST(p->conn.id == conn.id || !p->conn.id);
-        p->conn = conn;
+        MUST(!name_of(p).id || name_of(p).id == conn.id);
     }
+    InterlockedExchange64(&p->id, (LONG64)conn.id);
     enter(p, "open");
     MUST_EQ(p->opened, 0);
     p->opened = 1;
@@ -483,8 +491,8 @@ static void on_close(iocpnet_conn conn, iocpnet_reason reason, iocpnet_error err
     if (reason == IOCPNET_CLOSED_CONNECT_FAILED) MUST_EQ(p->opened, 0);
     if (reason == IOCPNET_CLOSED_FINISHED) hear_end(&p->in, true);
     if (reason != IOCPNET_CLOSED_FINISHED && !p->finished) hear_end(&p->in, false);
-    if (reason == IOCPNET_CLOSED_LOCAL) MUST(p->asked_close || p->asked_abort || p->asked_shutdown ||
-                                             p->finished || true);
+    if (reason == IOCPNET_CLOSED_LOCAL)
+        MUST(p->asked_close || p->asked_abort || p->asked_shutdown || p->finished || true);
     if (p->out && (reason == IOCPNET_CLOSED_FINISHED ||
                    (reason == IOCPNET_CLOSED_LOCAL && !p->asked_abort))) {
         InterlockedExchange(&p->out->graceful, 1);
@@ -495,11 +503,12 @@ static void on_close(iocpnet_conn conn, iocpnet_reason reason, iocpnet_error err
         MUST_EQ(closesocket((SOCKET)handle), 0);
         if (p->out) p->out->graceful = 0;
     }
-    p->closed = 1;
+    p->closed_at = sim_clock_us();
+    InterlockedExchange(&p->closed, 1);
     InterlockedExchange(&p->inside, 0);
 }
 
-// ---- the filter: a mask --------------------------------------------------------------------------
+// ---- the filter: a mask -------------------------------------------------------------------------
 
 static iocpnet_error filter_open(iocpnet_conn conn, void *user, bool outbound, void **state)
 {
@@ -554,7 +563,7 @@ static iocpnet_error filter_send(iocpnet_conn conn, void *state, const void *dat
     return error;
 }
 
-// ---- plain Winsock at the other end --------------------------------------------------------------
+// ---- plain Winsock at the other end -------------------------------------------------------------
 
 static raw *raw_new(SOCKET s)
 {
@@ -867,8 +876,7 @@ static void kit_connect(void)
     MUST(error == 0 || error == WSAENOBUFS || (faulty && error));
     if (error) return;
     p->expected = true;
-    if (!p->conn.id) p->conn = conn;
-    MUST(p->conn.id == conn.id);
+    InterlockedExchange64(&p->id, (LONG64)conn.id);
     if (one_in(3)) act(p, false);
 }
 
@@ -891,17 +899,18 @@ static void meddle_once(void)
 {
     player *p = some_player();
     bool was_closed;
-    if (!p || !p->conn.id) return;
-    was_closed = p->closed && !p->inside;
+    if (!p || !name_of(p).id) return;
+    was_closed = InterlockedExchangeAdd(&p->closed, 0) &&
+                 sim_clock_us() > p->closed_at + (sim_threaded() ? 2000000 : 100000);
     if (!was_closed) {
         act(p, false);
         return;
     }
-    MUST_EQ(iocpnet_conn_send(p->conn, "x", 1), WSAENOTCONN);
-    MUST_EQ(iocpnet_conn_close(p->conn), WSAENOTCONN);
-    MUST_EQ(iocpnet_conn_abort(p->conn), WSAENOTCONN);
-    MUST_EQ(iocpnet_conn_pause(p->conn), WSAENOTCONN);
-    MUST_EQ(iocpnet_conn_set_user(p->conn, NULL), WSAENOTCONN);
+    MUST_EQ(iocpnet_conn_send(name_of(p), "x", 1), WSAENOTCONN);
+    MUST_EQ(iocpnet_conn_close(name_of(p)), WSAENOTCONN);
+    MUST_EQ(iocpnet_conn_abort(name_of(p)), WSAENOTCONN);
+    MUST_EQ(iocpnet_conn_pause(name_of(p)), WSAENOTCONN);
+    MUST_EQ(iocpnet_conn_set_user(name_of(p), NULL), WSAENOTCONN);
 }
 
 static DWORD WINAPI meddler(void *unused)
@@ -1017,9 +1026,10 @@ static void tell_what_was(void)
         opened += players[i].opened != 0;
         if (players[i].closed) reasons[players[i].reason]++;
     }
-    printf("seed %llu: %d of %d connections opened, %d raw, %llu KiB heard, %llu clean ends; closed",
-           (unsigned long long)seed, (int)opened, (int)player_count, raw_count,
-           (unsigned long long)bytes / 1024, (unsigned long long)clean);
+    printf(
+        "seed %llu: %d of %d connections opened, %d raw, %llu KiB heard, %llu clean ends; closed",
+        (unsigned long long)seed, (int)opened, (int)player_count, raw_count,
+        (unsigned long long)bytes / 1024, (unsigned long long)clean);
     for (i = 0; i < 10; i++)
         printf(" %d", (int)reasons[i]);
     printf("; %llu calls, %llu switches, %llu ms\n", (unsigned long long)sim_calls(),
