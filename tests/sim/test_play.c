@@ -7,6 +7,7 @@
 //
 //   PLAY_SEEDS=50    games; PLAY_SEED=1  the first; PLAY_STEPS=2000  steps of each
 //   PLAY_JOBS=2      games side by side; SIM_TRACE=1  the story of the game
+//   PLAY_FIRST=1     ends with the first game that is lost
 //
 // What is true at every step: a connection's callbacks never overlap, close is the last and comes
 // once, no slim lock is held in user code, what arrives is what was sent, in its order, and never
@@ -1256,6 +1257,7 @@ int main(void)
             size_t used = strlen(seeds_failed);
             failed++;
             printf("seed %llu failed with status %d\n", (unsigned long long)games[i].seed, status);
+            if (wanted("PLAY_FIRST", 0)) seeds = next - first;  // no more
             if (used < 380) {
                 snprintf(seeds_failed + used, sizeof seeds_failed - used, " %llu",
                          (unsigned long long)games[i].seed);
