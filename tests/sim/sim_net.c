@@ -438,6 +438,7 @@ struct sock {
     int backlog_count, backlog_most;
     datagram *datagrams, **datagrams_last;
     int datagram_count;
+    bool holds_port;  // bound itself, not by an accept
     bool has_remote;  // datagrams come from it and go to it
     struct sockaddr_storage remote;
     sim_event *event;  // of WSAEventSelect
@@ -446,7 +447,7 @@ struct sock {
     sim_port *port;
     ULONG_PTR key;
     UCHAR modes;
-    sock *next;
+    sock *next, **at;
 };
 
 static sock *socks;
@@ -613,6 +614,14 @@ static void name_for(struct sockaddr_storage *to, const struct sockaddr_storage 
     six->sin6_port = ((const struct sockaddr_in *)from)->sin_port;
     six->sin6_addr.s6_addr[10] = six->sin6_addr.s6_addr[11] = 0xff;
     memcpy(six->sin6_addr.s6_addr + 12, &four, 4);
+}
+
+// How many sockets have bound a port: streams and datagrams.
+static uint16_t port_users[2][65536];
+
+static void port_use(const sock *s, int change)
+{
+    port_users[s->type == SOCK_DGRAM][name_port(&s->local)] += (uint16_t)change;
 }
 
 static int name_give(const struct sockaddr_storage *name, int family, struct sockaddr *to,
@@ -1122,13 +1131,25 @@ static void accept_next(sock *l)
     sim_changed();
 }
 
+static sock *listening[256];  // those that listen
+static int listening_count;
+
+static void listening_drop(const sock *s)
+{
+    int i;
+    for (i = 0; i < listening_count && listening[i] != s; i++)
+        continue;
+    if (i < listening_count) listening[i] = listening[--listening_count];
+}
+
 static sock *listener_at(const struct sockaddr_storage *to)
 {
     sock *l;
     uint32_t four;
     bool is_four = name_four(to, &four);
-    for (l = socks; l; l = l->next) {
-        if (!l->listening || l->type != SOCK_STREAM) continue;
+    int i;
+    for (i = 0; i < listening_count; i++) {
+        l = listening[i];
         if (name_port(&l->local) != name_port(to)) continue;
         if (l->family == AF_INET && !is_four) continue;
         if (l->family == AF_INET6 && is_four && l->v6_only) continue;
@@ -1224,10 +1245,9 @@ static void connect_starts(sock *s, const struct sockaddr_storage *to)
 
 static void sock_destroy(sim_object *object)
 {
-    sock *s = (sock *)object, **at;
-    for (at = &socks; *at && *at != s; at = &(*at)->next)
-        continue;
-    if (*at) *at = s->next;
+    sock *s = (sock *)object;
+    *s->at = s->next;
+    if (s->next) s->next->at = s->at;
     if (s->event) sim_drop(&s->event->object);
     if (s->port) sim_drop(&s->port->object);
     while (s->datagrams) {
@@ -1289,8 +1309,10 @@ static void sock_closed(sim_object *object)
     if (s->disconnect) end_request_soon(s->disconnect, status_of_close(s->disconnect));
     s->connect = s->disconnect = NULL;
     s->connecting = false;
+    if (s->listening) listening_drop(s);
     s->listening = false;
-    s->bound = false;
+    if (s->holds_port) port_use(s, -1);
+    s->holds_port = s->bound = false;
     while (s->backlog) {  // nobody will take them
         tcp_end *left = backlog_take(s);
         left->closed = true;
@@ -1392,6 +1414,8 @@ static SOCKET sock_open(int family, int type, int protocol, DWORD flags)
     }
     sim.inherited[(uintptr_t)h / 4 - 1] = !(flags & WSA_FLAG_NO_HANDLE_INHERIT);
     s->next = socks;
+    s->at = &socks;
+    if (socks) socks->at = &s->next;
     socks = s;
     return (SOCKET)h;
 }
@@ -1471,24 +1495,13 @@ static int bind_conflict(const sock *s, const struct sockaddr_storage *name)
     return 0;
 }
 
-static bool port_used(const sock *s, uint16_t port)
-{
-    const sock *other;
-    for (other = socks; other; other = other->next) {
-        if (other != s && other->bound && other->type == s->type &&
-            name_port(&other->local) == port)
-            return true;
-    }
-    return false;
-}
-
 static int bind_any_port(sock *s)
 {
     uint32_t tries;
     for (tries = 0; tries < sim.world.ports; tries++) {
         last_port = last_port + 1 < 49152 + sim.world.ports ? last_port + 1 : 49152;
         if (last_port > 65535 || last_port < 49152) last_port = 49152;
-        if (port_used(s, (uint16_t)last_port)) continue;
+        if (port_users[s->type == SOCK_DGRAM][last_port]) continue;
         name_set_port(&s->local, (uint16_t)last_port);
         return 0;
     }
@@ -1514,7 +1527,8 @@ static int sock_bind(sock *s, const struct sockaddr *name, int size)
         code = bind_any_port(s);
         if (code) return code;
     }
-    s->bound = true;
+    s->bound = s->holds_port = true;
+    port_use(s, 1);
     return 0;
 }
 
@@ -1547,6 +1561,10 @@ int sim_listen(SOCKET h, int backlog)
     if (s->connected) return sock_fails(WSAEISCONN);
     if (s->type != SOCK_STREAM) return sock_fails(WSAEOPNOTSUPP);
     if (sim_fails()) return sock_fails(WSAENOBUFS);
+    if (!s->listening) {
+        if (listening_count == 256) return sock_fails(WSAENOBUFS);
+        listening[listening_count++] = s;
+    }
     s->listening = true;
     // Source: listen, Remarks: SOMAXCONN is a reasonable value of the provider's, SOMAXCONN_HINT
     // asks for up to 65535.
@@ -2041,7 +2059,7 @@ BOOL CancelIoEx(HANDLE h, OVERLAPPED *o)
     n = mark_all(&s->recvs, o) + mark_all(&s->sends, o) + mark_all(&s->unacked, o) +
         mark_all(&s->accepts, o) + mark(s->connect, o) + mark(s->disconnect, o);
     // AcceptEx that waits for data belongs to the listener's handle.
-    for (accepted = socks; accepted; accepted = accepted->next) {
+    for (accepted = s->listening ? socks : NULL; accepted; accepted = accepted->next) {
         request *r = accepted->end ? accepted->end->first_data : NULL;
         if (!r || r->s != s || !mark(r, o)) continue;
         n++;

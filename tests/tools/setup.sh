@@ -1,5 +1,5 @@
 #!/bin/bash
-# setup.sh run|test|bench|examples|check|format|ci: gets what that target needs. Silent when all is
+# setup.sh run|test|bench|instructions|examples|check|format|ci: gets what that target needs. Silent when all is
 # there. Debian and Ubuntu only, as root or with sudo; elsewhere it says what to install.
 
 cd "$(dirname "$0")/../.." || exit 1
@@ -58,6 +58,12 @@ case ${1:-} in
         need_python
         need nc netcat-openbsd
         ;;
+    instructions)  # counted on Linux itself
+        need gcc gcc
+        need /usr/include/stdio.h libc6-dev
+        need valgrind valgrind
+        need_python
+        ;;
     check)
         need_compiler
         need cppcheck cppcheck
@@ -80,7 +86,7 @@ case ${1:-} in
         need /usr/include/wine/wine/windows/windows.h libwine-dev
         ;;
     *)
-        echo "usage: setup.sh run|test|bench|examples|check|format|ci" >&2
+        echo "usage: setup.sh run|test|bench|instructions|examples|check|format|ci" >&2
         exit 2
         ;;
 esac
