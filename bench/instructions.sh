@@ -11,7 +11,7 @@ tests/tools/setup.sh instructions || exit 1
 out=build/instructions
 mkdir -p "$out"
 rm -f "$out"/callgrind.out*
-flags='-O2 -g -fshort-wchar -fno-omit-frame-pointer -DSIM_NO_POINTS'
+flags='-O2 -g -fshort-wchar -DSIM_NO_POINTS'
 for part in sim_os sim_net; do
     gcc -std=gnu99 -O2 -g -fshort-wchar -w -c -o "$out/$part.o" "tests/sim/$part.c" || exit 1
 done
