@@ -1434,8 +1434,9 @@ IOCPNET_API iocpnet_error iocpnet_conn_resume(iocpnet_conn conn);
 IOCPNET_API iocpnet_error iocpnet_conn_shutdown(iocpnet_conn conn);
 
 // Closes gracefully: what is queued leaves, then FIN, then the peer's FIN is awaited up to
-// close_ms. No data callback comes after this. If something of what is queued can't leave, the
-// reason in on.close is not local, but what has prevented it.
+// close_ms. No data callback comes after this. If something of what is queued can't leave, or the
+// peer resets where its FIN is awaited, so that it may not have all that was sent, the reason in
+// on.close is not local, but what has prevented it.
 //
 // Returns    0 or WSAENOTCONN.
 // Threads    any.
@@ -6987,12 +6988,14 @@ static void iocpnet__conn_because(iocpnet__conn *conn, iocpnet_reason reason, io
     conn->error = error;
 }
 
-// It ends before everything has left: then a graceful close is not the reason.
+// It ends before everything has left, or before the peer's FIN has told that it came: then a
+// graceful close is not the reason.
 static void iocpnet__conn_breaks(iocpnet__conn *conn, iocpnet_reason reason, iocpnet_error error)
 {
     bool graceful = conn->reason == IOCPNET_CLOSED_LOCAL || conn->reason == IOCPNET_CLOSED_FINISHED;
+    bool whole = conn->finished && !iocpnet__load(&conn->queued);
 
-    if (graceful && !conn->closed && iocpnet__load(&conn->queued)) conn->reasoned = false;
+    if (graceful && !conn->closed && !whole) conn->reasoned = false;
     iocpnet__conn_because(conn, reason, error);
 }
 
@@ -7982,7 +7985,7 @@ static bool iocpnet__conn_advance(iocpnet__conn *conn, iocpnet__worker *worker)
         conn->began_ms = iocpnet__now_32();
         if (IOCPNET_OS(shutdown)(conn->handle, SD_SEND)) {
             // Without FIN the peer would wait for ever, and so would a shutdown for the peer.
-            iocpnet__conn_because(conn, IOCPNET_CLOSED_RESET, iocpnet__wsa_error());
+            iocpnet__conn_breaks(conn, IOCPNET_CLOSED_RESET, iocpnet__wsa_error());
             iocpnet__conn_cut(conn, false);
         }
     }
