@@ -1,6 +1,6 @@
 #!/bin/bash
-# setup.sh run|test|bench|examples|check|format|ci: gets what that target needs. Silent when all is
-# there. Debian and Ubuntu only, as root or with sudo; elsewhere it says what to install.
+# setup.sh run|test|bench|examples|check|format|fuzz|ci: gets what that target needs. Silent when
+# all is there. Debian and Ubuntu only, as root or with sudo; elsewhere it says what to install.
 
 cd "$(dirname "$0")/../.." || exit 1
 
@@ -38,6 +38,15 @@ need_python()
     packages+=(python3)
 }
 
+# libFuzzer and the sanitizers' libraries come in a package of their own.
+need_fuzzer()
+{
+    need clang-19 clang-19
+    need /usr/lib/llvm-19/lib/clang/19/lib/linux/libclang_rt.fuzzer-$(uname -m).a \
+        libclang-rt-19-dev
+    need /usr/include/stdio.h libc6-dev
+}
+
 case ${1:-} in
     run)
         need_compiler
@@ -66,6 +75,9 @@ case ${1:-} in
     format)
         need clang-format clang-format
         ;;
+    fuzz)
+        need_fuzzer
+        ;;
     ci)  # what only the wider compile tests use
         need_compiler
         need_wine
@@ -78,9 +90,10 @@ case ${1:-} in
         need clang-cl-19 clang-tools-19
         need lld-link-19 lld-19
         need /usr/include/wine/wine/windows/windows.h libwine-dev
+        need_fuzzer
         ;;
     *)
-        echo "usage: setup.sh run|test|bench|examples|check|format|ci" >&2
+        echo "usage: setup.sh run|test|bench|examples|check|format|fuzz|ci" >&2
         exit 2
         ;;
 esac
