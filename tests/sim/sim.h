@@ -59,6 +59,10 @@ uint64_t sim_calls(void);             // into the system, so far
 uint64_t sim_switches(void);          // from thread to thread
 int sim_locks_held(void);             // slim locks that this thread has
 
+// Calls of this thread do not fail for fail_one_in's sake until as many times false: those of a
+// test's own. To be paired.
+void sim_spare(bool spare);
+
 // What the program has not given back: handles, blocks of the heap, regions of memory, operations
 // and packets of ports.
 typedef struct sim_left {

@@ -81,6 +81,7 @@ typedef struct sim_thread {
     sim_port *port;  // whose packets it worked on last
     bool counted;    // among the running ones of that port
     int locks;       // that it has
+    int spared;
     void *tls[SIM_SLOTS], *fls[SIM_SLOTS];
     uint64_t random;
     struct sim_thread *next;

@@ -154,7 +154,13 @@ bool sim_chance(uint32_t one_in)
 
 bool sim_fails(void)
 {
-    return sim.world.fail_one_in && sim_any(sim.world.fail_one_in) == 0;
+    if (!sim.world.fail_one_in || sim_self()->spared) return false;
+    return sim_any(sim.world.fail_one_in) == 0;
+}
+
+void sim_spare(bool spare)
+{
+    sim_self()->spared += spare ? 1 : -1;
 }
 
 uint32_t sim_random(uint32_t below)

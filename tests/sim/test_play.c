@@ -9,7 +9,7 @@
 //   PLAY_JOBS=2      games side by side; SIM_TRACE=1  the story of the game
 //
 // What is true at every step: a connection's callbacks never overlap, close is the last and comes
-// once, no slim lock is held in user code, what arrives is what was sent and in its order, and never
+// once, no slim lock is held in user code, what arrives is what was sent, in its order, and never
 // more than was sent; a name that is gone is refused; limits hold. At the end: each open has its
 // close, an end that looks graceful has lost nothing, stop is over in its time, nothing is left.
 
@@ -38,9 +38,9 @@ enum {
     CONNECTORS = 3,
     TIMERS = 16,
     POSTS = 16,
-    HEAD = 4,       // bytes at the front of a stream: whose it is
-    CHUNK = 3000,   // most bytes said at once
-    MASK = 0x5a     // what the filter does to each byte
+    HEAD = 4,      // bytes at the front of a stream: whose it is
+    CHUNK = 3000,  // most bytes said at once
+    MASK = 0x5a    // what the filter does to each byte
 };
 
 static uint64_t seed;
@@ -60,22 +60,28 @@ static void broken(const char *file, int line, const char *what, long long a, lo
     _exit(1);
 }
 
-#define MUST(cond)                                                     \
-    do {                                                               \
-        InterlockedIncrement(&checks);                                 \
+#define MUST(cond)                                                        \
+    do {                                                                  \
+        InterlockedIncrement(&checks);                                    \
         if (!(cond)) broken(__FILE__, __LINE__, "MUST(" #cond ")", 0, 0); \
     } while (0)
-#define MUST_EQ(a, b)                                                        \
-    do {                                                                     \
-        long long must_a = (long long)(a), must_b = (long long)(b);          \
-        InterlockedIncrement(&checks);                                       \
-        if (must_a != must_b)                                                \
+#define MUST_EQ(a, b)                                                              \
+    do {                                                                           \
+        long long must_a = (long long)(a), must_b = (long long)(b);                \
+        InterlockedIncrement(&checks);                                             \
+        if (must_a != must_b)                                                      \
             broken(__FILE__, __LINE__, "MUST_EQ(" #a ", " #b ")", must_a, must_b); \
     } while (0)
 
 static uint32_t any(uint32_t below)
 {
     return sim_random(below);
+}
+
+static uint64_t wanted(const char *name, uint64_t usual)
+{
+    const char *value = getenv(name);
+    return value && *value ? strtoull(value, NULL, 0) : usual;
 }
 
 static bool one_in(uint32_t n)
@@ -90,11 +96,11 @@ typedef struct stream {
     volatile LONG64 offered;  // payload bytes given to send, whatever it said
     volatile LONG64 taken;    // of these, taken
     volatile LONG64 heard;
-    volatile LONG busy;       // somebody is sending: order matters
-    volatile LONG clean;      // its reader has seen a graceful end
-    volatile LONG graceful;   // its writer was told of a graceful end
-    volatile LONG quit;       // its reader has stopped listening of its own accord
-    bool broken_off;          // its writer cut it, or the network did
+    volatile LONG busy;      // somebody is sending: order matters
+    volatile LONG clean;     // its reader has seen a graceful end
+    volatile LONG graceful;  // its writer was told of a graceful end
+    volatile LONG quit;      // its reader has stopped listening of its own accord
+    bool broken_off;         // its writer cut it, or the network did
 } stream;
 
 // What reads a stream.
@@ -109,13 +115,14 @@ typedef struct group group;
 
 // A connection of the kit's.
 typedef struct player {
-    iocpnet_conn conn;
+    volatile LONG64 id;  // its name, once it has one
     group *of;
     ear in;
     stream *out;
     volatile LONG inside, opened, closed, finished, resumed;
     volatile LONG asked_close, asked_abort, asked_detach, asked_shutdown;
     bool accepted, no_data, paused_here, expected;
+    uint64_t closed_at;  // its name is gone soon after the callback has returned
     iocpnet_reason reason;
     iocpnet_error error;
 } player;
@@ -142,7 +149,7 @@ typedef struct raw {
 
 typedef struct tick {
     iocpnet_timer timer;
-    volatile LONG started, calls;
+    volatile LONG started, calls, last;  // last: a cancel said that its callback is that
     uint64_t due;
     bool periodic;
 } tick;
@@ -175,6 +182,13 @@ static stream *stream_new(void)
 {
     LONG n = InterlockedIncrement(&stream_count) - 1;
     return n < STREAMS ? &streams[n] : NULL;
+}
+
+static iocpnet_conn name_of(player *p)
+{
+    iocpnet_conn conn;
+    conn.id = (uint64_t)InterlockedExchangeAdd64(&p->id, 0);
+    return conn;
 }
 
 static player *player_new(group *of)
@@ -280,14 +294,14 @@ static void say(player *p, size_t n)
         if (buffer) {
             memcpy(buffer->data, block, size);
             buffer->used = (uint32_t)size;
-            error = iocpnet_conn_send_buffer(p->conn, buffer);
+            error = iocpnet_conn_send_buffer(name_of(p), buffer);
         } else {
             InterlockedExchangeAdd64(&s->offered, -(LONG64)n);
             InterlockedExchange(&s->busy, 0);
             return;
         }
     } else {
-        error = iocpnet_conn_send(p->conn, block, size);
+        error = iocpnet_conn_send(name_of(p), block, size);
     }
     MUST(may_fail_so(p, error));
     if (error) {
@@ -307,53 +321,63 @@ static void alive_or_not(iocpnet_error error)
 static void act(player *p, bool own)
 {
     iocpnet_error error;
-    switch (any(24)) {
+    uint32_t what = any(24);
+    sim_tell("PLAY: connection %d: act %u%s", (int)(p - players), what,
+             own ? ", in its callback" : "");
+    switch (what) {
     case 0:
-        error = iocpnet_conn_close(p->conn);
+        error = iocpnet_conn_close(name_of(p));
         alive_or_not(error);
         if (!error) InterlockedExchange(&p->asked_close, 1);
         if (own && !error) p->no_data = true;
         break;
     case 1:
-        error = iocpnet_conn_shutdown(p->conn);
+        error = iocpnet_conn_shutdown(name_of(p));
         alive_or_not(error);
         if (!error) InterlockedExchange(&p->asked_shutdown, 1);
         break;
     case 2:
         if (!one_in(3)) break;
         InterlockedExchange(&p->asked_abort, 1);
-        error = iocpnet_conn_abort(p->conn);
+        error = iocpnet_conn_abort(name_of(p));
         alive_or_not(error);
         if (own && !error) p->no_data = true;
         break;
     case 3:
         if (!one_in(3)) break;
         InterlockedExchange(&p->asked_detach, 1);
-        error = iocpnet_conn_detach(p->conn);
+        error = iocpnet_conn_detach(name_of(p));
         MUST(error == 0 || error == WSAENOTCONN ||
              (error == WSAEOPNOTSUPP && (framed || filtered)));
         break;
     case 4:
     case 5:
-        error = iocpnet_conn_pause(p->conn);
+        error = iocpnet_conn_pause(name_of(p));
         alive_or_not(error);
-        if (own && !error && !p->resumed) p->paused_here = true;
+        if (own && !error && !p->resumed && !filtered) p->paused_here = true;
         break;
     case 6:
     case 7:
     case 8:
         InterlockedExchange(&p->resumed, 1);
         p->paused_here = false;
-        alive_or_not(iocpnet_conn_resume(p->conn));
+        alive_or_not(iocpnet_conn_resume(name_of(p)));
         break;
     case 9:
-        (void)iocpnet_conn_address(p->conn, false);
+        (void)iocpnet_conn_address(name_of(p), false);
         break;
     case 10:
-        alive_or_not(iocpnet_conn_send(p->conn, "", 0));
+        alive_or_not(iocpnet_conn_send(name_of(p), "", 0));
         break;
     case 11:
         if (own) Sleep(any(30));
+        break;
+    case 12:
+        if (one_in(4)) {
+            int i;
+            for (i = (int)any(60); i > 0; i--)
+                say(p, 1 + any(CHUNK));
+        }
         break;
     default:
         say(p, 1 + any(one_in(8) ? CHUNK : 200));
@@ -361,8 +385,9 @@ static void act(player *p, bool own)
     }
 }
 
-static void enter(player *p)
+static void enter(player *p, const char *what)
 {
+    sim_tell("PLAY: connection %d: %s", (int)(p - players), what);
     MUST_EQ(InterlockedExchange(&p->inside, 1), 0);
     MUST_EQ(p->closed, 0);
     MUST_EQ(sim_locks_held(), 0);
@@ -393,15 +418,14 @@ static void on_open(iocpnet_conn conn, void *user)
             return;
         }
         p->accepted = true;
-        p->conn = conn;
         p->expected = true;
     } else {
         p = (player *)user;
         g = p->of;
-        MUST(p->conn.id == conn.id || !p->conn.id);
-        p->conn = conn;
+        MUST(!name_of(p).id || name_of(p).id == conn.id);
     }
-    enter(p);
+    InterlockedExchange64(&p->id, (LONG64)conn.id);
+    enter(p, "open");
     MUST_EQ(p->opened, 0);
     p->opened = 1;
     open = InterlockedIncrement(&g->open);
@@ -418,10 +442,10 @@ static void on_data(iocpnet_conn conn, const void *data, size_t size)
 {
     player *p = (player *)iocpnet_conn_user(conn);
     if (!p || p < players || p >= players + PLAYERS) return;
-    enter(p);
+    enter(p, "data");
     MUST_EQ(p->opened, 1);
     MUST(!p->no_data);
-    MUST(!p->paused_here);
+    MUST(!p->paused_here || p->asked_detach);  // a detach shows what its receive brings
     hear(&p->in, data, size);
     if (!framed && !filtered && one_in(16)) {
         iocpnet_buffer *buffer = iocpnet_conn_take(conn);
@@ -437,7 +461,7 @@ static void on_finish(iocpnet_conn conn)
 {
     player *p = (player *)iocpnet_conn_user(conn);
     if (!p || p < players || p >= players + PLAYERS) return;
-    enter(p);
+    enter(p, "finish");
     MUST_EQ(p->finished, 0);
     p->finished = 1;
     hear_end(&p->in, true);
@@ -450,7 +474,7 @@ static void on_drain(iocpnet_conn conn)
 {
     player *p = (player *)iocpnet_conn_user(conn);
     if (!p || p < players || p >= players + PLAYERS) return;
-    enter(p);
+    enter(p, "drain");
     maybe_act(p);
     leave(p);
 }
@@ -459,7 +483,7 @@ static void on_close(iocpnet_conn conn, iocpnet_reason reason, iocpnet_error err
 {
     player *p = (player *)iocpnet_conn_user(conn);
     if (!p || p < players || p >= players + PLAYERS) return;
-    enter(p);
+    enter(p, "close");
     p->reason = reason;
     p->error = error;
     sim_tell("PLAY: connection %d closes: reason %d, error %d", (int)(p - players), reason, error);
@@ -467,8 +491,8 @@ static void on_close(iocpnet_conn conn, iocpnet_reason reason, iocpnet_error err
     if (reason == IOCPNET_CLOSED_CONNECT_FAILED) MUST_EQ(p->opened, 0);
     if (reason == IOCPNET_CLOSED_FINISHED) hear_end(&p->in, true);
     if (reason != IOCPNET_CLOSED_FINISHED && !p->finished) hear_end(&p->in, false);
-    if (reason == IOCPNET_CLOSED_LOCAL) MUST(p->asked_close || p->asked_abort || p->asked_shutdown ||
-                                             p->finished || true);
+    if (reason == IOCPNET_CLOSED_LOCAL)
+        MUST(p->asked_close || p->asked_abort || p->asked_shutdown || p->finished || true);
     if (p->out && (reason == IOCPNET_CLOSED_FINISHED ||
                    (reason == IOCPNET_CLOSED_LOCAL && !p->asked_abort))) {
         InterlockedExchange(&p->out->graceful, 1);
@@ -477,12 +501,14 @@ static void on_close(iocpnet_conn conn, iocpnet_reason reason, iocpnet_error err
         uintptr_t handle = iocpnet_conn_handle(conn);
         MUST(handle != ~(uintptr_t)0);
         MUST_EQ(closesocket((SOCKET)handle), 0);
+        if (p->out) p->out->graceful = 0;
     }
-    p->closed = 1;
+    p->closed_at = sim_clock_us();
+    InterlockedExchange(&p->closed, 1);
     InterlockedExchange(&p->inside, 0);
 }
 
-// ---- the filter: a mask --------------------------------------------------------------------------
+// ---- the filter: a mask -------------------------------------------------------------------------
 
 static iocpnet_error filter_open(iocpnet_conn conn, void *user, bool outbound, void **state)
 {
@@ -537,12 +563,13 @@ static iocpnet_error filter_send(iocpnet_conn conn, void *state, const void *dat
     return error;
 }
 
-// ---- plain Winsock at the other end --------------------------------------------------------------
+// ---- plain Winsock at the other end -------------------------------------------------------------
 
 static raw *raw_new(SOCKET s)
 {
     raw *r;
     u_long on = 1;
+    if (s == INVALID_SOCKET) return NULL;
     if (raw_count >= RAWS) {
         closesocket(s);
         return NULL;
@@ -673,6 +700,13 @@ static void raw_act(raw *r)
     case 2:
         if (one_in(10)) r->deaf = !r->deaf;
         break;
+    case 8:
+        if (one_in(4)) {
+            int i;
+            for (i = (int)any(40); i > 0; i--)
+                raw_say(r, 1 + any(CHUNK));
+        }
+        break;
     case 3:
     case 4:
     case 5:
@@ -718,6 +752,7 @@ static void tick_act(void)
         iocpnet_error error = iocpnet_timer_cancel(&t->timer);
         MUST(error == 0 || error == WSAEINPROGRESS || error == WSAEINVAL);
         if (!error) InterlockedExchange(&t->started, 0);
+        if (error == WSAEINPROGRESS) InterlockedExchange(&t->last, 1);
     }
 }
 
@@ -841,8 +876,7 @@ static void kit_connect(void)
     MUST(error == 0 || error == WSAENOBUFS || (faulty && error));
     if (error) return;
     p->expected = true;
-    if (!p->conn.id) p->conn = conn;
-    MUST(p->conn.id == conn.id);
+    InterlockedExchange64(&p->id, (LONG64)conn.id);
     if (one_in(3)) act(p, false);
 }
 
@@ -865,17 +899,18 @@ static void meddle_once(void)
 {
     player *p = some_player();
     bool was_closed;
-    if (!p || !p->conn.id) return;
-    was_closed = p->closed && !p->inside;
+    if (!p || !name_of(p).id) return;
+    was_closed = InterlockedExchangeAdd(&p->closed, 0) &&
+                 sim_clock_us() > p->closed_at + (sim_threaded() ? 2000000 : 100000);
     if (!was_closed) {
         act(p, false);
         return;
     }
-    MUST_EQ(iocpnet_conn_send(p->conn, "x", 1), WSAENOTCONN);
-    MUST_EQ(iocpnet_conn_close(p->conn), WSAENOTCONN);
-    MUST_EQ(iocpnet_conn_abort(p->conn), WSAENOTCONN);
-    MUST_EQ(iocpnet_conn_pause(p->conn), WSAENOTCONN);
-    MUST_EQ(iocpnet_conn_set_user(p->conn, NULL), WSAENOTCONN);
+    MUST_EQ(iocpnet_conn_send(name_of(p), "x", 1), WSAENOTCONN);
+    MUST_EQ(iocpnet_conn_close(name_of(p)), WSAENOTCONN);
+    MUST_EQ(iocpnet_conn_abort(name_of(p)), WSAENOTCONN);
+    MUST_EQ(iocpnet_conn_pause(name_of(p)), WSAENOTCONN);
+    MUST_EQ(iocpnet_conn_set_user(name_of(p), NULL), WSAENOTCONN);
 }
 
 static DWORD WINAPI meddler(void *unused)
@@ -905,14 +940,18 @@ static void one_step(bool polls)
     switch (any(20)) {
     case 0:
     case 1:
+        sim_spare(true);
         if (listener_count) raw_connect(listeners[any((uint32_t)listener_count)].port);
+        sim_spare(false);
         break;
     case 2:
         kit_connect();
         break;
     case 3:
     case 4:
+        sim_spare(true);
         accept_raw();
+        sim_spare(false);
         break;
     case 5:
         tick_act();
@@ -949,8 +988,10 @@ static void one_step(bool polls)
         }
         break;
     default:
+        sim_spare(true);
         for (i = 0; i < 4 && raw_count; i++)
             raw_act(&raws[any((uint32_t)raw_count)]);
+        sim_spare(false);
         break;
     }
     if (polls) {
@@ -970,6 +1011,29 @@ static void check_streams(void)
         // Who was told of a graceful end has lost nothing that the other wanted to hear.
         if (s->graceful && !s->quit && !cut && !faulty && s->heard) MUST_EQ(s->heard, s->taken);
     }
+}
+
+// What was played, for PLAY_TELL=1: a game that does little shows little.
+static void tell_what_was(void)
+{
+    uint64_t bytes = 0, clean = 0, opened = 0, reasons[10] = { 0 };
+    LONG i;
+    for (i = 0; i < stream_count && i < STREAMS; i++) {
+        bytes += (uint64_t)streams[i].heard;
+        clean += streams[i].clean != 0;
+    }
+    for (i = 0; i < player_count; i++) {
+        opened += players[i].opened != 0;
+        if (players[i].closed) reasons[players[i].reason]++;
+    }
+    printf(
+        "seed %llu: %d of %d connections opened, %d raw, %llu KiB heard, %llu clean ends; closed",
+        (unsigned long long)seed, (int)opened, (int)player_count, raw_count,
+        (unsigned long long)bytes / 1024, (unsigned long long)clean);
+    for (i = 0; i < 10; i++)
+        printf(" %d", (int)reasons[i]);
+    printf("; %llu calls, %llu switches, %llu ms\n", (unsigned long long)sim_calls(),
+           (unsigned long long)sim_switches(), (unsigned long long)sim_clock_us() / 1000);
 }
 
 static void world_of(sim_world *w)
@@ -995,7 +1059,7 @@ static int play(int steps)
     struct sockaddr_in name;
     WSADATA data;
     HANDLE threads[6];
-    int thread_count = 0, workers, i, tries, name_bytes = sizeof name;
+    int thread_count = 0, poller_count = 0, workers, i, tries, name_bytes = sizeof name;
     u_long on = 1;
     bool polls;
     sim_world w;
@@ -1011,13 +1075,15 @@ static int play(int steps)
     faulty = w.fail_one_in || w.locked_bytes || w.handles || w.ports;
     framed = one_in(3);
     filtered = one_in(4);
+    sim_tell("PLAY: faulty %d, framed %d, filtered %d", faulty, framed, filtered);
     filter.open = filter_open;
     filter.receive = filter_receive;
     filter.send = filter_send;
     frame.max_bytes = CHUNK + 4;
     before = sim_what_is_left();
-    while (WSAStartup(MAKEWORD(2, 2), &data))
-        continue;
+    sim_spare(true);
+    MUST_EQ(WSAStartup(MAKEWORD(2, 2), &data), 0);
+    sim_spare(false);
     memset(&engine, 0, sizeof engine);
     engine.threads = 1 + any(4);
     engine.concurrency = any(3);
@@ -1035,12 +1101,13 @@ static int play(int steps)
         return 0;
     }
     memset(&pool_desc, 0, sizeof pool_desc);
-    pool_desc.buffer_bytes = 4096;
-    pool_desc.max_buffers = 200;
+    pool_desc.size = 4096;
+    pool_desc.limit = 200;
     if (one_in(2) && iocpnet_pool_create(&pool, &pool_desc)) pool = NULL;
     memset(&name, 0, sizeof name);
     name.sin_family = AF_INET;
     name.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    sim_spare(true);
     raw_listener = WSASocketW(AF_INET, SOCK_STREAM, 0, NULL, 0, WSA_FLAG_OVERLAPPED);
     if (raw_listener != INVALID_SOCKET) {
         bind(raw_listener, (struct sockaddr *)&name, sizeof name);
@@ -1050,6 +1117,7 @@ static int play(int steps)
         raw_port = ntohs(name.sin_port);
     }
     if (!raw_port) raw_port = 9;
+    sim_spare(false);
     for (i = 1 + (int)any(LISTENERS); i > 0; i--)
         open_listener(NULL);
     for (i = (int)any(CONNECTORS); i > 0; i--)
@@ -1062,6 +1130,7 @@ static int play(int steps)
             threads[thread_count] = CreateThread(NULL, 0, poller, NULL, 0, NULL);
             if (threads[thread_count]) thread_count++;
         }
+        poller_count = thread_count;
     }
     if (workers && iocpnet_iocp_start(iocp)) MUST(faulty);
     for (i = (int)any(3); i > 0; i--) {
@@ -1073,12 +1142,14 @@ static int play(int steps)
 
     // All raw ends go on reading for a while, and then leave.
     for (tries = 0; tries < 40; tries++) {
+        sim_spare(true);
         for (i = 0; i < raw_count; i++) {
             if (raws[i].s == INVALID_SOCKET) continue;
             if (!raws[i].fin_sent && tries == 5) shutdown(raws[i].s, SD_SEND);
             if (tries >= 5) raws[i].fin_sent = true;
             raw_read(&raws[i]);
         }
+        sim_spare(false);
         if (polls) {
             iocpnet_iocp_poll(iocp, 10);
         } else {
@@ -1110,10 +1181,12 @@ static int play(int steps)
         if (p->expected) MUST_EQ(p->closed, 1);
     }
     for (i = 0; i < TIMERS; i++)
-        MUST_EQ(ticks[i].started, 0);
+        MUST(!ticks[i].started || ticks[i].last);
     for (i = 0; i < POSTS; i++)
         MUST_EQ(notes[i].posted, 0);
     check_streams();
+    for (i = 0; i < poller_count; i++)
+        MUST_EQ(WaitForSingleObject(threads[i], INFINITE), WAIT_OBJECT_0);
     for (tries = 0; tries < 100; tries++) {
         error = iocpnet_iocp_close(iocp);
         if (!error) break;
@@ -1125,6 +1198,7 @@ static int play(int steps)
         MUST_EQ(WaitForSingleObject(threads[i], INFINITE), WAIT_OBJECT_0);
         CloseHandle(threads[i]);
     }
+    if (wanted("PLAY_TELL", 0)) tell_what_was();
     if (pool) MUST_EQ(iocpnet_pool_destroy(pool), 0);
     WSACleanup();
     Sleep(2000);  // what is on its way in the network
@@ -1139,12 +1213,6 @@ static int play(int steps)
 }
 
 // ---- many games ---------------------------------------------------------------------------------
-
-static uint64_t wanted(const char *name, uint64_t usual)
-{
-    const char *value = getenv(name);
-    return value && *value ? strtoull(value, NULL, 0) : usual;
-}
 
 int main(void)
 {
@@ -1162,10 +1230,10 @@ int main(void)
     while (next < first + seeds || running) {
         int status, pid, i;
         if (running < jobs && next < first + seeds) {
-            pid = fork();
+            pid = getenv("PLAY_HERE") ? 0 : fork();  // in a debugger: here
             if (pid == 0) {
                 seed = next;
-                alarm(600);
+                alarm((unsigned)wanted("PLAY_SECONDS", 60));
                 play(steps);
                 fflush(stdout);
                 exit(0);
