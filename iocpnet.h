@@ -1986,6 +1986,7 @@ IOCPNET__DEF iocpnet_error iocpnet_error_from_status(uint32_t status)
 {
     typedef ULONG(WINAPI * to_dos)(LONG status);
     to_dos convert = NULL;
+    iocpnet_error code = 0;
     HMODULE ntdll;
     size_t i;
 
@@ -2000,8 +2001,9 @@ IOCPNET__DEF iocpnet_error iocpnet_error_from_status(uint32_t status)
         convert =
             (to_dos)(iocpnet_ext_fn *)IOCPNET_OS(GetProcAddress)(ntdll, "RtlNtStatusToDosError");
     }
-    if (!convert) return WSASYSCALLFAILURE;
-    return iocpnet_error_from_win32((uint32_t)convert((LONG)status));
+    // Of some, such as 0xC0010000, the system makes 0: a failure must not look like success.
+    if (convert) code = iocpnet_error_from_win32((uint32_t)convert((LONG)status));
+    return code ? code : WSASYSCALLFAILURE;
 }
 
 // ---- I3 os: every Windows call we make ----------------------------------------------------------

@@ -1,6 +1,11 @@
 #!/bin/bash
+<<<<<<< HEAD
 # setup.sh run|test|bench|instructions|examples|check|format|ci: gets what that target needs. Silent when all is
 # there. Debian and Ubuntu only, as root or with sudo; elsewhere it says what to install.
+=======
+# setup.sh run|test|bench|examples|check|format|fuzz|ci: gets what that target needs. Silent when
+# all is there. Debian and Ubuntu only, as root or with sudo; elsewhere it says what to install.
+>>>>>>> fuzz
 
 cd "$(dirname "$0")/../.." || exit 1
 
@@ -38,6 +43,15 @@ need_python()
     packages+=(python3)
 }
 
+# libFuzzer and the sanitizers' libraries come in a package of their own.
+need_fuzzer()
+{
+    need clang-19 clang-19
+    need /usr/lib/llvm-19/lib/clang/19/lib/linux/libclang_rt.fuzzer-$(uname -m).a \
+        libclang-rt-19-dev
+    need /usr/include/stdio.h libc6-dev
+}
+
 case ${1:-} in
     run)
         need_compiler
@@ -72,6 +86,9 @@ case ${1:-} in
     format)
         need clang-format clang-format
         ;;
+    fuzz)
+        need_fuzzer
+        ;;
     ci)  # what only the wider compile tests use
         need_compiler
         need_wine
@@ -84,9 +101,14 @@ case ${1:-} in
         need clang-cl-19 clang-tools-19
         need lld-link-19 lld-19
         need /usr/include/wine/wine/windows/windows.h libwine-dev
+        need_fuzzer
         ;;
     *)
+<<<<<<< HEAD
         echo "usage: setup.sh run|test|bench|instructions|examples|check|format|ci" >&2
+=======
+        echo "usage: setup.sh run|test|bench|examples|check|format|fuzz|ci" >&2
+>>>>>>> fuzz
         exit 2
         ;;
 esac
