@@ -1,5 +1,5 @@
 #!/bin/bash
-# setup.sh run|test|bench|examples|check|format|ci: gets what that target needs. Silent when all is
+# setup.sh run|test|wine10|bench|examples|check|format|ci: gets what that target needs. Silent when all is
 # there. Debian and Ubuntu only, as root or with sudo; elsewhere it says what to install.
 
 cd "$(dirname "$0")/../.." || exit 1
@@ -66,6 +66,12 @@ case ${1:-} in
     format)
         need clang-format clang-format
         ;;
+    wine10)
+        need debootstrap debootstrap
+        need /usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring
+        need python3 python3
+        need nc netcat-openbsd
+        ;;
     ci)  # what only the wider compile tests use
         need_compiler
         need_wine
@@ -80,7 +86,7 @@ case ${1:-} in
         need /usr/include/wine/wine/windows/windows.h libwine-dev
         ;;
     *)
-        echo "usage: setup.sh run|test|bench|examples|check|format|ci" >&2
+        echo "usage: setup.sh run|test|wine10|bench|examples|check|format|ci" >&2
         exit 2
         ;;
 esac
