@@ -135,9 +135,12 @@ fi
 trap wine_end EXIT
 trap 'kill $(jobs -p) 2>/dev/null; exit 130' INT TERM
 
-# A 64-bit Wine runs a 32-bit program by doing nothing, with success. So ask one of Wine's own.
+# A 64-bit Wine runs a 32-bit program by doing nothing, with success. So ask one of Wine's own; in a
+# prefix that is 32-bit as a whole it is elsewhere.
 if [ "${ARCH:-x64}" = x86 ] && [ ${#programs[@]} -gt 0 ]; then
-    timeout -s INT -k 5 60 $wine_command 'C:\windows\syswow64\cmd.exe' /c echo runs \
+    probe='C:\windows\syswow64\cmd.exe'
+    grep -qx '#arch=win32' "$WINEPREFIX/system.reg" && probe='C:\windows\system32\cmd.exe'
+    timeout -s INT -k 5 60 $wine_command "$probe" /c echo runs \
         </dev/null >"$out/probe.txt" 2>&1 9>&-
     if ! grep -q '^runs' "$out/probe.txt"; then
         for name in "${programs[@]}"; do

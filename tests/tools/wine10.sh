@@ -89,6 +89,8 @@ fetch()
     chroot "$4" env DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 \
         apt-get install -y -q --no-install-recommends wine "$3" || return 1
     chroot "$4" apt-get clean
+    # The newer packages have no command for the server.
+    chroot "$4" sh -c 'command -v wineserver || ln -s /usr/lib/*/wine/wineserver /usr/bin/'
     chroot "$4" wine --version >"$4/wine10-version" 2>/dev/null
     umount "$4/proc" "$4/dev"
     grep -q '^wine-10\.' "$4/wine10-version"
