@@ -1,16 +1,18 @@
 #!/bin/bash
-# wine10.sh [NAME ...]: runs the tests under Wine 10, first the x64 programs, then the x86 ones, or
-# those whose names contain a NAME. The last line is "N passed, N failed, N skipped"; exit code 1
-# when anything failed. The programs are built already: make -f Makefile.mingw wine10 does both.
+# wine10.sh [NAME ...]: builds the tests and runs them under Wine 10, first the x64 programs, then
+# the x86 ones, or those whose names contain a NAME. The last line is "N passed, N failed,
+# N skipped"; exit code 1 when anything failed.
 #
-# Debian's Wine 10 comes from Debian itself, into a root folder for each of the two: a 32-bit Wine
-# is no part of a 64-bit one, and one that is missing looks like success. Each takes a minute or two
-# and 1.2 GB the first time. It needs root, debootstrap, the network, and the right to mount; where
-# one is not there, it says which and counts as skipped. With T_NO_SKIP=1 that is a failure.
+# Wine 10 is Debian's, in a root folder for each of the two: a 32-bit Wine is no part of a 64-bit
+# one. Each takes a minute or two and 1.1 GB the first time. It needs root, debootstrap, the network
+# and the right to mount; where one is not there, it says which, and counts as skipped. With
+# T_NO_SKIP=1 that is a failure.
 #
 #   WINE10=folder      where the root folders are or will be [build/wine10]
-#   WINE10_ARCH='x64'  only these of x64 and x86
+#   WINE10_ARCH=x86    only this one
+#   WINE10_X86='conn'  of x86 only those whose names contain one of these
 #   WINE10_MIRROR=url  another mirror of Debian
+#   T_SECONDS, T_JOBS, FULL as for run_tests.sh
 #
 # All mounts are made in a mount namespace of this script's own. They end with its last process,
 # however that ends, and no other process ever sees them: nothing can be removed through them.
@@ -62,9 +64,12 @@ folder=$(cd "$folder" && pwd) || exit 1
 
 # ---- the root folders
 
-# Another run in the same folder is waited for.
+# Another run in the same folder is waited for, and what a killed one has left behind.
 exec 7>"$folder/lock"
-flock -x 7
+if ! flock -n -x 7; then
+    echo "wine10: waits for another run in $folder ..."
+    flock -x 7
+fi
 
 # remove FOLDER: where something is mounted in it, not at all
 remove()
@@ -102,12 +107,12 @@ make_root()
     local root=$folder/$1 log=$folder/$1.log suite package=wine64 architecture=amd64
     [ -e "$root/wine10-version" ] && return
     [ "$1" = x86 ] && package=wine32 architecture=i386
-    echo "wine10: fetching Wine 10 for $1 (a minute or two, 1.2 GB) ..."
+    echo "wine10: fetches Wine 10 for $1 (a minute or two, 1.1 GB) ..."
     : >"$log"
     # Debian 13 has it; where a mirror's index of that is not whole, the next Debian has it as well.
     for suite in trixie sid; do
         remove "$root.new" && remove "$root" || return 1
-        (fetch $architecture $suite $package "$root.new") >>"$log" 2>&1 </dev/null 7>&-
+        (fetch $architecture $suite $package "$root.new") >>"$log" 2>&1 </dev/null
         if [ $? = 0 ]; then
             mv "$root.new" "$root"
             return
@@ -121,7 +126,7 @@ make_root()
 # ---- the tests
 
 # enter ARCH: the project is seen inside at the path that it has outside, and "wine10-ARCH" on PATH
-# runs Wine there. By a command of one word, as paths may have spaces.
+# runs Wine there: a command of one word, as paths may have spaces.
 enter()
 {
     local root=$folder/$1 bin=$folder/bin name
@@ -143,38 +148,55 @@ if [ ${#names[@]} = 0 ]; then
     names=(test_ check_echo check_examples check_relay check_withstand)
 fi
 
-# run ARCH: all of it goes to a file as well, the sum is read from its last line
+# run ARCH: what it says is shown while it runs, and kept for the sum
 run()
 {
-    echo "---- $(cat "$folder/$1/wine10-version"), $1"
+    local file=$folder/$1.txt
+    [ "$1" = x86 ] && [ -n "${WINE10_X86:-}" ] && names=($WINE10_X86)
+    echo "---- $(cat "$folder/$1/wine10-version"), $1" | tee "$file"
     ARCH=$1 WINE=wine10-$1 WINESERVER=wine10-$1server PATH=$folder/bin:$PATH \
-        tests/tools/run_tests.sh "build/$1/tests" "${names[@]}" 7>&- |
-        tee "$folder/$1.txt"
+        tests/tools/run_tests.sh "build/$1/tests" "${names[@]}" </dev/null >>"$file" 2>&1 7>&- &
+    child=$!
+    tail -n +2 -f --pid=$child -s 0.2 "$file"
+    wait $child
 }
 
-child=
-trap 'kill -INT $child 2>/dev/null; wait; exit 130' INT TERM
+# Each child is a group of its own, so that all of it can be ended; run_tests.sh ends its own.
+set -m
+child='' fetching=()
+quit()
+{
+    local group
+    for group in "${fetching[@]}"; do kill -TERM -- "-$group" 2>/dev/null; done
+    [ -n "$child" ] && kill -TERM "$child" 2>/dev/null
+    wait
+    exit 130
+}
+trap quit INT TERM
 
 for arch in $arches; do
     make_root $arch &
-    child="$child $!"
+    fetching+=($!)
+done
+for arch in $arches; do
+    make -f Makefile.mingw --no-print-directory -k ARCH=$arch examples tests 7>&- ||
+        echo "not everything was built for $arch"
 done
 wait
-child=
+fetching=()
 
 sum_form='^([0-9]+) passed, ([0-9]+) failed, ([0-9]+) skipped$'
 for arch in $arches; do
     if [ ! -e "$folder/$arch/wine10-version" ]; then
-        leave_out "wine10 $arch" "$(grep -E '^E: ' "$folder/$arch.log" | tail -n 1)"
+        why=$(grep -E '^E: ' "$folder/$arch.log" | tail -n 1)
+        leave_out "wine10 $arch" "${why:-see $folder/$arch.log}"
         continue
     fi
     if ! enter $arch; then
         leave_out "wine10 $arch" "mounts are refused here"
         continue
     fi
-    run $arch &
-    child=$!
-    wait $child
+    run $arch
     if [[ $(tail -n 1 "$folder/$arch.txt") =~ $sum_form ]]; then
         passed=$((passed + BASH_REMATCH[1]))
         failed=$((failed + BASH_REMATCH[2]))
