@@ -89,6 +89,7 @@ run()
     : >"$out/$name.txt"
     timeout -s INT -k 5 "$limit" "$@" </dev/null >"$out/$name.txt" 2>&1 9>&- &
     child=$!
+    trap 'kill -TERM $child; wait $child; exit 143' TERM  # its group is timeout's own
     if [ -n "${FULL:-}" ]; then
         echo "---- $name runs ..."
         tail -n +1 -f --pid=$child -s 0.2 "$out/$name.txt" 9>&-
@@ -135,7 +136,7 @@ if ! wine_begin; then
     exit 1
 fi
 trap wine_end EXIT
-trap 'kill $(jobs -p) 2>/dev/null; exit 130' INT TERM
+trap 'kill $(jobs -p) 2>/dev/null; wait; exit 130' INT TERM
 
 # A 64-bit Wine runs a 32-bit program by doing nothing, with success. So ask one of Wine's own; in a
 # prefix that is 32-bit as a whole it is elsewhere.

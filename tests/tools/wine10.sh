@@ -154,30 +154,35 @@ run()
     local file=$folder/$1.txt
     [ "$1" = x86 ] && [ -n "${WINE10_X86:-}" ] && names=($WINE10_X86)
     echo "---- $(cat "$folder/$1/wine10-version"), $1" | tee "$file"
+    set -m
     ARCH=$1 WINE=wine10-$1 WINESERVER=wine10-$1server PATH=$folder/bin:$PATH \
         tests/tools/run_tests.sh "build/$1/tests" "${names[@]}" </dev/null >>"$file" 2>&1 7>&- &
     child=$!
-    tail -n +2 -f --pid=$child -s 0.2 "$file"
+    set +m
+    tail -n +2 -f --pid=$child -s 0.2 "$file" &  # behind: a signal is heard while this waits
     wait $child
+    wait
 }
 
-# Each child is a group of its own, so that all of it can be ended; run_tests.sh ends its own.
-set -m
+# By set -m each child is a group of its own, which can be ended as a whole. Otherwise it would be
+# deaf to Ctrl-C, and what it has started would live on.
 child='' fetching=()
 quit()
 {
     local group
     for group in "${fetching[@]}"; do kill -TERM -- "-$group" 2>/dev/null; done
     [ -n "$child" ] && kill -TERM "$child" 2>/dev/null
-    wait
+    wait 2>/dev/null
     exit 130
 }
 trap quit INT TERM
 
+set -m
 for arch in $arches; do
     make_root $arch &
     fetching+=($!)
 done
+set +m
 for arch in $arches; do
     make -f Makefile.mingw --no-print-directory -k ARCH=$arch examples tests 7>&- ||
         echo "not everything was built for $arch"
