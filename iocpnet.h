@@ -100,10 +100,10 @@
 //
 // ---- M5 memory ----------------------------------------------------------------------------------
 //
-// A pool reserves address space for limit items and commits slabs as they are needed; it never
-// takes more than limit, and says so by NULL. Buffers of a page or more start on a page: the system
-// locks whole pages while a call is pending. Taking and giving on one thread touches nothing
-// shared; what another thread gives comes back 29 at a time.
+// A pool reserves address space for limit items (a 32-bit process has 2 GB for all) and commits
+// slabs as they are needed; it never takes more than limit, and says so by NULL. Buffers of a page
+// or more start on a page: the system locks whole pages while a call is pending. Taking and giving
+// on one thread touches nothing shared; what another thread gives comes back 29 at a time.
 //
 // A listener, and a connector, has pools of its own: connections, buffers to receive into, buffers
 // to send, and with a framer room for messages that came in pieces. A listener that spreads has
@@ -1249,7 +1249,8 @@ typedef struct iocpnet_filter {
 
 // How connections behave: those of a listener, or of a connector. Zero means [the default].
 typedef struct iocpnet_conn_desc {
-    uint32_t max_connections;   // most of them at a time; a listener stops accepting there [10000]
+    uint32_t max_connections;   // most of them at a time; a listener stops accepting there [10000;
+                                // in a 32-bit process 2000]
     uint32_t buffer_bytes;      // size of a receive and send buffer [16 KiB]
     uint32_t buffers;           // most of them queued to send [max_connections + 256]; each
                                 // connection has one to receive into beside these
@@ -7077,7 +7078,9 @@ static void iocpnet__conn_cut(iocpnet__conn *conn, bool reset)
 static void iocpnet__conn_fail(iocpnet__conn *conn, iocpnet_error error)
 {
     iocpnet__conn_breaks(conn, IOCPNET_CLOSED_RESET, error);
-    iocpnet__conn_cut(conn, true);
+    // Behind our FIN a reset would only take from the peer what it has not read yet. Seen: Wine
+    // 10.0; Wine 8.0 still gives it the bytes.
+    iocpnet__conn_cut(conn, !conn->shut);
 }
 
 static void iocpnet__conn_starve(iocpnet__conn *conn, bool starved)
@@ -8892,7 +8895,9 @@ static iocpnet_error iocpnet__group_init(iocpnet__group *group, iocpnet_iocp *io
         group->filter = *desc->filter;
         desc->filter = &group->filter;
     }
-    desc->max_connections = iocpnet__or_default(desc->max_connections, 10000);
+    // Their buffers are address space from the start, of which a 32-bit process has 2 GB.
+    desc->max_connections =
+        iocpnet__or_default(desc->max_connections, sizeof(void *) < 8 ? 2000 : 10000);
     desc->buffer_bytes = iocpnet__or_default(desc->buffer_bytes, 16 * 1024);
     desc->buffers = iocpnet__or_default(desc->buffers, desc->max_connections + 256);
     desc->send_limit_bytes = iocpnet__or_default(desc->send_limit_bytes, 256 * 1024);

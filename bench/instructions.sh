@@ -1,6 +1,6 @@
 #!/bin/bash
-# instructions.sh [--check]: the kit's own instructions per echo and the like, counted by callgrind in
-# the simulator (tests/sim): the same number each time, on any machine with the same compiler.
+# instructions.sh [--check]: the kit's own instructions per echo and the like, counted by callgrind
+# in the simulator (tests/sim): the same number each time, with the same compiler.
 #
 # Counted is what was compiled from iocpnet.h, atomics included. The system's side, memcpy and the
 # program's callbacks are not. --check: fails above the bounds below.
@@ -18,7 +18,8 @@ done
 gcc -std=c99 $flags -w -Itests/sim/include -o "$out/instructions" tests/sim/instructions.c \
     "$out/sim_os.o" "$out/sim_net.o" -lpthread || exit 1
 SIM_CALM=1 timeout 600 valgrind --tool=callgrind --instr-atstart=no --dump-line=yes \
-    --callgrind-out-file="$out/callgrind.out" "$out/instructions" >"$out/said.txt" 2>"$out/log.txt" </dev/null
+    --callgrind-out-file="$out/callgrind.out" "$out/instructions" \
+    >"$out/said.txt" 2>"$out/log.txt" </dev/null
 if ! grep -q '^PASS' "$out/said.txt"; then
     cat "$out/said.txt"
     tail -n 5 "$out/log.txt"

@@ -319,8 +319,7 @@ static void other_settings_lose_nothing(void)
     echo_with("8 threads, buffers of 512 bytes");
 }
 
-// Wine's DisconnectEx only shuts down, and its AcceptEx lets an old connection go: see
-// test_start.c.
+// Under Wine the next AcceptEx lets the old connection go: see fault_accept_anew.
 static BOOL PASCAL disconnect_by_the_next_accept(SOCKET s, OVERLAPPED *o, DWORD flags,
                                                  DWORD reserved)
 {
@@ -345,7 +344,10 @@ static void reused_sockets_serve_as_fresh_ones(void)
     server.accepts_min = 2;
     engine.no_skip = is_wine();
     iocpnet__provider_count = 0;
-    if (is_wine()) fault_instead(FAULT_DisconnectEx, (fault_fn *)disconnect_by_the_next_accept);
+    if (is_wine()) {
+        fault_instead(FAULT_DisconnectEx, (fault_fn *)disconnect_by_the_next_accept);
+        fault_instead(FAULT_AcceptEx, (fault_fn *)fault_accept_anew);
+    }
     REQUIRE(begin());
     attached = sockets = 0;
     for (i = 0; i < 40; i++) {

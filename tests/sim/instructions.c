@@ -1,6 +1,7 @@
-// instructions.c - what the kit's own instructions are, per echo and the like: runs in the simulator
-// under callgrind, where the count is the same each time. bench/instructions.sh builds and runs it;
-// each part that is counted begins and ends with a request to callgrind, and is dumped by its name.
+// instructions.c - what the kit's own instructions are, per echo and the like: runs in the
+// simulator under callgrind, where the count is the same each time. bench/instructions.sh builds
+// and runs it; each part that is counted begins and ends with a request to callgrind, and is dumped
+// by its name.
 
 #define IOCPNET_IMPLEMENTATION
 #include "../../iocpnet.h"
@@ -97,7 +98,8 @@ static void timers(int others)
     for (i = 0; i <= others; i++)
         t[i].done = no_call;
     for (i = 1; i <= others; i++)
-        must(iocpnet_timer_start(iocp, &t[i], 100000 + (uint32_t)i * 7919 % 1000003, 0) == 0, "timer");
+        must(iocpnet_timer_start(iocp, &t[i], 100000 + (uint32_t)i * 7919 % 1000003, 0) == 0,
+             "timer");
     begin();
     for (i = 0; i < ROUNDS; i++) {
         iocpnet_timer_start(iocp, &t[0], 100000 + (uint32_t)i * 104729 % 1000003, 0);

@@ -1,11 +1,7 @@
 #!/bin/bash
-<<<<<<< HEAD
-# setup.sh run|test|bench|instructions|examples|check|format|ci: gets what that target needs. Silent when all is
-# there. Debian and Ubuntu only, as root or with sudo; elsewhere it says what to install.
-=======
-# setup.sh run|test|bench|examples|check|format|fuzz|ci: gets what that target needs. Silent when
-# all is there. Debian and Ubuntu only, as root or with sudo; elsewhere it says what to install.
->>>>>>> fuzz
+# setup.sh TARGET: gets what a target of the Makefile needs, or bench/instructions.sh, or ci. Silent
+# when all is there. Debian and Ubuntu only, as root or with sudo; elsewhere it says what to
+# install.
 
 cd "$(dirname "$0")/../.." || exit 1
 
@@ -89,6 +85,12 @@ case ${1:-} in
     fuzz)
         need_fuzzer
         ;;
+    wine10)
+        need debootstrap debootstrap
+        need /usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring
+        need python3 python3
+        need nc netcat-openbsd
+        ;;
     ci)  # what only the wider compile tests use
         need_compiler
         need_wine
@@ -104,11 +106,8 @@ case ${1:-} in
         need_fuzzer
         ;;
     *)
-<<<<<<< HEAD
-        echo "usage: setup.sh run|test|bench|instructions|examples|check|format|ci" >&2
-=======
-        echo "usage: setup.sh run|test|bench|examples|check|format|fuzz|ci" >&2
->>>>>>> fuzz
+        targets=$(sed -n 's/^    \([a-z0-9]*\)).*/\1/p' "$0" | xargs)
+        echo "usage: setup.sh TARGET, one of: $targets" >&2
         exit 2
         ;;
 esac
