@@ -652,6 +652,24 @@ static uint64_t print_of(const request *r)
     return h;
 }
 
+// The operation whose call is still being made, if its call may return with its success.
+static request *in_call;
+static bool in_call_over;
+
+static void call_may_succeed(request *r)
+{
+    in_call = r;
+    in_call_over = false;
+}
+
+static bool call_succeeded(void)
+{
+    bool over = in_call_over;
+    in_call = NULL;
+    in_call_over = false;
+    return over;
+}
+
 static void transfers_next(void);
 static int datagram_send(sock *s, request *r, const char *plain, size_t size,
                          const struct sockaddr *to, int to_size);
@@ -678,7 +696,12 @@ static void complete(request *r, uint32_t status, uint64_t n, bool at_once)
 {
     sock *s = r->s;
     OVERLAPPED *o = r->o;
-    bool ran, quiet = at_once && (s->modes & FILE_SKIP_COMPLETION_PORT_ON_SUCCESS);
+    bool ran, quiet;
+    if (r == in_call) {
+        in_call = NULL;
+        at_once = in_call_over = status == 0;
+    }
+    quiet = at_once && (s->modes & FILE_SKIP_COMPLETION_PORT_ON_SUCCESS);
     if (o->Internal != SIM_PENDING || o->hEvent != r->event_value)
         sim_broken("the OVERLAPPED of a pending operation was changed");
     if ((r->kind == SEND || r->kind == SENDTO) && r->print != print_of(r))
@@ -1229,7 +1252,7 @@ static void connect_arrives(void *user)
     free(a);
 }
 
-static void connect_starts(sock *s, const struct sockaddr_storage *to)
+static arrival *arrival_new(sock *s, const struct sockaddr_storage *to)
 {
     arrival *a = calloc(1, sizeof *a);
     if (!a) abort();
@@ -1237,6 +1260,12 @@ static void connect_starts(sock *s, const struct sockaddr_storage *to)
     a->s = s;
     a->to = *to;
     if (name_any(to)) ((struct sockaddr_in *)&a->to)->sin_addr.s_addr = sim_htonl(INADDR_LOOPBACK);
+    return a;
+}
+
+static void connect_starts(sock *s, const struct sockaddr_storage *to)
+{
+    arrival *a = arrival_new(s, to);
     s->connecting = true;
     sim_at(name_here(&a->to) ? latency() : 21000000u, connect_arrives, a);
 }
@@ -2111,6 +2140,12 @@ static BOOL bool_fails(int code)
     return FALSE;
 }
 
+static BOOL bool_succeeds(void)
+{
+    sock_fails(0);
+    return TRUE;
+}
+
 #define ENTER_BOOL(s, h) \
     sock *s;             \
     sim_enter();         \
@@ -2178,7 +2213,6 @@ static BOOL PASCAL sim_ConnectEx(SOCKET h, const struct sockaddr *name, int size
     struct sockaddr_storage to;
     WSABUF buf = { length, data };
     request *r;
-    (void)sent;
     ENTER_BOOL(s, h);
     if (!s->bound) return bool_fails(WSAEINVAL);
     if (s->connected) return bool_fails(WSAEISCONN);
@@ -2194,6 +2228,15 @@ static BOOL PASCAL sim_ConnectEx(SOCKET h, const struct sockaddr *name, int size
     s->connect = r;
     s->reusable = false;
     sim_tell("ConnectEx(socket %u, port %u)", sim_number((HANDLE)h), name_port(&to));
+    if (sim_chance(6) && name_here(&to) && listener_at(&to) &&
+        listener_at(&to)->backlog_count < listener_at(&to)->backlog_most) {
+        call_may_succeed(r);
+        s->connecting = true;
+        connect_arrives(arrival_new(s, &to));
+        if (!call_succeeded()) return bool_fails(WSA_IO_PENDING);
+        if (sent) *sent = length;
+        return bool_succeeds();
+    }
     connect_starts(s, &to);
     return bool_fails(WSA_IO_PENDING);
 }
@@ -2214,8 +2257,18 @@ static BOOL PASCAL sim_DisconnectEx(SOCKET h, OVERLAPPED *o, DWORD flags, DWORD 
     s->end->fin_wanted = true;
     // A receive that waits ends, as the connection does.
     fail_all(&s->recvs, (uint32_t)CANCELLED);
-    end_later(s->end);
-    disconnect_over(s);
+    if (sim_chance(4)) {
+        call_may_succeed(r);
+        if (!s->end->out.size && !s->sends.first && !s->end->fin_sent && !s->end->was_reset) {
+            s->end->fin_sent = true;
+            fin_arrives(s->end->peer);
+        }
+        disconnect_over(s);
+        if (call_succeeded()) return bool_succeeds();
+    } else {
+        disconnect_over(s);
+    }
+    if (s->end) end_later(s->end);
     return bool_fails(WSA_IO_PENDING);
 }
 
@@ -2231,7 +2284,9 @@ static BOOL transfer(sock *s, request *r, DWORD flags)
     r->print = print_of(r);
     r->transfer = true;
     queue_put(&s->sends, r);
+    if (sim_chance(3)) call_may_succeed(r);
     feed(s);
+    if (call_succeeded()) return bool_succeeds();
     return bool_fails(WSA_IO_PENDING);
 }
 
