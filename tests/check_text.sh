@@ -77,7 +77,7 @@ begin = header.index('#ifndef IOCPNET_H')
 end = header.index('#endif  // IOCPNET_H')
 manual, declared, implemented = header[:begin], header[begin:end], header[end:]
 sources = ['iocpnet.h']
-for folder in ('examples', 'tests', 'tests/tools', 'tests/msvc', 'bench'):
+for folder in ('examples', 'tests', 'tests/tools', 'tests/msvc', 'tests/fuzz', 'bench'):
     for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
         if re.search(r'\.(c|cpp|h|sh)$', name):
             sources.append(folder + '/' + name)

@@ -15,6 +15,7 @@
 //   fault_cut(id, bytes)               WSASend, WSARecv: the system is asked for that many at most
 //   fault_missing(id, true)            an extension function is not offered (id FAULT_AcceptEx ...)
 //   fault_instead(id, fn)              an extension function is the test's own
+//   fault_accept_anew                  an AcceptEx to give to it, where DisconnectEx is a stand-in
 //   fault_no_procedure(name)           GetProcAddress knows no such name; NULL: knows them all
 //   fault_provider(number, flags)      sockets seem to be of another provider, with these
 //                                      XP1_ flags cleared; 0 is the true one
@@ -754,6 +755,27 @@ static inline int fault_WSAIoctl(SOCKET s, DWORD what, void *in, DWORD in_size, 
         if (result == 0 && wrapper) memcpy(out, (void *)&wrapper, sizeof wrapper);
     }
     return result;
+}
+
+// Wine's DisconnectEx only shuts a socket down, so that it accepts again and then can't send. But
+// its AcceptEx takes a connected socket and lets the old connection go: with a DisconnectEx that
+// does nothing and says that it has, and with this in AcceptEx's place, a socket can be used again.
+//
+// Wine 10 remembers the descriptor of a connected socket in the process, and so would go on with
+// the old connection. It forgets it when the handle is closed, and one that is duplicated into the
+// same process and closed by the same call keeps its number.
+static inline BOOL PASCAL fault_accept_anew(SOCKET l, SOCKET s, void *data, DWORD size, DWORD local,
+                                            DWORD peer, DWORD *got, OVERLAPPED *o)
+{
+    HANDLE process = GetCurrentProcess(), same = NULL;
+    if (!DuplicateHandle(process, (HANDLE)s, process, &same, 0, FALSE,
+                         DUPLICATE_SAME_ACCESS | DUPLICATE_CLOSE_SOURCE) ||
+        (SOCKET)same != s) {
+        SetLastError(WSAENOTSOCK);
+        return FALSE;
+    }
+    return ((LPFN_ACCEPTEX)fault__rules[FAULT_AcceptEx].real)(l, s, data, size, local, peer, got,
+                                                              o);
 }
 
 // ---- passed through -----------------------------------------------------------------------------

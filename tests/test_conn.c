@@ -319,8 +319,7 @@ static void other_settings_lose_nothing(void)
     echo_with("8 threads, buffers of 512 bytes");
 }
 
-// Wine's DisconnectEx only shuts down, and its AcceptEx lets an old connection go: see
-// test_start.c.
+// Under Wine the next AcceptEx lets the old connection go: see fault_accept_anew.
 static BOOL PASCAL disconnect_by_the_next_accept(SOCKET s, OVERLAPPED *o, DWORD flags,
                                                  DWORD reserved)
 {
@@ -345,7 +344,10 @@ static void reused_sockets_serve_as_fresh_ones(void)
     server.accepts_min = 2;
     engine.no_skip = is_wine();
     iocpnet__provider_count = 0;
-    if (is_wine()) fault_instead(FAULT_DisconnectEx, (fault_fn *)disconnect_by_the_next_accept);
+    if (is_wine()) {
+        fault_instead(FAULT_DisconnectEx, (fault_fn *)disconnect_by_the_next_accept);
+        fault_instead(FAULT_AcceptEx, (fault_fn *)fault_accept_anew);
+    }
     REQUIRE(begin());
     attached = sockets = 0;
     for (i = 0; i < 40; i++) {
@@ -1102,6 +1104,27 @@ static uint64_t receives_begun(void)
     iocpnet_stats stats;
     iocpnet_iocp_stats(iocp, &stats);
     return stats.started[IOCPNET_OP_RECV];
+}
+
+// All is with the system, and the peer resets before it has read it: nobody knows what it has.
+static void a_reset_in_place_of_the_fin_is_no_graceful_close(void)
+{
+    SOCKET s;
+    prepare();
+    gift_total = 1000;
+    gift_each = 1000;
+    gift_given = 0;
+    server.conn.on.open = open_and_give;
+    server.conn.on.data = ignore;
+    REQUIRE(begin());
+    s = peer_connect(port);
+    AWAIT(guest_count == 1 && counted(IOCPNET_COUNT_BYTES_SENT) == 1000, PEER_MS);
+    AWAIT(receives_begun() >= 1, PEER_MS);
+    peer_abort(s);
+    AWAIT(closed_count == 1, PEER_MS);
+    CHECK_EQ(guests[0].reason, IOCPNET_CLOSED_RESET);
+    CHECK_ERR(guests[0].error, WSAECONNRESET);
+    end();
 }
 
 static void every_close_says_why(void)
@@ -2139,6 +2162,7 @@ int main(int argc, char **argv)
     T_RUN(a_graceful_close_delivers_ten_mib);
     T_RUN(with_no_read_pause_a_client_that_does_not_read_is_heard);
     T_RUN(a_close_while_the_peer_is_sending_loses_nothing);
+    T_RUN(a_reset_in_place_of_the_fin_is_no_graceful_close);
     T_RUN(a_peer_that_never_finishes_is_cut_off_after_close_ms);
     T_RUN(a_send_over_the_limit_is_refused_or_closes);
     T_RUN(every_close_says_why);

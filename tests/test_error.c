@@ -274,6 +274,10 @@ static void no_failure_status_becomes_success(void)
     }
     CHECK(iocpnet_error_from_status(0x80000001u) != 0);
     CHECK(iocpnet_error_from_status(0xE0001234u) != 0);
+    // Win32 codes in an NTSTATUS, of which the system takes the low half: here 0.
+    CHECK_ERR(iocpnet_error_from_status(0xC0010000u), WSASYSCALLFAILURE);
+    CHECK_ERR(iocpnet_error_from_status(0x80070000u), WSASYSCALLFAILURE);
+    CHECK_ERR(iocpnet_error_from_status(0xC0010006u), WSAENOTSOCK);
     fault_reset();
     fault_no_procedure("RtlNtStatusToDosError");
     CHECK(iocpnet_error_from_status(0xC0000123u) != 0);

@@ -835,6 +835,7 @@ static void sends_of_other_threads_wait_for_the_handshake(void)
     char got[MARK];
     uint32_t i;
     prepare();
+    client.buffers = RECORDS * SENDERS + 256;  // other threads' sends take one each
     REQUIRE(begin());
     CHECK_ERR(dial(new_guest(), at), 0);
     for (i = 0; i < SENDERS; i++) {

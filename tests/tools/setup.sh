@@ -1,6 +1,7 @@
 #!/bin/bash
-# setup.sh run|test|bench|examples|check|format|ci: gets what that target needs. Silent when all is
-# there. Debian and Ubuntu only, as root or with sudo; elsewhere it says what to install.
+# setup.sh TARGET: gets what a target of the Makefile needs, or bench/instructions.sh, or ci. Silent
+# when all is there. Debian and Ubuntu only, as root or with sudo; elsewhere it says what to
+# install.
 
 cd "$(dirname "$0")/../.." || exit 1
 
@@ -38,6 +39,15 @@ need_python()
     packages+=(python3)
 }
 
+# libFuzzer and the sanitizers' libraries come in a package of their own.
+need_fuzzer()
+{
+    need clang-19 clang-19
+    need /usr/lib/llvm-19/lib/clang/19/lib/linux/libclang_rt.fuzzer-$(uname -m).a \
+        libclang-rt-19-dev
+    need /usr/include/stdio.h libc6-dev
+}
+
 case ${1:-} in
     run)
         need_compiler
@@ -58,6 +68,12 @@ case ${1:-} in
         need_python
         need nc netcat-openbsd
         ;;
+    instructions)  # counted on Linux itself
+        need gcc gcc
+        need /usr/include/stdio.h libc6-dev
+        need valgrind valgrind
+        need_python
+        ;;
     check)
         need_compiler
         need cppcheck cppcheck
@@ -65,6 +81,15 @@ case ${1:-} in
         ;;
     format)
         need clang-format clang-format
+        ;;
+    fuzz)
+        need_fuzzer
+        ;;
+    wine10)
+        need debootstrap debootstrap
+        need /usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring
+        need python3 python3
+        need nc netcat-openbsd
         ;;
     ci)  # what only the wider compile tests use
         need_compiler
@@ -78,9 +103,11 @@ case ${1:-} in
         need clang-cl-19 clang-tools-19
         need lld-link-19 lld-19
         need /usr/include/wine/wine/windows/windows.h libwine-dev
+        need_fuzzer
         ;;
     *)
-        echo "usage: setup.sh run|test|bench|examples|check|format|ci" >&2
+        targets=$(sed -n 's/^    \([a-z0-9]*\)).*/\1/p' "$0" | xargs)
+        echo "usage: setup.sh TARGET, one of: $targets" >&2
         exit 2
         ;;
 esac
