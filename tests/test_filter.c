@@ -1311,8 +1311,6 @@ static void a_silent_peer_times_out(void)
 
 // ---- pause, names, limits -----------------------------------------------------------------------
 
-static volatile LONG resumes_wanted;
-
 static void on_data_pause(iocpnet_conn conn, const void *data, size_t size)
 {
     guest *g = guest_of(conn);

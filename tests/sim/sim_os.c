@@ -37,6 +37,9 @@ static sim_thread main_thread;
 static sim_thread *running;             // deterministic
 static __thread sim_thread *my_thread;  // threaded
 static uint64_t seed_state;
+static uint32_t points;  // since the last that might have switched
+
+enum { SLICE = 2000 };
 
 // ---- beginning ----------------------------------------------------------------------------------
 
@@ -414,7 +417,12 @@ void sim_point(void)
         run_due();
         sim.inside--;
     }
-    if (sim_any(sim.switch_one_in) == 0) switch_to(pick());
+    // One that never waits does not keep the others from running for ever. Source: Context
+    // Switches: a thread whose time slice is over makes room for another.
+    if (sim_any(sim.switch_one_in) == 0 || ++points > SLICE) {
+        points = 0;
+        switch_to(pick());
+    }
 }
 
 void sim_enter(void)
