@@ -1534,7 +1534,7 @@ static void a_peer_that_never_reads_is_not_read_from(void)
 {
     static unsigned char block[100000];
     size_t sent = 0, got = 0, at = 0;
-    uint64_t quiet;
+    uint64_t quiet, latest = GetTickCount64() + PEER_MS;
     u_long on = 1, off = 0;
     LONG64 queued;
     SOCKET s;
@@ -1545,7 +1545,8 @@ static void a_peer_that_never_reads_is_not_read_from(void)
     CHECK(greet(s));
     ioctlsocket(s, (long)FIONBIO, &on);
     quiet = GetTickCount64() + 300;
-    while (GetTickCount64() < quiet && sent < 64 << 20) {
+    while (sent < 64 << 20 && GetTickCount64() < latest &&
+           (GetTickCount64() < quiet || !counted(IOCPNET_COUNT_READS_PAUSED))) {
         int n;
         if (!at) coded_fill(block, sizeof block, sent, 2);
         n = send(s, (const char *)block + at, (int)(sizeof block - at), 0);
