@@ -7,6 +7,7 @@
 //
 //   PLAY_SEEDS=50    games; PLAY_SEED=1  the first; PLAY_STEPS=2000  steps of each
 //   PLAY_JOBS=2      games side by side; SIM_TRACE=1  the story of the game
+//   PLAY_FIRST=1     ends with the first game that is lost
 //
 // What is true at every step: a connection's callbacks never overlap, close is the last and comes
 // once, no slim lock is held in user code, what arrives is what was sent, in its order, and never
@@ -1633,6 +1634,7 @@ int main(void)
         failed += !end_game();
         running--;
         done++;
+        if (failed && wanted("PLAY_FIRST", 0)) seeds = next - first;  // no more
         if (done % 1000 == 0) printf("%d games, %d failed\n", done, failed);
     }
     if (!failed && !sim_threaded()) {
