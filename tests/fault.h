@@ -16,6 +16,7 @@
 //   fault_missing(id, true)            an extension function is not offered (id FAULT_AcceptEx ...)
 //   fault_instead(id, fn)              an extension function is the test's own
 //   fault_accept_anew                  an AcceptEx to give to it, where DisconnectEx is a stand-in
+//   fault_real(id)                     the system's own; NULL: it has none, or none was asked for
 //   fault_no_procedure(name)           GetProcAddress knows no such name; NULL: knows them all
 //   fault_provider(number, flags)      sockets seem to be of another provider, with these
 //                                      XP1_ flags cleared; 0 is the true one
@@ -268,6 +269,11 @@ static inline void fault_missing(int id, bool missing)
 static inline void fault_instead(int id, fault_fn *fn)
 {
     fault__rules[id].instead = fn;
+}
+
+static inline fault_fn *fault_real(int id)
+{
+    return fault__rules[id].real;
 }
 
 static inline void fault_no_procedure(const char *name)

@@ -29,6 +29,7 @@
 int fork(void);
 int waitpid(int pid, int *status, int options);
 void _exit(int code);
+void *mmap(void *at, size_t size, int protection, int flags, int file, long offset);
 unsigned alarm(unsigned seconds);
 
 enum {
@@ -1646,60 +1647,94 @@ static int play(int steps)
 
 // ---- many games ---------------------------------------------------------------------------------
 
+enum { JOBS = 64, LAST_SEEDS = 400 };
+
+static struct {
+    int pid;
+    uint64_t seed;
+} games[JOBS];
+static char seeds_failed[LAST_SEEDS];
+static volatile uint64_t *sums;  // of the first game, as played at first and at last; shared
+
+// What a game came to: the same each time that it is played.
+static uint64_t sum_of_game(void)
+{
+    uint64_t sum = sim_calls() * 1000003 ^ sim_switches() * 10007 ^ sim_clock_us();
+    LONG i;
+    for (i = 0; i < stream_count && i < STREAMS; i++)
+        sum = sum * 31 + (uint64_t)streams[i].heard;
+    return sum;
+}
+
+static void begin_game(uint64_t its_seed, int steps, int slot)
+{
+    int pid = getenv("PLAY_HERE") ? 0 : fork();  // in a debugger: here
+    if (pid == 0) {
+        seed = its_seed;
+        alarm((unsigned)wanted("PLAY_SECONDS", 60));
+        play(steps);
+        if (slot >= 0) sums[slot] = sum_of_game();
+        fflush(stdout);
+        exit(0);
+    }
+    for (slot = 0; games[slot].pid; slot++)
+        continue;
+    games[slot].pid = pid;
+    games[slot].seed = its_seed;
+}
+
+// Waits for the end of one of them. Whether it went well.
+static bool end_game(void)
+{
+    int status, i, pid = waitpid(-1, &status, 0);
+    size_t used = strlen(seeds_failed);
+    for (i = 0; i < JOBS && games[i].pid != pid; i++)
+        continue;
+    if (i == JOBS) return false;
+    games[i].pid = 0;
+    if (!status) return true;
+    printf("seed %llu failed with status %d\n", (unsigned long long)games[i].seed, status);
+    if (used < LAST_SEEDS - 24) {
+        snprintf(seeds_failed + used, LAST_SEEDS - used, " %llu",
+                 (unsigned long long)games[i].seed);
+    }
+    return false;
+}
+
 int main(void)
 {
     uint64_t first = wanted("PLAY_SEED", 1), seeds = wanted("PLAY_SEEDS", 50), next = first;
     int steps = (int)wanted("PLAY_STEPS", 2000), jobs = (int)wanted("PLAY_JOBS", 2), running = 0;
     int failed = 0, done = 0;
-    char seeds_failed[400] = "";
-    struct {
-        int pid;
-        uint64_t seed;
-    } games[64] = { { 0, 0 } };
 
     setvbuf(stdout, NULL, _IOLBF, 0);
-    if (jobs > 64) jobs = 64;
+    if (jobs > JOBS) jobs = JOBS;
+    sums = (volatile uint64_t *)mmap(NULL, 4096, 3, 0x21, -1, 0);  // read, write; shared, anonymous
     while (next < first + seeds || running) {
-        int status, pid, i;
         if (running < jobs && next < first + seeds) {
-            pid = getenv("PLAY_HERE") ? 0 : fork();  // in a debugger: here
-            if (pid == 0) {
-                seed = next;
-                alarm((unsigned)wanted("PLAY_SECONDS", 60));
-                play(steps);
-                fflush(stdout);
-                exit(0);
-            }
-            for (i = 0; games[i].pid; i++)
-                continue;
-            games[i].pid = pid;
-            games[i].seed = next++;
+            begin_game(next, steps, next == first ? 0 : -1);
+            next++;
             running++;
             continue;
         }
-        pid = waitpid(-1, &status, 0);
-        for (i = 0; i < 64 && games[i].pid != pid; i++)
-            continue;
-        if (i == 64) continue;
-        games[i].pid = 0;
+        failed += !end_game();
         running--;
         done++;
-        if (status) {
-            size_t used = strlen(seeds_failed);
-            failed++;
-            printf("seed %llu failed with status %d\n", (unsigned long long)games[i].seed, status);
-            if (wanted("PLAY_FIRST", 0)) seeds = next - first;  // no more
-            if (used < 380) {
-                snprintf(seeds_failed + used, sizeof seeds_failed - used, " %llu",
-                         (unsigned long long)games[i].seed);
-            }
-        }
+        if (failed && wanted("PLAY_FIRST", 0)) seeds = next - first;  // no more
         if (done % 1000 == 0) printf("%d games, %d failed\n", done, failed);
+    }
+    if (!failed && !sim_threaded()) {
+        begin_game(first, steps, 1);
+        if (!end_game() || sums[0] != sums[1]) {
+            printf("seed %llu was another game when it was played again\n",
+                   (unsigned long long)first);
+            failed++;
+        }
     }
     if (failed) {
         printf("FAIL play: %d of %d tests failed: seeds%s\n", failed, done, seeds_failed);
         return 1;
     }
-    printf("PASS play: %d tests, %d checks, 0 skipped\n", done, done * steps);
+    printf("PASS play: %d tests, %lld checks, 0 skipped\n", done, (long long)done * steps);
     return 0;
 }

@@ -117,7 +117,7 @@ make_root()
             mv "$root.new" "$root"
             return
         fi
-        umount -q "$root.new/proc" "$root.new/dev"
+        umount "$root.new/proc" "$root.new/dev" 2>/dev/null
     done
     remove "$root.new"
     return 1

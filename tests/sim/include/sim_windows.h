@@ -673,7 +673,17 @@ static inline void *InterlockedCompareExchangePointer(void *volatile *p, void *t
 
 // ---- functions: sim_os.c ------------------------------------------------------------------------
 
+// Where a thread has its first 64 values. Source: TEB structure (winternl.h), TlsSlots. Where it is
+// to be counted it is one load from the thread's block, as on Windows.
+#ifdef SIM_NO_POINTS
+extern char *sim_teb;
+static inline uint64_t __readgsqword(DWORD offset)
+{
+    return *(volatile uint64_t *)(sim_teb + offset);
+}
+#else
 uint64_t __readgsqword(DWORD offset);
+#endif
 DWORD __readfsdword(DWORD offset);
 
 DWORD GetLastError(void);
