@@ -512,7 +512,8 @@ static void check_reason(iocpnet_reason reason, iocpnet_error error)
         break;
     case IOCPNET_CLOSED_RESET:
         MUST(error != WSAENOBUFS);  // a shortage is borne
-        MUST(faulty || error == WSAECONNRESET || error == WSAECONNABORTED);
+        // WSAENOTCONN: it was reset before our FIN.
+        MUST(faulty || error == WSAECONNRESET || error == WSAECONNABORTED || error == WSAENOTCONN);
         break;
     default:
         MUST(error);
