@@ -3,6 +3,7 @@
 //
 //   fault_reset()                      no faults; counts to 0
 //   fault_arm(n), fault_disarm()       the n-th call that can fail does; true if that came to pass
+//   fault_arm_second(m)                and the m-th after it; true if fault_second_fired()
 //   fault_other_code(true)             the n-th call fails with another code than its usual one:
 //                                      WSAENOBUFS, or WSAECONNRESET where that is the usual one
 //   fault_hold(true)                   calls are not among the n, for a part that must go well
@@ -175,6 +176,7 @@ typedef struct fault__rule {
 
 static fault__rule fault__rules[FAULT_FUNCTIONS + 1];
 static volatile LONG fault__calls, fault__armed, fault__fired, fault__last = FAULT_FUNCTIONS;
+static volatile LONG fault__second, fault__second_fired;
 static volatile LONG fault__held, fault__other;
 static volatile LONG fault__open_handles, fault__open_sockets;
 static volatile LONG fault__bad, fault__bad_code;
@@ -196,6 +198,7 @@ static inline void fault_reset(void)
         fault__rules[i].cut = -1;
     }
     fault__calls = fault__armed = fault__fired = 0;
+    fault__second = fault__second_fired = 0;
     fault__held = fault__other = 0;
     fault__last = FAULT_FUNCTIONS;
     fault__provider_number = fault__provider_clear = 0;
@@ -210,6 +213,16 @@ static inline void fault_arm(int n)
     fault__fired = 0;
     fault__last = FAULT_FUNCTIONS;
     InterlockedExchange(&fault__armed, n);
+}
+
+static inline void fault_arm_second(int m)
+{
+    InterlockedExchange(&fault__second, m);
+}
+
+static inline bool fault_second_fired(void)
+{
+    return fault__second_fired != 0;
 }
 
 static inline bool fault_disarm(void)
@@ -330,6 +343,10 @@ static inline bool fault__hit(int id, int *code)
         if (fault__other) *code = *code == WSAENOBUFS ? WSAECONNRESET : WSAENOBUFS;
         InterlockedExchange(&fault__last, id);
         InterlockedExchange(&fault__fired, 1);
+        return true;
+    }
+    if (fault__second && fault__fired && all == fault__armed + fault__second) {
+        InterlockedExchange(&fault__second_fired, id + 1);
         return true;
     }
     if (rule->times && call >= rule->first && call < rule->first + rule->times) {

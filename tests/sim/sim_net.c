@@ -1338,7 +1338,16 @@ static void sock_closed(sim_object *object)
     if (s->disconnect) end_request_soon(s->disconnect, status_of_close(s->disconnect));
     s->connect = s->disconnect = NULL;
     s->connecting = false;
-    if (s->listening) listening_drop(s);
+    if (s->listening) {
+        sock *taken;  // accepts that wait for first data are the listener's too
+        for (taken = socks; taken; taken = taken->next) {
+            request *r = taken->end ? taken->end->first_data : NULL;
+            if (!r || r->s != s) continue;
+            taken->end->first_data = NULL;
+            end_request_soon(r, status_of_close(r));
+        }
+        listening_drop(s);
+    }
     s->listening = false;
     if (s->holds_port) port_use(s, -1);
     s->holds_port = s->bound = false;

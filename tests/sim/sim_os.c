@@ -638,6 +638,26 @@ BOOL CloseHandle(HANDLE h)
     return ok;
 }
 
+// Within the process only.
+BOOL DuplicateHandle(HANDLE from, HANDLE h, HANDLE to, HANDLE *same, DWORD access, BOOL inherit,
+                     DWORD how)
+{
+    sim_object *object;
+    (void)from, (void)to, (void)access, (void)inherit;
+    sim_enter();
+    object = sim_object_of(h, 0);
+    *same = NULL;
+    if (object) {
+        sim_hold(object);
+        *same = sim_handle(object);
+        if (!*same) sim_drop(object);
+        if (*same && (how & DUPLICATE_CLOSE_SOURCE)) sim_close_handle(h, 0);
+    }
+    if (!*same) sim_false(object ? ERROR_TOO_MANY_OPEN_FILES : ERROR_INVALID_HANDLE);
+    sim_leave();
+    return *same != NULL;
+}
+
 BOOL GetHandleInformation(HANDLE h, DWORD *flags)
 {
     bool ok;

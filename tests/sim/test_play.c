@@ -5,7 +5,8 @@
 // settings, the programs and the order of all that happens. Each game is a process of its own, so
 // that one is played again exactly: a broken rule prints the line that does so.
 //
-//   PLAY_SEEDS=50    games; PLAY_SEED=1  the first; PLAY_STEPS=2000  steps of each
+//   PLAY_SEEDS=50    games; PLAY_SEED=1  the first (SIM_SEED=2 begins with 51, and so on)
+//   PLAY_STEPS=2000  steps of each
 //   PLAY_JOBS=2      games side by side; SIM_TRACE=1  the story of the game
 //   PLAY_FIRST=1     ends with the first game that is lost
 //
@@ -1704,7 +1705,8 @@ static bool end_game(void)
 
 int main(void)
 {
-    uint64_t first = wanted("PLAY_SEED", 1), seeds = wanted("PLAY_SEEDS", 50), next = first;
+    uint64_t seeds = wanted("PLAY_SEEDS", 50);
+    uint64_t first = wanted("PLAY_SEED", (wanted("SIM_SEED", 1) - 1) * seeds + 1), next = first;
     int steps = (int)wanted("PLAY_STEPS", 2000), jobs = (int)wanted("PLAY_JOBS", 2), running = 0;
     int failed = 0, done = 0;
 

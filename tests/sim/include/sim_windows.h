@@ -313,12 +313,12 @@ typedef struct sim_fd_set {
 #define LOBYTE(w)            ((BYTE)(w))
 #define HIBYTE(w)            ((BYTE)((w) >> 8))
 
-#define WAIT_OBJECT_0  0u
-#define WAIT_TIMEOUT   258u
+#define WAIT_OBJECT_0    0u
+#define WAIT_TIMEOUT     258u
 #define WSA_WAIT_TIMEOUT 258
-#define WAIT_FAILED    0xffffffffu
-#define WAIT_ABANDONED 0x80u
-#define STILL_ACTIVE   259u
+#define WAIT_FAILED      0xffffffffu
+#define WAIT_ABANDONED   0x80u
+#define STILL_ACTIVE     259u
 
 #define TLS_OUT_OF_INDEXES 0xffffffffu
 #define FLS_OUT_OF_INDEXES 0xffffffffu
@@ -351,9 +351,11 @@ typedef struct sim_fd_set {
 #define FILE_END                  2u
 #define FSCTL_SET_SPARSE          0x900c4u
 
-#define HANDLE_FLAG_INHERIT  1u
-#define CREATE_SUSPENDED     4u
-#define STARTF_USESTDHANDLES 0x100u
+#define HANDLE_FLAG_INHERIT    1u
+#define DUPLICATE_CLOSE_SOURCE 1u
+#define DUPLICATE_SAME_ACCESS  2u
+#define CREATE_SUSPENDED       4u
+#define STARTF_USESTDHANDLES   0x100u
 
 #define FILE_SKIP_COMPLETION_PORT_ON_SUCCESS 1
 #define FILE_SKIP_SET_EVENT_ON_HANDLE        2
@@ -721,6 +723,8 @@ BOOL RegisterWaitForSingleObject(HANDLE *wait, HANDLE object, WAITORTIMERCALLBAC
                                  ULONG ms, ULONG flags);
 BOOL UnregisterWaitEx(HANDLE wait, HANDLE event);
 BOOL CloseHandle(HANDLE h);
+BOOL DuplicateHandle(HANDLE from, HANDLE h, HANDLE to, HANDLE *same, DWORD access, BOOL inherit,
+                     DWORD how);
 BOOL GetHandleInformation(HANDLE h, DWORD *flags);
 BOOL SetHandleInformation(HANDLE h, DWORD mask, DWORD flags);
 
