@@ -1254,6 +1254,36 @@ static void a_cancel_during_a_retry_calls_back_once(void)
     close_iocp(iocp);
 }
 
+// The ICMP error has come and nobody has looked at it yet when the receive is cancelled: it is not
+// tried again.
+static void a_cancel_before_a_retry_calls_back_at_once(void)
+{
+    iocpnet_iocp *iocp = open_iocp(1, false);
+    iocpnet_socket s;
+    iocpnet_address at, peer_at;
+    SOCKET peer;
+    char data[100];
+    volatile uintptr_t *status = &retried.datagram.op.overlapped.internal;
+    iocpnet_error error;
+    REQUIRE(udp_pair(iocp, &s, &at, &peer, &peer_at));
+    letter_init(&retried);
+    CHECK_ERR(iocpnet_start_recvfrom(&retried.datagram, &s, data, sizeof data), 0);
+    fault_packet(&retried.datagram.op.overlapped, (LONG)0xC000023F);
+    CHECK_EQ(send(peer, "turned into an error", 20, 0), 20);
+    AWAIT(*status != 0x103, PEER_MS);  // STATUS_PENDING
+    error = iocpnet_op_cancel(&retried.datagram.op);
+    CHECK(error == 0 || error == ERROR_NOT_FOUND);
+    PUMP(iocp, retried.calls == 1, 1000);
+    CHECK_ERR(retried.error, WSA_OPERATION_ABORTED);
+    if (!retried.calls) {
+        CHECK_ERR(iocpnet_op_cancel(&retried.datagram.op), 0);
+        PUMP(iocp, retried.calls == 1, PEER_MS);
+    }
+    closesocket(peer);
+    CHECK_ERR(iocpnet_socket_close(&s), 0);
+    close_iocp(iocp);
+}
+
 static void an_oversized_datagram_is_refused_before_the_call(void)
 {
     iocpnet_iocp *iocp = open_iocp(1, false);
@@ -1568,6 +1598,7 @@ int main(int argc, char **argv)
     T_RUN(a_datagram_that_is_cut_says_so);
     T_RUN(an_icmp_error_does_not_end_a_receive);
     T_RUN(a_cancel_during_a_retry_calls_back_once);
+    T_RUN(a_cancel_before_a_retry_calls_back_at_once);
     T_RUN(a_datagram_to_nobody_does_not_deafen_the_socket);
     T_RUN(an_oversized_datagram_is_refused_before_the_call);
     T_RUN(a_flood_on_one_connection_neither_recurses_nor_starves);

@@ -73,6 +73,9 @@ typedef struct sim_left {
 } sim_left;
 sim_left sim_what_is_left(void);
 
+// Calls so far with a number that was a socket's and is none's.
+uint32_t sim_strays(void);
+
 // The cable of every connection that exists is cut: what is on its way is lost, both ends are
 // reset.
 void sim_reset_all(void);

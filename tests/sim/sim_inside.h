@@ -110,6 +110,7 @@ typedef struct sim_state {
     pthread_cond_t changed;  // for the thread that stands for the network
     uint64_t clock_us, start_ns, order;
     uint64_t calls, switches;
+    uint32_t strays;
     uint32_t switch_one_in;
     sim_thread *threads;
     int last_thread_id, inside;

@@ -491,6 +491,18 @@ static sock *sock_of(SOCKET s)
     return (sock *)sim_object_of((HANDLE)s, SIM_SOCKET);
 }
 
+// The socket that a call names. One with a number that is no socket's any more may be a stranger's
+// next time: it is counted.
+static sock *sock_named(SOCKET s)
+{
+    sock *found = sock_of(s);
+    if (!found && s != INVALID_SOCKET && !sim_self()->spared) {
+        sim.strays++;
+        sim_tell("a call with %u, which is no socket's number", sim_number((HANDLE)s));
+    }
+    return found;
+}
+
 static void queue_put(requests *q, request *r)
 {
     r->next = NULL;
@@ -1581,10 +1593,10 @@ static int sock_fails(int code)
 }
 
 // Most calls begin so: the socket, or its absence told.
-#define ENTER(s, h) \
-    sock *s;        \
-    sim_enter();    \
-    s = sock_of(h); \
+#define ENTER(s, h)    \
+    sock *s;           \
+    sim_enter();       \
+    s = sock_named(h); \
     if (!s) return sock_fails(WSAENOTSOCK)
 
 int sim_bind(SOCKET h, const struct sockaddr *name, int size)
@@ -2089,6 +2101,7 @@ BOOL CancelIoEx(HANDLE h, OVERLAPPED *o)
     s = sock_of((SOCKET)h);
     if (!s) {
         sim_object *any = sim_object_of(h, 0);
+        if (!any) (void)sock_named((SOCKET)h);
         sim_leave();
         return sim_false(any ? ERROR_NOT_FOUND : ERROR_INVALID_HANDLE);
     }
@@ -2160,7 +2173,7 @@ static BOOL bool_succeeds(void)
 #define ENTER_BOOL(s, h) \
     sock *s;             \
     sim_enter();         \
-    s = sock_of(h);      \
+    s = sock_named(h);   \
     if (!s) return bool_fails(WSAENOTSOCK)
 
 // Source: AcceptEx, Parameters and Remarks.

@@ -138,6 +138,11 @@ uint64_t sim_calls(void)
     return sim.calls;
 }
 
+uint32_t sim_strays(void)
+{
+    return sim.strays;
+}
+
 uint64_t sim_switches(void)
 {
     return sim.switches;
