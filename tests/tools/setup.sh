@@ -1,5 +1,5 @@
 #!/bin/bash
-# setup.sh run|test|bench|examples|check|format|fuzz|ci: gets what that target needs. Silent when
+# setup.sh run|test|bench|examples|check|format|fuzz|coverage|ci: gets what that target needs. Silent when
 # all is there. Debian and Ubuntu only, as root or with sudo; elsewhere it says what to install.
 
 cd "$(dirname "$0")/../.." || exit 1
@@ -78,6 +78,14 @@ case ${1:-} in
     fuzz)
         need_fuzzer
         ;;
+    coverage)
+        need_compiler
+        need_wine
+        need_python
+        need gcc gcc
+        need gcov gcc
+        need /usr/include/stdio.h libc6-dev
+        ;;
     ci)  # what only the wider compile tests use
         need_compiler
         need_wine
@@ -93,7 +101,7 @@ case ${1:-} in
         need_fuzzer
         ;;
     *)
-        echo "usage: setup.sh run|test|bench|examples|check|format|fuzz|ci" >&2
+        echo "usage: setup.sh run|test|bench|examples|check|format|fuzz|coverage|ci" >&2
         exit 2
         ;;
 esac
