@@ -3658,7 +3658,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_start(iocpnet_iocp *iocp)
         return WSAEINVAL;
     iocp->threads = (HANDLE *)iocpnet__alloc(iocp->desc.threads * sizeof *iocp->threads);
     if (!iocp->threads) return 8;
-    for (i = 0; i < iocp->desc.threads && !error; i++) {
+    for (i = 0; i < iocp->desc.threads; i++) {
         HANDLE thread = IOCPNET_OS(CreateThread)(NULL, 0, iocpnet__worker_main, iocp, 0, NULL);
         if (!thread) {
             error = iocpnet__last_error();
@@ -4960,7 +4960,7 @@ static iocpnet_error iocpnet__transmit_step(iocpnet_transmit *transmit)
     iocpnet_error error = 0;
 
     // Empty files are passed over.
-    while (transmit->at < transmit->count && !length) {
+    while (transmit->at < transmit->count) {
         error = iocpnet__element_rest(transmit, transmit->at, &offset, &length);
         if (error) return error;
         if (length) break;

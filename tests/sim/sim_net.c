@@ -279,6 +279,8 @@ enum {
 // Source: [MS-ERREF] 2.3.1 and RtlNtStatusToDosError.
 DWORD sim_dos(uint32_t status)
 {
+    // Win32 codes that were made a status of.
+    if (status >> 16 == 0xC001 || status >> 16 == 0x8007) return status & 0xFFFF;
     switch (status) {
     case 0:
         return 0;
