@@ -91,6 +91,14 @@ case ${1:-} in
         need python3 python3
         need nc netcat-openbsd
         ;;
+    coverage)
+        need_compiler
+        need_wine
+        need_python
+        need gcc gcc
+        need gcov gcc
+        need /usr/include/stdio.h libc6-dev
+        ;;
     ci)  # what only the wider compile tests use
         need_compiler
         need_wine
