@@ -143,7 +143,7 @@ struct group {
     iocpnet_connector *connector;
     iocpnet_listener_desc desc;
     uint16_t port;
-    volatile LONG open;
+    volatile LONG open, accepted;
     bool gone;
 };
 
@@ -434,6 +434,7 @@ static void on_open(iocpnet_conn conn, void *user)
         }
         p->accepted = true;
         p->expected = true;
+        InterlockedIncrement(&g->accepted);
     } else {
         p = (player *)user;
         g = p->of;
@@ -495,6 +496,32 @@ static void on_drain(iocpnet_conn conn)
     leave(p);
 }
 
+// Why a connection has ended fits the error beside it, which is of the one error space.
+static void check_reason(iocpnet_reason reason, iocpnet_error error)
+{
+    MUST(strcmp(iocpnet_error_name(error), "unknown") != 0);
+    MUST(error != WSA_OPERATION_ABORTED);  // a cancel of ours, or of a stranger's call
+    switch (reason) {
+    case IOCPNET_CLOSED_FINISHED:
+    case IOCPNET_CLOSED_LOCAL:
+    case IOCPNET_CLOSED_STOP:
+    case IOCPNET_CLOSED_HANDED_OVER:
+        MUST_EQ(error, 0);
+        break;
+    case IOCPNET_CLOSED_TIMEOUT:
+        MUST_EQ(error, WSAETIMEDOUT);
+        break;
+    case IOCPNET_CLOSED_RESET:
+        MUST(error != WSAENOBUFS);  // a shortage is borne
+        // WSAENOTCONN: it was reset before our FIN.
+        MUST(faulty || error == WSAECONNRESET || error == WSAECONNABORTED || error == WSAENOTCONN);
+        break;
+    default:
+        MUST(error);
+        break;
+    }
+}
+
 static void on_close(iocpnet_conn conn, iocpnet_reason reason, iocpnet_error error)
 {
     player *p = (player *)iocpnet_conn_user(conn);
@@ -504,6 +531,7 @@ static void on_close(iocpnet_conn conn, iocpnet_reason reason, iocpnet_error err
     p->error = error;
     sim_tell("PLAY: connection %d closes: reason %d, error %d", (int)(p - players), reason, error);
     if (p->opened) InterlockedDecrement(&p->of->open);
+    check_reason(reason, error);
     if (reason == IOCPNET_CLOSED_CONNECT_FAILED) MUST_EQ(p->opened, 0);
     if (reason == IOCPNET_CLOSED_FINISHED) hear_end(&p->in, true);
     if (reason != IOCPNET_CLOSED_FINISHED && !p->finished) hear_end(&p->in, false);
@@ -1329,6 +1357,66 @@ static void check_flow(void)
     }
 }
 
+// Lets a moment pass.
+static void rest(bool polls, uint32_t ms)
+{
+    if (polls) {
+        iocpnet_iocp_poll(iocp, ms);
+    } else {
+        Sleep(ms);
+    }
+}
+
+// Whatever has failed so far: a listener that has room still takes a client, who speaks at once.
+static void check_listening(bool polls)
+{
+    int i, tries;
+    for (i = 0; i < listener_count && raw_count < RAWS - 20; i++) {
+        group *g = &listeners[i];
+        LONG before = InterlockedExchangeAdd(&g->accepted, 0);
+        uint32_t room = g->desc.conn.max_connections;
+        if (g->gone || g->desc.spread_count) continue;
+        sim_tell("PLAY: listener %d: listening", i);
+        MUST_EQ(iocpnet_listener_resume(g->listener), 0);
+        for (tries = 0; tries < 400; tries++) {
+            if ((uint32_t)InterlockedExchangeAdd(&g->open, 0) >= room) break;
+            if (InterlockedExchangeAdd(&g->accepted, 0) != before) break;
+            if (tries % 80 == 0) {
+                sim_spare(true);
+                raw_connect(g->port);
+                if (raw_count) raw_say(&raws[raw_count - 1], 20);
+                sim_spare(false);
+            }
+            rest(polls, 10);
+        }
+        MUST(tries < 400);
+    }
+}
+
+// All that was counted as started has finished, and what was opened has been closed for one reason.
+static void check_counters(iocpnet_iocp *it)
+{
+    iocpnet_stats stats;
+    uint64_t reasons = 0;
+    int i;
+    iocpnet_iocp_stats(it, &stats);
+    for (i = IOCPNET_COUNT_CLOSED_FINISHED; i <= IOCPNET_COUNT_CLOSED_HANDED_OVER; i++)
+        reasons += stats.count[i];
+    MUST_EQ(stats.count[IOCPNET_COUNT_OPENED], stats.count[IOCPNET_COUNT_CLOSED]);
+    MUST_EQ(stats.count[IOCPNET_COUNT_CLOSED], reasons);
+    MUST_EQ(stats.pending_all, 0);
+    MUST_EQ(stats.connections, 0);
+    MUST_EQ(stats.timers, 0);
+}
+
+static void on_error(void *unused, iocpnet_error error, const char *place)
+{
+    (void)unused;
+    MUST(error);
+    MUST(place);
+    MUST_EQ(sim_locks_held(), 0);
+}
+
 static void check_streams(void)
 {
     LONG i, n = stream_count < STREAMS ? stream_count : STREAMS;
@@ -1362,6 +1450,7 @@ static void end_iocp(iocpnet_iocp *it, bool close)
     }
     MUST_EQ(error, 0);
     MUST(faulty || sim_threaded() || sim_clock_us() - start < (uint64_t)deadline * 1000 + 2200000u);
+    check_counters(it);
     for (tries = 0; close && tries < 100; tries++) {
         error = iocpnet_iocp_close(it);
         if (!error) break;
@@ -1448,6 +1537,7 @@ static int play(int steps)
     engine.no_skip = one_in(5);
     engine.locked_bytes = one_in(6) ? 30000 + any(300000) : 0;
     engine.queued_bytes = one_in(6) ? 30000 + any(300000) : 0;
+    engine.on_error = on_error;
     error = iocpnet_iocp_open(&iocp, &engine);
     if (error) {
         MUST(faulty);
@@ -1508,13 +1598,10 @@ static int play(int steps)
             raw_read(&raws[i]);
         }
         sim_spare(false);
-        if (polls) {
-            iocpnet_iocp_poll(iocp, 10);
-        } else {
-            Sleep(10);
-        }
+        rest(polls, 10);
     }
     check_flow();
+    if (!w.locked_bytes && !w.handles && !w.ports) check_listening(polls);
     InterlockedExchange(&quiet, 0);
     for (i = 0; i < lane_count; i++)
         lane_close(&lanes[i]);
