@@ -100,10 +100,10 @@
 //
 // ---- M5 memory ----------------------------------------------------------------------------------
 //
-// A pool reserves address space for limit items and commits slabs as they are needed; it never
-// takes more than limit, and says so by NULL. Buffers of a page or more start on a page: the system
-// locks whole pages while a call is pending. Taking and giving on one thread touches nothing
-// shared; what another thread gives comes back 29 at a time.
+// A pool reserves address space for limit items (a 32-bit process has 2 GB for all) and commits
+// slabs as they are needed; it never takes more than limit, and says so by NULL. Buffers of a page
+// or more start on a page: the system locks whole pages while a call is pending. Taking and giving
+// on one thread touches nothing shared; what another thread gives comes back 29 at a time.
 //
 // A listener, and a connector, has pools of its own: connections, buffers to receive into, buffers
 // to send, and with a framer room for messages that came in pieces. A listener that spreads has
@@ -151,8 +151,8 @@
 // ---- M7 limits and gaps -------------------------------------------------------------------------
 //
 // Windows 7 and later; x86, x64, ARM64; MSVC 2015 and later, gcc, clang; C99 and C++11. Seen
-// running only under Wine 8.0 so far (x64). MSVC's own compiler has not seen it; clang in its place
-// has.
+// running only under Wine so far: 8.0 (x64) and 10.0 (x64, x86). MSVC's own compiler has not seen
+// it; clang in its place has.
 //
 // Accept with first data (accept_data_ms): a client that connects and says nothing holds one of the
 // waiting accepts until the sweep closes it. When silent ones hold them all, more are made, up to
@@ -1249,7 +1249,8 @@ typedef struct iocpnet_filter {
 
 // How connections behave: those of a listener, or of a connector. Zero means [the default].
 typedef struct iocpnet_conn_desc {
-    uint32_t max_connections;   // most of them at a time; a listener stops accepting there [10000]
+    uint32_t max_connections;   // most of them at a time; a listener stops accepting there [10000;
+                                // in a 32-bit process 2000]
     uint32_t buffer_bytes;      // size of a receive and send buffer [16 KiB]
     uint32_t buffers;           // most of them queued to send [max_connections + 256]; each
                                 // connection has one to receive into beside these
@@ -1434,8 +1435,9 @@ IOCPNET_API iocpnet_error iocpnet_conn_resume(iocpnet_conn conn);
 IOCPNET_API iocpnet_error iocpnet_conn_shutdown(iocpnet_conn conn);
 
 // Closes gracefully: what is queued leaves, then FIN, then the peer's FIN is awaited up to
-// close_ms. No data callback comes after this. If something of what is queued can't leave, the
-// reason in on.close is not local, but what has prevented it.
+// close_ms. No data callback comes after this. If something of what is queued can't leave, or the
+// peer resets where its FIN is awaited, so that it may not have all that was sent, the reason in
+// on.close is not local, but what has prevented it.
 //
 // Returns    0 or WSAENOTCONN.
 // Threads    any.
@@ -6989,12 +6991,14 @@ static void iocpnet__conn_because(iocpnet__conn *conn, iocpnet_reason reason, io
     conn->error = error;
 }
 
-// It ends before everything has left: then a graceful close is not the reason.
+// It ends before everything has left, or before the peer's FIN has told that it came: then a
+// graceful close is not the reason.
 static void iocpnet__conn_breaks(iocpnet__conn *conn, iocpnet_reason reason, iocpnet_error error)
 {
     bool graceful = conn->reason == IOCPNET_CLOSED_LOCAL || conn->reason == IOCPNET_CLOSED_FINISHED;
+    bool whole = conn->finished && !iocpnet__load(&conn->queued);
 
-    if (graceful && !conn->closed && iocpnet__load(&conn->queued)) conn->reasoned = false;
+    if (graceful && !conn->closed && !whole) conn->reasoned = false;
     iocpnet__conn_because(conn, reason, error);
 }
 
@@ -7074,7 +7078,9 @@ static void iocpnet__conn_cut(iocpnet__conn *conn, bool reset)
 static void iocpnet__conn_fail(iocpnet__conn *conn, iocpnet_error error)
 {
     iocpnet__conn_breaks(conn, IOCPNET_CLOSED_RESET, error);
-    iocpnet__conn_cut(conn, true);
+    // Behind our FIN a reset would only take from the peer what it has not read yet. Seen: Wine
+    // 10.0; Wine 8.0 still gives it the bytes.
+    iocpnet__conn_cut(conn, !conn->shut);
 }
 
 static void iocpnet__conn_starve(iocpnet__conn *conn, bool starved)
@@ -7984,7 +7990,7 @@ static bool iocpnet__conn_advance(iocpnet__conn *conn, iocpnet__worker *worker)
         conn->began_ms = iocpnet__now_32();
         if (IOCPNET_OS(shutdown)(conn->handle, SD_SEND)) {
             // Without FIN the peer would wait for ever, and so would a shutdown for the peer.
-            iocpnet__conn_because(conn, IOCPNET_CLOSED_RESET, iocpnet__wsa_error());
+            iocpnet__conn_breaks(conn, IOCPNET_CLOSED_RESET, iocpnet__wsa_error());
             iocpnet__conn_cut(conn, false);
         }
     }
@@ -8889,7 +8895,9 @@ static iocpnet_error iocpnet__group_init(iocpnet__group *group, iocpnet_iocp *io
         group->filter = *desc->filter;
         desc->filter = &group->filter;
     }
-    desc->max_connections = iocpnet__or_default(desc->max_connections, 10000);
+    // Their buffers are address space from the start, of which a 32-bit process has 2 GB.
+    desc->max_connections =
+        iocpnet__or_default(desc->max_connections, sizeof(void *) < 8 ? 2000 : 10000);
     desc->buffer_bytes = iocpnet__or_default(desc->buffer_bytes, 16 * 1024);
     desc->buffers = iocpnet__or_default(desc->buffers, desc->max_connections + 256);
     desc->send_limit_bytes = iocpnet__or_default(desc->send_limit_bytes, 256 * 1024);

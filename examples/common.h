@@ -353,7 +353,7 @@ static inline void common_print_sum(const common_iocps *all, uint64_t ms, bool f
     { "--stats-ms", "N", COMMON_NUMBER, &(s).stats_ms, 0, 4000000, \
       "print counters as JSON this often; 0: never [0]" }, \
     { "--max-connections", "N", COMMON_NUMBER, &(s).max_connections, 1, 1000000, \
-      "stop accepting at so many [10000]" }, \
+      "stop accepting at so many [10000; 32-bit: 2000]" }, \
     { "--send-limit", "BYTES", COMMON_NUMBER, &(s).send_limit, 1, 1u << 30, \
       "queued to send on one connection; reading stops at half [262144]" }, \
     { "--idle-ms", "N", COMMON_NUMBER, &(s).idle_ms, 0, 4000000000, \

@@ -3,6 +3,7 @@
 //
 //   fault_reset()                      no faults; counts to 0
 //   fault_arm(n), fault_disarm()       the n-th call that can fail does; true if that came to pass
+//   fault_arm_second(m)                and the m-th after it; true if fault_second_fired()
 //   fault_other_code(true)             the n-th call fails with another code than its usual one:
 //                                      WSAENOBUFS, or WSAECONNRESET where that is the usual one
 //   fault_hold(true)                   calls are not among the n, for a part that must go well
@@ -15,6 +16,8 @@
 //   fault_cut(id, bytes)               WSASend, WSARecv: the system is asked for that many at most
 //   fault_missing(id, true)            an extension function is not offered (id FAULT_AcceptEx ...)
 //   fault_instead(id, fn)              an extension function is the test's own
+//   fault_accept_anew                  an AcceptEx to give to it, where DisconnectEx is a stand-in
+//   fault_real(id)                     the system's own; NULL: it has none, or none was asked for
 //   fault_no_procedure(name)           GetProcAddress knows no such name; NULL: knows them all
 //   fault_provider(number, flags)      sockets seem to be of another provider, with these
 //                                      XP1_ flags cleared; 0 is the true one
@@ -173,6 +176,7 @@ typedef struct fault__rule {
 
 static fault__rule fault__rules[FAULT_FUNCTIONS + 1];
 static volatile LONG fault__calls, fault__armed, fault__fired, fault__last = FAULT_FUNCTIONS;
+static volatile LONG fault__second, fault__second_fired;
 static volatile LONG fault__held, fault__other;
 static volatile LONG fault__open_handles, fault__open_sockets;
 static volatile LONG fault__bad, fault__bad_code;
@@ -194,6 +198,7 @@ static inline void fault_reset(void)
         fault__rules[i].cut = -1;
     }
     fault__calls = fault__armed = fault__fired = 0;
+    fault__second = fault__second_fired = 0;
     fault__held = fault__other = 0;
     fault__last = FAULT_FUNCTIONS;
     fault__provider_number = fault__provider_clear = 0;
@@ -208,6 +213,16 @@ static inline void fault_arm(int n)
     fault__fired = 0;
     fault__last = FAULT_FUNCTIONS;
     InterlockedExchange(&fault__armed, n);
+}
+
+static inline void fault_arm_second(int m)
+{
+    InterlockedExchange(&fault__second, m);
+}
+
+static inline bool fault_second_fired(void)
+{
+    return fault__second_fired != 0;
 }
 
 static inline bool fault_disarm(void)
@@ -269,6 +284,11 @@ static inline void fault_instead(int id, fault_fn *fn)
     fault__rules[id].instead = fn;
 }
 
+static inline fault_fn *fault_real(int id)
+{
+    return fault__rules[id].real;
+}
+
 static inline void fault_no_procedure(const char *name)
 {
     fault__no_procedure = name;
@@ -323,6 +343,10 @@ static inline bool fault__hit(int id, int *code)
         if (fault__other) *code = *code == WSAENOBUFS ? WSAECONNRESET : WSAENOBUFS;
         InterlockedExchange(&fault__last, id);
         InterlockedExchange(&fault__fired, 1);
+        return true;
+    }
+    if (fault__second && fault__fired && all == fault__armed + fault__second) {
+        InterlockedExchange(&fault__second_fired, id + 1);
         return true;
     }
     if (rule->times && call >= rule->first && call < rule->first + rule->times) {
@@ -754,6 +778,27 @@ static inline int fault_WSAIoctl(SOCKET s, DWORD what, void *in, DWORD in_size, 
         if (result == 0 && wrapper) memcpy(out, (void *)&wrapper, sizeof wrapper);
     }
     return result;
+}
+
+// Wine's DisconnectEx only shuts a socket down, so that it accepts again and then can't send. But
+// its AcceptEx takes a connected socket and lets the old connection go: with a DisconnectEx that
+// does nothing and says that it has, and with this in AcceptEx's place, a socket can be used again.
+//
+// Wine 10 remembers the descriptor of a connected socket in the process, and so would go on with
+// the old connection. It forgets it when the handle is closed, and one that is duplicated into the
+// same process and closed by the same call keeps its number.
+static inline BOOL PASCAL fault_accept_anew(SOCKET l, SOCKET s, void *data, DWORD size, DWORD local,
+                                            DWORD peer, DWORD *got, OVERLAPPED *o)
+{
+    HANDLE process = GetCurrentProcess(), same = NULL;
+    if (!DuplicateHandle(process, (HANDLE)s, process, &same, 0, FALSE,
+                         DUPLICATE_SAME_ACCESS | DUPLICATE_CLOSE_SOURCE) ||
+        (SOCKET)same != s) {
+        SetLastError(WSAENOTSOCK);
+        return FALSE;
+    }
+    return ((LPFN_ACCEPTEX)fault__rules[FAULT_AcceptEx].real)(l, s, data, size, local, peer, got,
+                                                              o);
 }
 
 // ---- passed through -----------------------------------------------------------------------------

@@ -14,19 +14,21 @@
 enum { LOCKS_DEEP = 8, LOCKS_PAIRS = 1024 };
 
 typedef struct locks__thread {
+    struct locks__thread *next;  // in the list of all: what nobody knows is a leak
     int n;
     SRWLOCK *held[LOCKS_DEEP];
 } locks__thread;
 
 static struct {
-    SRWLOCK lock;  // guards pairs
+    SRWLOCK lock;  // guards pairs and threads
     struct {
         SRWLOCK *outer, *inner;
     } pairs[LOCKS_PAIRS];
     int pair_count;
+    locks__thread *threads;
     volatile LONG tls;  // index + 1
     volatile LONG nested, inverted;
-} locks__ = { SRWLOCK_INIT, { { NULL, NULL } }, 0, 0, 0, 0 };
+} locks__ = { SRWLOCK_INIT, { { NULL, NULL } }, 0, NULL, 0, 0, 0 };
 
 // What each thread has is left to the end of the process.
 static inline locks__thread *locks__here(void)
@@ -41,6 +43,10 @@ static inline locks__thread *locks__here(void)
     if (!t) {
         t = (locks__thread *)HeapAlloc(GetProcessHeap(), HEAP_ZERO_MEMORY, sizeof *t);
         TlsSetValue((DWORD)locks__.tls - 1, t);
+        AcquireSRWLockExclusive(&locks__.lock);
+        t->next = locks__.threads;
+        locks__.threads = t;
+        ReleaseSRWLockExclusive(&locks__.lock);
     }
     SetLastError(error);
     return t;

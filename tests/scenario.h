@@ -423,6 +423,35 @@ static inline bool code_matters(int id)
     }
 }
 
+// Two calls fail in one run, where a run costs next to nothing: in the simulator. Behind each first
+// one a second at some distance; with FULL=1 at every one.
+static inline bool pairs_of_calls_may_fail(void (*scenario)(void), const char *name, int calls)
+{
+#ifdef SIM_WINDOWS_H
+    int n, m, runs = 0, fired = 0;
+    for (n = 1; n <= calls; n++) {
+        for (m = t_size(1 + n * 7 % 13, 1); n + m <= calls + 20; m += t_size(1000, 1)) {
+            prepare();
+            fault_arm(n);
+            fault_arm_second(m);
+            T_NOTE("%s, OS calls %d and %d about to fail", name, n, n + m);
+            run(scenario);
+            fault_disarm();
+            runs++;
+            fired += fault_second_fired();
+            if (!nothing_is_left()) return false;
+        }
+    }
+    t__print("  %s: %d pairs, in %d of which both failed", name, runs, fired);
+    return CHECK(fired > 0);
+#else
+    (void)scenario;
+    (void)name;
+    (void)calls;
+    return true;
+#endif
+}
+
 static inline void every_call_may_fail(void (*scenario)(void), const char *name)
 {
     enum { MOST = 1000 };
@@ -463,6 +492,7 @@ static inline void every_call_may_fail(void (*scenario)(void), const char *name)
     }
     for (n = 1; failed[n] != FAULT_FUNCTIONS; n++)
         continue;
+    if (!pairs_of_calls_may_fail(scenario, name, n - 1)) return;
     CHECK(peer_handles() <= before);  // fewer: a thread of the system's has ended
     t__print("  %s: %d calls, %d again with another code; all but %d made no difference", name,
              n - 1, again, missed);

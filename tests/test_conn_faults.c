@@ -203,13 +203,13 @@ static void unit_done(iocpnet_op *op, iocpnet_error error, size_t bytes)
     InterlockedIncrement(&u->calls);
 }
 
-// TransmitPackets of the test's own, where the system has none: it sends, and posts the packet.
+// TransmitPackets of the test's own: where the system has none it sends, and posts the packet.
 static BOOL PASCAL fake_transmit_packets(SOCKET s, TRANSMIT_PACKETS_ELEMENT *elements, DWORD count,
                                          DWORD each, OVERLAPPED *o, DWORD flags)
 {
     DWORD i, total = 0;
-    (void)each;
-    (void)flags;
+    LPFN_TRANSMITPACKETS real = (LPFN_TRANSMITPACKETS)fault_real(FAULT_TransmitPackets);
+    if (real) return real(s, elements, count, each, o, flags);
     for (i = 0; i < count; i++) {
         static char block[FILE_BYTES];
         DWORD n = elements[i].cLength;
@@ -245,6 +245,15 @@ static bool call_ourselves(iocpnet_socket *s)
     return ok && CHECK_ERR(p.error, 0);
 }
 
+// The connection of call_ourselves has a guest, or was refused for want of something.
+static bool came_or_was_refused(void)
+{
+    iocpnet_stats stats;
+    if (guest_count == 1) return true;
+    iocpnet_iocp_stats(iocp, &stats);
+    return stats.count[IOCPNET_COUNT_ACCEPTS_FAILED] + stats.count[IOCPNET_COUNT_REFUSED] > 0;
+}
+
 static void send_a_file(void)
 {
     static unit u;
@@ -273,9 +282,9 @@ static void send_a_file(void)
         CHECK_EQ(u.calls, started ? 0 : 1);
         CHECK_EQ(iocpnet__transmits, 0);
         iocpnet_socket_close(&s);
-        UNTIL(all_closed() && guest_count == 1);
-        if (!started && !u.error) {
-            CHECK_EQ(u.bytes, UNIT);
+        UNTIL(all_closed() && came_or_was_refused());
+        if (!started && !u.error) CHECK_EQ(u.bytes, UNIT);
+        if (!started && !u.error && guest_count == 1) {
             if (guests[0].reason == IOCPNET_CLOSED_FINISHED) CHECK_EQ(guests[0].heard, UNIT);
             went = guests[0].heard == UNIT;
         }

@@ -1410,7 +1410,11 @@ static void a_close_while_paused_does_not_wait(void)
     end();
 }
 
+#ifdef SIM_WINDOWS_H
+enum { TOGGLES = 50000 };
+#else
 enum { TOGGLES = 1000000 };
+#endif
 static void a_million_toggles_lose_nothing(void)
 {
     SOCKET other;
@@ -1635,8 +1639,10 @@ static void an_abort_in_drain_is_a_reset(void)
     shutdown(other, SD_SEND);
     AWAIT(w->finished, PEER_MS);
     while (taken < (64u << 20) && !iocpnet_conn_send(w->conn, block, sizeof block)) {
+        uint64_t until = GetTickCount64() + 200;
         taken += sizeof block;
-        AWAIT(counted(IOCPNET_COUNT_BYTES_SENT) == taken || taken > 1000000, 200);
+        while (counted(IOCPNET_COUNT_BYTES_SENT) < taken && GetTickCount64() < until)
+            Sleep(1);  // until it has left, or nobody takes any more
     }
     CHECK_EQ(w->drained, 0);
     while (recv(other, block, sizeof block, 0) > 0)

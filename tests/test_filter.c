@@ -835,6 +835,7 @@ static void sends_of_other_threads_wait_for_the_handshake(void)
     char got[MARK];
     uint32_t i;
     prepare();
+    client.buffers = RECORDS * SENDERS + 256;  // other threads' sends take one each
     REQUIRE(begin());
     CHECK_ERR(dial(new_guest(), at), 0);
     for (i = 0; i < SENDERS; i++) {
@@ -1310,8 +1311,6 @@ static void a_silent_peer_times_out(void)
 
 // ---- pause, names, limits -----------------------------------------------------------------------
 
-static volatile LONG resumes_wanted;
-
 static void on_data_pause(iocpnet_conn conn, const void *data, size_t size)
 {
     guest *g = guest_of(conn);
@@ -1535,7 +1534,7 @@ static void a_peer_that_never_reads_is_not_read_from(void)
 {
     static unsigned char block[100000];
     size_t sent = 0, got = 0, at = 0;
-    uint64_t quiet;
+    uint64_t quiet, latest = GetTickCount64() + PEER_MS;
     u_long on = 1, off = 0;
     LONG64 queued;
     SOCKET s;
@@ -1546,7 +1545,8 @@ static void a_peer_that_never_reads_is_not_read_from(void)
     CHECK(greet(s));
     ioctlsocket(s, (long)FIONBIO, &on);
     quiet = GetTickCount64() + 300;
-    while (GetTickCount64() < quiet && sent < 64 << 20) {
+    while (sent < 64 << 20 && GetTickCount64() < latest &&
+           (GetTickCount64() < quiet || !counted(IOCPNET_COUNT_READS_PAUSED))) {
         int n;
         if (!at) coded_fill(block, sizeof block, sent, 2);
         n = send(s, (const char *)block + at, (int)(sizeof block - at), 0);

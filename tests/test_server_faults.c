@@ -265,8 +265,7 @@ static void timer_bears_every_failure(void)
 
 // ---- reuse --------------------------------------------------------------------------------------
 
-// Wine's DisconnectEx only shuts down, and its AcceptEx lets an old connection go: see
-// test_start.c.
+// Under Wine the next AcceptEx lets the old connection go: see fault_accept_anew.
 static BOOL PASCAL disconnect_by_the_next_accept(SOCKET s, OVERLAPPED *o, DWORD flags,
                                                  DWORD reserved)
 {
@@ -289,7 +288,10 @@ static void reuse_for_three_clients(void)
     server.reuse = true;
     engine.no_skip = is_wine();
     no_fin = is_wine();
-    if (is_wine()) fault_instead(FAULT_DisconnectEx, (fault_fn *)disconnect_by_the_next_accept);
+    if (is_wine()) {
+        fault_instead(FAULT_DisconnectEx, (fault_fn *)disconnect_by_the_next_accept);
+        fault_instead(FAULT_AcceptEx, (fault_fn *)fault_accept_anew);
+    }
     if (!serve()) return;
     for (i = 0; i < 3; i++) {
         other *o = visit();

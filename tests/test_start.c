@@ -537,9 +537,8 @@ static void a_disconnect_sends_fin(void)
     close_iocp(iocp);
 }
 
-// Wine's DisconnectEx only shuts the socket down, so that it accepts again and then can't send. But
-// its AcceptEx takes a connected socket and lets the old connection go: so there a DisconnectEx
-// that does nothing, and says that it has, makes the socket one that can be used again.
+// Under Wine a DisconnectEx that does nothing, and says that it has, makes the socket one that can
+// be used again, by the next AcceptEx: see fault_accept_anew.
 static BOOL PASCAL disconnect_by_the_next_accept(SOCKET s, OVERLAPPED *o, DWORD flags,
                                                  DWORD reserved)
 {
@@ -564,7 +563,10 @@ static void one_socket_serves_a_hundred_connections(void)
     int i, attached, handles = 0;
     T_LIMIT(30);
     iocpnet__provider_count = 0;
-    if (is_wine()) fault_instead(FAULT_DisconnectEx, (fault_fn *)disconnect_by_the_next_accept);
+    if (is_wine()) {
+        fault_instead(FAULT_DisconnectEx, (fault_fn *)disconnect_by_the_next_accept);
+        fault_instead(FAULT_AcceptEx, (fault_fn *)fault_accept_anew);
+    }
     REQUIRE(listening(iocp, &listener, NULL, &port));
     CHECK_ERR(iocpnet_socket_open(&s, iocp, AF_INET, false), 0);
     attached = fault_count(FAULT_CreateIoCompletionPort);

@@ -219,9 +219,11 @@ static bool fake_send_file(SOCKET to, HANDLE file, uint64_t offset, uint64_t len
 static BOOL PASCAL fake_transmit_packets(SOCKET to, TRANSMIT_PACKETS_ELEMENT *elements, DWORD count,
                                          DWORD each, OVERLAPPED *o, DWORD flags)
 {
+    LPFN_TRANSMITPACKETS real = (LPFN_TRANSMITPACKETS)fault_real(FAULT_TransmitPackets);
     uint64_t total = 0;
     DWORD i;
     int call = fake_calls++ & 63;
+    bool send_it = !real && !fake_silent;  // with blocking calls
     fake_each = each;
     fake_flags[call] = (int)flags;
     if (count == 0 || o->Offset || o->OffsetHigh || ((ULONG_PTR)o->hEvent & 1)) fake_wrong++;
@@ -231,12 +233,11 @@ static BOOL PASCAL fake_transmit_packets(SOCKET to, TRANSMIT_PACKETS_ELEMENT *el
         if (elements[i].cLength == 0) fake_wrong++;  // 0 is a whole file, and undefined for memory
         if (kind == TP_ELEMENT_MEMORY) {
             if (!elements[i].pBuffer) fake_wrong++;
-            if (!fake_silent && !peer_send(to, elements[i].pBuffer, elements[i].cLength))
-                fake_wrong++;
+            if (send_it && !peer_send(to, elements[i].pBuffer, elements[i].cLength)) fake_wrong++;
         } else if (kind == TP_ELEMENT_FILE) {
             if (elements[i].nFileOffset.QuadPart < 0) fake_wrong++;
             fake_offset[call] = (uint64_t)elements[i].nFileOffset.QuadPart;
-            if (!fake_silent &&
+            if (send_it &&
                 !fake_send_file(to, elements[i].hFile, fake_offset[call], elements[i].cLength)) {
                 fake_wrong++;
             }
@@ -246,6 +247,7 @@ static BOOL PASCAL fake_transmit_packets(SOCKET to, TRANSMIT_PACKETS_ELEMENT *el
     }
     if (total > UNIT_MAX) fake_wrong++;
     fake_bytes[call] = total;
+    if (real && !fake_silent) return real(to, elements, count, each, o, flags);
     if (flags & TF_DISCONNECT) shutdown(to, SD_SEND);
     if (fake_at_once) {
         o->Internal = 0;

@@ -424,7 +424,10 @@ static void shout(void *user)
         iocpnet_conn name;
         iocpnet_error error;
         random = random * 1664525u + 1013904223u;
-        if (!known) continue;
+        if (!known) {
+            SwitchToThread();
+            continue;
+        }
         // Every other time one of the last eight, most of which live; else any, most are dead.
         number = (LONG)(random >> 8) % (random & 0x10000 && known > 8 ? 8 : known);
         if (random & 0x10000 && known > 8) number = known - 1 - number;

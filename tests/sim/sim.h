@@ -51,6 +51,9 @@ enum {
 // Starts over with a seed: only while the program has one thread and no handle.
 void sim_begin(uint64_t seed, const sim_world *world);
 
+// Another Windows from now on; NULL: the usual one.
+void sim_change(const sim_world *world);
+
 uint64_t sim_seed(void);
 bool sim_threaded(void);
 uint64_t sim_clock_us(void);          // since the start

@@ -440,6 +440,7 @@ struct sock {
     int backlog_count, backlog_most;
     datagram *datagrams, **datagrams_last;
     int datagram_count;
+    bool holds_port;  // bound itself, not by an accept
     bool has_remote;  // datagrams come from it and go to it
     struct sockaddr_storage remote;
     sim_event *event;  // of WSAEventSelect
@@ -448,7 +449,7 @@ struct sock {
     sim_port *port;
     ULONG_PTR key;
     UCHAR modes;
-    sock *next;
+    sock *next, **at;
 };
 
 static sock *socks;
@@ -617,6 +618,14 @@ static void name_for(struct sockaddr_storage *to, const struct sockaddr_storage 
     memcpy(six->sin6_addr.s6_addr + 12, &four, 4);
 }
 
+// How many sockets have bound a port: streams and datagrams.
+static uint16_t port_users[2][65536];
+
+static void port_use(const sock *s, int change)
+{
+    port_users[s->type == SOCK_DGRAM][name_port(&s->local)] += (uint16_t)change;
+}
+
 static int name_give(const struct sockaddr_storage *name, int family, struct sockaddr *to,
                      int *size)
 {
@@ -645,6 +654,24 @@ static uint64_t print_of(const request *r)
     return h;
 }
 
+// The operation whose call is still being made, if its call may return with its success.
+static request *in_call;
+static bool in_call_over;
+
+static void call_may_succeed(request *r)
+{
+    in_call = r;
+    in_call_over = false;
+}
+
+static bool call_succeeded(void)
+{
+    bool over = in_call_over;
+    in_call = NULL;
+    in_call_over = false;
+    return over;
+}
+
 static void transfers_next(void);
 static int datagram_send(sock *s, request *r, const char *plain, size_t size,
                          const struct sockaddr *to, int to_size);
@@ -671,7 +698,12 @@ static void complete(request *r, uint32_t status, uint64_t n, bool at_once)
 {
     sock *s = r->s;
     OVERLAPPED *o = r->o;
-    bool ran, quiet = at_once && (s->modes & FILE_SKIP_COMPLETION_PORT_ON_SUCCESS);
+    bool ran, quiet;
+    if (r == in_call) {
+        in_call = NULL;
+        at_once = in_call_over = status == 0;
+    }
+    quiet = at_once && (s->modes & FILE_SKIP_COMPLETION_PORT_ON_SUCCESS);
     if (o->Internal != SIM_PENDING || o->hEvent != r->event_value)
         sim_broken("the OVERLAPPED of a pending operation was changed");
     if ((r->kind == SEND || r->kind == SENDTO) && r->print != print_of(r))
@@ -1124,13 +1156,25 @@ static void accept_next(sock *l)
     sim_changed();
 }
 
+static sock *listening[256];  // those that listen
+static int listening_count;
+
+static void listening_drop(const sock *s)
+{
+    int i;
+    for (i = 0; i < listening_count && listening[i] != s; i++)
+        continue;
+    if (i < listening_count) listening[i] = listening[--listening_count];
+}
+
 static sock *listener_at(const struct sockaddr_storage *to)
 {
     sock *l;
     uint32_t four;
     bool is_four = name_four(to, &four);
-    for (l = socks; l; l = l->next) {
-        if (!l->listening || l->type != SOCK_STREAM) continue;
+    int i;
+    for (i = 0; i < listening_count; i++) {
+        l = listening[i];
         if (name_port(&l->local) != name_port(to)) continue;
         if (l->family == AF_INET && !is_four) continue;
         if (l->family == AF_INET6 && is_four && l->v6_only) continue;
@@ -1210,7 +1254,7 @@ static void connect_arrives(void *user)
     free(a);
 }
 
-static void connect_starts(sock *s, const struct sockaddr_storage *to)
+static arrival *arrival_new(sock *s, const struct sockaddr_storage *to)
 {
     arrival *a = calloc(1, sizeof *a);
     if (!a) abort();
@@ -1218,6 +1262,12 @@ static void connect_starts(sock *s, const struct sockaddr_storage *to)
     a->s = s;
     a->to = *to;
     if (name_any(to)) ((struct sockaddr_in *)&a->to)->sin_addr.s_addr = sim_htonl(INADDR_LOOPBACK);
+    return a;
+}
+
+static void connect_starts(sock *s, const struct sockaddr_storage *to)
+{
+    arrival *a = arrival_new(s, to);
     s->connecting = true;
     sim_at(name_here(&a->to) ? latency() : 21000000u, connect_arrives, a);
 }
@@ -1226,10 +1276,9 @@ static void connect_starts(sock *s, const struct sockaddr_storage *to)
 
 static void sock_destroy(sim_object *object)
 {
-    sock *s = (sock *)object, **at;
-    for (at = &socks; *at && *at != s; at = &(*at)->next)
-        continue;
-    if (*at) *at = s->next;
+    sock *s = (sock *)object;
+    *s->at = s->next;
+    if (s->next) s->next->at = s->at;
     if (s->event) sim_drop(&s->event->object);
     if (s->port) sim_drop(&s->port->object);
     while (s->datagrams) {
@@ -1291,8 +1340,19 @@ static void sock_closed(sim_object *object)
     if (s->disconnect) end_request_soon(s->disconnect, status_of_close(s->disconnect));
     s->connect = s->disconnect = NULL;
     s->connecting = false;
+    if (s->listening) {
+        sock *taken;  // accepts that wait for first data are the listener's too
+        for (taken = socks; taken; taken = taken->next) {
+            request *r = taken->end ? taken->end->first_data : NULL;
+            if (!r || r->s != s) continue;
+            taken->end->first_data = NULL;
+            end_request_soon(r, status_of_close(r));
+        }
+        listening_drop(s);
+    }
     s->listening = false;
-    s->bound = false;
+    if (s->holds_port) port_use(s, -1);
+    s->holds_port = s->bound = false;
     while (s->backlog) {  // nobody will take them
         tcp_end *left = backlog_take(s);
         left->closed = true;
@@ -1394,6 +1454,8 @@ static SOCKET sock_open(int family, int type, int protocol, DWORD flags)
     }
     sim.inherited[(uintptr_t)h / 4 - 1] = !(flags & WSA_FLAG_NO_HANDLE_INHERIT);
     s->next = socks;
+    s->at = &socks;
+    if (socks) socks->at = &s->next;
     socks = s;
     return (SOCKET)h;
 }
@@ -1473,24 +1535,13 @@ static int bind_conflict(const sock *s, const struct sockaddr_storage *name)
     return 0;
 }
 
-static bool port_used(const sock *s, uint16_t port)
-{
-    const sock *other;
-    for (other = socks; other; other = other->next) {
-        if (other != s && other->bound && other->type == s->type &&
-            name_port(&other->local) == port)
-            return true;
-    }
-    return false;
-}
-
 static int bind_any_port(sock *s)
 {
     uint32_t tries;
     for (tries = 0; tries < sim.world.ports; tries++) {
         last_port = last_port + 1 < 49152 + sim.world.ports ? last_port + 1 : 49152;
         if (last_port > 65535 || last_port < 49152) last_port = 49152;
-        if (port_used(s, (uint16_t)last_port)) continue;
+        if (port_users[s->type == SOCK_DGRAM][last_port]) continue;
         name_set_port(&s->local, (uint16_t)last_port);
         return 0;
     }
@@ -1516,7 +1567,8 @@ static int sock_bind(sock *s, const struct sockaddr *name, int size)
         code = bind_any_port(s);
         if (code) return code;
     }
-    s->bound = true;
+    s->bound = s->holds_port = true;
+    port_use(s, 1);
     return 0;
 }
 
@@ -1549,6 +1601,10 @@ int sim_listen(SOCKET h, int backlog)
     if (s->connected) return sock_fails(WSAEISCONN);
     if (s->type != SOCK_STREAM) return sock_fails(WSAEOPNOTSUPP);
     if (sim_fails()) return sock_fails(WSAENOBUFS);
+    if (!s->listening) {
+        if (listening_count == 256) return sock_fails(WSAENOBUFS);
+        listening[listening_count++] = s;
+    }
     s->listening = true;
     // Source: listen, Remarks: SOMAXCONN is a reasonable value of the provider's, SOMAXCONN_HINT
     // asks for up to 65535.
@@ -2043,7 +2099,7 @@ BOOL CancelIoEx(HANDLE h, OVERLAPPED *o)
     n = mark_all(&s->recvs, o) + mark_all(&s->sends, o) + mark_all(&s->unacked, o) +
         mark_all(&s->accepts, o) + mark(s->connect, o) + mark(s->disconnect, o);
     // AcceptEx that waits for data belongs to the listener's handle.
-    for (accepted = socks; accepted; accepted = accepted->next) {
+    for (accepted = s->listening ? socks : NULL; accepted; accepted = accepted->next) {
         request *r = accepted->end ? accepted->end->first_data : NULL;
         if (!r || r->s != s || !mark(r, o)) continue;
         n++;
@@ -2093,6 +2149,12 @@ static BOOL bool_fails(int code)
 {
     sock_fails(code);
     return FALSE;
+}
+
+static BOOL bool_succeeds(void)
+{
+    sock_fails(0);
+    return TRUE;
 }
 
 #define ENTER_BOOL(s, h) \
@@ -2162,7 +2224,6 @@ static BOOL PASCAL sim_ConnectEx(SOCKET h, const struct sockaddr *name, int size
     struct sockaddr_storage to;
     WSABUF buf = { length, data };
     request *r;
-    (void)sent;
     ENTER_BOOL(s, h);
     if (!s->bound) return bool_fails(WSAEINVAL);
     if (s->connected) return bool_fails(WSAEISCONN);
@@ -2178,6 +2239,15 @@ static BOOL PASCAL sim_ConnectEx(SOCKET h, const struct sockaddr *name, int size
     s->connect = r;
     s->reusable = false;
     sim_tell("ConnectEx(socket %u, port %u)", sim_number((HANDLE)h), name_port(&to));
+    if (sim_chance(6) && name_here(&to) && listener_at(&to) &&
+        listener_at(&to)->backlog_count < listener_at(&to)->backlog_most) {
+        call_may_succeed(r);
+        s->connecting = true;
+        connect_arrives(arrival_new(s, &to));
+        if (!call_succeeded()) return bool_fails(WSA_IO_PENDING);
+        if (sent) *sent = length;
+        return bool_succeeds();
+    }
     connect_starts(s, &to);
     return bool_fails(WSA_IO_PENDING);
 }
@@ -2198,8 +2268,18 @@ static BOOL PASCAL sim_DisconnectEx(SOCKET h, OVERLAPPED *o, DWORD flags, DWORD 
     s->end->fin_wanted = true;
     // A receive that waits ends, as the connection does.
     fail_all(&s->recvs, (uint32_t)CANCELLED);
-    end_later(s->end);
-    disconnect_over(s);
+    if (sim_chance(4)) {
+        call_may_succeed(r);
+        if (!s->end->out.size && !s->sends.first && !s->end->fin_sent && !s->end->was_reset) {
+            s->end->fin_sent = true;
+            fin_arrives(s->end->peer);
+        }
+        disconnect_over(s);
+        if (call_succeeded()) return bool_succeeds();
+    } else {
+        disconnect_over(s);
+    }
+    if (s->end) end_later(s->end);
     return bool_fails(WSA_IO_PENDING);
 }
 
@@ -2215,7 +2295,9 @@ static BOOL transfer(sock *s, request *r, DWORD flags)
     r->print = print_of(r);
     r->transfer = true;
     queue_put(&s->sends, r);
+    if (sim_chance(3)) call_may_succeed(r);
     feed(s);
+    if (call_succeeded()) return bool_succeeds();
     return bool_fails(WSA_IO_PENDING);
 }
 

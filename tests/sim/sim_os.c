@@ -37,6 +37,9 @@ static sim_thread main_thread;
 static sim_thread *running;             // deterministic
 static __thread sim_thread *my_thread;  // threaded
 static uint64_t seed_state;
+static uint32_t points;  // since the last that might have switched
+
+enum { SLICE = 2000 };
 
 // ---- beginning ----------------------------------------------------------------------------------
 
@@ -99,17 +102,22 @@ __attribute__((constructor)) static void begin_early(void)
     begin_once();
 }
 
-void sim_begin(uint64_t seed, const sim_world *world)
+void sim_change(const sim_world *world)
 {
-    static const uint32_t switches[] = { 2, 4, 16, 64, 512 };
-    sim.seed = seed;
-    seed_state = seed * 0x2545F4914F6CDD1Dull + 1;
     memset(&sim.world, 0, sizeof sim.world);
     if (world) sim.world = *world;
     if (!sim.world.handles) sim.world.handles = 65536;
     if (!sim.world.ports) sim.world.ports = 16384;
     if (!sim.world.processors) sim.world.processors = 2;
     if (!sim.world.latency_us) sim.world.latency_us = 300;
+}
+
+void sim_begin(uint64_t seed, const sim_world *world)
+{
+    static const uint32_t switches[] = { 2, 4, 16, 64, 512 };
+    sim.seed = seed;
+    seed_state = seed * 0x2545F4914F6CDD1Dull + 1;
+    sim_change(world);
     sim.switch_one_in = sim.calm ? 1u << 30 : switches[sim_any(5)];
     if (!sim.threaded) sim.clock_us = 0;
     sim_net_begin();
@@ -409,7 +417,12 @@ void sim_point(void)
         run_due();
         sim.inside--;
     }
-    if (sim_any(sim.switch_one_in) == 0) switch_to(pick());
+    // One that never waits does not keep the others from running for ever. Source: Context
+    // Switches: a thread whose time slice is over makes room for another.
+    if (sim_any(sim.switch_one_in) == 0 || ++points > SLICE) {
+        points = 0;
+        switch_to(pick());
+    }
 }
 
 void sim_enter(void)
@@ -623,6 +636,26 @@ BOOL CloseHandle(HANDLE h)
     sim_changed();
     sim_leave();
     return ok;
+}
+
+// Within the process only.
+BOOL DuplicateHandle(HANDLE from, HANDLE h, HANDLE to, HANDLE *same, DWORD access, BOOL inherit,
+                     DWORD how)
+{
+    sim_object *object;
+    (void)from, (void)to, (void)access, (void)inherit;
+    sim_enter();
+    object = sim_object_of(h, 0);
+    *same = NULL;
+    if (object) {
+        sim_hold(object);
+        *same = sim_handle(object);
+        if (!*same) sim_drop(object);
+        if (*same && (how & DUPLICATE_CLOSE_SOURCE)) sim_close_handle(h, 0);
+    }
+    if (!*same) sim_false(object ? ERROR_TOO_MANY_OPEN_FILES : ERROR_INVALID_HANDLE);
+    sim_leave();
+    return *same != NULL;
 }
 
 BOOL GetHandleInformation(HANDLE h, DWORD *flags)
@@ -1218,7 +1251,8 @@ USHORT QueryDepthSList(SLIST_HEADER *head)
 
 // ---- values per thread --------------------------------------------------------------------------
 
-// Where a thread has its first 64 values. Source: TEB structure (winternl.h), TlsSlots.
+char *sim_teb = (char *)main_thread.tls - 0x1480;  // the main thread's
+
 uint64_t __readgsqword(DWORD offset)
 {
     uint32_t i = (offset - 0x1480) / 8;

@@ -5,8 +5,10 @@
 // settings, the programs and the order of all that happens. Each game is a process of its own, so
 // that one is played again exactly: a broken rule prints the line that does so.
 //
-//   PLAY_SEEDS=50    games; PLAY_SEED=1  the first; PLAY_STEPS=2000  steps of each
+//   PLAY_SEEDS=50    games; PLAY_SEED=1  the first (SIM_SEED=2 begins with 51, and so on)
+//   PLAY_STEPS=2000  steps of each
 //   PLAY_JOBS=2      games side by side; SIM_TRACE=1  the story of the game
+//   PLAY_FIRST=1     ends with the first game that is lost
 //
 // What is true at every step: a connection's callbacks never overlap, close is the last and comes
 // once, no slim lock is held in user code, what arrives is what was sent, in its order, and never
@@ -28,6 +30,7 @@
 int fork(void);
 int waitpid(int pid, int *status, int options);
 void _exit(int code);
+void *mmap(void *at, size_t size, int protection, int flags, int file, long offset);
 unsigned alarm(unsigned seconds);
 
 enum {
@@ -35,7 +38,8 @@ enum {
     RAWS = 300,
     STREAMS = 8000,
     LISTENERS = 3,
-    CONNECTORS = 3,
+    CONNECTORS = 4,  // the last two live on the other iocp
+    LANES = 4,
     TIMERS = 16,
     POSTS = 16,
     HEAD = 4,      // bytes at the front of a stream: whose it is
@@ -100,7 +104,11 @@ typedef struct stream {
     volatile LONG clean;     // its reader has seen a graceful end
     volatile LONG graceful;  // its writer was told of a graceful end
     volatile LONG quit;      // its reader has stopped listening of its own accord
-    bool broken_off;         // its writer cut it, or the network did
+    struct player *by;       // the kit's end that writes it; NULL: a raw one
+    bool heard_by_raw;
+    uint64_t taken_at;  // us; when the last of them was taken
+    bool of_lane;       // an operation that failed may have sent some of it
+    bool broken_off;    // its writer cut it, or the network did
 } stream;
 
 // What reads a stream.
@@ -121,6 +129,7 @@ typedef struct player {
     stream *out;
     volatile LONG inside, opened, closed, finished, resumed;
     volatile LONG asked_close, asked_abort, asked_detach, asked_shutdown;
+    volatile LONG refused, touched;  // touched: paused, shut down, closed or the like
     bool accepted, no_data, paused_here, expected;
     uint64_t closed_at;  // its name is gone soon after the callback has returned
     iocpnet_reason reason;
@@ -129,11 +138,12 @@ typedef struct player {
 
 // A listener's or a connector's connections.
 struct group {
+    iocpnet_iocp *iocp;
     iocpnet_listener *listener;
     iocpnet_connector *connector;
     iocpnet_listener_desc desc;
     uint16_t port;
-    volatile LONG open;
+    volatile LONG open, accepted;
     bool gone;
 };
 
@@ -159,7 +169,7 @@ typedef struct note {
     volatile LONG posted, calls;
 } note;
 
-static iocpnet_iocp *iocp;
+static iocpnet_iocp *iocp, *other_iocp;
 static bool framed, filtered, faulty, cut;
 static player players[PLAYERS];
 static volatile LONG player_count;
@@ -176,7 +186,7 @@ static iocpnet_filter filter;
 static iocpnet_pool *pool;
 static SOCKET raw_listener;
 static uint16_t raw_port;
-static volatile LONG over;  // meddlers are to end
+static volatile LONG over, quiet;  // meddlers are to end, to hold still
 
 static stream *stream_new(void)
 {
@@ -202,6 +212,7 @@ static player *player_new(group *of)
     p = &players[n];
     p->of = of;
     p->out = stream_new();
+    if (p->out) p->out->by = p;
     return p;
 }
 
@@ -304,10 +315,12 @@ static void say(player *p, size_t n)
         error = iocpnet_conn_send(name_of(p), block, size);
     }
     MUST(may_fail_so(p, error));
+    if (error == WSAEWOULDBLOCK) InterlockedExchange(&p->refused, 1);
     if (error) {
         InterlockedExchangeAdd64(&s->offered, -(LONG64)n);
     } else {
         InterlockedExchangeAdd64(&s->taken, (LONG64)n);
+        s->taken_at = sim_clock_us();
     }
     InterlockedExchange(&s->busy, 0);
 }
@@ -324,6 +337,7 @@ static void act(player *p, bool own)
     uint32_t what = any(24);
     sim_tell("PLAY: connection %d: act %u%s", (int)(p - players), what,
              own ? ", in its callback" : "");
+    if (what < 6) InterlockedExchange(&p->touched, 1);
     switch (what) {
     case 0:
         error = iocpnet_conn_close(name_of(p));
@@ -402,14 +416,15 @@ static void maybe_act(player *p)
 {
     while (one_in(3))
         act(p, true);
-    if (one_in(40)) MUST_EQ(iocpnet_iocp_poll(iocp, 0), WSAEINVAL);
+    if (one_in(40)) MUST_EQ(iocpnet_iocp_poll(p->of->iocp, 0), WSAEINVAL);
 }
 
 static void on_open(iocpnet_conn conn, void *user)
 {
     group *g = (group *)user;
     player *p;
-    bool accepted = g >= listeners && g < listeners + LISTENERS;
+    bool accepted = (g >= listeners && g < listeners + LISTENERS) ||
+                    (g >= connectors && g < connectors + CONNECTORS);
     LONG open;
     if (accepted) {
         p = player_new(g);
@@ -419,6 +434,7 @@ static void on_open(iocpnet_conn conn, void *user)
         }
         p->accepted = true;
         p->expected = true;
+        InterlockedIncrement(&g->accepted);
     } else {
         p = (player *)user;
         g = p->of;
@@ -475,8 +491,35 @@ static void on_drain(iocpnet_conn conn)
     player *p = (player *)iocpnet_conn_user(conn);
     if (!p || p < players || p >= players + PLAYERS) return;
     enter(p, "drain");
+    InterlockedExchange(&p->refused, 0);
     maybe_act(p);
     leave(p);
+}
+
+// Why a connection has ended fits the error beside it, which is of the one error space.
+static void check_reason(iocpnet_reason reason, iocpnet_error error)
+{
+    MUST(strcmp(iocpnet_error_name(error), "unknown") != 0);
+    MUST(error != WSA_OPERATION_ABORTED);  // a cancel of ours, or of a stranger's call
+    switch (reason) {
+    case IOCPNET_CLOSED_FINISHED:
+    case IOCPNET_CLOSED_LOCAL:
+    case IOCPNET_CLOSED_STOP:
+    case IOCPNET_CLOSED_HANDED_OVER:
+        MUST_EQ(error, 0);
+        break;
+    case IOCPNET_CLOSED_TIMEOUT:
+        MUST_EQ(error, WSAETIMEDOUT);
+        break;
+    case IOCPNET_CLOSED_RESET:
+        MUST(error != WSAENOBUFS);  // a shortage is borne
+        // WSAENOTCONN: it was reset before our FIN.
+        MUST(faulty || error == WSAECONNRESET || error == WSAECONNABORTED || error == WSAENOTCONN);
+        break;
+    default:
+        MUST(error);
+        break;
+    }
 }
 
 static void on_close(iocpnet_conn conn, iocpnet_reason reason, iocpnet_error error)
@@ -488,6 +531,7 @@ static void on_close(iocpnet_conn conn, iocpnet_reason reason, iocpnet_error err
     p->error = error;
     sim_tell("PLAY: connection %d closes: reason %d, error %d", (int)(p - players), reason, error);
     if (p->opened) InterlockedDecrement(&p->of->open);
+    check_reason(reason, error);
     if (reason == IOCPNET_CLOSED_CONNECT_FAILED) MUST_EQ(p->opened, 0);
     if (reason == IOCPNET_CLOSED_FINISHED) hear_end(&p->in, true);
     if (reason != IOCPNET_CLOSED_FINISHED && !p->finished) hear_end(&p->in, false);
@@ -661,6 +705,7 @@ static void raw_read(raw *r)
         n = recv(r->s, (char *)block, 1 + (int)any(sizeof block - 1), 0);
         if (n > 0) {
             raw_hear(r, block, (size_t)n);
+            if (r->in.s) r->in.s->heard_by_raw = true;
         } else if (n == 0) {
             r->ended = true;
             if (!r->frame_left && !r->frame_got) hear_end(&r->in, true);
@@ -779,6 +824,281 @@ static void note_act(void)
     MUST(!error || error == WSAESHUTDOWN);
 }
 
+// ---- operations of the program's own ------------------------------------------------------------
+
+// A connection without the kit's server part: ops on a socket, one of a kind at a time.
+typedef struct lane_op {
+    iocpnet_op op;
+    volatile LONG busy, calls;
+    uint64_t want;
+} lane_op;
+
+typedef struct lane {
+    iocpnet_socket socket;
+    bool open, connected_to;
+    volatile LONG connected, broken;
+    lane_op connect, receive, send, disconnect;
+    iocpnet_transmit transmit;
+    volatile LONG transmits;
+    stream *out;
+    ear in;
+    HANDLE file;
+    iocpnet_element elements[4];
+    iocpnet_vec vecs[4];
+    unsigned char sent[4][CHUNK];
+    unsigned char got[4096];
+} lane;
+
+static lane lanes[LANES];
+static int lane_count;
+
+enum { LANE_FILE = 20000 };  // bytes of its stream, in a file
+
+static bool lane_idle(const lane *l)
+{
+    return !l->connect.busy && !l->receive.busy && !l->send.busy && !l->disconnect.busy &&
+           !l->transmits;
+}
+
+static lane_op *lane_called(iocpnet_op *op)
+{
+    lane_op *o = IOCPNET_OUTER(op, lane_op, op);
+    MUST_EQ(sim_locks_held(), 0);
+    MUST_EQ(o->busy, 1);
+    MUST_EQ(InterlockedIncrement(&o->calls), 1);
+    return o;
+}
+
+static void lane_connected(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    lane_op *o = lane_called(op);
+    lane *l = IOCPNET_OUTER(o, lane, connect);
+    if (error) {
+        InterlockedExchange(&l->broken, 1);
+    } else {
+        MUST_EQ(bytes, o->want);
+        InterlockedExchangeAdd64(&l->out->taken, (LONG64)bytes);
+        InterlockedExchange(&l->connected, 1);
+    }
+    InterlockedExchange(&o->busy, 0);
+}
+
+static void lane_received(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    lane_op *o = lane_called(op);
+    lane *l = IOCPNET_OUTER(o, lane, receive);
+    if (error) {
+        InterlockedExchange(&l->broken, 1);
+        hear_end(&l->in, false);
+    } else if (o->want && !bytes) {
+        hear_end(&l->in, true);
+    } else {
+        MUST(bytes <= o->want);
+        hear(&l->in, l->got, bytes);
+    }
+    InterlockedExchange(&o->busy, 0);
+}
+
+static void lane_sent(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    lane_op *o = lane_called(op);
+    lane *l = IOCPNET_OUTER(o, lane, send);
+    if (error) {
+        MUST(bytes <= o->want);
+        InterlockedExchange(&l->broken, 1);
+    } else {
+        MUST_EQ(bytes, o->want);
+        InterlockedExchangeAdd64(&l->out->taken, (LONG64)bytes);
+    }
+    InterlockedExchange(&o->busy, 0);
+}
+
+static void lane_transmitted(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    lane *l = IOCPNET_OUTER(op, lane, transmit.op);
+    MUST_EQ(sim_locks_held(), 0);
+    MUST_EQ(l->transmits, 1);
+    if (error) {
+        MUST(bytes <= l->send.want);
+        InterlockedExchange(&l->broken, 1);
+    } else {
+        MUST_EQ(bytes, l->send.want);
+        InterlockedExchangeAdd64(&l->out->taken, (LONG64)bytes);
+    }
+    InterlockedExchange(&l->transmits, 0);
+}
+
+static void lane_disconnected(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    lane_op *o = lane_called(op);
+    (void)error;
+    (void)bytes;
+    InterlockedExchange(&o->busy, 0);
+}
+
+static void lane_close(lane *l)
+{
+    if (!l->open) return;
+    if (l->out && !l->disconnect.calls) l->out->broken_off = true;
+    MUST_EQ(iocpnet_socket_close(&l->socket), 0);
+    l->open = false;
+    hear_end(&l->in, false);
+    if (l->file != INVALID_HANDLE_VALUE) {
+        // The transfer's: not before its callback.
+        while (l->transmits) {
+            iocpnet_iocp_poll(iocp, 10);
+        }
+        CloseHandle(l->file);
+    }
+    l->file = INVALID_HANDLE_VALUE;
+}
+
+// Returns whether it was started; the op's memory is ours again if not.
+static bool lane_begun(lane_op *o, iocpnet_error error)
+{
+    if (error) InterlockedExchange(&o->busy, 0);
+    return !error;
+}
+
+static void lane_op_ready(lane_op *o, iocpnet_op_fn *done, uint64_t want)
+{
+    memset(&o->op, 0, sizeof o->op);
+    o->op.done = done;
+    o->want = want;
+    o->calls = 0;
+    InterlockedExchange(&o->busy, 1);
+}
+
+static void lane_open(lane *l)
+{
+    static unsigned char block[LANE_FILE];
+    char name[64];
+    DWORD written = 0;
+    iocpnet_address at;
+    size_t first = one_in(2) ? HEAD + any(100) : 0, i;
+    memset(l, 0, sizeof *l);
+    l->file = INVALID_HANDLE_VALUE;
+    l->out = stream_new();
+    if (!l->out) return;
+    l->out->of_lane = true;
+    if (iocpnet_socket_open(&l->socket, iocp, AF_INET, false)) {
+        MUST(faulty);
+        return;
+    }
+    l->open = true;
+    sim_spare(true);
+    snprintf(name, sizeof name, "/tmp/play_%d_%d", (int)GetCurrentProcessId(), (int)(l - lanes));
+    l->file = CreateFileA(name, GENERIC_READ | GENERIC_WRITE, FILE_SHARE_READ, NULL, CREATE_ALWAYS,
+                          FILE_FLAG_DELETE_ON_CLOSE | (one_in(2) ? FILE_FLAG_OVERLAPPED : 0), NULL);
+    for (i = 0; i < LANE_FILE; i++)
+        block[i] = byte_of(l->out, i);
+    if (l->file != INVALID_HANDLE_VALUE) WriteFile(l->file, block, LANE_FILE, &written, NULL);
+    sim_spare(false);
+    memcpy(l->sent[0], block, first);
+    MUST_EQ(iocpnet_address_parse(&at, "127.0.0.1", one_in(8) ? 9 : raw_port), 0);
+    lane_op_ready(&l->connect, lane_connected, first);
+    InterlockedExchangeAdd64(&l->out->offered, (LONG64)first);
+    if (!lane_begun(&l->connect, iocpnet_start_connect(&l->connect.op, &l->socket, &at,
+                                                       first ? l->sent[0] : NULL, first))) {
+        MUST(faulty);
+        InterlockedExchange(&l->broken, 1);
+    }
+}
+
+// Up to four pieces, in one send or one unit with ranges of the file.
+static void lane_send(lane *l)
+{
+    uint64_t at = (uint64_t)l->out->taken, total = 0;
+    bool unit = one_in(2);
+    size_t n = 1 + any(4), i, k;
+    iocpnet_error error;
+    if (l->send.busy || l->transmits) return;
+    memset(l->elements, 0, sizeof l->elements);
+    for (i = 0; i < n; i++) {
+        uint32_t size = HEAD + any(CHUNK - HEAD);
+        if (unit && at + total + size <= LANE_FILE && l->file != INVALID_HANDLE_VALUE &&
+            one_in(2)) {
+            l->elements[i].file = l->file;
+            l->elements[i].offset = at + total;
+        } else {
+            for (k = 0; k < size; k++)
+                l->sent[i][k] = byte_of(l->out, at + total + k);
+            l->elements[i].memory = l->sent[i];
+        }
+        l->elements[i].length = size;
+        l->vecs[i].size = size;
+        l->vecs[i].data = l->sent[i];
+        total += size;
+    }
+    InterlockedExchangeAdd64(&l->out->offered, (LONG64)total);
+    if (unit) {
+        memset(&l->transmit, 0, sizeof l->transmit);
+        l->transmit.op.done = lane_transmitted;
+        l->transmit.mode = (uint8_t)any(4);
+        l->send.want = total;
+        l->transmits = 1;
+        error = iocpnet_start_transmit_packets(&l->transmit, &l->socket, l->elements, n);
+        if (error) l->transmits = 0;
+        MUST(!error || error == WSAEOPNOTSUPP || error == WSAECONNRESET || faulty || l->broken);
+    } else {
+        lane_op_ready(&l->send, lane_sent, total);
+        error = iocpnet_start_send(&l->send.op, &l->socket, l->vecs, n);
+        lane_begun(&l->send, error);
+        MUST(!error || error == WSAECONNRESET || faulty || l->broken);
+    }
+    if (error) InterlockedExchangeAdd64(&l->out->offered, -(LONG64)total);
+}
+
+static void lane_act(lane *l)
+{
+    iocpnet_error error;
+    if (!l->open) {
+        if (lane_idle(l)) lane_open(l);
+        return;
+    }
+    if (l->broken || one_in(40)) {
+        lane_close(l);
+        return;
+    }
+    if (!InterlockedExchangeAdd(&l->connected, 0) || l->disconnect.calls) return;
+    switch (any(12)) {
+    case 0:
+        if (!one_in(4) || l->disconnect.busy || l->send.busy || l->transmits || l->receive.busy) {
+            break;
+        }
+        lane_op_ready(&l->disconnect, lane_disconnected, 0);
+        lane_begun(&l->disconnect,
+                   iocpnet_start_disconnect(&l->disconnect.op, &l->socket, one_in(2)));
+        break;
+    case 1:
+        if (one_in(6)) {
+            error = one_in(2) ? iocpnet_op_cancel(&l->receive.op) : iocpnet_op_cancel(&l->send.op);
+            MUST(error == 0 || error == ERROR_NOT_FOUND || error == WSAEINVAL || faulty);
+        }
+        break;
+    case 2:
+        if (one_in(6)) {
+            error = iocpnet_transmit_cancel(&l->transmit);
+            MUST(error == 0 || error == ERROR_NOT_FOUND || error == WSAEINVAL || faulty);
+        }
+        break;
+    case 3:
+    case 4:
+    case 5:
+    case 6:
+        if (l->disconnect.busy) break;
+        lane_send(l);
+        break;
+    default:
+        if (l->receive.busy || l->disconnect.busy || !iocpnet_op_pending(&l->receive.op) == 0)
+            break;
+        lane_op_ready(&l->receive, lane_received, one_in(8) ? 0 : 1 + any(sizeof l->got));
+        lane_begun(&l->receive,
+                   iocpnet_start_recv(&l->receive.op, &l->socket, l->got, (size_t)l->receive.want));
+        break;
+    }
+}
+
 // ---- a game -------------------------------------------------------------------------------------
 
 static void settings(iocpnet_conn_desc *d, void *user)
@@ -812,7 +1132,7 @@ static void settings(iocpnet_conn_desc *d, void *user)
     d->user = user;
 }
 
-static bool open_listener(iocpnet_connector **spread)
+static bool open_listener(iocpnet_connector *const *spread, uint32_t spread_count)
 {
     group *g = &listeners[listener_count];
     iocpnet_listener_desc *d = &g->desc;
@@ -824,9 +1144,11 @@ static bool open_listener(iocpnet_connector **spread)
     d->accepts_min = 1 + any(8);
     d->accepts_max = d->accepts_min + any(16);
     d->accept_data_ms = one_in(3) ? 100 + any(1000) : 0;
-    d->reuse = one_in(3);
-    d->accept_thread = one_in(4);
-    (void)spread;
+    d->spread = spread;
+    d->spread_count = spread_count;
+    d->reuse = !spread_count && one_in(3);
+    d->accept_thread = !spread_count && one_in(4);
+    g->iocp = iocp;
     error = iocpnet_listener_open(&g->listener, iocp, d);
     if (error) {
         MUST(faulty);
@@ -839,19 +1161,33 @@ static bool open_listener(iocpnet_connector **spread)
     return true;
 }
 
-static bool open_connector(void)
+static bool open_connector(group *g, iocpnet_iocp *of)
 {
-    group *g = &connectors[connector_count];
     iocpnet_error error;
     memset(g, 0, sizeof *g);
     settings(&g->desc.conn, g);
-    error = iocpnet_connector_open(&g->connector, iocp, &g->desc.conn);
-    if (error) {
+    g->iocp = of;
+    error = iocpnet_connector_open(&g->connector, of, &g->desc.conn);
+    MUST(!error || faulty);
+    return !error;
+}
+
+// An iocp beside the first, with workers; one of the listeners gives its connections to both.
+static void open_other(const iocpnet_iocp_desc *engine)
+{
+    iocpnet_connector *spread[CONNECTORS];
+    uint32_t n = 0;
+    int i;
+    if (iocpnet_iocp_open(&other_iocp, engine)) {
         MUST(faulty);
-        return false;
+        return;
     }
-    connector_count++;
-    return true;
+    for (i = CONNECTORS - 2; i < CONNECTORS; i++) {
+        if (open_connector(&connectors[i], other_iocp)) spread[n++] = connectors[i].connector;
+    }
+    if (connector_count && one_in(2)) spread[n++] = connectors[0].connector;
+    if (n) open_listener(spread, n);
+    if (iocpnet_iocp_start(other_iocp)) MUST(faulty);
 }
 
 static void kit_connect(void)
@@ -917,7 +1253,7 @@ static DWORD WINAPI meddler(void *unused)
 {
     (void)unused;
     while (!InterlockedExchangeAdd(&over, 0)) {
-        meddle_once();
+        if (!InterlockedExchangeAdd(&quiet, 0)) meddle_once();
         if (one_in(2)) Sleep(any(20));
     }
     return 0;
@@ -978,6 +1314,10 @@ static void one_step(bool polls)
     case 10:
         meddle_once();
         break;
+    case 13:
+    case 14:
+        if (lane_count) lane_act(&lanes[any((uint32_t)lane_count)]);
+        break;
     case 11:
         Sleep(any(one_in(10) ? 2000 : 20));
         break;
@@ -1000,17 +1340,123 @@ static void one_step(bool polls)
     }
 }
 
+// Raw ends have read for a while, and nothing failed: what was sent to them has come, and who was
+// refused has heard of it.
+static void check_flow(void)
+{
+    LONG i;
+    if (faulty || cut || sim_threaded()) return;
+    for (i = 0; i < stream_count && i < STREAMS; i++) {
+        stream *s = &streams[i];
+        player *p = s->by;
+        if (sim_clock_us() < s->taken_at + 200000) continue;
+        if (!p || !s->heard_by_raw || s->busy || p->closed || p->inside || s->quit) continue;
+        sim_tell("PLAY: connection %d: flow", (int)(p - players));
+        MUST_EQ(s->heard, s->taken);
+        if (p->of->desc.conn.on.drain && !p->touched) MUST_EQ(p->refused, 0);
+    }
+}
+
+// Lets a moment pass.
+static void rest(bool polls, uint32_t ms)
+{
+    if (polls) {
+        iocpnet_iocp_poll(iocp, ms);
+    } else {
+        Sleep(ms);
+    }
+}
+
+// Whatever has failed so far: a listener that has room still takes a client, who speaks at once.
+static void check_listening(bool polls)
+{
+    int i, tries;
+    for (i = 0; i < listener_count && raw_count < RAWS - 20; i++) {
+        group *g = &listeners[i];
+        LONG before = InterlockedExchangeAdd(&g->accepted, 0);
+        uint32_t room = g->desc.conn.max_connections;
+        if (g->gone || g->desc.spread_count) continue;
+        sim_tell("PLAY: listener %d: listening", i);
+        MUST_EQ(iocpnet_listener_resume(g->listener), 0);
+        for (tries = 0; tries < 400; tries++) {
+            if ((uint32_t)InterlockedExchangeAdd(&g->open, 0) >= room) break;
+            if (InterlockedExchangeAdd(&g->accepted, 0) != before) break;
+            if (tries % 80 == 0) {
+                sim_spare(true);
+                raw_connect(g->port);
+                if (raw_count) raw_say(&raws[raw_count - 1], 20);
+                sim_spare(false);
+            }
+            rest(polls, 10);
+        }
+        MUST(tries < 400);
+    }
+}
+
+// All that was counted as started has finished, and what was opened has been closed for one reason.
+static void check_counters(iocpnet_iocp *it)
+{
+    iocpnet_stats stats;
+    uint64_t reasons = 0;
+    int i;
+    iocpnet_iocp_stats(it, &stats);
+    for (i = IOCPNET_COUNT_CLOSED_FINISHED; i <= IOCPNET_COUNT_CLOSED_HANDED_OVER; i++)
+        reasons += stats.count[i];
+    MUST_EQ(stats.count[IOCPNET_COUNT_OPENED], stats.count[IOCPNET_COUNT_CLOSED]);
+    MUST_EQ(stats.count[IOCPNET_COUNT_CLOSED], reasons);
+    MUST_EQ(stats.pending_all, 0);
+    MUST_EQ(stats.connections, 0);
+    MUST_EQ(stats.timers, 0);
+}
+
+static void on_error(void *unused, iocpnet_error error, const char *place)
+{
+    (void)unused;
+    MUST(error);
+    MUST(place);
+    MUST_EQ(sim_locks_held(), 0);
+}
+
 static void check_streams(void)
 {
     LONG i, n = stream_count < STREAMS ? stream_count : STREAMS;
     for (i = 0; i < n; i++) {
         stream *s = &streams[i];
+        MUST(s->heard <= s->offered);
+        if (s->of_lane) continue;
         MUST(s->heard <= s->taken);
         // Who has seen a graceful end has all.
         if (s->clean && !faulty) MUST_EQ(s->heard, s->taken);
         // Who was told of a graceful end has lost nothing that the other wanted to hear.
         if (s->graceful && !s->quit && !cut && !faulty && s->heard) MUST_EQ(s->heard, s->taken);
     }
+}
+
+// Stops in its time, and frees. Closes that fail are tried again where calls fail.
+static void end_iocp(iocpnet_iocp *it, bool close)
+{
+    uint32_t deadline = any(3000);
+    uint64_t start = sim_clock_us();
+    iocpnet_error error = 0;
+    int tries, i;
+    sim_tell("PLAY: stop with %u ms", deadline);
+    for (tries = 0; tries < 40; tries++) {
+        error = iocpnet_iocp_stop(it, deadline);
+        if (!error) break;
+        MUST(error == WSAETIMEDOUT);
+        MUST(faulty);
+        for (i = 0; i < raw_count; i++)
+            raw_read(&raws[i]);
+    }
+    MUST_EQ(error, 0);
+    MUST(faulty || sim_threaded() || sim_clock_us() - start < (uint64_t)deadline * 1000 + 2200000u);
+    check_counters(it);
+    for (tries = 0; close && tries < 100; tries++) {
+        error = iocpnet_iocp_close(it);
+        if (!error) break;
+        MUST(faulty);
+    }
+    MUST_EQ(error, 0);
 }
 
 // What was played, for PLAY_TELL=1: a game that does little shows little.
@@ -1065,8 +1511,6 @@ static int play(int steps)
     sim_world w;
     sim_left before, left;
     iocpnet_error error;
-    uint64_t start;
-    uint32_t deadline;
     size_t in_ledger;
 
     sim_begin(seed, NULL);
@@ -1093,6 +1537,7 @@ static int play(int steps)
     engine.no_skip = one_in(5);
     engine.locked_bytes = one_in(6) ? 30000 + any(300000) : 0;
     engine.queued_bytes = one_in(6) ? 30000 + any(300000) : 0;
+    engine.on_error = on_error;
     error = iocpnet_iocp_open(&iocp, &engine);
     if (error) {
         MUST(faulty);
@@ -1118,10 +1563,12 @@ static int play(int steps)
     }
     if (!raw_port) raw_port = 9;
     sim_spare(false);
-    for (i = 1 + (int)any(LISTENERS); i > 0; i--)
-        open_listener(NULL);
-    for (i = (int)any(CONNECTORS); i > 0; i--)
-        open_connector();
+    for (i = (int)any(CONNECTORS - 2); i > 0; i--)
+        connector_count += open_connector(&connectors[connector_count], iocp);
+    if (one_in(3)) open_other(&engine);
+    for (i = 1 + (int)any(LISTENERS - 1); i > 0; i--)
+        open_listener(NULL, 0);
+    if (!framed && !filtered) lane_count = (int)any(LANES + 1);
 
     polls = one_in(3);
     workers = one_in(3) ? 0 : 1;
@@ -1140,6 +1587,7 @@ static int play(int steps)
     for (step = 1; step <= steps; step++)
         one_step(polls);
 
+    InterlockedExchange(&quiet, 1);
     // All raw ends go on reading for a while, and then leave.
     for (tries = 0; tries < 40; tries++) {
         sim_spare(true);
@@ -1150,30 +1598,23 @@ static int play(int steps)
             raw_read(&raws[i]);
         }
         sim_spare(false);
-        if (polls) {
-            iocpnet_iocp_poll(iocp, 10);
-        } else {
-            Sleep(10);
-        }
+        rest(polls, 10);
     }
-    deadline = any(3000);
-    start = sim_clock_us();
-    sim_tell("PLAY: stop with %u ms", deadline);
-    for (tries = 0; tries < 40; tries++) {
-        error = iocpnet_iocp_stop(iocp, deadline);
-        if (!error) break;
-        MUST(error == WSAETIMEDOUT);
-        MUST(faulty || tries == 0);
-        for (i = 0; i < raw_count; i++)
-            raw_read(&raws[i]);
-    }
-    MUST_EQ(error, 0);
-    MUST(faulty || sim_threaded() || sim_clock_us() - start < (uint64_t)deadline * 1000 + 2200000u);
+    check_flow();
+    if (!w.locked_bytes && !w.handles && !w.ports) check_listening(polls);
+    InterlockedExchange(&quiet, 0);
+    for (i = 0; i < lane_count; i++)
+        lane_close(&lanes[i]);
+    end_iocp(iocp, false);
     for (i = 0; i < raw_count; i++) {
         raw_read(&raws[i]);
         raw_leave(&raws[i], false);
     }
     if (raw_listener != INVALID_SOCKET) closesocket(raw_listener);
+    for (i = 0; i < poller_count; i++)
+        MUST_EQ(WaitForSingleObject(threads[i], INFINITE), WAIT_OBJECT_0);
+    end_iocp(iocp, true);
+    if (other_iocp) end_iocp(other_iocp, true);
     for (i = 0; i < player_count; i++) {
         player *p = &players[i];
         MUST_EQ(p->inside, 0);
@@ -1184,15 +1625,9 @@ static int play(int steps)
         MUST(!ticks[i].started || ticks[i].last);
     for (i = 0; i < POSTS; i++)
         MUST_EQ(notes[i].posted, 0);
+    for (i = 0; i < lane_count; i++)
+        MUST(lane_idle(&lanes[i]));
     check_streams();
-    for (i = 0; i < poller_count; i++)
-        MUST_EQ(WaitForSingleObject(threads[i], INFINITE), WAIT_OBJECT_0);
-    for (tries = 0; tries < 100; tries++) {
-        error = iocpnet_iocp_close(iocp);
-        if (!error) break;
-        MUST(faulty);
-    }
-    MUST_EQ(error, 0);
     InterlockedExchange(&over, 1);
     for (i = 0; i < thread_count; i++) {
         MUST_EQ(WaitForSingleObject(threads[i], INFINITE), WAIT_OBJECT_0);
@@ -1214,59 +1649,95 @@ static int play(int steps)
 
 // ---- many games ---------------------------------------------------------------------------------
 
+enum { JOBS = 64, LAST_SEEDS = 400 };
+
+static struct {
+    int pid;
+    uint64_t seed;
+} games[JOBS];
+static char seeds_failed[LAST_SEEDS];
+static volatile uint64_t *sums;  // of the first game, as played at first and at last; shared
+
+// What a game came to: the same each time that it is played.
+static uint64_t sum_of_game(void)
+{
+    uint64_t sum = sim_calls() * 1000003 ^ sim_switches() * 10007 ^ sim_clock_us();
+    LONG i;
+    for (i = 0; i < stream_count && i < STREAMS; i++)
+        sum = sum * 31 + (uint64_t)streams[i].heard;
+    return sum;
+}
+
+static void begin_game(uint64_t its_seed, int steps, int slot)
+{
+    int pid = getenv("PLAY_HERE") ? 0 : fork();  // in a debugger: here
+    if (pid == 0) {
+        seed = its_seed;
+        alarm((unsigned)wanted("PLAY_SECONDS", 60));
+        play(steps);
+        if (slot >= 0) sums[slot] = sum_of_game();
+        fflush(stdout);
+        exit(0);
+    }
+    for (slot = 0; games[slot].pid; slot++)
+        continue;
+    games[slot].pid = pid;
+    games[slot].seed = its_seed;
+}
+
+// Waits for the end of one of them. Whether it went well.
+static bool end_game(void)
+{
+    int status, i, pid = waitpid(-1, &status, 0);
+    size_t used = strlen(seeds_failed);
+    for (i = 0; i < JOBS && games[i].pid != pid; i++)
+        continue;
+    if (i == JOBS) return false;
+    games[i].pid = 0;
+    if (!status) return true;
+    printf("seed %llu failed with status %d\n", (unsigned long long)games[i].seed, status);
+    if (used < LAST_SEEDS - 24) {
+        snprintf(seeds_failed + used, LAST_SEEDS - used, " %llu",
+                 (unsigned long long)games[i].seed);
+    }
+    return false;
+}
+
 int main(void)
 {
-    uint64_t first = wanted("PLAY_SEED", 1), seeds = wanted("PLAY_SEEDS", 50), next = first;
+    uint64_t seeds = wanted("PLAY_SEEDS", 50);
+    uint64_t first = wanted("PLAY_SEED", (wanted("SIM_SEED", 1) - 1) * seeds + 1), next = first;
     int steps = (int)wanted("PLAY_STEPS", 2000), jobs = (int)wanted("PLAY_JOBS", 2), running = 0;
     int failed = 0, done = 0;
-    char seeds_failed[400] = "";
-    struct {
-        int pid;
-        uint64_t seed;
-    } games[64] = { { 0, 0 } };
 
     setvbuf(stdout, NULL, _IOLBF, 0);
-    if (jobs > 64) jobs = 64;
+    if (jobs > JOBS) jobs = JOBS;
+    sums = (volatile uint64_t *)mmap(NULL, 4096, 3, 0x21, -1, 0);  // read, write; shared, anonymous
     while (next < first + seeds || running) {
-        int status, pid, i;
         if (running < jobs && next < first + seeds) {
-            pid = getenv("PLAY_HERE") ? 0 : fork();  // in a debugger: here
-            if (pid == 0) {
-                seed = next;
-                alarm((unsigned)wanted("PLAY_SECONDS", 60));
-                play(steps);
-                fflush(stdout);
-                exit(0);
-            }
-            for (i = 0; games[i].pid; i++)
-                continue;
-            games[i].pid = pid;
-            games[i].seed = next++;
+            begin_game(next, steps, next == first ? 0 : -1);
+            next++;
             running++;
             continue;
         }
-        pid = waitpid(-1, &status, 0);
-        for (i = 0; i < 64 && games[i].pid != pid; i++)
-            continue;
-        if (i == 64) continue;
-        games[i].pid = 0;
+        failed += !end_game();
         running--;
         done++;
-        if (status) {
-            size_t used = strlen(seeds_failed);
-            failed++;
-            printf("seed %llu failed with status %d\n", (unsigned long long)games[i].seed, status);
-            if (used < 380) {
-                snprintf(seeds_failed + used, sizeof seeds_failed - used, " %llu",
-                         (unsigned long long)games[i].seed);
-            }
-        }
+        if (failed && wanted("PLAY_FIRST", 0)) seeds = next - first;  // no more
         if (done % 1000 == 0) printf("%d games, %d failed\n", done, failed);
+    }
+    if (!failed && !sim_threaded()) {
+        begin_game(first, steps, 1);
+        if (!end_game() || sums[0] != sums[1]) {
+            printf("seed %llu was another game when it was played again\n",
+                   (unsigned long long)first);
+            failed++;
+        }
     }
     if (failed) {
         printf("FAIL play: %d of %d tests failed: seeds%s\n", failed, done, seeds_failed);
         return 1;
     }
-    printf("PASS play: %d tests, %d checks, 0 skipped\n", done, done * steps);
+    printf("PASS play: %d tests, %lld checks, 0 skipped\n", done, (long long)done * steps);
     return 0;
 }

@@ -8,4 +8,4 @@ for WINEPREFIX in "$PWD"/build/wine*/; do
     wine_quiet $wine_server -k
     wine_quiet $wine_server -w
 done
-rm -rf build
+rm -rf --one-file-system build

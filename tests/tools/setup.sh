@@ -1,6 +1,7 @@
 #!/bin/bash
-# setup.sh run|test|bench|examples|check|format|fuzz|coverage|ci: gets what that target needs. Silent when
-# all is there. Debian and Ubuntu only, as root or with sudo; elsewhere it says what to install.
+# setup.sh TARGET: gets what a target of the Makefile needs, or bench/instructions.sh, or ci. Silent
+# when all is there. Debian and Ubuntu only, as root or with sudo; elsewhere it says what to
+# install.
 
 cd "$(dirname "$0")/../.." || exit 1
 
@@ -67,6 +68,12 @@ case ${1:-} in
         need_python
         need nc netcat-openbsd
         ;;
+    instructions)  # counted on Linux itself
+        need gcc gcc
+        need /usr/include/stdio.h libc6-dev
+        need valgrind valgrind
+        need_python
+        ;;
     check)
         need_compiler
         need cppcheck cppcheck
@@ -77,6 +84,12 @@ case ${1:-} in
         ;;
     fuzz)
         need_fuzzer
+        ;;
+    wine10)
+        need debootstrap debootstrap
+        need /usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring
+        need python3 python3
+        need nc netcat-openbsd
         ;;
     coverage)
         need_compiler
@@ -101,7 +114,8 @@ case ${1:-} in
         need_fuzzer
         ;;
     *)
-        echo "usage: setup.sh run|test|bench|examples|check|format|fuzz|coverage|ci" >&2
+        targets=$(sed -n 's/^    \([a-z0-9]*\)).*/\1/p' "$0" | xargs)
+        echo "usage: setup.sh TARGET, one of: $targets" >&2
         exit 2
         ;;
 esac

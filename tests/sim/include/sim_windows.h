@@ -313,11 +313,12 @@ typedef struct sim_fd_set {
 #define LOBYTE(w)            ((BYTE)(w))
 #define HIBYTE(w)            ((BYTE)((w) >> 8))
 
-#define WAIT_OBJECT_0  0u
-#define WAIT_TIMEOUT   258u
-#define WAIT_FAILED    0xffffffffu
-#define WAIT_ABANDONED 0x80u
-#define STILL_ACTIVE   259u
+#define WAIT_OBJECT_0    0u
+#define WAIT_TIMEOUT     258u
+#define WSA_WAIT_TIMEOUT 258
+#define WAIT_FAILED      0xffffffffu
+#define WAIT_ABANDONED   0x80u
+#define STILL_ACTIVE     259u
 
 #define TLS_OUT_OF_INDEXES 0xffffffffu
 #define FLS_OUT_OF_INDEXES 0xffffffffu
@@ -350,9 +351,11 @@ typedef struct sim_fd_set {
 #define FILE_END                  2u
 #define FSCTL_SET_SPARSE          0x900c4u
 
-#define HANDLE_FLAG_INHERIT  1u
-#define CREATE_SUSPENDED     4u
-#define STARTF_USESTDHANDLES 0x100u
+#define HANDLE_FLAG_INHERIT    1u
+#define DUPLICATE_CLOSE_SOURCE 1u
+#define DUPLICATE_SAME_ACCESS  2u
+#define CREATE_SUSPENDED       4u
+#define STARTF_USESTDHANDLES   0x100u
 
 #define FILE_SKIP_COMPLETION_PORT_ON_SUCCESS 1
 #define FILE_SKIP_SET_EVENT_ON_HANDLE        2
@@ -590,8 +593,14 @@ typedef struct sim_fd_set {
 
 // Called before and after what other threads can see. barrier: after a plain load and before a
 // plain store of the header's atomics.
+// Without them (SIM_NO_POINTS) these are instructions alone, to be counted.
+#ifdef SIM_NO_POINTS
+#define sim_point()   ((void)0)
+#define sim_barrier() __asm__ volatile("" ::: "memory")
+#else
 void sim_point(void);
 void sim_barrier(void);
+#endif
 
 #define _ReadWriteBarrier() sim_barrier()
 #define MemoryBarrier()     sim_barrier()
@@ -666,7 +675,17 @@ static inline void *InterlockedCompareExchangePointer(void *volatile *p, void *t
 
 // ---- functions: sim_os.c ------------------------------------------------------------------------
 
+// Where a thread has its first 64 values. Source: TEB structure (winternl.h), TlsSlots. Where it is
+// to be counted it is one load from the thread's block, as on Windows.
+#ifdef SIM_NO_POINTS
+extern char *sim_teb;
+static inline uint64_t __readgsqword(DWORD offset)
+{
+    return *(volatile uint64_t *)(sim_teb + offset);
+}
+#else
 uint64_t __readgsqword(DWORD offset);
+#endif
 DWORD __readfsdword(DWORD offset);
 
 DWORD GetLastError(void);
@@ -704,6 +723,8 @@ BOOL RegisterWaitForSingleObject(HANDLE *wait, HANDLE object, WAITORTIMERCALLBAC
                                  ULONG ms, ULONG flags);
 BOOL UnregisterWaitEx(HANDLE wait, HANDLE event);
 BOOL CloseHandle(HANDLE h);
+BOOL DuplicateHandle(HANDLE from, HANDLE h, HANDLE to, HANDLE *same, DWORD access, BOOL inherit,
+                     DWORD how);
 BOOL GetHandleInformation(HANDLE h, DWORD *flags);
 BOOL SetHandleInformation(HANDLE h, DWORD mask, DWORD flags);
 

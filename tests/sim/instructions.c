@@ -1,0 +1,177 @@
+// instructions.c - what the kit's own instructions are, per echo and the like: runs in the
+// simulator under callgrind, where the count is the same each time. bench/instructions.sh builds
+// and runs it; each part that is counted begins and ends with a request to callgrind, and is dumped
+// by its name.
+
+#define IOCPNET_IMPLEMENTATION
+#include "../../iocpnet.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <valgrind/callgrind.h>
+
+enum { MOST = 10000, ECHOES = 200, BYTES = 64, ROUNDS = 1000 };
+
+static iocpnet_iocp *iocp;
+static SOCKET clients[MOST];
+static iocpnet_conn names[MOST];
+static int opened;
+
+static void must(bool ok, const char *what)
+{
+    if (ok) return;
+    printf("FAIL instructions: %s\n", what);
+    exit(1);
+}
+
+static void on_open(iocpnet_conn conn, void *user)
+{
+    (void)user;
+    names[opened++] = conn;
+}
+
+static void on_data(iocpnet_conn conn, const void *data, size_t size)
+{
+    iocpnet_conn_send(conn, data, size);
+}
+
+static void begin(void)
+{
+    CALLGRIND_START_INSTRUMENTATION;
+    CALLGRIND_ZERO_STATS;
+}
+
+// name: what, and how many of them.
+static void end(const char *name)
+{
+    CALLGRIND_DUMP_STATS_AT(name);
+    CALLGRIND_STOP_INSTRUMENTATION;
+}
+
+static void echo(SOCKET s)
+{
+    char data[BYTES];
+    memset(data, 'e', sizeof data);
+    must(send(s, data, BYTES, 0) == BYTES, "send");
+    while (iocpnet_iocp_poll(iocp, 1) == WSA_WAIT_TIMEOUT)
+        continue;
+    must(recv(s, data, BYTES, 0) == BYTES, "recv");
+}
+
+static void echoes(uint16_t port, int connections)
+{
+    struct sockaddr_in name;
+    char text[64];
+    int i;
+    memset(&name, 0, sizeof name);
+    name.sin_family = AF_INET;
+    name.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    name.sin_port = htons(port);
+    for (i = opened; i < connections; i++) {
+        clients[i] = WSASocketW(AF_INET, SOCK_STREAM, 0, NULL, 0, WSA_FLAG_OVERLAPPED);
+        must(connect(clients[i], (struct sockaddr *)&name, sizeof name) == 0, "connect");
+        while (opened <= i)
+            iocpnet_iocp_poll(iocp, 1);
+    }
+    for (i = 0; i < ECHOES; i++)
+        echo(clients[(int)((long long)i * connections / ECHOES)]);
+    begin();
+    for (i = 0; i < ECHOES; i++)
+        echo(clients[(int)((long long)i * connections / ECHOES)]);
+    snprintf(text, sizeof text, "echo, %d connections/%d", connections, ECHOES);
+    end(text);
+}
+
+static void no_call(iocpnet_timer *timer, iocpnet_error error)
+{
+    (void)timer;
+    (void)error;
+}
+
+static void timers(int others)
+{
+    iocpnet_timer *t = (iocpnet_timer *)calloc((size_t)others + 1, sizeof *t);
+    char text[64];
+    int i;
+    must(t != NULL, "memory");
+    for (i = 0; i <= others; i++)
+        t[i].done = no_call;
+    for (i = 1; i <= others; i++)
+        must(iocpnet_timer_start(iocp, &t[i], 100000 + (uint32_t)i * 7919 % 1000003, 0) == 0,
+             "timer");
+    begin();
+    for (i = 0; i < ROUNDS; i++) {
+        iocpnet_timer_start(iocp, &t[0], 100000 + (uint32_t)i * 104729 % 1000003, 0);
+        iocpnet_timer_cancel(&t[0]);
+    }
+    snprintf(text, sizeof text, "timer started and cancelled, %d others/%d", others, ROUNDS);
+    end(text);
+    for (i = 1; i <= others; i++)
+        iocpnet_timer_cancel(&t[i]);
+    free(t);
+}
+
+int main(void)
+{
+    iocpnet_iocp_desc engine;
+    iocpnet_listener_desc desc;
+    iocpnet_listener *listener;
+    iocpnet_address at;
+    iocpnet_pool *pool;
+    iocpnet_pool_desc pool_desc;
+    iocpnet_buffer *buffers[64];
+    uint16_t port;
+    uint64_t until;
+    void *found = NULL;
+    int i;
+
+    memset(&engine, 0, sizeof engine);
+    memset(&desc, 0, sizeof desc);
+    memset(&pool_desc, 0, sizeof pool_desc);
+    must(iocpnet_iocp_open(&iocp, &engine) == 0, "iocp");
+    desc.conn.max_connections = MOST + 200;
+    desc.conn.buffer_bytes = 1024;
+    desc.conn.on.open = on_open;
+    desc.conn.on.data = on_data;
+    must(iocpnet_listener_open(&listener, iocp, &desc) == 0, "listener");
+    at = iocpnet_listener_address(listener);
+    port = iocpnet_address_port(&at);
+    echoes(port, 1);
+    echoes(port, 1000);
+    echoes(port, MOST);
+
+    for (i = 0; i < 100; i++)
+        found = iocpnet_conn_user(names[i]);
+    begin();
+    for (i = 0; i < ROUNDS; i++)
+        found = iocpnet_conn_user(names[i]);
+    end("name looked up/1000");
+    must(found == NULL, "user");
+
+    // Quiet seconds: the ticks ask every connection whether it is late.
+    for (until = GetTickCount64() + 1000; GetTickCount64() < until;)
+        iocpnet_iocp_poll(iocp, 20);
+    begin();
+    for (until = GetTickCount64() + 4000; GetTickCount64() < until;)
+        iocpnet_iocp_poll(iocp, 20);
+    end("a second of a silent connection/40000");
+
+    must(iocpnet_pool_create(&pool, &pool_desc) == 0, "pool");
+    for (i = 0; i < 64; i++)
+        buffers[i] = iocpnet_pool_take(pool);
+    for (i = 0; i < 64; i++)
+        iocpnet_buffer_give(buffers[i]);
+    begin();
+    for (i = 0; i < ROUNDS; i++)
+        iocpnet_buffer_give(iocpnet_pool_take(pool));
+    end("buffer taken and given/1000");
+    must(iocpnet_pool_destroy(pool) == 0, "pool");
+
+    timers(0);
+    timers(10000);
+    printf("PASS instructions: %d connections\n", opened);
+    fflush(stdout);
+    TerminateProcess(GetCurrentProcess(), 0);  // a stop with 10,000 clients is not what is counted
+    return 0;
+}
