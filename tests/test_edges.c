@@ -1097,6 +1097,7 @@ static void a_disconnect_that_fails_says_so(void)
     probe_init(&p);
     fault_packet(&p.op.overlapped, (LONG)0xC000020D);
     CHECK_ERR(iocpnet_start_disconnect(&p.op, &s, true), 0);
+    shutdown(pair[1], SD_SEND);
     PROBE_AWAIT(iocp, &p);
     CHECK_ERR(p.error, WSAECONNRESET);
     iocpnet_socket_close(&s);
