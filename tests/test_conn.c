@@ -1855,7 +1855,7 @@ static void think_then_echo(iocpnet_conn conn, const void *data, size_t size)
     iocpnet_stats stats;
     iocpnet_iocp_stats(iocp, &stats);
     seen_busy = (LONG)stats.busy;
-    Sleep(60);
+    Sleep(80);  // at least 50 ms of a clock that moves every 16 ms
     iocpnet_conn_send(conn, data, size);
 }
 
