@@ -339,6 +339,49 @@ static void of_a_storm_a_few_come_in_a_turn_and_none_is_lost(void)
     }
 }
 
+// The second worker can't be made, so the first has to leave, in the middle of a storm: what it has
+// put off is not its own.
+static DWORD starting;  // the thread that starts workers
+static volatile LONG made, told_to_leave;
+
+static void before_a_worker(void)
+{
+    if (InterlockedIncrement(&made) == 2) AWAIT(opened >= 20, PEER_MS);
+}
+
+static void before_a_post(void)
+{
+    if (made == 2 && GetCurrentThreadId() == starting) InterlockedExchange(&told_to_leave, 1);
+}
+
+static void on_open_while_leaving(iocpnet_conn conn, void *user)
+{
+    on_open(conn, user);
+    if (opened == 20) AWAIT(told_to_leave, PEER_MS);
+}
+
+static void a_worker_that_leaves_hands_on_what_it_has_put_off(void)
+{
+    enum { CLIENTS = 60 };
+    prepare();
+    starting = GetCurrentThreadId();
+    made = told_to_leave = 0;
+    engine.threads = 2;
+    server.accepts_min = server.accepts_max = CLIENTS;
+    server.conn.on.open = on_open_while_leaving;
+    REQUIRE(begin_idle());
+    gather(CLIENTS);
+    fault_before(FAULT_CreateThread, before_a_worker);
+    fault_before(FAULT_PostQueuedCompletionStatus, before_a_post);
+    fault_fail(FAULT_CreateThread, 2, 1, ERROR_NOT_ENOUGH_MEMORY);
+    CHECK_ERR(iocpnet_iocp_start(iocp), WSAENOBUFS);
+    fault_reset();
+    CHECK(opened >= 20);
+    PUMP(iocp, opened == CLIENTS, PEER_MS);
+    scatter(CLIENTS);
+    end();
+}
+
 // ---- silent clients -----------------------------------------------------------------------------
 
 static void crowd_beside_clients(const char *what, int n)
@@ -1297,6 +1340,7 @@ int main(int argc, char **argv)
     T_RUN(accepts_grow_when_none_is_left_and_shrink_when_quiet);
     T_RUN(several_in_one_batch_are_a_reason_to_grow);
     T_RUN(of_a_storm_a_few_come_in_a_turn_and_none_is_lost);
+    T_RUN(a_worker_that_leaves_hands_on_what_it_has_put_off);
     T_RUN(silent_crowds_do_not_stop_a_client);
     T_RUN(without_the_event_the_tick_sees_silent_clients);
     T_RUN(after_a_crowd_accepts_take_first_data_again);

@@ -294,6 +294,28 @@ static void a_thread_that_ends_returns_its_cache(void)
     unmake(pool);
 }
 
+// What an ended thread's cache held is there for one that has a cache already, and so never looks
+// into that one.
+static void what_an_ended_thread_had_is_there_for_all(void)
+{
+    iocpnet_pool *pool = make(1024, SMALL_LIMIT, false, false);
+    iocpnet_buffer *taken[SMALL_LIMIT];
+    peer_thread thread;
+    int n = 0;
+    iocpnet_buffer_give(iocpnet_pool_take(pool));
+    taken_by_others = 0;
+    peer_start(&thread, take_all_and_give_all, pool);
+    peer_join(&thread);
+    CHECK(taken_by_others >= SMALL_LIMIT / 2);
+    while (n < SMALL_LIMIT && (taken[n] = iocpnet_pool_take(pool)) != NULL)
+        n++;
+    CHECK_EQ(n, SMALL_LIMIT);
+    while (n > 0)
+        iocpnet_buffer_give(taken[--n]);
+    CHECK_EQ(out(pool), 0);
+    unmake(pool);
+}
+
 static void statistics_add_up(void)
 {
     iocpnet_pool *pool = NULL;
@@ -622,6 +644,7 @@ int main(int argc, char **argv)
     T_RUN(a_buffer_goes_to_many_threads_and_comes_back_once);
     T_RUN(taken_here_and_given_there_never_runs_dry);
     T_RUN(a_thread_that_ends_returns_its_cache);
+    T_RUN(what_an_ended_thread_had_is_there_for_all);
     T_RUN(statistics_add_up);
     T_RUN(memory_comes_slab_by_slab);
     T_RUN(a_pool_that_lends_is_not_destroyed);

@@ -703,7 +703,9 @@ static void complete(request *r, uint32_t status, uint64_t n, bool at_once)
         in_call = NULL;
         at_once = in_call_over = status == 0;
     }
-    quiet = at_once && (s->modes & FILE_SKIP_COMPLETION_PORT_ON_SUCCESS);
+    // What is layered above a true provider posts all the same. Source: MS Learn,
+    // SetFileCompletionNotificationModes, "Remarks".
+    quiet = at_once && !sim.world.no_ifs && (s->modes & FILE_SKIP_COMPLETION_PORT_ON_SUCCESS);
     if (o->Internal != SIM_PENDING || o->hEvent != r->event_value)
         sim_broken("the OVERLAPPED of a pending operation was changed");
     if ((r->kind == SEND || r->kind == SENDTO) && r->print != print_of(r))

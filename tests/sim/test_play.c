@@ -808,6 +808,7 @@ static void note_done(iocpnet_op *op, iocpnet_error error, size_t bytes)
     MUST_EQ(bytes, 99);
     MUST_EQ(sim_locks_held(), 0);
     MUST_EQ(InterlockedIncrement(&n->calls), 1);
+    if (one_in(4)) Sleep(any(60));
     InterlockedExchange(&n->posted, 0);
 }
 
@@ -1451,6 +1452,8 @@ static void end_iocp(iocpnet_iocp *it, bool close)
     MUST_EQ(error, 0);
     MUST(faulty || sim_threaded() || sim_clock_us() - start < (uint64_t)deadline * 1000 + 2200000u);
     check_counters(it);
+    for (i = 0; it == iocp && i < POSTS; i++)
+        MUST_EQ(InterlockedExchangeAdd(&notes[i].posted, 0), 0);  // a stop awaits callbacks
     for (tries = 0; close && tries < 100; tries++) {
         error = iocpnet_iocp_close(it);
         if (!error) break;
