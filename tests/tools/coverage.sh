@@ -77,8 +77,10 @@ build_native()
     local part source name
     mkdir -p $out/native
     for part in sim_os sim_net; do
-        stale "$out/native/$part.o" tests/sim/$part.c tests/sim/*.h tests/sim/include/*.h || continue
-        gcc -std=gnu99 -O1 -g -fshort-wchar -w -c tests/sim/$part.c -o "$out/native/$part.o" || return 1
+        stale "$out/native/$part.o" tests/sim/$part.c tests/sim/*.h tests/sim/include/*.h ||
+            continue
+        gcc -std=gnu99 -O1 -g -fshort-wchar -w -c tests/sim/$part.c -o "$out/native/$part.o" ||
+            return 1
     done
     for source in tests/test_*.c tests/sim/test_play.c; do
         name=$(basename "$source" .c)

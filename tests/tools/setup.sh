@@ -85,6 +85,10 @@ case ${1:-} in
     fuzz)
         need_fuzzer
         ;;
+    native)
+        need_fuzzer
+        need valgrind valgrind
+        ;;
     wine10)
         need debootstrap debootstrap
         need /usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring
