@@ -499,6 +499,7 @@ static void many_workers_show_a_stream_in_order(void)
     enum { STREAMS = 4 };
     peer_thread threads[STREAMS];
     LONG i;
+    T_LIMIT(30);
     prepare();
     engine.threads = 8;
     engine.no_skip = true;
