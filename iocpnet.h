@@ -116,7 +116,8 @@
 // refused. When memory stays short for a second, the connection that was idle for longest closes.
 //
 // No allocation is made on the path of a byte: iocpnet_iocp_open, iocpnet_listener_open and a
-// thread's first poll and first take allocate, and so does a unit of files that is copied.
+// thread's first poll and first take allocate, and so does a unit of files that is copied, or has
+// more than three elements and a file among them whose end or position it has to ask for.
 //
 // ---- M6 who buffers what ------------------------------------------------------------------------
 //
@@ -920,7 +921,7 @@ typedef struct iocpnet_element {
     const void *memory;  // NULL for a file
     void *file;          // NULL for memory; else a HANDLE that can be read
     uint64_t offset;     // file only: where the range begins, or IOCPNET_FILE_POSITION
-    uint64_t length;     // bytes; 0 (file only): to the end of the file
+    uint64_t length;     // bytes; 0 (file only): to the end that the file has at the start
 } iocpnet_element;
 
 // One unit being sent. Set op.done, and mode, send_size and flags if you like, before the start.
@@ -939,7 +940,7 @@ typedef struct iocpnet_transmit {
     uint64_t at_done, total;
     iocpnet_element *resolved;
     void *copy, *copy_event;
-    uint32_t copy_size;
+    uint32_t copy_size, resolved_count;
     void *volatile cancelled;
     iocpnet_element own[3];
     union {
@@ -3660,7 +3661,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_start(iocpnet_iocp *iocp)
         return WSAEINVAL;
     iocp->threads = (HANDLE *)iocpnet__alloc(iocp->desc.threads * sizeof *iocp->threads);
     if (!iocp->threads) return 8;
-    for (i = 0; i < iocp->desc.threads && !error; i++) {
+    for (i = 0; i < iocp->desc.threads; i++) {
         HANDLE thread = IOCPNET_OS(CreateThread)(NULL, 0, iocpnet__worker_main, iocp, 0, NULL);
         if (!thread) {
             error = iocpnet__last_error();
@@ -4701,18 +4702,15 @@ static iocpnet_error iocpnet__element_range(const iocpnet_element *element, uint
     return *length <= (uint64_t)size.QuadPart - *offset ? 0 : WSAEINVAL;
 }
 
-// What is left of element i of a unit, of which done bytes have been sent.
-static iocpnet_error iocpnet__element_rest(iocpnet_transmit *transmit, uint32_t i, uint64_t *offset,
-                                           uint64_t *length)
+// What is left of element i of a unit, and where it begins. The file is not asked again: what it
+// has become meanwhile must not shift what follows it.
+static uint64_t iocpnet__element_rest(const iocpnet_transmit *transmit, uint32_t i,
+                                      uint64_t *offset)
 {
     uint64_t done = i == transmit->at ? transmit->at_done : 0;
-    iocpnet_error error = iocpnet__element_range(&transmit->elements[i], offset, length);
 
-    if (error) return error;
-    if (*length < done) return 38;  // ERROR_HANDLE_EOF: the file has shrunk
-    *offset += done;
-    *length -= done;
-    return 0;
+    *offset = (transmit->elements[i].file ? transmit->elements[i].offset : 0) + done;
+    return transmit->elements[i].length - done;
 }
 
 static void *iocpnet__element_memory(const iocpnet_element *element, uint64_t offset)
@@ -4721,24 +4719,20 @@ static void *iocpnet__element_memory(const iocpnet_element *element, uint64_t of
 }
 
 // Moves on by the bytes of a finished step, over as many elements as they cover.
-static iocpnet_error iocpnet__transmit_moved(iocpnet_transmit *transmit, uint64_t bytes)
+static void iocpnet__transmit_moved(iocpnet_transmit *transmit, uint64_t bytes)
 {
     uint64_t offset, length;
-    iocpnet_error error;
 
-    transmit->total += bytes;
     while (transmit->at < transmit->count) {
-        error = iocpnet__element_rest(transmit, transmit->at, &offset, &length);
-        if (error) return error;
+        length = iocpnet__element_rest(transmit, transmit->at, &offset);
         if (length > bytes) {
             transmit->at_done += bytes;
-            return 0;
+            return;
         }
         bytes -= length;
         transmit->at++;
         transmit->at_done = 0;
     }
-    return 0;
 }
 
 static void iocpnet__transmit_end(iocpnet_transmit *transmit)
@@ -4746,7 +4740,7 @@ static void iocpnet__transmit_end(iocpnet_transmit *transmit)
     if (transmit->counted) iocpnet__add(&iocpnet__transmits, -1);
     if (transmit->copy_event) IOCPNET_OS(CloseHandle)(transmit->copy_event);
     iocpnet__free(transmit->copy, transmit->copy_size);
-    iocpnet__free(transmit->resolved, transmit->count * sizeof *transmit->resolved);
+    iocpnet__free(transmit->resolved, transmit->resolved_count * sizeof *transmit->resolved);
     transmit->resolved = NULL;
     transmit->counted = false;
     transmit->copy_event = NULL;
@@ -4764,11 +4758,8 @@ static void iocpnet__transmit_stepped(iocpnet_op *op, iocpnet_error error, size_
 
     if (transmit->stage != IOCPNET__STAGE_DISCONNECT) {
         if (!error && !bytes) error = 38;  // the file has ended early: it would never end otherwise
-        if (error) {
-            transmit->total += bytes;
-        } else {
-            error = iocpnet__transmit_moved(transmit, bytes);
-        }
+        transmit->total += bytes;
+        if (!error) iocpnet__transmit_moved(transmit, bytes);
     }
     if (!error && iocpnet__load_pointer(&transmit->cancelled)) error = WSA_OPERATION_ABORTED;
     if (!error) error = iocpnet__transmit_step(transmit);
@@ -4784,18 +4775,6 @@ static DWORD iocpnet__transmit_flags(iocpnet_transmit *transmit, bool last)
     if (!last) return transmit->flags & ~(DWORD)(IOCPNET_DISCONNECT | IOCPNET_REUSE);
     if (transmit->flags & IOCPNET_DISCONNECT) transmit->stage = IOCPNET__STAGE_FLAGGED;
     return transmit->flags;
-}
-
-// True when nothing but empty files comes after element i.
-static bool iocpnet__transmit_is_last(const iocpnet_transmit *transmit, uint32_t i)
-{
-    uint64_t offset, length;
-
-    for (i++; i < transmit->count; i++) {
-        if (iocpnet__element_range(&transmit->elements[i], &offset, &length) || length)
-            return false;
-    }
-    return true;
 }
 
 static iocpnet_error iocpnet__transmit_by_packets(iocpnet_transmit *transmit)
@@ -4816,11 +4795,9 @@ static iocpnet_error iocpnet__transmit_by_packets(iocpnet_transmit *transmit)
     int code = 0;
 
     memset(packets, 0, sizeof transmit->native);
-    for (i = transmit->at; i < transmit->count && n < IOCPNET__PIECES && room && whole; i++) {
+    for (i = transmit->at; i < transmit->count && n < IOCPNET__PIECES && room; i++) {
         const iocpnet_element *element = &transmit->elements[i];
-        error = iocpnet__element_rest(transmit, i, &offset, &length);
-        if (error) return error;
-        if (!length) continue;
+        length = iocpnet__element_rest(transmit, i, &offset);
         whole = length <= room;
         packets[n].flags = element->file ? 2 : 1;
         packets[n].length = (ULONG)(whole ? length : room);
@@ -4832,7 +4809,7 @@ static iocpnet_error iocpnet__transmit_by_packets(iocpnet_transmit *transmit)
         }
         room -= packets[n++].length;
     }
-    flags = iocpnet__transmit_flags(transmit, whole && iocpnet__transmit_is_last(transmit, i - 1));
+    flags = iocpnet__transmit_flags(transmit, whole && i == transmit->count);
     error = iocpnet__op_begin(step, iocp, transmit->socket.handle, IOCPNET_OP_SEND);
     if (error) return error;
     if (!transmit_packets(transmit->socket.handle, (LPTRANSMIT_PACKETS_ELEMENT)(void *)packets, n,
@@ -4872,8 +4849,7 @@ static iocpnet_error iocpnet__transmit_by_file(iocpnet_transmit *transmit, uint3
         ends->HeadLength = (DWORD)(element->length - transmit->at_done);
         room -= ends->HeadLength;
     }
-    error = iocpnet__element_rest(transmit, file, &offset, &rest);
-    if (error) return error;
+    rest = iocpnet__element_rest(transmit, file, &offset);
     whole = rest <= room;
     length = whole ? rest : room;
     room -= length;
@@ -4883,7 +4859,7 @@ static iocpnet_error iocpnet__transmit_by_file(iocpnet_transmit *transmit, uint3
         ends->TailLength = (DWORD)transmit->elements[last].length;
         room -= ends->TailLength;
     }
-    flags = iocpnet__transmit_flags(transmit, whole && iocpnet__transmit_is_last(transmit, last));
+    flags = iocpnet__transmit_flags(transmit, whole && last + 1 == transmit->count);
     error = iocpnet__op_begin(step, iocp, transmit->socket.handle, IOCPNET_OP_SEND);
     if (error) return error;
     step->overlapped.offset = (uint32_t)offset;
@@ -4955,20 +4931,9 @@ static iocpnet_error iocpnet__transmit_by_copy(iocpnet_transmit *transmit, HANDL
 // what stopped it.
 static iocpnet_error iocpnet__transmit_step(iocpnet_transmit *transmit)
 {
-    uint64_t offset = 0;
-    uint64_t length = 0;
-    uint64_t next_offset, next_length;
     const iocpnet_element *element;
-    iocpnet_error error = 0;
+    uint64_t offset, length;
 
-    // Empty files are passed over.
-    while (transmit->at < transmit->count && !length) {
-        error = iocpnet__element_rest(transmit, transmit->at, &offset, &length);
-        if (error) return error;
-        if (length) break;
-        transmit->at++;
-        transmit->at_done = 0;
-    }
     if (transmit->at == transmit->count) {
         // The last byte has left. A disconnect that no step has carried is made now.
         if (!(transmit->flags & IOCPNET_DISCONNECT) || transmit->stage != IOCPNET__STAGE_BYTES) {
@@ -4983,6 +4948,7 @@ static iocpnet_error iocpnet__transmit_step(iocpnet_transmit *transmit)
 
     element = &transmit->elements[transmit->at];
     if (transmit->mode_used == IOCPNET_TRANSMIT_COPY && element->file) {
+        length = iocpnet__element_rest(transmit, transmit->at, &offset);
         return iocpnet__transmit_by_copy(transmit, element->file, offset, length);
     }
     if (element->file) return iocpnet__transmit_by_file(transmit, transmit->at);
@@ -4991,36 +4957,44 @@ static iocpnet_error iocpnet__transmit_step(iocpnet_transmit *transmit)
     if (transmit->mode_used == IOCPNET_TRANSMIT_FILE && transmit->at + 1 < transmit->count &&
         transmit->elements[transmit->at + 1].file &&
         iocpnet__transmit_fits(transmit, transmit->at, iocpnet__unit_max / 2)) {
-        error = iocpnet__element_range(&transmit->elements[transmit->at + 1], &next_offset,
-                                       &next_length);
-        if (error) return error;
-        if (next_length) return iocpnet__transmit_by_file(transmit, transmit->at + 1);
+        return iocpnet__transmit_by_file(transmit, transmit->at + 1);
     }
     return iocpnet__transmit_by_send(transmit);
 }
 
-// A file's current position is asked once, before the first byte: sending the file moves it.
+// A file's current position and its end are asked once, before the first byte: sending the file
+// moves the one, and whoever else writes to it moves the other. Elements that leave them open are
+// copied, with what they mean; empty files are left out.
 static iocpnet_error iocpnet__transmit_resolve(iocpnet_transmit *transmit)
 {
-    uint64_t offset, length;
-    iocpnet_error error;
+    const iocpnet_element *from = transmit->elements;
+    iocpnet_element *to = transmit->own;
+    uint32_t n = 0;
     uint32_t i;
 
     for (i = 0; i < transmit->count; i++) {
-        if (transmit->elements[i].file && transmit->elements[i].offset == IOCPNET_FILE_POSITION)
-            break;
+        if (from[i].file && (!from[i].length || from[i].offset == IOCPNET_FILE_POSITION)) break;
     }
     if (i == transmit->count) return 0;
-    transmit->resolved =
-        (iocpnet_element *)iocpnet__alloc(transmit->count * sizeof *transmit->resolved);
-    if (!transmit->resolved) return WSAENOBUFS;
-    for (i = 0; i < transmit->count; i++) {
-        transmit->resolved[i] = transmit->elements[i];
-        error = iocpnet__element_range(&transmit->elements[i], &offset, &length);
-        if (error) return error;
-        if (transmit->elements[i].file) transmit->resolved[i].offset = offset;
+    if (transmit->count > sizeof transmit->own / sizeof *transmit->own) {
+        transmit->resolved_count = transmit->count;
+        transmit->resolved =
+            (iocpnet_element *)iocpnet__alloc(transmit->count * sizeof *transmit->resolved);
+        if (!transmit->resolved) return WSAENOBUFS;
+        to = transmit->resolved;
     }
-    transmit->elements = transmit->resolved;
+    for (i = 0; i < transmit->count; i++) {
+        uint64_t offset, length;
+        iocpnet_error error = iocpnet__element_range(&from[i], &offset, &length);
+
+        if (error) return error;
+        if (!length) continue;
+        to[n] = from[i];  // they may be the same
+        to[n].offset = offset;
+        to[n++].length = length;
+    }
+    transmit->elements = to;
+    transmit->count = n;
     return 0;
 }
 

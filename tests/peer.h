@@ -84,6 +84,23 @@ static inline void probe_init(probe *p)
 // The callback's result after it has come; a failed check if it has not in time.
 #define PROBE_AWAIT(iocp, p) PUMP(iocp, (p)->calls > 0, PEER_MS)
 
+// Receives more until size bytes are there, the end has come, or an error: bytes that were sent at
+// once may come in pieces. The first receive was started with p. Returns how many there are.
+static inline size_t probe_receive(iocpnet_iocp *iocp, probe *p, const iocpnet_socket *s,
+                                   char *data, size_t size)
+{
+    size_t got;
+    PROBE_AWAIT(iocp, p);
+    got = p->bytes;
+    while (!p->error && p->bytes && got < size) {
+        probe_init(p);
+        if (!CHECK_ERR(iocpnet_start_recv(&p->op, s, data + got, size - got), 0)) break;
+        PROBE_AWAIT(iocp, p);
+        got += p->bytes;
+    }
+    return got;
+}
+
 // ---- the other end ------------------------------------------------------------------------------
 
 static inline void peer_address(struct sockaddr_storage *to, int *size, int family, uint16_t port)

@@ -499,6 +499,7 @@ static void many_workers_show_a_stream_in_order(void)
     enum { STREAMS = 4 };
     peer_thread threads[STREAMS];
     LONG i;
+    T_LIMIT(30);
     prepare();
     engine.threads = 8;
     engine.no_skip = true;
@@ -1855,7 +1856,7 @@ static void think_then_echo(iocpnet_conn conn, const void *data, size_t size)
     iocpnet_stats stats;
     iocpnet_iocp_stats(iocp, &stats);
     seen_busy = (LONG)stats.busy;
-    Sleep(60);
+    Sleep(80);  // at least 50 ms of a clock that moves every 16 ms
     iocpnet_conn_send(conn, data, size);
 }
 

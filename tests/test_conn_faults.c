@@ -396,7 +396,7 @@ static void adopt_bears_every_failure(void)
 
 static void pause_then_echo(guest *g, const void *data, size_t size)
 {
-    if (g->heard <= 100) CHECK_ERR(iocpnet_conn_pause(g->conn), 0);
+    if (g->heard == 100) CHECK_ERR(iocpnet_conn_pause(g->conn), 0);
     echo(g, data, size);
 }
 

@@ -157,6 +157,17 @@ static bool same_as(const iocpnet_address *a, SOCKET s, bool peer)
 }
 
 // pitfall 20: IPv4, IPv6 and mapped clients, with and without first data.
+// The rest of what a client has sent behind what its accept has brought: all may come in pieces.
+static size_t with_the_rest(iocpnet_iocp *iocp, const guest *g, const iocpnet_socket *s, char *data,
+                            size_t size)
+{
+    probe p;
+    if (g->bytes == 0 || g->bytes >= size) return g->bytes;
+    probe_init(&p);
+    CHECK_ERR(iocpnet_start_recv(&p.op, s, data + g->bytes, size - g->bytes), 0);
+    return g->bytes + probe_receive(iocp, &p, s, data + g->bytes, size - g->bytes);
+}
+
 static void an_accept_tells_both_addresses(void)
 {
     static const struct {
@@ -204,7 +215,8 @@ static void an_accept_tells_both_addresses(void)
             if (with_data) CHECK(peer_send(peer, "hello", 5));
             PUMP(iocp, g.calls == 1, PEER_MS);
             CHECK_ERR(g.error, 0);
-            CHECK_EQ(g.bytes, with_data ? 5 : 0);
+            if (!with_data) CHECK_EQ(g.bytes, 0);
+            if (with_data) CHECK_EQ(with_the_rest(iocp, &g, &s, data, 5), 5);
             if (with_data) CHECK_MEM(data, "hello", 5);
             CHECK(same_as(&g.accept.local, s.handle, false));
             CHECK(same_as(&g.accept.peer, s.handle, true));
@@ -239,7 +251,7 @@ static void first_data_may_contain_a_nul(void)
     peer = peer_connect(port);
     CHECK(peer_send(peer, "a\0b", 3));
     PUMP(iocp, g.calls == 1, PEER_MS);
-    CHECK_EQ(g.bytes, 3);
+    CHECK_EQ(with_the_rest(iocp, &g, &s, data, 3), 3);
     CHECK_MEM(data, "a\0b", 3);
     CHECK_EQ(data[sizeof data - 1], 'q');
     closesocket(peer);
@@ -585,8 +597,7 @@ static void one_socket_serves_a_hundred_connections(void)
         probe_init(&p);
         CHECK_ERR(iocpnet_start_recv(&p.op, &s, data, 4), 0);
         CHECK(peer_send(peer, "ping", 4));
-        PROBE_AWAIT(iocp, &p);
-        if (!CHECK_EQ(p.bytes, 4)) break;
+        if (!CHECK_EQ(probe_receive(iocp, &p, &s, data, 4), 4)) break;
         probe_init(&p);
         vec.data = data;
         vec.size = 4;
@@ -673,9 +684,8 @@ static void the_end_of_the_stream_is_a_receive_of_nothing(void)
         shutdown(peer, SD_SEND);
         if (with_data) {
             probe_init(&p);
-            CHECK_ERR(iocpnet_start_recv(&p.op, &s, data, sizeof data), 0);
-            PROBE_AWAIT(iocp, &p);
-            CHECK_EQ(p.bytes, 4);
+            CHECK_ERR(iocpnet_start_recv(&p.op, &s, data, 4), 0);
+            CHECK_EQ(probe_receive(iocp, &p, &s, data, 4), 4);
         }
         probe_init(&p);
         CHECK_ERR(iocpnet_start_recv(&p.op, &s, data, sizeof data), 0);
@@ -712,9 +722,8 @@ static void a_zero_byte_receive_waits_for_data_or_the_end(void)
         CHECK_EQ(p.bytes, 0);
         if (with_data) {
             probe_init(&p);
-            CHECK_ERR(iocpnet_start_recv(&p.op, &s, data, sizeof data), 0);
-            PROBE_AWAIT(iocp, &p);
-            CHECK_EQ(p.bytes, 4);
+            CHECK_ERR(iocpnet_start_recv(&p.op, &s, data, 4), 0);
+            CHECK_EQ(probe_receive(iocp, &p, &s, data, 4), 4);
             CHECK_MEM(data, "more", 4);
         }
         probe_init(&p);
@@ -740,9 +749,8 @@ static void a_half_closed_peer_still_gets_the_answer(void)
     CHECK(peer_send(peer, "ask", 3));
     shutdown(peer, SD_SEND);
     probe_init(&p);
-    CHECK_ERR(iocpnet_start_recv(&p.op, &s, data, sizeof data), 0);
-    PROBE_AWAIT(iocp, &p);
-    CHECK_EQ(p.bytes, 3);
+    CHECK_ERR(iocpnet_start_recv(&p.op, &s, data, 3), 0);
+    CHECK_EQ(probe_receive(iocp, &p, &s, data, 3), 3);
     probe_init(&p);
     CHECK_ERR(iocpnet_start_recv(&p.op, &s, data, sizeof data), 0);
     PROBE_AWAIT(iocp, &p);
@@ -1375,7 +1383,11 @@ static void a_flood_on_one_connection_neither_recurses_nor_starves(void)
         CHECK_ERR(iocpnet_start_recv(&b.op, &b.socket, b.data, sizeof b.data), 0);
         for (round = 0; round < 20; round++) {
             LONG calls = b.calls;
+            uint64_t until = GetTickCount64() + 500;
             CHECK(peer_send(quiet, "q", 1));
+            while (*(volatile uintptr_t *)&b.op.overlapped.internal == 0x103 &&
+                   GetTickCount64() < until)
+                Sleep(1);  // STATUS_PENDING: it has not come yet
             before = a.calls;
             PUMP(iocp, b.calls > calls, PEER_MS);
             CHECK(a.calls - before < 2000);

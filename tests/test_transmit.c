@@ -5,6 +5,42 @@
 // WSAIoctl's answer; it checks the native array and really sends.
 #include "fault.h"
 
+// A system that answers oddly.
+static struct {
+    int read;        // 1: a read fails after it was begun; 2: it brings nothing
+    bool swallow;    // WSASend takes all that it is shown, and does not look at it
+    uint64_t taken;  // bytes so
+    int sends;       // calls so
+} odd;
+
+static BOOL odd_ReadFile(HANDLE file, void *data, DWORD size, DWORD *got, OVERLAPPED *o)
+{
+    if (!odd.read) return fault_ReadFile(file, data, size, got, o);
+    o->Internal = odd.read == 1 ? 0xC000009Cu : 0;  // STATUS_DEVICE_DATA_ERROR
+    o->InternalHigh = 0;
+    if (odd.read == 2) return TRUE;
+    SetEvent((HANDLE)((ULONG_PTR)o->hEvent & ~(ULONG_PTR)1));
+    SetLastError(ERROR_IO_PENDING);
+    return FALSE;
+}
+
+static int odd_WSASend(SOCKET to, WSABUF *bufs, DWORD count, DWORD *sent, DWORD flags,
+                       OVERLAPPED *o, LPWSAOVERLAPPED_COMPLETION_ROUTINE fn)
+{
+    DWORD i;
+    if (!odd.swallow) return fault_WSASend(to, bufs, count, sent, flags, o, fn);
+    for (*sent = 0, i = 0; i < count; i++)
+        *sent += bufs[i].len;
+    o->Internal = 0;
+    o->InternalHigh = *sent;
+    odd.taken += *sent;
+    odd.sends++;
+    return 0;
+}
+
+#define fault_ReadFile odd_ReadFile
+#define fault_WSASend  odd_WSASend
+
 #define IOCPNET_ASSERT(cond) ((void)(cond))
 #define IOCPNET_IMPLEMENTATION
 #include "../iocpnet.h"
@@ -1059,6 +1095,350 @@ static void a_unit_in_flight_is_not_started_again(void)
     end();
 }
 
+// ---- edges --------------------------------------------------------------------------------------
+
+static void set_memory(iocpnet_element *e, const void *bytes, uint64_t length)
+{
+    memset(e, 0, sizeof *e);
+    e->memory = bytes;
+    e->length = length;
+}
+
+static void set_file(iocpnet_element *e, HANDLE file)
+{
+    memset(e, 0, sizeof *e);
+    e->file = file;
+}
+
+// More pieces of memory than go in one call.
+static void many_pieces_of_memory_are_one_stream(void)
+{
+    enum { PIECES = 40, EACH = 100 };
+    iocpnet_element e[PIECES];
+    unsigned char want[PIECES * EACH];
+    unit u;
+    int m, i;
+
+    peer_fill(want, sizeof want, 0, 9);
+    for (m = 1; m < 3; m++) {
+        fake_reset();
+        forget();
+        REQUIRE(begin(0, 1000, false));
+        read_in_thread(sizeof want);
+        for (i = 0; i < PIECES; i++)
+            set_memory(&e[i], want + i * EACH, EACH);
+        unit_init(&u, modes[m]);
+        fault_fail(FAULT_WSASend, 1, 0, 0);  // counts from here
+        CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, e, PIECES), 0);
+        PUMP(iocp, u.calls == 1, PEER_MS);
+        CHECK_ERR(u.error, 0);
+        CHECK_EQ(u.bytes, sizeof want);
+        CHECK_EQ(fault_count(FAULT_WSASend), 3);
+        iocpnet_socket_close(&s);
+        CHECK_EQ(WaitForSingleObject(r.thread.handle, PEER_MS), WAIT_OBJECT_0);
+        CHECK_EQ(r.got, sizeof want);
+        CHECK_MEM(r.data, want, sizeof want);
+        end();
+    }
+}
+
+// Memory that no call can take whole: cut, and never given as the head or the tail of a file.
+static void memory_above_two_gib_is_cut_into_sends(void)
+{
+    const uint64_t huge = 3ull << 30, large = 3ull << 29;
+    iocpnet_element e[3];
+    HANDLE file;
+    void *room;
+    unit u;
+
+    fake_reset();
+    forget();
+    fault_instead(FAULT_TransmitFile, (fault_fn *)fake_transmit_file);
+    REQUIRE(begin(0, 1000, false));
+    unit_init(&u, IOCPNET_TRANSMIT_FILE);
+    set_memory(&e[0], memory, (uint64_t)(SIZE_MAX / 2) + 1);
+    CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, e, 1), WSAEINVAL);
+    if (sizeof(void *) > 4) {
+        room = VirtualAlloc(NULL, (SIZE_T)huge, MEM_RESERVE, PAGE_NOACCESS);  // nobody looks at it
+        REQUIRE(room != NULL);
+        file = make_file(5000, 3, false);
+        odd.swallow = true;
+
+        // 2^31 - 1 bytes at a time
+        set_memory(&e[0], room, huge);
+        CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, e, 1), 0);
+        PUMP(iocp, u.calls == 1, PEER_MS);
+        CHECK_ERR(u.error, 0);
+        CHECK_EQ(u.bytes, huge);
+        CHECK_EQ(odd.taken, huge);
+        CHECK_EQ(odd.sends, 2);
+
+        // too large for a head, and for a tail
+        set_memory(&e[0], room, large);
+        set_file(&e[1], file);
+        set_memory(&e[2], room, UNIT_MAX - 100);
+        odd.taken = 0;
+        CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, e, 3), 0);
+        PUMP(iocp, u.calls == 2, PEER_MS);
+        CHECK_ERR(u.error, 0);
+        CHECK_EQ(u.bytes, large + 5000 + UNIT_MAX - 100);
+        CHECK_EQ(odd.taken, large + UNIT_MAX - 100);
+        CHECK_EQ(fake_calls, 1);
+        CHECK_EQ(fake_length[0], 5000);
+        CHECK_EQ(fake_head[0], 0);
+        CHECK_EQ(fake_tail[0], 0);
+        odd.swallow = false;
+        CloseHandle(file);
+        VirtualFree(room, 0, MEM_RELEASE);
+    }
+    end();
+}
+
+static BOOL PASCAL transmit_file_at_once(SOCKET to, HANDLE file, DWORD length, DWORD each,
+                                         OVERLAPPED *o, TRANSMIT_FILE_BUFFERS *ends, DWORD flags)
+{
+    (void)each;
+    (void)ends;
+    (void)flags;
+    if (!fake_send_file(to, file, o->Offset, length)) return FALSE;
+    o->InternalHigh = length;
+    return TRUE;
+}
+
+static void a_transfer_may_finish_at_once(void)
+{
+    iocpnet_element e;
+    unsigned char want[5000];
+    HANDLE file;
+    unit u;
+
+    fake_reset();
+    forget();
+    fault_instead(FAULT_TransmitFile, (fault_fn *)transmit_file_at_once);
+    REQUIRE(begin(0, 1000, false));
+    REQUIRE(s.skip);
+    file = make_file(5000, 3, false);
+    read_in_thread(5000);
+    set_file(&e, file);
+    unit_init(&u, IOCPNET_TRANSMIT_FILE);
+    CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, &e, 1), 0);
+    CHECK_EQ(u.calls, 0);  // never in the start
+    PUMP(iocp, u.calls == 1, PEER_MS);
+    CHECK_ERR(u.error, 0);
+    CHECK_EQ(u.bytes, 5000);
+    iocpnet_socket_close(&s);
+    CHECK_EQ(WaitForSingleObject(r.thread.handle, PEER_MS), WAIT_OBJECT_0);
+    peer_fill(want, sizeof want, 0, 3);
+    CHECK_EQ(r.got, sizeof want);
+    CHECK_MEM(r.data, want, sizeof want);
+    CloseHandle(file);
+    end();
+}
+
+// A file that fails while its unit is under way, or is at its end too early, ends the unit, which
+// tells what had left.
+static void a_file_that_fails_ends_its_unit(void)
+{
+    static const struct {
+        int read, error;
+    } cases[] = { { 1, 0 }, { 2, 38 } };
+    iocpnet_element e;
+    HANDLE file;
+    unit u;
+    int i;
+
+    for (i = 0; i < 2; i++) {
+        T_NOTE("case %d", i);
+        fake_reset();
+        forget();
+        REQUIRE(begin(0, 1000, true));  // packets, so that something can happen between two steps
+        file = make_file(5000, 3, false);
+        set_file(&e, file);
+        unit_init(&u, IOCPNET_TRANSMIT_COPY);
+        u.t.send_size = 1000;
+        CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, &e, 1), 0);
+        odd.read = cases[i].read;
+        PUMP(iocp, u.calls == 1, PEER_MS);
+        odd.read = 0;
+        CHECK(u.error != 0);
+        if (cases[i].error) CHECK_ERR(u.error, cases[i].error);
+        CHECK_EQ(u.bytes, 1000);
+        CloseHandle(file);
+        end();
+    }
+}
+
+// A file that somebody else writes to while its unit is under way is sent as it was at the start:
+// neither does the tail move, nor is any of it sent twice.
+static void a_file_that_grows_is_sent_as_it_was(void)
+{
+    enum { HEAD = 100, FILE_BYTES = 5000, TAIL = 200, WHOLE = HEAD + FILE_BYTES + TAIL };
+    static unsigned char want[WHOLE], more[3000];
+    iocpnet_element e[4];
+    int m, count;
+
+    peer_fill(want, sizeof want, 0, 3);
+    for (m = 0; m < 3; m++) {
+        for (count = 3; count < 5; count++) {  // three are resolved in place, more in a copy
+            HANDLE file, writer;
+            DWORD out = 0;
+            unit u;
+
+            T_NOTE("%s, %d elements", mode_names[modes[m]], count);
+            offer_packets();
+            REQUIRE(begin(0, 1000, true));  // packets: it is seen what was sent when the file grows
+            file = make_file(0, 3, false);
+            CloseHandle(file);
+            file = CreateFileA(names[(named - 1) & 63], GENERIC_READ,
+                               FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE, NULL,
+                               OPEN_EXISTING, 0, NULL);
+            writer = CreateFileA(names[(named - 1) & 63], GENERIC_WRITE,
+                                 FILE_SHARE_READ | FILE_SHARE_DELETE, NULL, OPEN_EXISTING, 0, NULL);
+            REQUIRE(file != INVALID_HANDLE_VALUE && writer != INVALID_HANDLE_VALUE);
+            CHECK(WriteFile(writer, want + HEAD, FILE_BYTES, &out, NULL) && out == FILE_BYTES);
+            read_in_thread(sizeof want);
+            set_memory(&e[0], want, HEAD);
+            set_file(&e[1], file);
+            set_memory(&e[2], want + HEAD + FILE_BYTES, count == 3 ? TAIL : TAIL / 2);
+            set_memory(&e[3], want + WHOLE - TAIL / 2, TAIL / 2);
+            unit_init(&u, modes[m]);
+            CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, e, (size_t)count), 0);
+            CHECK(WriteFile(writer, more, sizeof more, &out, NULL) && out == sizeof more);
+            PUMP(iocp, u.calls == 1, PEER_MS);
+            CHECK_ERR(u.error, 0);
+            CHECK_EQ(u.bytes, WHOLE);
+            iocpnet_socket_close(&s);
+            CHECK_EQ(WaitForSingleObject(r.thread.handle, PEER_MS), WAIT_OBJECT_0);
+            CHECK_EQ(r.got, WHOLE);
+            CHECK_MEM(r.data, want, WHOLE);
+            CloseHandle(file);
+            CloseHandle(writer);
+            end();
+        }
+    }
+}
+
+// From a file's position: what it takes to find it may fail.
+static void a_position_that_can_not_be_had_is_told(void)
+{
+    static const struct {
+        int id, call;
+    } cases[] = { { FAULT_SetFilePointerEx, 1 },
+                  { FAULT_HeapAlloc, 1 },
+                  { FAULT_GetFileSizeEx, 2 } };
+    iocpnet_element e[4];
+    HANDLE file;
+    unit u;
+    int i;
+
+    for (i = 0; i < 3; i++) {
+        T_NOTE("case %d", i);
+        fake_reset();
+        forget();
+        REQUIRE(begin(0, 1000, false));
+        file = make_file(5000, 3, false);
+        set_file(&e[0], file);
+        e[0].offset = IOCPNET_FILE_POSITION;
+        set_memory(&e[1], memory, 1);
+        e[2] = e[3] = e[1];  // more than three: resolved in a block
+        unit_init(&u, IOCPNET_TRANSMIT_COPY);
+        fault_fail(cases[i].id, cases[i].call, 1, 0);
+        CHECK(iocpnet_start_transmit_packets(&u.t, &s, e, 4) != 0);
+        CHECK(!iocpnet_op_pending(&u.t.op));
+        peer_drain(iocp, 10);
+        CHECK_EQ(u.calls, 0);
+        CloseHandle(file);
+        end();
+    }
+}
+
+static void memory_alone_needs_no_function_for_files(void)
+{
+    iocpnet_element e;
+    unit u;
+
+    fake_reset();
+    forget();
+    fault_missing(FAULT_TransmitPackets, true);
+    fault_missing(FAULT_TransmitFile, true);
+    REQUIRE(begin(0, 1000, false));
+    set_memory(&e, memory, 100);
+    unit_init(&u, 0);
+    CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, &e, 1), 0);
+    CHECK_EQ(u.t.mode_used, IOCPNET_TRANSMIT_FILE);
+    PUMP(iocp, u.calls == 1, PEER_MS);
+    CHECK_ERR(u.error, 0);
+    CHECK_EQ(u.bytes, 100);
+    end();
+}
+
+static unit *hurried;
+static iocpnet_error cancel_says;
+static int cancels;
+
+static void cancel_between_steps(void)
+{
+    if (!hurried || cancels++) return;
+    cancel_says = iocpnet_transmit_cancel(&hurried->t);
+}
+
+// One step has ended and the next not begun: it is, and is the last.
+static void a_cancel_between_two_steps_counts(void)
+{
+    iocpnet_element e;
+    HANDLE file;
+    unit u;
+
+    fake_reset();
+    forget();
+    REQUIRE(begin(0, 1000, true));
+    file = make_file(5000, 3, false);
+    set_file(&e, file);
+    unit_init(&u, IOCPNET_TRANSMIT_COPY);
+    u.t.send_size = 1000;
+    CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, &e, 1), 0);
+    cancels = 0;
+    hurried = &u;
+    fault_before(FAULT_ReadFile, cancel_between_steps);
+    PUMP(iocp, u.calls == 1, PEER_MS);
+    hurried = NULL;
+    CHECK_ERR(cancel_says, 0);
+    CHECK_ERR(u.error, WSA_OPERATION_ABORTED);
+    CHECK(u.bytes <= 2000);
+    CloseHandle(file);
+    end();
+}
+
+static void finish_it(void)
+{
+    if (held_count) fault_complete(held[0].to, held[0].o, 0, held[0].bytes);
+    held_count = 0;
+    iocpnet_iocp_poll(iocp, 100);
+}
+
+// It ends by itself while it is being cancelled.
+static void a_cancel_that_comes_too_late_ends(void)
+{
+    iocpnet_element e;
+    HANDLE file;
+    unit u;
+
+    forget();
+    fault_instead(FAULT_TransmitFile, (fault_fn *)stalled_transmit_file);
+    held_count = 0;
+    REQUIRE(begin(IOCPNET_TRANSMIT_FILE, 1000, false));
+    file = make_file(5000, 3, false);
+    set_file(&e, file);
+    unit_init(&u, 0);
+    CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, &e, 1), 0);
+    fault_before(FAULT_CancelIoEx, finish_it);
+    CHECK_ERR(iocpnet_transmit_cancel(&u.t), ERROR_NOT_FOUND);
+    CHECK_EQ(u.calls, 1);
+    CHECK_ERR(u.error, WSA_OPERATION_ABORTED);  // the flag was there before the last step ended
+    CloseHandle(file);
+    end();
+}
+
 int main(int argc, char **argv)
 {
     WSADATA data;
@@ -1083,6 +1463,15 @@ int main(int argc, char **argv)
     T_RUN(no_step_follows_a_cancel);
     T_RUN(a_peer_that_resets_ends_the_unit_once);
     T_RUN(a_unit_in_flight_is_not_started_again);
+    T_RUN(many_pieces_of_memory_are_one_stream);
+    T_RUN(memory_above_two_gib_is_cut_into_sends);
+    T_RUN(a_transfer_may_finish_at_once);
+    T_RUN(a_file_that_fails_ends_its_unit);
+    T_RUN(a_file_that_grows_is_sent_as_it_was);
+    T_RUN(a_position_that_can_not_be_had_is_told);
+    T_RUN(memory_alone_needs_no_function_for_files);
+    T_RUN(a_cancel_between_two_steps_counts);
+    T_RUN(a_cancel_that_comes_too_late_ends);
     WSACleanup();
     return t_end();
 }

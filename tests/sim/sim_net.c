@@ -279,6 +279,8 @@ enum {
 // Source: [MS-ERREF] 2.3.1 and RtlNtStatusToDosError.
 DWORD sim_dos(uint32_t status)
 {
+    // Win32 codes that were made a status of.
+    if (status >> 16 == 0xC001 || status >> 16 == 0x8007) return status & 0xFFFF;
     switch (status) {
     case 0:
         return 0;
@@ -1339,11 +1341,24 @@ static void end_queue_soon(requests *q)
     }
 }
 
+// An AcceptEx whose client has connected and not sent yet is an operation of the listener's still.
+static void end_accepts_soon(const sock *listener)
+{
+    sock *s;
+    for (s = socks; s; s = s->next) {
+        request *r = s->end ? s->end->first_data : NULL;
+        if (!r || r->s != listener) continue;
+        s->end->first_data = NULL;
+        end_request_soon(r, status_of_close(r));
+    }
+}
+
 // The last handle is gone.
 static void sock_closed(sim_object *object)
 {
     sock *s = (sock *)object;
     tcp_end *e = s->end;
+    end_accepts_soon(s);
     end_queue_soon(&s->recvs);
     end_queue_soon(&s->sends);
     end_queue_soon(&s->unacked);

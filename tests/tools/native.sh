@@ -50,7 +50,7 @@ jobs=${T_JOBS:-2}
 cc=${NATIVE_CC:-clang-19}
 out=build/native/$kind
 mkdir -p "$out"
-rm -f "$out"/*.sum "$out"/*.line
+rm -f "$out"/*.sum "$out"/*.line "$out"/*.out
 
 # A stack is switched by the simulator, and the end of a fake one can't be told.
 export ASAN_OPTIONS=detect_stack_use_after_return=0:${ASAN_OPTIONS:-}
@@ -158,10 +158,10 @@ wait
 pass_form='^PASS [^:]+: ([0-9]+) tests, [0-9]+ checks, ([0-9]+) skipped$'
 fail_form='^FAIL [^:]+: ([0-9]+) of ([0-9]+) tests failed'
 
-# run NAME SEED: its output goes to NAME.SEED.txt, "passed failed skipped" to NAME.SEED.sum
+# run NAME SEED: its output goes to NAME.SEED.out, "passed failed skipped" to NAME.SEED.sum
 run()
 {
-    local name=$1 seed=$2 text=$out/$1.$2.txt closing code why='' passed=0 failed=0 skipped=0
+    local name=$1 seed=$2 text=$out/$1.$2.out closing code why='' passed=0 failed=0 skipped=0
     local settings=(SIM_SEED="$seed")
     [ "$seed" = calm ] && settings=(SIM_CALM=1)
     [ "$threads" = 1 ] && settings+=(SIM_THREADS=1)
@@ -225,7 +225,7 @@ for name in "${names[@]}"; do
 done
 wait
 
-left=$(cat "$out"/test_*.txt 2>/dev/null | grep '^SKIP ' | sort -u)
+left=$(cat "$out"/*.out 2>/dev/null | grep '^SKIP ' | sort -u)
 [ -n "$left" ] && printf 'left out:\n%s\n' "$left"
 cat "$out"/*.sum 2>/dev/null | awk '
     { passed += $1; failed += $2; skipped += $3 }

@@ -4,8 +4,8 @@
 # them, and tests/PLANTS.md is written anew.
 #
 # A plant is a patch with two lines above it: what the bug is, and which check is expected to find
-# it: "play", or a test program and the names of tests in it. The checks, from cheap to costly, until
-# one fails; a hang is a find too:
+# it: "play", or a test program and the names of tests in it. The checks, from cheap to costly,
+# until one fails; a hang is a find too:
 #
 #   play          random programs on the simulator, under AddressSanitizer and UBSan: a few, and
 #                 after the test program as many as PLANT_SEEDS says [120]
@@ -39,8 +39,8 @@ fi
 
 export ASAN_OPTIONS=detect_stack_use_after_return=0:halt_on_error=1
 export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=0
-# What a tick reads of a running connection is of a moment ago, which is as good; a call with a stale
-# name may look at the index of this thread's worker while the last iocp gives it back.
+# What a tick reads of a running connection is of a moment ago, which is as good; a call with a
+# stale name may look at the index of this thread's worker while the last iocp gives it back.
 cat >"$out/tsan.txt" <<'END'
 race:iocpnet__conn_is_late
 race:iocpnet__conn_each
@@ -90,17 +90,18 @@ build()
 evidence()
 {
     local line
-    line=$(grep -aE -m 1 ': MUST|: CHECK|: REQUIRE|Assertion|ERROR: AddressSanitizer|runtime error|rule is broken|WARNING: ThreadSanitizer' \
-        "$1" | sed 's/\r$//')
+    line=': MUST|: CHECK|: REQUIRE|Assertion|ERROR: AddressSanitizer|runtime error|rule is broken'
+    line=$(grep -aE -m 1 "$line|WARNING: ThreadSanitizer" "$1" | sed 's/\r$//')
     case $line in
         *ThreadSanitizer* | *AddressSanitizer*)
-            line="$line $(grep -aE -m 1 '^ +#[0-9]+ 0x[0-9a-f]+ in iocpnet|^ +#[0-9]+ iocpnet' "$1" |
+            line="$line $(grep -aE -m 1 '^ +#[0-9]+ (0x[0-9a-f]+ in )?iocpnet' "$1" |
                 sed 's/^ *#[0-9]* \(0x[0-9a-f]* in \)\?//; s/ .*//')" ;;
     esac
     [ -n "$line" ] || line=$(grep -aE -m 1 'failed with status|FAIL' "$1" | sed 's/\r$//')
     [ -n "$line" ] || line="exit code $2"
     [ "$2" = 124 ] || [ "$2" = 137 ] && line="it hangs"
-    echo "$line" | sed -E "s#[^ ]*/(tests/|iocpnet\.h)#\1#g; s/==[0-9]+==//; s/ \(pid=[0-9]+\)//; s/0x[0-9a-f]{6,}[^ ]*//g; s/^tests\/sim\///" | cut -c 1-130
+    echo "$line" | sed -E "s#[^ ]*/(tests/|iocpnet\.h)#\1#g; s/==[0-9]+==//; s/ \(pid=[0-9]+\)//
+        s/0x[0-9a-f]{6,}[^ ]*//g; s/^tests\/sim\///" | cut -c 1-130
 }
 
 # check FOLDER CHECK ...: 0 if it passes; else why is in FOLDER/why. Makes what it needs.
@@ -221,7 +222,10 @@ clean()
 {
     local folder=$out/clean file word bad=
     tree "$folder"
-    check "$folder" play 1 "$seeds" || { echo "the header fails in play: $(cat "$folder/why")"; bad=1; }
+    if ! check "$folder" play 1 "$seeds"; then
+        echo "the header fails in play: $(cat "$folder/why")"
+        bad=1
+    fi
     sed -n '2s/^Found by: //p' -s "${files[@]}" | grep -vE '^(play|tsan play)$' | sort -u |
         while read -r word; do
             check "$folder" native $word ||

@@ -85,11 +85,23 @@ case ${1:-} in
     fuzz)
         need_fuzzer
         ;;
+    native)
+        need_fuzzer
+        need valgrind valgrind
+        ;;
     wine10)
         need debootstrap debootstrap
         need /usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring
         need python3 python3
         need nc netcat-openbsd
+        ;;
+    coverage)
+        need_compiler
+        need_wine
+        need_python
+        need gcc gcc
+        need gcov gcc
+        need /usr/include/stdio.h libc6-dev
         ;;
     ci)  # what only the wider compile tests use
         need_compiler
