@@ -80,7 +80,7 @@ build()
 {
     local extra=
     [ "$2" = tsan ] && extra='-mllvm -tsan-distinguish-volatile'
-    $cc -std=c99 -O0 $(flags "$2") $extra -Wno-format -DIOCPNET_DEBUG -Itests/sim/include \
+    $cc -std=c99 -O0 $(flags "$2") $extra -Wno-format -DIOCPNET_DEBUG -I"$out/base/tests/sim/include" \
         -c "$1/tests/$3" -o "$1/$4.o" &&
         $cc $(flags "$2") "$1/$4.o" "$out/sim_$2/sim_os.o" "$out/sim_$2/sim_net.o" -o "$1/$4" \
             -lpthread && rm -f "$1/$4.o"
@@ -122,7 +122,7 @@ check()
             code=$? ;;
         native)
             [ -e "$folder/$1" ] || build "$folder" asan "test_$1.c" "$1" || return 2
-            timeout -k 5 100 "$folder/$1" "${@:2}" >"$text" 2>&1
+            timeout -k 5 60 "$folder/$1" "${@:2}" >"$text" 2>&1
             code=$? ;;
         wine)
             [ -e "$folder/$1.exe" ] ||
@@ -137,14 +137,17 @@ check()
     return 1
 }
 
-# A folder with what is compiled: the header, and tests that find it two folders up.
+# A folder with what is compiled: the header, and tests that find it in the folder above. As it was
+# when this began, whatever is edited meanwhile.
+rm -rf "$out/base"
+mkdir -p "$out/base/tests/sim"
+cp iocpnet.h "$out/base/"
+cp tests/*.c tests/*.h "$out/base/tests/"
+cp -r tests/sim/*.[ch] tests/sim/include "$out/base/tests/sim/"
 tree()
 {
     rm -rf "$1"
-    mkdir -p "$1/tests/sim"
-    cp iocpnet.h "$1/"
-    cp tests/*.c tests/*.h "$1/tests/"
-    cp tests/sim/*.[ch] "$1/tests/sim/"
+    cp -r "$out/base" "$1"
 }
 
 # result NAME KIND TEXT: the plant's line, and its row
