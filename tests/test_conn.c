@@ -2029,9 +2029,9 @@ static void on_message(iocpnet_conn conn, const void *data, size_t size)
     for (i = 0; i < size && bytes[i] == (unsigned char)(size * 7 + i); i++)
         continue;
     CHECK_EQ(i, size);
-    InterlockedIncrement(&messages);
+    if (pause_each) CHECK_ERR(iocpnet_conn_pause(conn), 0);  // first: who counts resumes at once
     InterlockedExchangeAdd(&message_bytes, (LONG)size);
-    if (pause_each) CHECK_ERR(iocpnet_conn_pause(conn), 0);
+    InterlockedIncrement(&messages);
     CHECK_EQ(iocpnet_frame_header(server.conn.frame, size, head), 4);
     CHECK_ERR(iocpnet_conn_send(conn, head, 4), 0);
     CHECK_ERR(iocpnet_conn_send(conn, data, size), 0);

@@ -854,12 +854,17 @@ static void free_thread(sim_object *object)
 static void end_values(sim_thread *t)
 {
     int i;
+    sim_enter();
     for (i = 0; i < SIM_SLOTS; i++) {
         void *value = t->fls[i];
         PFLS_CALLBACK_FUNCTION fn = sim.fls[i];
         t->fls[i] = NULL;
-        if (value && fn) fn(value);
+        if (!value || !fn) continue;
+        sim_leave();
+        fn(value);
+        sim_enter();
     }
+    sim_leave();
 }
 
 static void thread_body(sim_thread *t)
