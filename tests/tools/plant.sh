@@ -1,7 +1,7 @@
 #!/bin/bash
 # plant.sh [--apply] [NAME ...]: plants the bugs of tests/plants one at a time into a copy of the
 # header, and shows which check finds each. Those whose names contain a NAME; without one all of
-# them, and tests/PLANTS.md is written anew.
+# them.
 #
 # A plant is a patch with two lines above it: what the bug is, and which check is expected to find
 # it: "play", or a test program and the names of tests in it. The checks, from cheap to costly,
@@ -80,8 +80,8 @@ build()
 {
     local extra=
     [ "$2" = tsan ] && extra='-mllvm -tsan-distinguish-volatile'
-    $cc -std=c99 -O0 $(flags "$2") $extra -Wno-format -DIOCPNET_DEBUG -I"$out/base/tests/sim/include" \
-        -c "$1/tests/$3" -o "$1/$4.o" &&
+    $cc -std=c99 -O0 $(flags "$2") $extra -Wno-format -DIOCPNET_DEBUG \
+        -I"$out/base/tests/sim/include" -c "$1/tests/$3" -o "$1/$4.o" &&
         $cc $(flags "$2") "$1/$4.o" "$out/sim_$2/sim_os.o" "$out/sim_$2/sim_net.o" -o "$1/$4" \
             -lpthread && rm -f "$1/$4.o"
 }
