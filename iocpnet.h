@@ -8880,6 +8880,7 @@ static iocpnet_error iocpnet__group_init(iocpnet__group *group, iocpnet_iocp *io
     desc->recvs = iocpnet__or_default(desc->recvs, 1);
     if (desc->recvs > IOCPNET__RECVS || (desc->recvs > 1 && desc->zero_byte)) return WSAEINVAL;
     if (desc->buffer_bytes <= IOCPNET_ACCEPT_ROOM || desc->send_limit_bytes > INT32_MAX / 2 ||
+        desc->buffers > INT32_MAX / 2 ||
         desc->max_connections > IOCPNET__NAME_CHUNK * (IOCPNET__NAME_CHUNKS - 1)) {
         return WSAEINVAL;
     }

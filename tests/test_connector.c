@@ -428,6 +428,9 @@ static void bad_addresses_are_refused(void)
     CHECK_ERR(iocpnet_conn_open(&name, connector, nine, 9, NULL), WSAEINVAL);
     memset(&nine[1], 0, sizeof nine[1]);
     CHECK_ERR(iocpnet_conn_open(&name, connector, nine, 2, NULL), WSAEINVAL);
+    client.buffers = UINT32_MAX - 1;  // with what is spare it would wrap to a few
+    CHECK_ERR(iocpnet_connector_open(&second, iocp, &client), WSAEINVAL);
+    client.buffers = 0;
     client.on.data = NULL;
     CHECK_ERR(iocpnet_connector_open(&second, iocp, &client), WSAEINVAL);
     CHECK(second == NULL);
