@@ -30,6 +30,7 @@ case $kind in
         ;;
     tsan)  # volatile accesses are calls, which the simulator tells the sanitizer: see sim_os.c
         flags+=(-fsanitize=thread -mllvm -tsan-distinguish-volatile)
+        flags+=(-Wno-unused-command-line-argument)  # the linker has no use for -mllvm
         usual=1
         threads=1
         ;;
