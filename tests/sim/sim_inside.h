@@ -33,8 +33,7 @@ typedef enum sim_kind {
     SIM_FILE,
     SIM_PORT,
     SIM_SOCKET,
-    SIM_WAIT,
-    SIM_PROCESS
+    SIM_WAIT
 } sim_kind;
 
 typedef struct sim_object {
@@ -161,7 +160,6 @@ BOOL sim_false(DWORD code);  // sets the last error
 int sim_wsa(int code);       // sets it and returns SOCKET_ERROR
 DWORD sim_dos(uint32_t status);
 
-bool sim_event_set(HANDLE h);  // inside
 sim_event *sim_event_of(HANDLE h);
 void sim_event_fire(sim_event *event);
 
@@ -172,6 +170,5 @@ void sim_port_left(sim_thread *thread);  // it waits for something else, or has 
 void sim_port_back(sim_thread *thread);  // it runs again
 void sim_net_begin(void);
 bool sim_associate(HANDLE h, sim_port *port, ULONG_PTR key);
-FARPROC sim_net_procedure(const char *name);
 
 #endif  // SIM_INSIDE_H

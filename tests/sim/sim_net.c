@@ -429,7 +429,7 @@ struct sock {
     int family, type, protocol;
     bool overlapped, nonblocking, bound, listening, exclusive, shared, v6_only, connected;
     bool no_context;  // AcceptEx or ConnectEx: before the update
-    bool connecting, reusable, was_disconnected, deaf_to_icmp, linger_now, shut_send, shut_receive;
+    bool connecting, reusable, deaf_to_icmp, linger_now, shut_send, shut_receive;
     int refused;  // of a connect that a program waits for
     uint32_t send_room, receive_room, send_ms, receive_ms;
     struct sockaddr_storage local;
@@ -2457,12 +2457,6 @@ static const struct {
     { WSAID_WSARECVMSG, SIM_RECVMSG, (void *)sim_WSARecvMsg, "WSARecvMsg" },
     { WSAID_WSASENDMSG, SIM_SENDMSG, (void *)sim_WSASendMsg, "WSASendMsg" },
 };
-
-FARPROC sim_net_procedure(const char *name)
-{
-    (void)name;
-    return NULL;
-}
 
 // Source: WSAIoctl, and "Winsock IOCTLs".
 int WSAIoctl(SOCKET h, DWORD what, void *in, DWORD in_size, void *out, DWORD out_size,

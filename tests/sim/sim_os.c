@@ -1831,7 +1831,6 @@ FARPROC GetProcAddress(HMODULE module, const char *name)
         if (strcmp(name, "GetProcessHandleCount") == 0) {
             return (FARPROC)(void *)process_handle_count;
         }
-        if (sim_net_procedure(name)) return sim_net_procedure(name);
     }
     sim_false(ERROR_PROC_NOT_FOUND);
     return NULL;
