@@ -2132,10 +2132,15 @@ typedef struct iocpnet__local {
     DWORD offset;  // in the thread's block; 0: not known
 } iocpnet__local;
 
-static void *iocpnet__local_get(const iocpnet__local *local)
+static __declspec(noinline) void *iocpnet__local_ask(const iocpnet__local *local)
 {
-    if (local->offset) return iocpnet__teb_read(local->offset);
+    if (local->tls == TLS_OUT_OF_INDEXES) return NULL;  // nothing has a value yet
     return IOCPNET_OS(TlsGetValue)(local->tls);
+}
+
+static inline void *iocpnet__local_get(const iocpnet__local *local)
+{
+    return local->offset ? iocpnet__teb_read(local->offset) : iocpnet__local_ask(local);
 }
 
 static iocpnet_error iocpnet__local_init(iocpnet__local *local, PFLS_CALLBACK_FUNCTION ended)
@@ -2187,7 +2192,7 @@ static void iocpnet__count_shared(volatile int64_t *counter, int64_t n)
     } while (!iocpnet__cas64(counter, value, value + n));
 }
 
-static void iocpnet__count_own(volatile int64_t *counter, int64_t n)
+static inline void iocpnet__count_own(volatile int64_t *counter, int64_t n)
 {
 #if defined(_WIN64)
     *counter = *counter + n;
@@ -2855,12 +2860,10 @@ static iocpnet__local iocpnet__current = { TLS_OUT_OF_INDEXES, FLS_OUT_OF_INDEXE
 static uint32_t iocpnet__opened;             // iocps open; iocpnet__lock
 static volatile int32_t iocpnet__transmits;  // native file transfers running in this process
 
-static iocpnet__worker *iocpnet__worker_here(const iocpnet_iocp *iocp)
+static inline iocpnet__worker *iocpnet__worker_here(const iocpnet_iocp *iocp)
 {
-    iocpnet__worker *worker;
+    iocpnet__worker *worker = (iocpnet__worker *)iocpnet__local_get(&iocpnet__current);
 
-    if (iocpnet__current.tls == TLS_OUT_OF_INDEXES) return NULL;
-    worker = (iocpnet__worker *)iocpnet__local_get(&iocpnet__current);
     return worker && worker->iocp == iocp ? worker : NULL;
 }
 
@@ -2875,16 +2878,20 @@ static void iocpnet__count(iocpnet_iocp *iocp, int counter, uint64_t n)
     }
 }
 
-static void iocpnet__count_op(iocpnet_iocp *iocp, int kind, bool finished)
+// By the worker of this thread.
+static inline void iocpnet__count_here(iocpnet__worker *worker, int counter, uint64_t n)
+{
+    iocpnet__count_own(&worker->counters.count[counter], (int64_t)n);
+}
+
+static inline void iocpnet__count_started(iocpnet_iocp *iocp, int kind)
 {
     iocpnet__worker *worker = iocpnet__worker_here(iocp);
 
     if (worker) {
-        iocpnet__count_own(
-            finished ? &worker->counters.finished[kind] : &worker->counters.started[kind], 1);
+        iocpnet__count_own(&worker->counters.started[kind], 1);
     } else {
-        iocpnet__count_shared(
-            finished ? &iocp->foreign.finished[kind] : &iocp->foreign.started[kind], 1);
+        iocpnet__count_shared(&iocp->foreign.started[kind], 1);
     }
 }
 
@@ -3037,7 +3044,8 @@ IOCPNET__DEF void iocpnet_iocp_stats(iocpnet_iocp *iocp, iocpnet_stats *stats)
 
 // Where a start's packet goes first; it ends in iocpnet__op_done. Forward, since the kinds are
 // those of the starts.
-static void iocpnet__start_finish(iocpnet_op *op, iocpnet_error error, size_t bytes);
+static void iocpnet__start_finish(iocpnet__worker *worker, iocpnet_op *op, iocpnet_error error,
+                                  size_t bytes);
 
 // The next op in a list. Only ops that the system does not have are in one, so a field of theirs
 // that is the system's serves.
@@ -3047,8 +3055,8 @@ static iocpnet_op *iocpnet__op_next(const iocpnet_op *op)
 }
 
 // What a start does first: refuses misuse, writes every field, counts, enters the ledger.
-static iocpnet_error iocpnet__op_begin(iocpnet_op *op, iocpnet_iocp *iocp, uintptr_t handle,
-                                       int kind)
+static inline iocpnet_error iocpnet__op_begin(iocpnet_op *op, iocpnet_iocp *iocp, uintptr_t handle,
+                                              int kind)
 {
     IOCPNET_ASSERT(op->state == IOCPNET__IDLE && "the op is in flight");
     IOCPNET_ASSERT(op->done && "op.done is not set");
@@ -3069,12 +3077,12 @@ static iocpnet_error iocpnet__op_begin(iocpnet_op *op, iocpnet_iocp *iocp, uintp
     iocpnet__lock_leave(&iocpnet__debug);
 #endif
     iocpnet__store(&op->state, IOCPNET__IN_FLIGHT);
-    iocpnet__count_op(iocp, kind, false);
+    iocpnet__count_started(iocp, kind);
     return 0;
 }
 
 // The op is the program's again.
-static void iocpnet__op_end(iocpnet_op *op)
+static inline void iocpnet__op_end(iocpnet_op *op)
 {
     IOCPNET_ASSERT(op->state != IOCPNET__IDLE && "a packet of an op that is not in flight");
 #ifdef IOCPNET_DEBUG
@@ -3091,34 +3099,39 @@ static void iocpnet__op_end(iocpnet_op *op)
 static iocpnet_error iocpnet__op_undo(iocpnet_op *op, iocpnet_error error)
 {
     iocpnet_iocp *iocp = op->iocp;
+    iocpnet__worker *worker = iocpnet__worker_here(iocp);
     int kind = op->kind;
 
     iocpnet__op_end(op);
-    iocpnet__count_op(iocp, kind, true);
+    if (worker) {
+        iocpnet__count_own(&worker->counters.finished[kind], 1);
+    } else {
+        iocpnet__count_shared(&iocp->foreign.finished[kind], 1);
+    }
     return error;
 }
 
 // The callback. It counts as finished only after it: so a stop waits for what it may start. op may
 // be gone then.
-static void iocpnet__op_done(iocpnet_op *op, iocpnet_error error, size_t bytes)
+static inline void iocpnet__op_done(iocpnet__worker *worker, iocpnet_op *op, iocpnet_error error,
+                                    size_t bytes)
 {
-    iocpnet_iocp *iocp = op->iocp;
     int kind = op->kind;
 
     iocpnet__op_end(op);
     op->done(op, error, bytes);
-    iocpnet__count_op(iocp, kind, true);
+    iocpnet__count_own(&worker->counters.finished[kind], 1);
 }
 
 // An op's result is there: what the kit does first, then the callback.
-static void iocpnet__op_finish(iocpnet_op *op)
+static void iocpnet__op_finish(iocpnet__worker *worker, iocpnet_op *op)
 {
     size_t bytes = op->overlapped.internal_high;
     iocpnet_error error = op->flags & IOCPNET__POSTED
                               ? (iocpnet_error)op->overlapped.internal
                               : iocpnet_error_from_status((uint32_t)op->overlapped.internal);
 
-    iocpnet__start_finish(op, error, bytes);
+    iocpnet__start_finish(worker, op, error, bytes);
 }
 
 // Sends a packet for an op through the port; if the system can't, through the overflow list.
@@ -3165,7 +3178,7 @@ static void iocpnet__op_finished_at_once(iocpnet_iocp *iocp, iocpnet_op *op, siz
         iocpnet__op_post(iocp, op);
         return;
     }
-    iocpnet__count_own(&worker->counters.count[IOCPNET_COUNT_IN_PLACE], 1);
+    iocpnet__count_here(worker, IOCPNET_COUNT_IN_PLACE, 1);
     if (!worker->inline_left) {
         iocpnet__op_append(&worker->later_first, &worker->later_last, op);
         return;
@@ -3189,12 +3202,12 @@ static void iocpnet__run_op(iocpnet__worker *worker, iocpnet_op *op)
 {
     worker->handle = op->handle;
     worker->inline_left = worker->iocp->desc.inline_limit;
-    iocpnet__op_finish(op);
+    iocpnet__op_finish(worker, op);
     while (worker->inline_first) {
         op = worker->inline_first;
         worker->inline_first = iocpnet__op_next(op);
         if (!worker->inline_first) worker->inline_last = NULL;
-        iocpnet__op_finish(op);
+        iocpnet__op_finish(worker, op);
     }
     worker->handle = 0;
     worker->inline_left = 0;
@@ -3212,7 +3225,7 @@ static void iocpnet__run_packet(iocpnet__worker *worker, const OVERLAPPED_ENTRY 
         return;
     }
     if (!number || number > (ULONG_PTR)iocpnet__load(&iocp->attached)) {
-        iocpnet__count_own(&worker->counters.count[IOCPNET_COUNT_STRAY_PACKETS], 1);
+        iocpnet__count_here(worker, IOCPNET_COUNT_STRAY_PACKETS, 1);
         return;
     }
     key = &iocp->keys[number];
@@ -3377,7 +3390,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeou
     if (timeout_ms < longest) longest = timeout_ms;
     timers = iocpnet__load(&iocp->timer_waits) != 0;
     if (timers) longest = iocpnet__wait_for_due(worker, longest);
-    iocpnet__count_own(&worker->counters.count[IOCPNET_COUNT_POLLS], 1);
+    iocpnet__count_here(worker, IOCPNET_COUNT_POLLS, 1);
     if (!IOCPNET_OS(GetQueuedCompletionStatusEx)(iocp->handle, worker->entries, worker->ask, &got,
                                                  longest, FALSE)) {
         DWORD code = IOCPNET_OS(GetLastError)();
@@ -3386,7 +3399,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeou
         if (code == WAIT_TIMEOUT && !ran) error = WAIT_TIMEOUT;
     } else {
         iocpnet__worker_learn(worker, got);
-        iocpnet__count_own(&worker->counters.count[IOCPNET_COUNT_PACKETS], (int64_t)got);
+        iocpnet__count_here(worker, IOCPNET_COUNT_PACKETS, got);
     }
     if (timers) iocpnet__wait_ended(worker);
     iocpnet__store(&worker->busy, 1);
@@ -3396,7 +3409,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeou
     if (worker->later_first) iocpnet__run_later(worker);
     if (timers && iocp->on_due(worker) && error == WAIT_TIMEOUT) error = 0;
     if (iocpnet__now() - began >= IOCPNET__SLOW_MS) {
-        iocpnet__count_own(&worker->counters.count[IOCPNET_COUNT_SLOW_TURNS], 1);
+        iocpnet__count_here(worker, IOCPNET_COUNT_SLOW_TURNS, 1);
     }
     iocpnet__store(&worker->busy, 0);
     if (iocpnet__load(&iocp->timed)) iocpnet__tick(iocp);
@@ -4298,7 +4311,8 @@ IOCPNET__DEF iocpnet_error iocpnet_socket_address(const iocpnet_socket *socket,
 }
 
 // An accept's packet: the socket is not quite connected until its context is updated.
-static void iocpnet__accept_finish(iocpnet_op *op, iocpnet_error error, size_t bytes)
+static void iocpnet__accept_finish(iocpnet__worker *worker, iocpnet_op *op, iocpnet_error error,
+                                   size_t bytes)
 {
     iocpnet_accept *accept = IOCPNET_OUTER(op, iocpnet_accept, op);
     bool with_data = accept->size != 0;
@@ -4323,7 +4337,7 @@ static void iocpnet__accept_finish(iocpnet_op *op, iocpnet_error error, size_t b
         iocpnet__address_set(&accept->local, local, local ? local_size : 0);
         iocpnet__address_set(&accept->peer, peer, peer ? peer_size : 0);
     }
-    iocpnet__op_done(op, error, bytes);
+    iocpnet__op_done(worker, op, error, bytes);
 }
 
 IOCPNET__DEF iocpnet_error iocpnet_start_accept(iocpnet_accept *accept,
@@ -4356,13 +4370,14 @@ IOCPNET__DEF iocpnet_error iocpnet_start_accept(iocpnet_accept *accept,
     return iocpnet__op_issued(iocp, &accept->op, skip, code, bytes);
 }
 
-static void iocpnet__connect_finish(iocpnet_op *op, iocpnet_error error, size_t bytes)
+static void iocpnet__connect_finish(iocpnet__worker *worker, iocpnet_op *op, iocpnet_error error,
+                                    size_t bytes)
 {
     if (!error &&
         IOCPNET_OS(setsockopt)(op->handle, SOL_SOCKET, SO_UPDATE_CONNECT_CONTEXT, NULL, 0)) {
         error = iocpnet__wsa_error();
     }
-    iocpnet__op_done(op, error, bytes);
+    iocpnet__op_done(worker, op, error, bytes);
 }
 
 IOCPNET__DEF iocpnet_error iocpnet_start_connect(iocpnet_op *op, const iocpnet_socket *socket,
@@ -4404,14 +4419,15 @@ IOCPNET__DEF iocpnet_error iocpnet_start_connect(iocpnet_op *op, const iocpnet_s
 
 // Under Wine a reused socket accepts, and then can't send: it was only shut down. A send tells, and
 // the disconnect counts as not supported. Seen: Wine 8.0 (WSAESHUTDOWN; Windows: WSAENOTCONN).
-static void iocpnet__disconnect_finish(iocpnet_op *op, iocpnet_error error, size_t bytes)
+static void iocpnet__disconnect_finish(iocpnet__worker *worker, iocpnet_op *op, iocpnet_error error,
+                                       size_t bytes)
 {
     if (!error && op->flags & IOCPNET__REUSING && op->iocp->wine &&
         IOCPNET_OS(send)(op->handle, iocpnet__nothing, 0, 0) &&
         IOCPNET_OS(WSAGetLastError)() == WSAESHUTDOWN) {
         error = WSAEOPNOTSUPP;
     }
-    iocpnet__op_done(op, error, bytes);
+    iocpnet__op_done(worker, op, error, bytes);
 }
 
 IOCPNET__DEF iocpnet_error iocpnet_start_disconnect(iocpnet_op *op, const iocpnet_socket *socket,
@@ -4449,24 +4465,31 @@ IOCPNET__DEF iocpnet_error iocpnet_start_disconnect(iocpnet_op *op, const iocpne
     return iocpnet__op_issued(iocp, op, skip, code, 0);
 }
 
-static void iocpnet__recv_finish(iocpnet_op *op, iocpnet_error error, size_t bytes)
+static void iocpnet__recv_finish(iocpnet__worker *worker, iocpnet_op *op, iocpnet_error error,
+                                 size_t bytes)
 {
     if (bytes) {
-        iocpnet__count(op->iocp, IOCPNET_COUNT_RECEIVES, 1);
-        iocpnet__count(op->iocp, IOCPNET_COUNT_BYTES_RECEIVED, bytes);
+        iocpnet__count_here(worker, IOCPNET_COUNT_RECEIVES, 1);
+        iocpnet__count_here(worker, IOCPNET_COUNT_BYTES_RECEIVED, bytes);
     }
-    iocpnet__op_done(op, error, bytes);
+    iocpnet__op_done(worker, op, error, bytes);
 }
 
-static void iocpnet__send_finish(iocpnet_op *op, iocpnet_error error, size_t bytes)
+static inline void iocpnet__send_count(iocpnet__worker *worker, size_t bytes)
 {
-    iocpnet__count(op->iocp, IOCPNET_COUNT_SENDS, 1);
-    iocpnet__count(op->iocp, IOCPNET_COUNT_BYTES_SENT, bytes);
-    iocpnet__op_done(op, error, bytes);
+    iocpnet__count_here(worker, IOCPNET_COUNT_SENDS, 1);
+    iocpnet__count_here(worker, IOCPNET_COUNT_BYTES_SENT, bytes);
 }
 
-IOCPNET__DEF iocpnet_error iocpnet_start_recv(iocpnet_op *op, const iocpnet_socket *socket,
-                                              void *data, size_t size)
+static void iocpnet__send_finish(iocpnet__worker *worker, iocpnet_op *op, iocpnet_error error,
+                                 size_t bytes)
+{
+    iocpnet__send_count(worker, bytes);
+    iocpnet__op_done(worker, op, error, bytes);
+}
+
+static inline iocpnet_error iocpnet__recv_start(iocpnet_op *op, const iocpnet_socket *socket,
+                                                void *data, uint32_t size)
 {
     iocpnet_iocp *iocp = socket->iocp;
     bool skip = socket->skip;
@@ -4476,10 +4499,9 @@ IOCPNET__DEF iocpnet_error iocpnet_start_recv(iocpnet_op *op, const iocpnet_sock
     iocpnet_error error;
     int code = 0;
 
-    if (size > INT32_MAX) return WSAEINVAL;
     error = iocpnet__op_begin(op, iocp, socket->handle, IOCPNET_OP_RECV);
     if (error) return error;
-    buffer.len = (ULONG)size;
+    buffer.len = size;
     buffer.buf = size ? (char *)data : (char *)(uintptr_t)iocpnet__nothing;
     if (IOCPNET_OS(WSARecv)(socket->handle, &buffer, 1, &bytes, &flags,
                             (OVERLAPPED *)(void *)&op->overlapped, NULL)) {
@@ -4488,28 +4510,57 @@ IOCPNET__DEF iocpnet_error iocpnet_start_recv(iocpnet_op *op, const iocpnet_sock
     return iocpnet__op_issued(iocp, op, skip, code, bytes);
 }
 
-IOCPNET__DEF iocpnet_error iocpnet_start_send(iocpnet_op *op, const iocpnet_socket *socket,
-                                              const iocpnet_vec *vec, size_t count)
+IOCPNET__DEF iocpnet_error iocpnet_start_recv(iocpnet_op *op, const iocpnet_socket *socket,
+                                              void *data, size_t size)
+{
+    if (size > INT32_MAX) return WSAEINVAL;
+    return iocpnet__recv_start(op, socket, data, (uint32_t)size);
+}
+
+enum { IOCPNET__AT_ONCE = -1 };  // of send_start: it has finished
+
+// Starts a send. With a worker, the connection's that this thread runs, what finishes at once is
+// left to it, if the bound allows: the op is idle again, and has the result.
+static inline iocpnet_error iocpnet__send_start(iocpnet_op *op, const iocpnet_socket *socket,
+                                                const iocpnet_vec *vec, size_t count,
+                                                iocpnet__worker *worker)
 {
     iocpnet_iocp *iocp = socket->iocp;
     bool skip = socket->skip;
     DWORD bytes = 0;
-    uint64_t total = 0;
     iocpnet_error error;
     int code = 0;
-    size_t i;
 
-    if (!count || count > 1024) return WSAEINVAL;
-    for (i = 0; i < count; i++)
-        total += vec[i].size;
-    if (total > INT32_MAX) return WSAEINVAL;
     error = iocpnet__op_begin(op, iocp, socket->handle, IOCPNET_OP_SEND);
     if (error) return error;
     if (IOCPNET_OS(WSASend)(socket->handle, (WSABUF *)(uintptr_t)vec, (DWORD)count, &bytes, 0,
                             (OVERLAPPED *)(void *)&op->overlapped, NULL)) {
         code = iocpnet__wsa_code();
     }
-    return iocpnet__op_issued(iocp, op, skip, code, bytes);
+    if (code || !skip || !worker || !worker->inline_left) {
+        return iocpnet__op_issued(iocp, op, skip, code, bytes);
+    }
+    worker->inline_left--;
+    iocpnet__count_here(worker, IOCPNET_COUNT_IN_PLACE, 1);
+    iocpnet__send_count(worker, bytes);
+    iocpnet__op_end(op);
+    iocpnet__count_own(&worker->counters.finished[IOCPNET_OP_SEND], 1);
+    op->overlapped.internal = 0;
+    op->overlapped.internal_high = bytes;
+    return IOCPNET__AT_ONCE;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_start_send(iocpnet_op *op, const iocpnet_socket *socket,
+                                              const iocpnet_vec *vec, size_t count)
+{
+    uint64_t total = 0;
+    size_t i;
+
+    if (!count || count > 1024) return WSAEINVAL;
+    for (i = 0; i < count; i++)
+        total += vec[i].size;
+    if (total > INT32_MAX) return WSAEINVAL;
+    return iocpnet__send_start(op, socket, vec, count, NULL);
 }
 
 // A datagram that was larger than the room, at once: a packet comes all the same, and brings the
@@ -4572,7 +4623,8 @@ static int iocpnet__recvfrom_again(iocpnet_datagram *datagram)
     } while (true);
 }
 
-static void iocpnet__recvfrom_finish(iocpnet_op *op, iocpnet_error error, size_t bytes)
+static void iocpnet__recvfrom_finish(iocpnet__worker *worker, iocpnet_op *op, iocpnet_error error,
+                                     size_t bytes)
 {
     iocpnet_datagram *datagram = IOCPNET_OUTER(op, iocpnet_datagram, op);
 
@@ -4589,10 +4641,10 @@ static void iocpnet__recvfrom_finish(iocpnet_op *op, iocpnet_error error, size_t
     }
     datagram->peer.size = error ? 0 : datagram->address_size;
     if (!error) {
-        iocpnet__count(op->iocp, IOCPNET_COUNT_RECEIVES, 1);
-        iocpnet__count(op->iocp, IOCPNET_COUNT_BYTES_RECEIVED, bytes);
+        iocpnet__count_here(worker, IOCPNET_COUNT_RECEIVES, 1);
+        iocpnet__count_here(worker, IOCPNET_COUNT_BYTES_RECEIVED, bytes);
     }
-    iocpnet__op_done(op, error, bytes);
+    iocpnet__op_done(worker, op, error, bytes);
 }
 
 IOCPNET__DEF iocpnet_error iocpnet_start_recvfrom(iocpnet_datagram *datagram,
@@ -4650,30 +4702,31 @@ IOCPNET__DEF iocpnet_error iocpnet_start_sendto(iocpnet_op *op, const iocpnet_so
     return iocpnet__op_issued(iocp, op, skip, code, bytes);
 }
 
-static void iocpnet__start_finish(iocpnet_op *op, iocpnet_error error, size_t bytes)
+static void iocpnet__start_finish(iocpnet__worker *worker, iocpnet_op *op, iocpnet_error error,
+                                  size_t bytes)
 {
     switch (op->kind) {
     case IOCPNET_OP_ACCEPT:
-        iocpnet__accept_finish(op, error, bytes);
+        iocpnet__accept_finish(worker, op, error, bytes);
         break;
     case IOCPNET_OP_CONNECT:
-        iocpnet__connect_finish(op, error, bytes);
+        iocpnet__connect_finish(worker, op, error, bytes);
         break;
     case IOCPNET_OP_DISCONNECT:
-        iocpnet__disconnect_finish(op, error, bytes);
+        iocpnet__disconnect_finish(worker, op, error, bytes);
         break;
     case IOCPNET_OP_RECV:
-        iocpnet__recv_finish(op, error, bytes);
+        iocpnet__recv_finish(worker, op, error, bytes);
         break;
     case IOCPNET_OP_SEND:
     case IOCPNET_OP_SENDTO:
-        iocpnet__send_finish(op, error, bytes);
+        iocpnet__send_finish(worker, op, error, bytes);
         break;
     case IOCPNET_OP_RECVFROM:
-        iocpnet__recvfrom_finish(op, error, bytes);
+        iocpnet__recvfrom_finish(worker, op, error, bytes);
         break;
     default:
-        iocpnet__op_done(op, error, bytes);
+        iocpnet__op_done(worker, op, error, bytes);
         break;
     }
 }
@@ -4766,7 +4819,8 @@ static void iocpnet__transmit_stepped(iocpnet_op *op, iocpnet_error error, size_
     if (!error) return;
     if (error == IOCPNET__TRANSMIT_ENDED) error = 0;
     iocpnet__transmit_end(transmit);
-    iocpnet__op_done(&transmit->op, error, (size_t)transmit->total);
+    iocpnet__op_done(iocpnet__worker_here(transmit->op.iocp), &transmit->op, error,
+                     (size_t)transmit->total);
 }
 
 // DISCONNECT and REUSE belong to the step that sends the last byte.
@@ -5741,7 +5795,8 @@ IOCPNET__DEF size_t iocpnet_framer_need(const iocpnet_framer *framer)
 typedef struct iocpnet__conn iocpnet__conn;
 
 // Takes bytes from what all share, leaving floor in it, and a lot for the worker if there is one.
-static bool iocpnet__draw_shared(iocpnet__worker *worker, int which, int64_t bytes, int64_t floor)
+static __declspec(noinline) bool iocpnet__draw_shared(iocpnet__worker *worker, int which,
+                                                      int64_t bytes, int64_t floor)
 {
     iocpnet__account *account = &iocpnet__accounts[which];
     int64_t lot = worker ? account->lot : 0;
@@ -5756,11 +5811,10 @@ static bool iocpnet__draw_shared(iocpnet__worker *worker, int which, int64_t byt
     return true;
 }
 
-// Takes bytes from an account, leaving floor in it. False: there are not as many.
-static bool iocpnet__draw(iocpnet_iocp *iocp, int which, int64_t bytes, int64_t floor)
+// Takes bytes from an account, leaving floor in it. False: there are not as many. worker is this
+// thread's, or NULL.
+static inline bool iocpnet__draw(iocpnet__worker *worker, int which, int64_t bytes, int64_t floor)
 {
-    iocpnet__worker *worker = iocpnet__worker_here(iocp);
-
     if (!worker || worker->lots[which] < bytes) {
         return iocpnet__draw_shared(worker, which, bytes, floor);
     }
@@ -5768,18 +5822,25 @@ static bool iocpnet__draw(iocpnet_iocp *iocp, int which, int64_t bytes, int64_t 
     return true;
 }
 
-static void iocpnet__undraw(iocpnet_iocp *iocp, int which, int64_t bytes)
+static __declspec(noinline) void iocpnet__undraw_shared(iocpnet__worker *worker, int which,
+                                                        int64_t bytes)
 {
     iocpnet__account *account = &iocpnet__accounts[which];
-    iocpnet__worker *worker = iocpnet__worker_here(iocp);
 
     if (worker) {
-        worker->lots[which] += bytes;
-        if (worker->lots[which] <= 2 * account->lot) return;
         bytes = worker->lots[which] - account->lot;
         worker->lots[which] = account->lot;
     }
     iocpnet__count_shared(&account->left, bytes);
+}
+
+static inline void iocpnet__undraw(iocpnet__worker *worker, int which, int64_t bytes)
+{
+    if (worker) {
+        worker->lots[which] += bytes;
+        if (worker->lots[which] <= 2 * iocpnet__accounts[which].lot) return;
+    }
+    iocpnet__undraw_shared(worker, which, bytes);
 }
 
 // One accept that is waiting or could be.
@@ -6038,8 +6099,8 @@ static bool iocpnet__waiting_lend(iocpnet__waiting *slot)
     iocpnet__group *group = slot->group;
     int64_t floor = iocpnet__accounts[IOCPNET__LOCKED].limit / 4;
 
-    slot->locked =
-        iocpnet__draw(slot->listener->group.iocp, IOCPNET__LOCKED, group->desc.buffer_bytes, floor);
+    slot->locked = iocpnet__draw(iocpnet__worker_here(slot->listener->group.iocp), IOCPNET__LOCKED,
+                                 group->desc.buffer_bytes, floor);
     if (!slot->locked) {
         iocpnet__count(slot->listener->group.iocp, IOCPNET_COUNT_LOCKS_REFUSED, 1);
         return true;
@@ -6052,7 +6113,8 @@ static void iocpnet__waiting_unlock(iocpnet__waiting *slot)
 {
     if (!slot->locked) return;
     slot->locked = false;
-    iocpnet__undraw(slot->listener->group.iocp, IOCPNET__LOCKED, slot->group->desc.buffer_bytes);
+    iocpnet__undraw(iocpnet__worker_here(slot->listener->group.iocp), IOCPNET__LOCKED,
+                    slot->group->desc.buffer_bytes);
 }
 
 // An accept has finished, or failed: nothing that happens here ends the listener.
@@ -6602,7 +6664,9 @@ enum {
     IOCPNET__READS = 0x7F80000,    // a bit for each of several receives: it has finished
     IOCPNET__READ_SHIFT = 19,
     // What packets bring: RECEIVED, SENT, SENT_2, GONE, CONNECTED, READS.
-    IOCPNET__RESULTS = 0x7F8A01C
+    IOCPNET__RESULTS = 0x7F8A01C,
+    // What is asked of a connection: all but these, and BUSY, OPEN and OFFERED.
+    IOCPNET__ASKED = 0x75FC0
 };
 enum { IOCPNET__ROUNDS_MAX = 32 };                   // looks at the bits in one run
 enum { IOCPNET__ENDING = 1, IOCPNET__CLOSING };      // conn.closing
@@ -6800,15 +6864,15 @@ static iocpnet_conn iocpnet__conn_name(const iocpnet__conn *conn)
     return name;
 }
 
-static iocpnet_socket iocpnet__conn_socket(const iocpnet__conn *conn)
+static inline iocpnet_socket iocpnet__conn_socket(const iocpnet__conn *conn)
 {
     iocpnet_socket socket;
 
-    memset(&socket, 0, sizeof socket);
     socket.handle = conn->handle;
     socket.iocp = conn->group->iocp;
     socket.ext = conn->ext;
     memcpy(&socket.family, conn->peer, sizeof socket.family);
+    socket.datagram = false;
     socket.skip = conn->skip;
     return socket;
 }
@@ -6828,11 +6892,17 @@ static uint32_t iocpnet__now_32(void)
     return (uint32_t)iocpnet__now();
 }
 
+// This thread's worker, if it is one of the connection's iocp: in what the runner does it is.
+static inline iocpnet__worker *iocpnet__conn_worker(const iocpnet__conn *conn)
+{
+    return iocpnet__worker_here(conn->group->iocp);
+}
+
 // Bytes that were queued have left, or never were queued.
-static void iocpnet__conn_unqueue(iocpnet__conn *conn, size_t bytes)
+static inline void iocpnet__conn_unqueue(iocpnet__conn *conn, iocpnet__worker *worker, size_t bytes)
 {
     iocpnet__add(&conn->queued, -(int32_t)bytes);
-    iocpnet__undraw(conn->group->iocp, IOCPNET__QUEUED, (int64_t)bytes);
+    iocpnet__undraw(worker, IOCPNET__QUEUED, (int64_t)bytes);
 }
 
 // Gives back what was queued.
@@ -6845,7 +6915,7 @@ static void iocpnet__queue_give(iocpnet__conn *conn, iocpnet_buffer *buffer)
         return;
     }
     view = IOCPNET_OUTER(buffer, iocpnet__view, buffer);
-    iocpnet__conn_unqueue(conn, view->weight);
+    iocpnet__conn_unqueue(conn, iocpnet__conn_worker(conn), view->weight);
     iocpnet_buffer_give(view->shared);
     iocpnet_pool_give_object(view->pool, view);
 }
@@ -6876,7 +6946,8 @@ static void iocpnet__conn_free(iocpnet__conn *conn)
     iocpnet_listener *listener = group->listener;
 
     iocpnet__queue_give_list(conn, (iocpnet_buffer *)conn->offered);
-    iocpnet__undraw(group->iocp, IOCPNET__QUEUED, conn->queued);  // what never left
+    // What never left.
+    iocpnet__undraw(iocpnet__conn_worker(conn), IOCPNET__QUEUED, conn->queued);
     iocpnet__conn_unmake(conn);
     iocpnet__add(&group->open, -1);
     if (listener && !iocpnet__load(&group->closed)) iocpnet__listener_fill(listener);
@@ -6993,7 +7064,7 @@ static void iocpnet__conn_drop_queue(iocpnet__conn *conn)
     iocpnet_buffer *buffer;
 
     for (buffer = conn->queue.head; buffer; buffer = buffer->next) {
-        iocpnet__conn_unqueue(conn, buffer->used - buffer->sent);
+        iocpnet__conn_unqueue(conn, iocpnet__conn_worker(conn), buffer->used - buffer->sent);
     }
     iocpnet__queue_give_list(conn, conn->queue.head);
     memset(&conn->queue, 0, sizeof conn->queue);
@@ -7076,20 +7147,20 @@ static bool iocpnet__conn_bears(iocpnet__conn *conn, iocpnet_error error)
 
 // Asks for memory to be locked by a call that may wait. Receives leave a quarter to the sends, for
 // only these free something.
-static bool iocpnet__conn_lock(iocpnet__conn *conn, uint32_t bytes, bool receive)
+static inline bool iocpnet__conn_lock(iocpnet__worker *worker, uint32_t bytes, bool receive)
 {
     int64_t floor = receive ? iocpnet__accounts[IOCPNET__LOCKED].limit / 4 : 0;
 
-    if (iocpnet__draw(conn->group->iocp, IOCPNET__LOCKED, bytes, floor)) return true;
-    iocpnet__count(conn->group->iocp, IOCPNET_COUNT_LOCKS_REFUSED, 1);
+    if (iocpnet__draw(worker, IOCPNET__LOCKED, bytes, floor)) return true;
+    iocpnet__count_here(worker, IOCPNET_COUNT_LOCKS_REFUSED, 1);
     return false;
 }
 
-static void iocpnet__conn_unlock(iocpnet__conn *conn)
+static inline void iocpnet__conn_unlock(iocpnet__conn *conn, iocpnet__worker *worker)
 {
     if (!conn->locked) return;
     conn->locked = false;
-    iocpnet__undraw(conn->group->iocp, IOCPNET__LOCKED, conn->group->desc.buffer_bytes);
+    iocpnet__undraw(worker, IOCPNET__LOCKED, conn->group->desc.buffer_bytes);
 }
 
 static void iocpnet__queue_append(iocpnet__queue *queue, iocpnet_buffer *first,
@@ -7140,26 +7211,72 @@ static iocpnet__queue *iocpnet__conn_out(iocpnet__conn *conn)
 
 static void iocpnet__filter_out(iocpnet__conn *conn);  // the filter closes, and closing flushes
 
-// Sends what is queued: up to 64 buffers in one call.
-static void iocpnet__conn_send_one(iocpnet__conn *conn, iocpnet__send *send, bool *sending)
+// A send has finished: its buffers are given back. What a short one left goes out next; where two
+// are outstanding that would be out of order, so it ends the connection.
+static void iocpnet__conn_send_done(iocpnet__conn *conn, iocpnet__worker *worker,
+                                    iocpnet__send *send, bool *sending)
+{
+    size_t bytes = send->op.overlapped.internal_high;
+    iocpnet_error error = (iocpnet_error)send->op.overlapped.internal;
+    const iocpnet_conn_desc *desc = &conn->group->desc;
+    iocpnet_buffer *buffer = send->first;
+    iocpnet_buffer *last;
+    iocpnet__queue *queue;
+    uint32_t part;
+
+    *sending = false;
+    send->first = NULL;
+    iocpnet__undraw(worker, IOCPNET__LOCKED, send->bytes);
+    part = bytes < send->bytes ? (uint32_t)bytes : send->bytes;
+    iocpnet__conn_unqueue(conn, worker, part);
+    if (desc->filter) conn->extra->wire_bytes -= part;
+    if (part < send->bytes && desc->sndbuf_0 && !error) error = WSAECONNABORTED;
+    if (error || conn->closed) {
+        iocpnet__queue_give_list(conn, buffer);
+        if (!conn->closed) iocpnet__conn_fail(conn, error);  // how much has left is not known
+        return;
+    }
+    conn->sent_ms = iocpnet__now_32();
+    if (conn->awaits) conn->began_ms = conn->sent_ms;
+    while (buffer && bytes >= buffer->used - buffer->sent) {
+        iocpnet_buffer *next = buffer->next;
+        bytes -= buffer->used - buffer->sent;
+        iocpnet__queue_give(conn, buffer);
+        buffer = next;
+    }
+    if (!buffer) return;
+    queue = iocpnet__conn_out(conn);
+    part = (uint32_t)bytes;
+    buffer->sent += part;
+    for (last = buffer; last->next; last = last->next)
+        continue;
+    last->next = queue->head;
+    queue->head = buffer;
+    if (!queue->tail) queue->tail = last;
+}
+
+// Sends what is queued: up to 64 buffers in one call. What finishes at once, within the bound, is
+// dealt with at once.
+static void iocpnet__conn_send_one(iocpnet__conn *conn, iocpnet__worker *worker,
+                                   iocpnet__queue *queue, iocpnet__send *send, bool *sending)
 {
     iocpnet_socket socket = iocpnet__conn_socket(conn);
-    iocpnet__queue *queue = iocpnet__conn_out(conn);
     iocpnet_buffer *first = queue->head;
     iocpnet_buffer *last = NULL;
-    iocpnet_buffer *rest;
+    iocpnet_buffer *rest = first;
     iocpnet_vec vec[64];
     uint32_t bytes = 0;
     size_t n = 0;
     iocpnet_error error;
 
-    for (rest = first; rest && n < 64; rest = rest->next) {
+    do {
         vec[n].data = rest->data + rest->sent;
         vec[n].size = rest->used - rest->sent;
         bytes += vec[n++].size;
         last = rest;
-    }
-    if (!iocpnet__conn_lock(conn, bytes, false)) {
+        rest = rest->next;
+    } while (rest && n < 64);
+    if (!iocpnet__conn_lock(worker, bytes, false)) {
         iocpnet__conn_starve(conn, true);
         return;
     }
@@ -7170,71 +7287,37 @@ static void iocpnet__conn_send_one(iocpnet__conn *conn, iocpnet__send *send, boo
     send->bytes = bytes;
     conn->sent_ms = iocpnet__now_32();
     *sending = true;
-    error = iocpnet_start_send(&send->op, &socket, vec, n);
-    if (!error) return;
+    error = iocpnet__send_start(&send->op, &socket, vec, n, worker);
+    if (error == IOCPNET__AT_ONCE) iocpnet__conn_send_done(conn, worker, send, sending);
+    if (error <= 0) return;
 
     *sending = false;
-    iocpnet__undraw(conn->group->iocp, IOCPNET__LOCKED, bytes);
+    iocpnet__undraw(worker, IOCPNET__LOCKED, bytes);
     last->next = rest;
     queue->head = first;
     if (!rest) queue->tail = last;
     if (!iocpnet__conn_bears(conn, error)) iocpnet__conn_fail(conn, error);
 }
 
-static void iocpnet__conn_flush(iocpnet__conn *conn)
+// Sends until a send has to wait, or nothing is left.
+static inline void iocpnet__conn_send_all(iocpnet__conn *conn, iocpnet__worker *worker,
+                                          iocpnet__send *send, bool *sending)
 {
-    const iocpnet_conn_desc *desc = &conn->group->desc;
     iocpnet__queue *queue = iocpnet__conn_out(conn);
 
-    if (desc->filter) iocpnet__filter_out(conn);
-    if (queue->head && !conn->sending && !conn->closed && !conn->starved) {
-        iocpnet__conn_send_one(conn, &conn->send, &conn->sending);
-    }
-    if (desc->filter && desc->sndbuf_0) iocpnet__filter_out(conn);  // for the second send
-    if (desc->sndbuf_0 && queue->head && !conn->sending_2 && !conn->closed && !conn->starved) {
-        iocpnet__conn_send_one(conn, &conn->extra->send, &conn->sending_2);
-    }
+    do {
+        if (conn->group->desc.filter) iocpnet__filter_out(conn);
+        if (!queue->head || *sending || conn->closed || conn->starved) return;
+        iocpnet__conn_send_one(conn, worker, queue, send, sending);
+    } while (true);
 }
 
-// A send has finished: its buffers are given back. What a short one left goes out next; where two
-// are outstanding that would be out of order, so it ends the connection.
-static void iocpnet__conn_send_done(iocpnet__conn *conn, iocpnet__send *send, bool *sending)
+static void iocpnet__conn_flush(iocpnet__conn *conn, iocpnet__worker *worker)
 {
-    size_t bytes = send->op.overlapped.internal_high;
-    iocpnet_error error = (iocpnet_error)send->op.overlapped.internal;
-    iocpnet__queue *queue = iocpnet__conn_out(conn);
-    iocpnet_buffer *buffer = send->first;
-    iocpnet_buffer *last;
-    uint32_t part;
-
-    *sending = false;
-    send->first = NULL;
-    iocpnet__undraw(conn->group->iocp, IOCPNET__LOCKED, send->bytes);
-    part = bytes < send->bytes ? (uint32_t)bytes : send->bytes;
-    iocpnet__conn_unqueue(conn, part);
-    if (conn->group->desc.filter) conn->extra->wire_bytes -= part;
-    if (!error && bytes < send->bytes && conn->group->desc.sndbuf_0) error = WSAECONNABORTED;
-    if (error || conn->closed) {
-        iocpnet__queue_give_list(conn, buffer);
-        if (!conn->closed) iocpnet__conn_fail(conn, error);  // how much has left is not known
-        return;
+    iocpnet__conn_send_all(conn, worker, &conn->send, &conn->sending);
+    if (conn->group->desc.sndbuf_0) {
+        iocpnet__conn_send_all(conn, worker, &conn->extra->send, &conn->sending_2);
     }
-    conn->sent_ms = iocpnet__now_32();
-    if (conn->awaits) conn->began_ms = iocpnet__now_32();
-    while (buffer && bytes >= buffer->used - buffer->sent) {
-        iocpnet_buffer *next = buffer->next;
-        bytes -= buffer->used - buffer->sent;
-        iocpnet__queue_give(conn, buffer);
-        buffer = next;
-    }
-    if (!buffer) return;
-    part = (uint32_t)bytes;
-    buffer->sent += part;
-    for (last = buffer; last->next; last = last->next)
-        continue;
-    last->next = queue->head;
-    queue->head = buffer;
-    if (!queue->tail) queue->tail = last;
 }
 
 static void iocpnet__conn_close_begins(iocpnet__conn *conn)
@@ -7385,7 +7468,8 @@ static void iocpnet__filter_out_one(iocpnet__conn *conn)
 
     conn->queue.head = buffer->next;
     if (!buffer->next) conn->queue.tail = NULL;
-    iocpnet__conn_unqueue(conn, size);  // first: what the filter makes of it must not add to it
+    iocpnet__conn_unqueue(conn, iocpnet__conn_worker(conn), size);
+    // first: what the filter makes of it must not add to it
     conn->extra->filtering = true;
     if (filter->send) {
         error = filter->send(iocpnet__conn_name(conn), conn->extra->state, data, size);
@@ -7426,7 +7510,7 @@ static void iocpnet__filter_out(iocpnet__conn *conn)
 
 // The filter's handshake is not over. What comes is for it alone: a pause does not hold it, nor
 // does a close by which something is still to be delivered.
-static bool iocpnet__filter_begins(const iocpnet__conn *conn)
+static inline bool iocpnet__filter_begins(const iocpnet__conn *conn)
 {
     return conn->group->desc.filter && !conn->extra->filter_ready && !conn->extra->filter_failed &&
            !conn->shut;
@@ -7472,12 +7556,12 @@ static void iocpnet__conn_ask_alone(iocpnet__conn *conn)
 }
 
 // A receive has finished: bytes for the user, the end, or, after a zero-byte one, a reason to look.
-static void iocpnet__conn_receive_done(iocpnet__conn *conn)
+static void iocpnet__conn_receive_done(iocpnet__conn *conn, iocpnet__worker *worker)
 {
     size_t bytes = conn->recv.overlapped.internal_high;
     iocpnet_error error = (iocpnet_error)conn->recv.overlapped.internal;
 
-    iocpnet__conn_unlock(conn);
+    iocpnet__conn_unlock(conn, worker);
     conn->receiving = false;
     conn->more = false;
     if (conn->closed || conn->finished) return;
@@ -7499,20 +7583,19 @@ static void iocpnet__conn_receive_done(iocpnet__conn *conn)
 // Too much waits to be sent to a peer that does not read, so that reading pauses. That is for
 // answers to what is read; where the queue has another source, it would make one direction wait for
 // the other.
-static bool iocpnet__conn_too_much(const iocpnet__conn *conn)
+static inline bool iocpnet__conn_too_much(const iocpnet__conn *conn)
 {
     const iocpnet_conn_desc *desc = &conn->group->desc;
     bool begins = iocpnet__filter_begins(conn);
-    int32_t half = (int32_t)(desc->send_limit_bytes / 2);
-    int32_t waits = begins ? (int32_t)conn->extra->wire_bytes : iocpnet__load(&conn->queued);
+    uint32_t waits = begins ? conn->extra->wire_bytes : (uint32_t)iocpnet__load(&conn->queued);
 
-    return waits > half && !desc->no_read_pause &&
+    return waits > desc->send_limit_bytes / 2 && !desc->no_read_pause &&
            (begins || iocpnet__load(&conn->closing) != IOCPNET__CLOSING);
 }
 
 // Deals with what several receives have brought, in the order in which they were started: as if
 // each were the only one. While reading is paused the rest waits.
-static void iocpnet__conn_reads_done(iocpnet__conn *conn)
+static void iocpnet__conn_reads_done(iocpnet__conn *conn, iocpnet__worker *worker)
 {
     iocpnet__extra *extra = conn->extra;
 
@@ -7530,12 +7613,13 @@ static void iocpnet__conn_reads_done(iocpnet__conn *conn)
         conn->sure = read->alone;
         conn->recv.overlapped.internal = read->op.overlapped.internal;
         conn->recv.overlapped.internal_high = read->op.overlapped.internal_high;
-        iocpnet__conn_receive_done(conn);
+        iocpnet__conn_receive_done(conn, worker);
     }
 }
 
 // Several receives' packets have come: what they locked is free, whenever they are dealt with.
-static void iocpnet__conn_reads_arrived(iocpnet__conn *conn, uint32_t arrived)
+static void iocpnet__conn_reads_arrived(iocpnet__conn *conn, iocpnet__worker *worker,
+                                        uint32_t arrived)
 {
     iocpnet__extra *extra = conn->extra;
     uint32_t i;
@@ -7547,19 +7631,18 @@ static void iocpnet__conn_reads_arrived(iocpnet__conn *conn, uint32_t arrived)
         if (!(arrived >> i & 1)) continue;
         extra->reading--;
         conn->locked = read->locked;
-        iocpnet__conn_unlock(conn);
+        iocpnet__conn_unlock(conn, worker);
     }
-    iocpnet__conn_reads_done(conn);
+    iocpnet__conn_reads_done(conn, worker);
 }
 
 // Starts a receive: the only one, or one more of several.
-static iocpnet_error iocpnet__conn_start_receive(iocpnet__conn *conn)
+static inline iocpnet_error iocpnet__conn_start_receive(iocpnet__conn *conn)
 {
     iocpnet_socket socket = iocpnet__conn_socket(conn);
     iocpnet__extra *extra = conn->extra;
-    iocpnet_op *op = &conn->recv;
     void *data = conn->zero ? NULL : conn->buffer->data;
-    size_t size = conn->zero ? 0 : conn->buffer->size;
+    uint32_t size = conn->zero ? 0 : conn->buffer->size;
     iocpnet__read *read;
     iocpnet_error error;
 
@@ -7575,7 +7658,7 @@ static iocpnet_error iocpnet__conn_start_receive(iocpnet__conn *conn)
         conn->locked = false;
         extra->reads++;
         extra->reading++;
-        error = iocpnet_start_recv(&read->op, &socket, data, size);
+        error = iocpnet__recv_start(&read->op, &socket, data, size);
         if (!error) return 0;
         extra->reads--;
         extra->reading--;
@@ -7585,13 +7668,13 @@ static iocpnet_error iocpnet__conn_start_receive(iocpnet__conn *conn)
         return error;
     }
     conn->receiving = true;
-    error = iocpnet_start_recv(op, &socket, data, size);
+    error = iocpnet__recv_start(&conn->recv, &socket, data, size);
     if (error) conn->receiving = false;
     return error;
 }
 
 // False: it was not started.
-static bool iocpnet__conn_receive(iocpnet__conn *conn)
+static bool iocpnet__conn_receive(iocpnet__conn *conn, iocpnet__worker *worker)
 {
     const iocpnet_conn_desc *desc = &conn->group->desc;
     bool zero = desc->zero_byte && !conn->more;
@@ -7600,7 +7683,7 @@ static bool iocpnet__conn_receive(iocpnet__conn *conn)
 
     // Where nothing more may be locked it waits without a buffer.
     if (!zero && !there) {
-        conn->locked = iocpnet__conn_lock(conn, desc->buffer_bytes, true);
+        conn->locked = iocpnet__conn_lock(worker, desc->buffer_bytes, true);
         zero = !conn->locked;
         if (zero && iocpnet__conn_receives(conn)) return false;  // others wait already
     }
@@ -7610,7 +7693,7 @@ static bool iocpnet__conn_receive(iocpnet__conn *conn)
     } else if (!conn->buffer) {
         conn->buffer = iocpnet_pool_take(conn->group->inputs);
         if (!conn->buffer) {
-            iocpnet__conn_unlock(conn);
+            iocpnet__conn_unlock(conn, worker);
             if (!iocpnet__conn_receives(conn)) (void)iocpnet__conn_bears(conn, WSAENOBUFS);
             return false;
         }
@@ -7618,7 +7701,7 @@ static bool iocpnet__conn_receive(iocpnet__conn *conn)
     conn->zero = zero;
     error = iocpnet__conn_start_receive(conn);
     if (!error) return true;
-    iocpnet__conn_unlock(conn);
+    iocpnet__conn_unlock(conn, worker);
     if (error == WSAENOBUFS && iocpnet__conn_receives(conn)) return false;  // one more is a luxury
     if (!iocpnet__conn_bears(conn, error)) iocpnet__conn_fail(conn, error);
     return false;
@@ -7787,26 +7870,25 @@ static bool iocpnet__conn_waits(const iocpnet__conn *conn)
 }
 
 // What packets have brought.
-static void iocpnet__conn_results(iocpnet__conn *conn, int32_t bits)
+static inline void iocpnet__conn_results(iocpnet__conn *conn, iocpnet__worker *worker, int32_t bits)
 {
     if (bits & IOCPNET__CONNECTED) iocpnet__conn_connect_done(conn);
-    if (bits & IOCPNET__SENT) iocpnet__conn_send_done(conn, &conn->send, &conn->sending);
+    if (bits & IOCPNET__SENT) iocpnet__conn_send_done(conn, worker, &conn->send, &conn->sending);
     if (bits & IOCPNET__SENT_2) {
-        iocpnet__conn_send_done(conn, &conn->extra->send, &conn->sending_2);
+        iocpnet__conn_send_done(conn, worker, &conn->extra->send, &conn->sending_2);
     }
-    if (bits & IOCPNET__RECEIVED && conn->receiving) iocpnet__conn_receive_done(conn);
+    if (bits & IOCPNET__RECEIVED && conn->receiving) iocpnet__conn_receive_done(conn, worker);
     if (bits & IOCPNET__READS) {
-        iocpnet__conn_reads_arrived(conn, (uint32_t)(bits & IOCPNET__READS) >> IOCPNET__READ_SHIFT);
+        iocpnet__conn_reads_arrived(conn, worker,
+                                    (uint32_t)(bits & IOCPNET__READS) >> IOCPNET__READ_SHIFT);
     }
     if (bits & IOCPNET__GONE) iocpnet__conn_disconnect_done(conn);
 }
 
-// What the bits ask for. Each line is one cause.
+// What the other bits ask for. Each line is one cause.
 static void iocpnet__conn_obey(iocpnet__conn *conn, int32_t bits)
 {
-    if (bits & IOCPNET__OPEN) iocpnet__conn_established(conn, false);
     if (bits & IOCPNET__DIAL) iocpnet__conn_dial(conn, 0);
-    if (bits & IOCPNET__RESULTS) iocpnet__conn_results(conn, bits);
     if (bits & IOCPNET__READ_ON) conn->received_ms = iocpnet__now_32();
     if (bits & IOCPNET__SHUTDOWN) conn->ending = true;
     if (bits & IOCPNET__RETRY) {
@@ -7863,37 +7945,51 @@ static bool iocpnet__conn_idle(const iocpnet__conn *conn)
     return !conn->queue.head && !conn->sending && !conn->sending_2 && !iocpnet__load(&conn->queued);
 }
 
-// There is room again after a refusal.
-static void iocpnet__conn_tell_drain(iocpnet__conn *conn)
+// Whether there is room again after a refusal.
+static bool iocpnet__conn_drains(iocpnet__conn *conn)
 {
     iocpnet__account *account = &iocpnet__accounts[IOCPNET__QUEUED];
-    const iocpnet_conn_desc *desc = &conn->group->desc;
 
-    if (!iocpnet__load(&conn->refused) || iocpnet__load(&conn->closing)) return;
-    if (iocpnet__filter_begins(conn)) return;  // on.open comes first
-    if (iocpnet__load(&conn->queued) > (int32_t)(desc->send_limit_bytes / 2)) return;
+    if (!iocpnet__load(&conn->refused) || iocpnet__load(&conn->closing)) return false;
+    if (iocpnet__filter_begins(conn)) return false;  // on.open comes first
+    if ((uint32_t)iocpnet__load(&conn->queued) > conn->group->desc.send_limit_bytes / 2)
+        return false;
     if (iocpnet__load(&conn->refused) == IOCPNET__BY_PROCESS &&
         (conn->asked || iocpnet__load64(&account->left) < account->limit / 2)) {
         iocpnet__conn_time(conn, 2);  // nothing of its own will wake it
-        return;
+        return false;
     }
-    // Half the room may be too little for what it sends: then it is asked once a tick.
-    conn->asked = iocpnet__load(&conn->refused) == IOCPNET__BY_PROCESS;
-    iocpnet__exchange(&conn->refused, 0);
-    iocpnet__count(conn->group->iocp, IOCPNET_COUNT_DRAINS, 1);
-    if (desc->on.drain) desc->on.drain(iocpnet__conn_name(conn));
-    iocpnet__conn_flush(conn);
+    return true;
+}
+
+// After a refusal the program is told that there is room; again where what it then sent has left at
+// once, for nothing else will say so.
+static void iocpnet__conn_tell_drain(iocpnet__conn *conn, iocpnet__worker *worker)
+{
+    const iocpnet_conn_desc *desc = &conn->group->desc;
+    int32_t queued;
+
+    while (iocpnet__conn_drains(conn)) {
+        // Half the room may be too little for what it sends: then it is asked once a tick.
+        conn->asked = iocpnet__load(&conn->refused) == IOCPNET__BY_PROCESS;
+        iocpnet__exchange(&conn->refused, 0);
+        iocpnet__count_here(worker, IOCPNET_COUNT_DRAINS, 1);
+        if (desc->on.drain) desc->on.drain(iocpnet__conn_name(conn));
+        queued = iocpnet__load(&conn->queued);
+        iocpnet__conn_flush(conn, worker);
+        if (iocpnet__load(&conn->queued) >= queued) return;
+    }
 }
 
 // Shows what has come and waits to be shown.
-static void iocpnet__conn_show_ready(iocpnet__conn *conn)
+static inline void iocpnet__conn_show_ready(iocpnet__conn *conn, iocpnet__worker *worker)
 {
     if (conn->ready) iocpnet__conn_show(conn);
-    if (conn->extra && conn->extra->reads) iocpnet__conn_reads_done(conn);
+    if (conn->extra && conn->extra->reads) iocpnet__conn_reads_done(conn, worker);
 }
 
 // A hand-over: when everything has left and no receive is pending, the socket is the program's.
-static void iocpnet__conn_hand_over(iocpnet__conn *conn)
+static void iocpnet__conn_hand_over(iocpnet__conn *conn, iocpnet__worker *worker)
 {
     if (iocpnet__conn_receives(conn)) {
         conn->cancelled = true;
@@ -7902,7 +7998,7 @@ static void iocpnet__conn_hand_over(iocpnet__conn *conn)
         return;
     }
     while (conn->ready || (conn->extra && conn->extra->reads))
-        iocpnet__conn_show_ready(conn);
+        iocpnet__conn_show_ready(conn, worker);
     if (conn->closed || iocpnet__load(&conn->closing) == IOCPNET__CLOSING) return;
     iocpnet__conn_because(conn, IOCPNET_CLOSED_HANDED_OVER, 0);
     conn->closed = true;
@@ -7938,28 +8034,17 @@ static bool iocpnet__conn_closes(const iocpnet__conn *conn)
     return conn->awaits && !conn->leaving;
 }
 
-// What to do next. True when the connection is over: nothing is pending on it any more.
-static bool iocpnet__conn_advance(iocpnet__conn *conn, iocpnet__worker *worker)
+// Its end has begun, or that of its sending. All has left that was queued before: finish our side,
+// unless the socket's end does it; when both sides have finished, or a hand-over waits, the socket
+// goes.
+static void iocpnet__conn_finishes(iocpnet__conn *conn, iocpnet__worker *worker)
 {
-    bool idle;
-
-    worker->at_once = NULL;
-    if (!conn->closed) iocpnet__conn_show_ready(conn);
-    iocpnet__conn_take_offered(conn);
-    if (conn->closed) iocpnet__conn_drop_queue(conn);
-    if (conn->dialing) {
-        // Closed with nothing to deliver: there is no reason to go on connecting.
-        if (iocpnet__conn_closes(conn) && iocpnet__conn_idle(conn)) iocpnet__conn_cut(conn, false);
-        return false;
-    }
-    iocpnet__conn_flush(conn);
-    iocpnet__conn_tell_drain(conn);
-    idle = iocpnet__conn_idle(conn) && !conn->closed && !conn->disconnecting;
-
-    // All has left that was queued before the close: finish our side, unless the socket's end does
-    // it.
-    if ((conn->ending || iocpnet__conn_closes(conn)) && idle && !conn->shut && !conn->finished &&
-        !conn->leaving) {
+    if (!iocpnet__conn_idle(conn) || conn->closed || conn->disconnecting) return;
+    if (conn->leaving) {
+        iocpnet__conn_hand_over(conn, worker);
+    } else if (conn->finished) {
+        if (conn->awaits && !iocpnet__conn_receives(conn)) iocpnet__conn_leave_socket(conn);
+    } else if (!conn->shut) {
         conn->shut = true;
         conn->began_ms = iocpnet__now_32();
         if (IOCPNET_OS(shutdown)(conn->handle, SD_SEND)) {
@@ -7968,17 +8053,28 @@ static bool iocpnet__conn_advance(iocpnet__conn *conn, iocpnet__worker *worker)
             iocpnet__conn_cut(conn, false);
         }
     }
-    if (conn->leaving && idle) {
-        iocpnet__conn_hand_over(conn);
-    } else if (iocpnet__conn_closes(conn) && idle && conn->finished &&
-               !iocpnet__conn_receives(conn)) {
-        iocpnet__conn_leave_socket(conn);  // both sides have finished
-    }
+}
 
-    // When a send has finished at once we come here again for it: a receive begun now would only
-    // take a second packet.
+// What to do next. True when the connection is over: nothing is pending on it any more.
+static inline bool iocpnet__conn_advance(iocpnet__conn *conn, iocpnet__worker *worker)
+{
+    worker->at_once = NULL;
+    if (!conn->closed) iocpnet__conn_show_ready(conn, worker);
+    iocpnet__conn_take_offered(conn);
+    if (conn->closed) iocpnet__conn_drop_queue(conn);
+    if (conn->dialing) {
+        // Closed with nothing to deliver: there is no reason to go on connecting.
+        if (iocpnet__conn_closes(conn) && iocpnet__conn_idle(conn)) iocpnet__conn_cut(conn, false);
+        return false;
+    }
+    iocpnet__conn_flush(conn, worker);
+    if (iocpnet__load(&conn->refused)) iocpnet__conn_tell_drain(conn, worker);
+    if (conn->ending || conn->awaits) iocpnet__conn_finishes(conn, worker);
+
+    // When a send has finished at once, over the bound, we come here again for it: a receive begun
+    // now would only take a second packet.
     if (!(conn->sending && worker->at_once == &conn->send.op)) {
-        while (iocpnet__conn_reads(conn) && iocpnet__conn_receive(conn) &&
+        while (iocpnet__conn_reads(conn) && iocpnet__conn_receive(conn, worker) &&
                conn->group->desc.recvs > 1) {
             continue;
         }
@@ -8002,7 +8098,7 @@ static void iocpnet__conn_end(iocpnet__conn *conn, iocpnet__worker *worker)
     iocpnet__conn_starve(conn, false);
     iocpnet__conn_time(conn, 0);
     conn->ready = false;
-    if (conn->extra && conn->extra->reads) iocpnet__conn_reads_done(conn);  // gives them back
+    if (conn->extra && conn->extra->reads) iocpnet__conn_reads_done(conn, worker);  // gives back
     iocpnet_buffer_give(conn->buffer);
     conn->buffer = NULL;
     if (conn->extra) iocpnet_buffer_give(conn->extra->room);
@@ -8020,7 +8116,7 @@ static void iocpnet__conn_end(iocpnet__conn *conn, iocpnet__worker *worker)
 // Runs a connection: looks at its bits until there are none. BUSY is ours.
 static void iocpnet__conn_run(iocpnet__conn *conn)
 {
-    iocpnet__worker *worker = iocpnet__worker_here(conn->group->iocp);
+    iocpnet__worker *worker = iocpnet__conn_worker(conn);
     uintptr_t handle = worker->handle;
     int32_t bits;
     bool over = false;
@@ -8036,7 +8132,9 @@ static void iocpnet__conn_run(iocpnet__conn *conn)
             return;
         }
         bits = iocpnet__exchange(&conn->bits, IOCPNET__BUSY) & ~IOCPNET__BUSY;
-        iocpnet__conn_obey(conn, bits);
+        if (bits & IOCPNET__OPEN) iocpnet__conn_established(conn, false);
+        if (bits & IOCPNET__RESULTS) iocpnet__conn_results(conn, worker, bits);
+        if (bits & IOCPNET__ASKED) iocpnet__conn_obey(conn, bits);
         if (conn->closed || !(iocpnet__load(&conn->bits) & ~IOCPNET__BUSY))
             over = iocpnet__conn_advance(conn, worker);
     } while (!over && !iocpnet__cas(&conn->bits, IOCPNET__BUSY, 0));
@@ -8255,20 +8353,21 @@ IOCPNET__DEF iocpnet_error iocpnet_conn_adopt(iocpnet_conn *name, iocpnet_connec
 }
 
 // The connection of a name, for a call: without a reference from its own callback, else with one.
-static iocpnet__conn *iocpnet__conn_enter(iocpnet_conn name, bool *own)
+// own: the worker, in its own callback; NULL elsewhere.
+static inline iocpnet__conn *iocpnet__conn_enter(iocpnet_conn name, iocpnet__worker **own)
 {
-    iocpnet__worker *worker = NULL;
-    iocpnet__conn *conn;
+    iocpnet__worker *worker = (iocpnet__worker *)iocpnet__local_get(&iocpnet__current);
+    iocpnet__conn *conn = worker ? (iocpnet__conn *)worker->running : NULL;
 
-    if (iocpnet__current.tls != TLS_OUT_OF_INDEXES) {
-        worker = (iocpnet__worker *)iocpnet__local_get(&iocpnet__current);
+    if (conn && conn->id == name.id) {
+        *own = worker;
+        return conn;
     }
-    conn = worker ? (iocpnet__conn *)worker->running : NULL;
-    *own = conn && conn->id == name.id;
-    return *own ? conn : iocpnet__name_enter(name.id);
+    *own = NULL;
+    return iocpnet__name_enter(name.id);
 }
 
-static void iocpnet__conn_leave(iocpnet__conn *conn, bool own)
+static inline void iocpnet__conn_leave(iocpnet__conn *conn, const iocpnet__worker *own)
 {
     if (!own) iocpnet__name_leave(conn, false);
 }
@@ -8277,7 +8376,7 @@ static void iocpnet__conn_leave(iocpnet__conn *conn, bool own)
 // sends are taken.
 static iocpnet_error iocpnet__conn_ask(iocpnet_conn name, int32_t closing, int32_t bits)
 {
-    bool own;
+    iocpnet__worker *own;
     iocpnet__conn *conn = iocpnet__conn_enter(name, &own);
 
     if (!conn) return WSAENOTCONN;
@@ -8308,7 +8407,7 @@ IOCPNET__DEF iocpnet_error iocpnet_conn_shutdown(iocpnet_conn conn)
 
 IOCPNET__DEF iocpnet_error iocpnet_conn_detach(iocpnet_conn name)
 {
-    bool own;
+    iocpnet__worker *own;
     iocpnet__conn *conn = iocpnet__conn_enter(name, &own);
     bool framed;
 
@@ -8321,7 +8420,7 @@ IOCPNET__DEF iocpnet_error iocpnet_conn_detach(iocpnet_conn name)
 
 IOCPNET__DEF iocpnet_error iocpnet_conn_pause(iocpnet_conn name)
 {
-    bool own;
+    iocpnet__worker *own;
     iocpnet__conn *conn = iocpnet__conn_enter(name, &own);
 
     if (!conn) return WSAENOTCONN;
@@ -8332,7 +8431,7 @@ IOCPNET__DEF iocpnet_error iocpnet_conn_pause(iocpnet_conn name)
 
 IOCPNET__DEF iocpnet_error iocpnet_conn_resume(iocpnet_conn name)
 {
-    bool own;
+    iocpnet__worker *own;
     iocpnet__conn *conn = iocpnet__conn_enter(name, &own);
 
     if (!conn) return WSAENOTCONN;
@@ -8345,7 +8444,7 @@ IOCPNET__DEF iocpnet_error iocpnet_conn_resume(iocpnet_conn name)
 
 IOCPNET__DEF iocpnet_buffer *iocpnet_conn_take(iocpnet_conn name)
 {
-    bool own;
+    iocpnet__worker *own;
     iocpnet__conn *conn = iocpnet__conn_enter(name, &own);
     iocpnet_buffer *buffer = NULL;
 
@@ -8361,7 +8460,7 @@ IOCPNET__DEF iocpnet_buffer *iocpnet_conn_take(iocpnet_conn name)
 
 IOCPNET__DEF uintptr_t iocpnet_conn_handle(iocpnet_conn name)
 {
-    bool own;
+    iocpnet__worker *own;
     iocpnet__conn *conn = iocpnet__conn_enter(name, &own);
     uintptr_t handle = INVALID_SOCKET;
 
@@ -8417,8 +8516,8 @@ static bool iocpnet__copy_out(iocpnet_pool *pool, const char *data, size_t size,
 }
 
 // What other threads queue goes through a stack of its own.
-static void iocpnet__conn_put(iocpnet__conn *conn, bool own, iocpnet_buffer *first,
-                              iocpnet_buffer *last)
+static inline void iocpnet__conn_put(iocpnet__conn *conn, bool own, iocpnet_buffer *first,
+                                     iocpnet_buffer *last)
 {
     void *head;
 
@@ -8434,7 +8533,7 @@ static void iocpnet__conn_put(iocpnet__conn *conn, bool own, iocpnet_buffer *fir
 }
 
 // Queues bytes for a connection, whose limit has been checked. False: no buffer.
-static bool iocpnet__conn_queue(iocpnet__conn *conn, bool own, const char *data, size_t size)
+static inline bool iocpnet__conn_queue(iocpnet__conn *conn, bool own, const char *data, size_t size)
 {
     iocpnet_pool *pool = conn->group->buffers;
     iocpnet_buffer *first = NULL;
@@ -8504,7 +8603,7 @@ static void iocpnet__conn_offer_failed(iocpnet__conn *conn, bool own, iocpnet_er
     bool reserved = weight <= conn->group->desc.send_limit_bytes;
 
     if (reserved) iocpnet__add(&conn->queued, -(int32_t)weight);
-    if (drawn) iocpnet__undraw(conn->group->iocp, IOCPNET__QUEUED, (int64_t)weight);
+    if (drawn) iocpnet__undraw(iocpnet__conn_worker(conn), IOCPNET__QUEUED, (int64_t)weight);
     if (error == WSAENOBUFS) {
         iocpnet__exchange(&conn->closing, IOCPNET__CLOSING);
         iocpnet__conn_signal(conn, IOCPNET__OVER);
@@ -8515,12 +8614,13 @@ static void iocpnet__conn_offer_failed(iocpnet__conn *conn, bool own, iocpnet_er
 
 // Queues bytes, or a buffer whose reference is given back here when that fails. weight is what
 // counts against the limit.
-static iocpnet_error iocpnet__conn_offer(iocpnet_conn name, const void *data, size_t size,
-                                         iocpnet_buffer *buffer, size_t weight)
+static inline iocpnet_error iocpnet__conn_offer(iocpnet_conn name, const void *data, size_t size,
+                                                iocpnet_buffer *buffer, size_t weight)
 {
     iocpnet_error error = 0;
-    bool own;
+    iocpnet__worker *own;
     iocpnet__conn *conn = iocpnet__conn_enter(name, &own);
+    iocpnet__worker *worker;
     uint32_t limit;
     bool room, drawn;
 
@@ -8532,20 +8632,21 @@ static iocpnet_error iocpnet__conn_offer(iocpnet_conn name, const void *data, si
     // First the reservation, then the look at closing: a close, which does it the other way round,
     // either waits for these bytes or is seen here.
     limit = conn->group->desc.send_limit_bytes;
+    worker = own ? own : iocpnet__conn_worker(conn);
     room = weight <= limit && (uint32_t)iocpnet__add(&conn->queued, (int32_t)weight) <= limit;
-    drawn = room && iocpnet__draw(conn->group->iocp, IOCPNET__QUEUED, (int64_t)weight, 0);
+    drawn = room && iocpnet__draw(worker, IOCPNET__QUEUED, (int64_t)weight, 0);
     if (iocpnet__load(&conn->closing)) {
         error = WSAENOTCONN;
     } else if (!drawn) {
         error = iocpnet__conn_refuse(conn, weight, room);
-    } else if (buffer ? !iocpnet__conn_queue_view(conn, own, buffer)
-                      : !iocpnet__conn_queue(conn, own, (const char *)data, size)) {
+    } else if (buffer ? !iocpnet__conn_queue_view(conn, own != NULL, buffer)
+                      : !iocpnet__conn_queue(conn, own != NULL, (const char *)data, size)) {
         iocpnet__count(conn->group->iocp, IOCPNET_COUNT_NO_BUFFERS, 1);
         error = WSAENOBUFS;
     }
     if (error) {
         iocpnet_buffer_give(buffer);
-        iocpnet__conn_offer_failed(conn, own, error, weight, drawn);
+        iocpnet__conn_offer_failed(conn, own != NULL, error, weight, drawn);
     }
     iocpnet__conn_leave(conn, own);
     return error;
@@ -8566,7 +8667,7 @@ IOCPNET__DEF iocpnet_error iocpnet_conn_send_buffer(iocpnet_conn name, iocpnet_b
 // The connection, if this is called in a function of its filter.
 static iocpnet__conn *iocpnet__filter_enter(iocpnet_conn name)
 {
-    bool own;
+    iocpnet__worker *own;
     iocpnet__conn *conn = iocpnet__conn_enter(name, &own);
 
     if (conn && own && conn->extra && conn->extra->filtering) return conn;
@@ -8620,7 +8721,7 @@ IOCPNET__DEF iocpnet_error iocpnet_filter_send(iocpnet_conn name, const void *da
     }
     // What a filter makes of bytes that were taken is not refused: it counts, over the limit too.
     iocpnet__add(&conn->queued, (int32_t)size);
-    (void)iocpnet__draw(conn->group->iocp, IOCPNET__QUEUED, (int64_t)size, INT64_MIN / 2);
+    (void)iocpnet__draw(iocpnet__conn_worker(conn), IOCPNET__QUEUED, (int64_t)size, INT64_MIN / 2);
     conn->extra->wire_bytes += (uint32_t)size;
     iocpnet__queue_append(&conn->extra->wire, first, last);
     return 0;
@@ -8628,7 +8729,7 @@ IOCPNET__DEF iocpnet_error iocpnet_filter_send(iocpnet_conn name, const void *da
 
 IOCPNET__DEF void *iocpnet_conn_user(iocpnet_conn name)
 {
-    bool own;
+    iocpnet__worker *own;
     iocpnet__conn *conn = iocpnet__conn_enter(name, &own);
     void *user;
 
@@ -8640,7 +8741,7 @@ IOCPNET__DEF void *iocpnet_conn_user(iocpnet_conn name)
 
 IOCPNET__DEF iocpnet_error iocpnet_conn_set_user(iocpnet_conn name, void *user)
 {
-    bool own;
+    iocpnet__worker *own;
     iocpnet__conn *conn = iocpnet__conn_enter(name, &own);
 
     if (!conn) return WSAENOTCONN;
@@ -8652,7 +8753,7 @@ IOCPNET__DEF iocpnet_error iocpnet_conn_set_user(iocpnet_conn name, void *user)
 IOCPNET__DEF iocpnet_address iocpnet_conn_address(iocpnet_conn name, bool local)
 {
     iocpnet_address address;
-    bool own;
+    iocpnet__worker *own;
     iocpnet__conn *conn = iocpnet__conn_enter(name, &own);
 
     memset(&address, 0, sizeof address);
