@@ -2509,7 +2509,7 @@ static __declspec(noinline) void *iocpnet__pool_take_slow(iocpnet_pool *pool, io
     return cache->loaded->items[--cache->loaded->count];
 }
 
-static void *iocpnet__pool_take(iocpnet_pool *pool)
+static inline void *iocpnet__pool_take(iocpnet_pool *pool)
 {
     iocpnet__cache *cache = (iocpnet__cache *)iocpnet__local_get(&pool->local);
 
@@ -2567,7 +2567,7 @@ static __declspec(noinline) void iocpnet__pool_give_slow(iocpnet_pool *pool, ioc
     cache->loaded->items[cache->loaded->count++] = item;
 }
 
-static void iocpnet__pool_give(iocpnet_pool *pool, void *item)
+static inline void iocpnet__pool_give(iocpnet_pool *pool, void *item)
 {
     iocpnet__cache *cache = (iocpnet__cache *)iocpnet__local_get(&pool->local);
 
@@ -2655,7 +2655,7 @@ static void iocpnet__pool_return(iocpnet_pool *pool, void *item)
     iocpnet__pool_give(pool, item);
 }
 
-IOCPNET__DEF iocpnet_buffer *iocpnet_pool_take(iocpnet_pool *pool)
+static inline iocpnet_buffer *iocpnet__buffer_take(iocpnet_pool *pool)
 {
     iocpnet_buffer *buffer;
 
@@ -2669,15 +2669,19 @@ IOCPNET__DEF iocpnet_buffer *iocpnet_pool_take(iocpnet_pool *pool)
     return buffer;
 }
 
+IOCPNET__DEF iocpnet_buffer *iocpnet_pool_take(iocpnet_pool *pool)
+{
+    return iocpnet__buffer_take(pool);
+}
+
 IOCPNET__DEF iocpnet_buffer *iocpnet_buffer_share(iocpnet_buffer *buffer)
 {
     iocpnet__add(&buffer->references, 1);
     return buffer;
 }
 
-IOCPNET__DEF void iocpnet_buffer_give(iocpnet_buffer *buffer)
+static inline void iocpnet__buffer_give(iocpnet_buffer *buffer)
 {
-    if (!buffer) return;
     IOCPNET_ASSERT(buffer->references > 0);
 
     // Nobody can add a reference to one that only we hold, so that case needs no locked
@@ -2685,6 +2689,11 @@ IOCPNET__DEF void iocpnet_buffer_give(iocpnet_buffer *buffer)
     if (iocpnet__load(&buffer->references) != 1 && iocpnet__add(&buffer->references, -1)) return;
     buffer->references = 0;
     iocpnet__pool_return(buffer->pool, buffer);
+}
+
+IOCPNET__DEF void iocpnet_buffer_give(iocpnet_buffer *buffer)
+{
+    if (buffer) iocpnet__buffer_give(buffer);
 }
 
 IOCPNET__DEF void *iocpnet_pool_take_object(iocpnet_pool *pool)
@@ -2770,8 +2779,8 @@ enum {
 enum { IOCPNET__LOCKED, IOCPNET__QUEUED, IOCPNET__ACCOUNTS };
 typedef struct iocpnet__account {
     volatile int64_t left;
-    int64_t limit, lot;  // iocpnet__lock
-    char apart[40];
+    int64_t limit, lot, most;  // iocpnet__lock; what a worker draws at once, and has at most
+    char apart[32];
 } iocpnet__account;
 
 // What one thread needs to poll one iocp. Only that thread writes it.
@@ -2781,10 +2790,9 @@ typedef struct iocpnet__worker {
     struct iocpnet__worker *next;     // in iocp.workers, for good
     volatile int32_t used;            // a thread has it
     volatile int32_t busy;            // it runs callbacks
-    bool polling;
-    uint32_t ask, patience, full;  // packets to ask for; full batches before asking for more
-    uintptr_t handle;              // whose packet is being run: only its operations finish in place
-    uint32_t inline_left;
+    uint32_t ask, patience, full;     // packets to ask for; full batches before asking for more
+    uintptr_t handle;  // whose packet is being run: only its operations finish in place
+    uint32_t inline_limit, inline_left;
     iocpnet_op *inline_first, *inline_last;
     // What finished at once, over the bound, comes after the next batch; accepts after the others.
     iocpnet_op *later_first, *later_last;
@@ -2815,7 +2823,8 @@ struct iocpnet_iocp {
     iocpnet__local local;     // this thread's worker
     void *volatile workers;   // all that there ever were
     void *volatile overflow;  // ops whose post failed, newest first
-    volatile int32_t state, aborted, attached, start_failed;
+    volatile int32_t state, aborted, attached;
+    volatile int32_t ended;   // it has stopped, or its start has failed: its threads end
     volatile int32_t givers;  // listeners of other iocps that spread to connectors of this one
     volatile int64_t deadline;
     volatile int64_t tick_due;
@@ -2927,6 +2936,7 @@ static void iocpnet__accounts_open(const iocpnet_iocp_desc *desc)
         if (more <= 0) continue;
         iocpnet__accounts[i].limit += more;
         iocpnet__accounts[i].lot = iocpnet__accounts[i].limit / 1024;
+        iocpnet__accounts[i].most = 2 * iocpnet__accounts[i].lot;
         iocpnet__count_shared(&iocpnet__accounts[i].left, more);
     }
 }
@@ -2970,6 +2980,7 @@ static iocpnet__worker *iocpnet__worker_make(iocpnet_iocp *iocp)
     worker = (iocpnet__worker *)iocpnet__alloc(sizeof *worker);
     if (!worker) return NULL;
     worker->iocp = iocp;
+    worker->inline_limit = iocp->desc.inline_limit;
     worker->used = 1;
     worker->ask = 1;
     worker->patience = 1;
@@ -3054,14 +3065,9 @@ static iocpnet_op *iocpnet__op_next(const iocpnet_op *op)
     return (iocpnet_op *)op->overlapped.event;
 }
 
-// What a start does first: refuses misuse, writes every field, counts, enters the ledger.
-static inline iocpnet_error iocpnet__op_begin(iocpnet_op *op, iocpnet_iocp *iocp, uintptr_t handle,
-                                              int kind)
+// Writes every field of an op, and enters it in the ledger.
+static inline void iocpnet__op_write(iocpnet_op *op, iocpnet_iocp *iocp, uintptr_t handle, int kind)
 {
-    IOCPNET_ASSERT(op->state == IOCPNET__IDLE && "the op is in flight");
-    IOCPNET_ASSERT(op->done && "op.done is not set");
-    if (op->state != IOCPNET__IDLE || !op->done) return WSAEINVAL;
-
     memset(&op->overlapped, 0, sizeof op->overlapped);
     op->iocp = iocp;
     op->handle = handle;
@@ -3077,6 +3083,16 @@ static inline iocpnet_error iocpnet__op_begin(iocpnet_op *op, iocpnet_iocp *iocp
     iocpnet__lock_leave(&iocpnet__debug);
 #endif
     iocpnet__store(&op->state, IOCPNET__IN_FLIGHT);
+}
+
+// What a start does first: refuses misuse, writes the op, counts.
+static iocpnet_error iocpnet__op_begin(iocpnet_op *op, iocpnet_iocp *iocp, uintptr_t handle,
+                                       int kind)
+{
+    IOCPNET_ASSERT(op->state == IOCPNET__IDLE && "the op is in flight");
+    IOCPNET_ASSERT(op->done && "op.done is not set");
+    if (op->state != IOCPNET__IDLE || !op->done) return WSAEINVAL;
+    iocpnet__op_write(op, iocp, handle, kind);
     iocpnet__count_started(iocp, kind);
     return 0;
 }
@@ -3113,11 +3129,9 @@ static iocpnet_error iocpnet__op_undo(iocpnet_op *op, iocpnet_error error)
 
 // The callback. It counts as finished only after it: so a stop waits for what it may start. op may
 // be gone then.
-static inline void iocpnet__op_done(iocpnet__worker *worker, iocpnet_op *op, iocpnet_error error,
-                                    size_t bytes)
+static inline void iocpnet__op_done(iocpnet__worker *worker, iocpnet_op *op, int kind,
+                                    iocpnet_error error, size_t bytes)
 {
-    int kind = op->kind;
-
     iocpnet__op_end(op);
     op->done(op, error, bytes);
     iocpnet__count_own(&worker->counters.finished[kind], 1);
@@ -3127,11 +3141,10 @@ static inline void iocpnet__op_done(iocpnet__worker *worker, iocpnet_op *op, ioc
 static void iocpnet__op_finish(iocpnet__worker *worker, iocpnet_op *op)
 {
     size_t bytes = op->overlapped.internal_high;
-    iocpnet_error error = op->flags & IOCPNET__POSTED
-                              ? (iocpnet_error)op->overlapped.internal
-                              : iocpnet_error_from_status((uint32_t)op->overlapped.internal);
+    uint32_t code = (uint32_t)op->overlapped.internal;
 
-    iocpnet__start_finish(worker, op, error, bytes);
+    if (code && !(op->flags & IOCPNET__POSTED)) code = (uint32_t)iocpnet_error_from_status(code);
+    iocpnet__start_finish(worker, op, (iocpnet_error)code, bytes);
 }
 
 // Sends a packet for an op through the port; if the system can't, through the overflow list.
@@ -3201,7 +3214,7 @@ static iocpnet_error iocpnet__op_issued(iocpnet_iocp *iocp, iocpnet_op *op, bool
 static void iocpnet__run_op(iocpnet__worker *worker, iocpnet_op *op)
 {
     worker->handle = op->handle;
-    worker->inline_left = worker->iocp->desc.inline_limit;
+    worker->inline_left = worker->inline_limit;
     iocpnet__op_finish(worker, op);
     while (worker->inline_first) {
         op = worker->inline_first;
@@ -3220,12 +3233,16 @@ static void iocpnet__run_packet(iocpnet__worker *worker, const OVERLAPPED_ENTRY 
     ULONG_PTR number = entry->lpCompletionKey;
     iocpnet__key *key;
 
-    if (!number && !overlapped) {
-        iocpnet__exchange(&iocp->waking, 0);  // a wake-up: the next poll looks what is due
-        return;
-    }
     if (!number || number > (ULONG_PTR)iocpnet__load(&iocp->attached)) {
-        iocpnet__count_here(worker, IOCPNET_COUNT_STRAY_PACKETS, 1);
+        if (number || overlapped) {
+            iocpnet__count_here(worker, IOCPNET_COUNT_STRAY_PACKETS, 1);
+        } else {
+            iocpnet__exchange(&iocp->waking, 0);  // a wake-up: the next poll looks what is due
+            // Or the end. One batch may have several threads' wake-ups: they are passed on.
+            if (iocpnet__load(&iocp->ended)) {
+                IOCPNET_OS(PostQueuedCompletionStatus)(iocp->handle, 0, 0, NULL);
+            }
+        }
         return;
     }
     key = &iocp->keys[number];
@@ -3266,11 +3283,10 @@ static void iocpnet__run_later(iocpnet__worker *worker)
 }
 
 // Runs what waits in the overflow list, oldest first. True if there was something.
-static bool iocpnet__run_overflow(iocpnet__worker *worker)
+static __declspec(noinline) bool iocpnet__run_overflow(iocpnet__worker *worker)
 {
     iocpnet_op *list, *op, *next, *ordered = NULL;
 
-    if (!iocpnet__load_pointer(&worker->iocp->overflow)) return false;
     list = (iocpnet_op *)iocpnet__exchange_pointer(&worker->iocp->overflow, NULL);
     for (op = list; op; op = next) {
         next = iocpnet__op_next(op);
@@ -3295,8 +3311,10 @@ static void iocpnet__worker_learn(iocpnet__worker *worker, uint32_t got)
         worker->full = 0;
         return;
     }
+    worker->full++;
+    if (got == 1 && worker->full < worker->patience) return;
     if (got > 1) worker->patience = 1;
-    if (++worker->full >= worker->patience && worker->ask < worker->iocp->desc.batch) {
+    if (worker->ask < worker->iocp->desc.batch) {
         worker->ask =
             worker->ask * 2 < worker->iocp->desc.batch ? worker->ask * 2 : worker->iocp->desc.batch;
         worker->full = 0;
@@ -3322,8 +3340,10 @@ static void iocpnet__stop_advance(iocpnet_iocp *iocp)
     if (iocpnet__load(&iocp->state) != IOCPNET__STOPPING) return;
     iocpnet__sum(iocp, &stats);
     if (!stats.pending_all && !stats.connections && !stats.timers) {
-        if (iocpnet__cas(&iocp->state, IOCPNET__STOPPING, IOCPNET__STOPPED))
+        if (iocpnet__cas(&iocp->state, IOCPNET__STOPPING, IOCPNET__STOPPED)) {
+            iocpnet__store(&iocp->ended, 1);
             iocpnet__wake_workers(iocp);
+        }
         return;
     }
     late = (int64_t)iocpnet__now() - iocpnet__load64(&iocp->deadline);
@@ -3366,28 +3386,27 @@ static void iocpnet__wait_ended(iocpnet__worker *worker)
 IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeout_ms)
 {
     iocpnet__worker *worker = (iocpnet__worker *)iocpnet__local_get(&iocp->local);
+    const OVERLAPPED_ENTRY *entry, *end;
     uint32_t longest = IOCPNET__LONGEST_WAIT_MS;
     iocpnet_error error = 0;
-    bool ran, timers;
-    void *outer;
+    bool ran = false;
+    bool timers;
+    int32_t state;
     uint64_t began;
     ULONG got = 0;
-    ULONG i;
 
     if (!worker) worker = iocpnet__worker_make(iocp);
     if (!worker) return WSAENOBUFS;
-    outer = iocpnet__local_get(&iocpnet__current);
-    if (worker->polling || outer) return WSAEINVAL;  // in a callback, of this iocp or of another
-    if (iocpnet__load(&iocp->state) == IOCPNET__STOPPED) return WSAESHUTDOWN;
+    if (iocpnet__local_get(&iocpnet__current)) return WSAEINVAL;  // in a callback of any iocp
+    state = iocpnet__load(&iocp->state);
+    if (state == IOCPNET__STOPPED) return WSAESHUTDOWN;
     if (!IOCPNET_OS(TlsSetValue)(iocpnet__current.tls, worker)) return iocpnet__last_error();
-    worker->polling = true;
 
-    ran = iocpnet__run_overflow(worker);
-    if (iocpnet__load(&iocp->timed) || iocpnet__load(&iocp->state)) longest = IOCPNET__TICK_MS;
-    if (iocpnet__load_pointer(&iocp->overflow)) longest = 1;
+    if (iocpnet__load_pointer(&iocp->overflow)) ran = iocpnet__run_overflow(worker);
+    if (state || iocpnet__load(&iocp->timed)) longest = IOCPNET__TICK_MS;
+    if (timeout_ms < longest) longest = timeout_ms;
     if (worker->later_first) ran = true;
     if (ran) longest = 0;
-    if (timeout_ms < longest) longest = timeout_ms;
     timers = iocpnet__load(&iocp->timer_waits) != 0;
     if (timers) longest = iocpnet__wait_for_due(worker, longest);
     iocpnet__count_here(worker, IOCPNET_COUNT_POLLS, 1);
@@ -3404,8 +3423,9 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeou
     if (timers) iocpnet__wait_ended(worker);
     iocpnet__store(&worker->busy, 1);
     began = iocpnet__now();
-    for (i = 0; i < got; i++)
-        iocpnet__run_packet(worker, &worker->entries[i]);
+    end = worker->entries + got;
+    for (entry = worker->entries; entry < end; entry++)
+        iocpnet__run_packet(worker, entry);
     if (worker->later_first) iocpnet__run_later(worker);
     if (timers && iocp->on_due(worker) && error == WAIT_TIMEOUT) error = 0;
     if (iocpnet__now() - began >= IOCPNET__SLOW_MS) {
@@ -3414,13 +3434,6 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeou
     iocpnet__store(&worker->busy, 0);
     if (iocpnet__load(&iocp->timed)) iocpnet__tick(iocp);
     if (iocpnet__load(&iocp->state)) iocpnet__stop_advance(iocp);
-    if (got &&
-        (iocpnet__load(&iocp->state) == IOCPNET__STOPPED || iocpnet__load(&iocp->start_failed))) {
-        // It may have taken several threads' wake-ups in one batch: pass one on.
-        IOCPNET_OS(PostQueuedCompletionStatus)(iocp->handle, 0, 0, NULL);
-    }
-
-    worker->polling = false;
     IOCPNET_OS(TlsSetValue)(iocpnet__current.tls, NULL);
     return error;
 }
@@ -3439,7 +3452,7 @@ static DWORD WINAPI iocpnet__worker_main(void *parameter)
             iocpnet__report(iocp, error, "GetQueuedCompletionStatusEx");
             IOCPNET_OS(Sleep)(10);  // such as no memory for a worker: it may pass
         }
-    } while (error != WSAESHUTDOWN && !iocpnet__load(&iocp->start_failed));
+    } while (error != WSAESHUTDOWN && !iocpnet__load(&iocp->ended));
 
     // What was over the bound in its last batch, and the accepts that it has put off, are another
     // thread's now: once started, they end.
@@ -3686,10 +3699,10 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_start(iocpnet_iocp *iocp)
     if (!error) return 0;
 
     // Fewer than asked for would be a server that is slow for no visible reason: none is left.
-    iocpnet__store(&iocp->start_failed, 1);
+    iocpnet__store(&iocp->ended, 1);
     iocpnet__wake_workers(iocp);
     iocpnet__join_workers(iocp);
-    iocpnet__store(&iocp->start_failed, 0);
+    iocpnet__store(&iocp->ended, 0);
     return error;
 }
 
@@ -4311,8 +4324,8 @@ IOCPNET__DEF iocpnet_error iocpnet_socket_address(const iocpnet_socket *socket,
 }
 
 // An accept's packet: the socket is not quite connected until its context is updated.
-static void iocpnet__accept_finish(iocpnet__worker *worker, iocpnet_op *op, iocpnet_error error,
-                                   size_t bytes)
+static __declspec(noinline) void iocpnet__accept_finish(iocpnet__worker *worker, iocpnet_op *op,
+                                                        iocpnet_error error, size_t bytes)
 {
     iocpnet_accept *accept = IOCPNET_OUTER(op, iocpnet_accept, op);
     bool with_data = accept->size != 0;
@@ -4337,7 +4350,7 @@ static void iocpnet__accept_finish(iocpnet__worker *worker, iocpnet_op *op, iocp
         iocpnet__address_set(&accept->local, local, local ? local_size : 0);
         iocpnet__address_set(&accept->peer, peer, peer ? peer_size : 0);
     }
-    iocpnet__op_done(worker, op, error, bytes);
+    iocpnet__op_done(worker, op, IOCPNET_OP_ACCEPT, error, bytes);
 }
 
 IOCPNET__DEF iocpnet_error iocpnet_start_accept(iocpnet_accept *accept,
@@ -4370,14 +4383,14 @@ IOCPNET__DEF iocpnet_error iocpnet_start_accept(iocpnet_accept *accept,
     return iocpnet__op_issued(iocp, &accept->op, skip, code, bytes);
 }
 
-static void iocpnet__connect_finish(iocpnet__worker *worker, iocpnet_op *op, iocpnet_error error,
-                                    size_t bytes)
+static __declspec(noinline) void iocpnet__connect_finish(iocpnet__worker *worker, iocpnet_op *op,
+                                                         iocpnet_error error, size_t bytes)
 {
     if (!error &&
         IOCPNET_OS(setsockopt)(op->handle, SOL_SOCKET, SO_UPDATE_CONNECT_CONTEXT, NULL, 0)) {
         error = iocpnet__wsa_error();
     }
-    iocpnet__op_done(worker, op, error, bytes);
+    iocpnet__op_done(worker, op, IOCPNET_OP_CONNECT, error, bytes);
 }
 
 IOCPNET__DEF iocpnet_error iocpnet_start_connect(iocpnet_op *op, const iocpnet_socket *socket,
@@ -4419,15 +4432,15 @@ IOCPNET__DEF iocpnet_error iocpnet_start_connect(iocpnet_op *op, const iocpnet_s
 
 // Under Wine a reused socket accepts, and then can't send: it was only shut down. A send tells, and
 // the disconnect counts as not supported. Seen: Wine 8.0 (WSAESHUTDOWN; Windows: WSAENOTCONN).
-static void iocpnet__disconnect_finish(iocpnet__worker *worker, iocpnet_op *op, iocpnet_error error,
-                                       size_t bytes)
+static __declspec(noinline) void iocpnet__disconnect_finish(iocpnet__worker *worker, iocpnet_op *op,
+                                                            iocpnet_error error, size_t bytes)
 {
     if (!error && op->flags & IOCPNET__REUSING && op->iocp->wine &&
         IOCPNET_OS(send)(op->handle, iocpnet__nothing, 0, 0) &&
         IOCPNET_OS(WSAGetLastError)() == WSAESHUTDOWN) {
         error = WSAEOPNOTSUPP;
     }
-    iocpnet__op_done(worker, op, error, bytes);
+    iocpnet__op_done(worker, op, IOCPNET_OP_DISCONNECT, error, bytes);
 }
 
 IOCPNET__DEF iocpnet_error iocpnet_start_disconnect(iocpnet_op *op, const iocpnet_socket *socket,
@@ -4472,7 +4485,7 @@ static void iocpnet__recv_finish(iocpnet__worker *worker, iocpnet_op *op, iocpne
         iocpnet__count_here(worker, IOCPNET_COUNT_RECEIVES, 1);
         iocpnet__count_here(worker, IOCPNET_COUNT_BYTES_RECEIVED, bytes);
     }
-    iocpnet__op_done(worker, op, error, bytes);
+    iocpnet__op_done(worker, op, IOCPNET_OP_RECV, error, bytes);
 }
 
 static inline void iocpnet__send_count(iocpnet__worker *worker, size_t bytes)
@@ -4485,82 +4498,73 @@ static void iocpnet__send_finish(iocpnet__worker *worker, iocpnet_op *op, iocpne
                                  size_t bytes)
 {
     iocpnet__send_count(worker, bytes);
-    iocpnet__op_done(worker, op, error, bytes);
+    iocpnet__op_done(worker, op, op->kind, error, bytes);
 }
 
-static inline iocpnet_error iocpnet__recv_start(iocpnet_op *op, const iocpnet_socket *socket,
-                                                void *data, uint32_t size)
+// The calls of starts, whose op is in flight already. They return the call's code.
+static inline int iocpnet__recv_issue(iocpnet_op *op, uintptr_t handle, void *data, uint32_t size,
+                                      DWORD *bytes)
 {
-    iocpnet_iocp *iocp = socket->iocp;
-    bool skip = socket->skip;
-    DWORD bytes = 0;
     DWORD flags = 0;  // in and out, so never kept; written only before the call returns
     WSABUF buffer;
-    iocpnet_error error;
-    int code = 0;
 
-    error = iocpnet__op_begin(op, iocp, socket->handle, IOCPNET_OP_RECV);
-    if (error) return error;
     buffer.len = size;
-    buffer.buf = size ? (char *)data : (char *)(uintptr_t)iocpnet__nothing;
-    if (IOCPNET_OS(WSARecv)(socket->handle, &buffer, 1, &bytes, &flags,
-                            (OVERLAPPED *)(void *)&op->overlapped, NULL)) {
-        code = iocpnet__wsa_code();
+    buffer.buf = (char *)data;
+    *bytes = 0;
+    if (!IOCPNET_OS(WSARecv)(handle, &buffer, 1, bytes, &flags,
+                             (OVERLAPPED *)(void *)&op->overlapped, NULL)) {
+        return 0;
     }
-    return iocpnet__op_issued(iocp, op, skip, code, bytes);
+    return iocpnet__wsa_code();
+}
+
+static inline int iocpnet__send_issue(iocpnet_op *op, uintptr_t handle, const iocpnet_vec *vec,
+                                      size_t count, DWORD *bytes)
+{
+    *bytes = 0;
+    if (!IOCPNET_OS(WSASend)(handle, (WSABUF *)(uintptr_t)vec, (DWORD)count, bytes, 0,
+                             (OVERLAPPED *)(void *)&op->overlapped, NULL)) {
+        return 0;
+    }
+    return iocpnet__wsa_code();
 }
 
 IOCPNET__DEF iocpnet_error iocpnet_start_recv(iocpnet_op *op, const iocpnet_socket *socket,
                                               void *data, size_t size)
 {
-    if (size > INT32_MAX) return WSAEINVAL;
-    return iocpnet__recv_start(op, socket, data, (uint32_t)size);
-}
-
-enum { IOCPNET__AT_ONCE = -1 };  // of send_start: it has finished
-
-// Starts a send. With a worker, the connection's that this thread runs, what finishes at once is
-// left to it, if the bound allows: the op is idle again, and has the result.
-static inline iocpnet_error iocpnet__send_start(iocpnet_op *op, const iocpnet_socket *socket,
-                                                const iocpnet_vec *vec, size_t count,
-                                                iocpnet__worker *worker)
-{
     iocpnet_iocp *iocp = socket->iocp;
     bool skip = socket->skip;
-    DWORD bytes = 0;
+    DWORD bytes;
     iocpnet_error error;
-    int code = 0;
+    int code;
 
-    error = iocpnet__op_begin(op, iocp, socket->handle, IOCPNET_OP_SEND);
+    if (size > INT32_MAX) return WSAEINVAL;
+    error = iocpnet__op_begin(op, iocp, socket->handle, IOCPNET_OP_RECV);
     if (error) return error;
-    if (IOCPNET_OS(WSASend)(socket->handle, (WSABUF *)(uintptr_t)vec, (DWORD)count, &bytes, 0,
-                            (OVERLAPPED *)(void *)&op->overlapped, NULL)) {
-        code = iocpnet__wsa_code();
-    }
-    if (code || !skip || !worker || !worker->inline_left) {
-        return iocpnet__op_issued(iocp, op, skip, code, bytes);
-    }
-    worker->inline_left--;
-    iocpnet__count_here(worker, IOCPNET_COUNT_IN_PLACE, 1);
-    iocpnet__send_count(worker, bytes);
-    iocpnet__op_end(op);
-    iocpnet__count_own(&worker->counters.finished[IOCPNET_OP_SEND], 1);
-    op->overlapped.internal = 0;
-    op->overlapped.internal_high = bytes;
-    return IOCPNET__AT_ONCE;
+    if (!size) data = (void *)(uintptr_t)iocpnet__nothing;
+    code = iocpnet__recv_issue(op, socket->handle, data, (uint32_t)size, &bytes);
+    return iocpnet__op_issued(iocp, op, skip, code, bytes);
 }
 
 IOCPNET__DEF iocpnet_error iocpnet_start_send(iocpnet_op *op, const iocpnet_socket *socket,
                                               const iocpnet_vec *vec, size_t count)
 {
+    iocpnet_iocp *iocp = socket->iocp;
+    bool skip = socket->skip;
+    DWORD bytes;
     uint64_t total = 0;
+    iocpnet_error error;
+    int code;
     size_t i;
 
     if (!count || count > 1024) return WSAEINVAL;
     for (i = 0; i < count; i++)
         total += vec[i].size;
     if (total > INT32_MAX) return WSAEINVAL;
-    return iocpnet__send_start(op, socket, vec, count, NULL);
+    error = iocpnet__op_begin(op, iocp, socket->handle, IOCPNET_OP_SEND);
+    if (error) return error;
+    code = iocpnet__send_issue(op, socket->handle, vec, count, &bytes);
+    return iocpnet__op_issued(iocp, op, skip, code, bytes);
 }
 
 // A datagram that was larger than the room, at once: a packet comes all the same, and brings the
@@ -4623,8 +4627,8 @@ static int iocpnet__recvfrom_again(iocpnet_datagram *datagram)
     } while (true);
 }
 
-static void iocpnet__recvfrom_finish(iocpnet__worker *worker, iocpnet_op *op, iocpnet_error error,
-                                     size_t bytes)
+static __declspec(noinline) void iocpnet__recvfrom_finish(iocpnet__worker *worker, iocpnet_op *op,
+                                                          iocpnet_error error, size_t bytes)
 {
     iocpnet_datagram *datagram = IOCPNET_OUTER(op, iocpnet_datagram, op);
 
@@ -4644,7 +4648,7 @@ static void iocpnet__recvfrom_finish(iocpnet__worker *worker, iocpnet_op *op, io
         iocpnet__count_here(worker, IOCPNET_COUNT_RECEIVES, 1);
         iocpnet__count_here(worker, IOCPNET_COUNT_BYTES_RECEIVED, bytes);
     }
-    iocpnet__op_done(worker, op, error, bytes);
+    iocpnet__op_done(worker, op, IOCPNET_OP_RECVFROM, error, bytes);
 }
 
 IOCPNET__DEF iocpnet_error iocpnet_start_recvfrom(iocpnet_datagram *datagram,
@@ -4705,6 +4709,10 @@ IOCPNET__DEF iocpnet_error iocpnet_start_sendto(iocpnet_op *op, const iocpnet_so
 static void iocpnet__start_finish(iocpnet__worker *worker, iocpnet_op *op, iocpnet_error error,
                                   size_t bytes)
 {
+    if (op->kind == IOCPNET_OP_RECV) {
+        iocpnet__recv_finish(worker, op, error, bytes);
+        return;
+    }
     switch (op->kind) {
     case IOCPNET_OP_ACCEPT:
         iocpnet__accept_finish(worker, op, error, bytes);
@@ -4715,9 +4723,6 @@ static void iocpnet__start_finish(iocpnet__worker *worker, iocpnet_op *op, iocpn
     case IOCPNET_OP_DISCONNECT:
         iocpnet__disconnect_finish(worker, op, error, bytes);
         break;
-    case IOCPNET_OP_RECV:
-        iocpnet__recv_finish(worker, op, error, bytes);
-        break;
     case IOCPNET_OP_SEND:
     case IOCPNET_OP_SENDTO:
         iocpnet__send_finish(worker, op, error, bytes);
@@ -4726,7 +4731,7 @@ static void iocpnet__start_finish(iocpnet__worker *worker, iocpnet_op *op, iocpn
         iocpnet__recvfrom_finish(worker, op, error, bytes);
         break;
     default:
-        iocpnet__op_done(worker, op, error, bytes);
+        iocpnet__op_done(worker, op, op->kind, error, bytes);
         break;
     }
 }
@@ -4819,8 +4824,8 @@ static void iocpnet__transmit_stepped(iocpnet_op *op, iocpnet_error error, size_
     if (!error) return;
     if (error == IOCPNET__TRANSMIT_ENDED) error = 0;
     iocpnet__transmit_end(transmit);
-    iocpnet__op_done(iocpnet__worker_here(transmit->op.iocp), &transmit->op, error,
-                     (size_t)transmit->total);
+    iocpnet__op_done(iocpnet__worker_here(transmit->op.iocp), &transmit->op, IOCPNET_OP_TRANSMIT,
+                     error, (size_t)transmit->total);
 }
 
 // DISCONNECT and REUSE belong to the step that sends the last byte.
@@ -5838,7 +5843,7 @@ static inline void iocpnet__undraw(iocpnet__worker *worker, int which, int64_t b
 {
     if (worker) {
         worker->lots[which] += bytes;
-        if (worker->lots[which] <= 2 * iocpnet__accounts[which].lot) return;
+        if (worker->lots[which] <= iocpnet__accounts[which].most) return;
     }
     iocpnet__undraw_shared(worker, which, bytes);
 }
@@ -5886,6 +5891,7 @@ typedef struct iocpnet__group {
     iocpnet_pool *inputs;    // a receive buffer for each connection, whatever is queued to send
     iocpnet_pool *buffers;   // of what is queued to send
     bool clocked;            // its connections have deadlines while they are open
+    bool plain;              // what comes is shown as it is: no filter, no messages, one receive
     volatile int32_t open;   // connections, and with spread accepts that wait for one
     volatile int32_t waits;  // of these, such accepts
     volatile int32_t most;   // connections at once
@@ -6677,6 +6683,7 @@ typedef struct iocpnet__send {
     iocpnet_op op;
     iocpnet_buffer *first;  // what it sends, linked by next
     uint32_t bytes;
+    bool pending;
 } iocpnet__send;
 
 typedef struct iocpnet__queue {
@@ -6743,7 +6750,6 @@ struct iocpnet__conn {
     iocpnet__queue queue;    // to send
     iocpnet_buffer *buffer;  // to receive into, or received
     uint8_t reason, timed;   // timed: 1 has a deadline of its own; 2 wants every tick
-    bool sending, sending_2;
     bool reasoned : 1, receiving : 1, zero : 1, finished : 1, shut : 1, closed : 1;
     bool disconnecting : 1, starved : 1, paused : 1, opened : 1, more : 1, skip : 1, awaits : 1;
     bool gone : 1, dialing : 1, late : 1, ready : 1, showing : 1, leaving : 1, cancelled : 1;
@@ -6954,12 +6960,22 @@ static void iocpnet__conn_free(iocpnet__conn *conn)
     iocpnet__count(group->iocp, IOCPNET_COUNT_CLOSED, 1);  // last: a stop waits for it
 }
 
-static void iocpnet__conn_run(iocpnet__conn *conn);
+static void iocpnet__conn_run(iocpnet__conn *conn, int32_t bits);
+
+// The bits that wait, for who has BUSY.
+static int32_t iocpnet__conn_bits(iocpnet__conn *conn)
+{
+    return iocpnet__exchange(&conn->bits, IOCPNET__BUSY) & ~IOCPNET__BUSY;
+}
 
 // From a packet of its own, in a poll and in no callback: run it if nobody does.
-static void iocpnet__conn_packet(iocpnet__conn *conn, int32_t bits)
+static inline void iocpnet__conn_packet(iocpnet__conn *conn, int32_t bits)
 {
-    if (!(iocpnet__or(&conn->bits, bits | IOCPNET__BUSY) & IOCPNET__BUSY)) iocpnet__conn_run(conn);
+    if (iocpnet__cas(&conn->bits, 0, IOCPNET__BUSY)) {
+        iocpnet__conn_run(conn, bits);
+    } else if (!(iocpnet__or(&conn->bits, bits | IOCPNET__BUSY) & IOCPNET__BUSY)) {
+        iocpnet__conn_run(conn, iocpnet__conn_bits(conn));
+    }
 }
 
 // From anywhere else: have it run by a poll.
@@ -6971,9 +6987,12 @@ static void iocpnet__conn_signal(iocpnet__conn *conn, int32_t bits)
 
 static void iocpnet__conn_notified(iocpnet_op *op, iocpnet_error error, size_t bytes)
 {
+    iocpnet__conn *conn;
+
     (void)error;
     (void)bytes;
-    iocpnet__conn_run(IOCPNET_OUTER(op, iocpnet__conn, notify));  // BUSY was set by who posted
+    conn = IOCPNET_OUTER(op, iocpnet__conn, notify);
+    iocpnet__conn_run(conn, iocpnet__conn_bits(conn));  // BUSY was set by who posted
 }
 
 // A result waits in the op, which is ours, for the runner to look at.
@@ -7081,10 +7100,15 @@ static bool iocpnet__conn_receives(const iocpnet__conn *conn)
     return conn->receiving || (conn->extra && conn->extra->reading);
 }
 
+static bool iocpnet__conn_sends(const iocpnet__conn *conn)
+{
+    return conn->send.pending || (conn->extra && conn->extra->send.pending);
+}
+
 static bool iocpnet__conn_pends(const iocpnet__conn *conn)
 {
-    return iocpnet__conn_receives(conn) || conn->sending || conn->sending_2 ||
-           conn->disconnecting || conn->dialing;
+    return iocpnet__conn_receives(conn) || iocpnet__conn_sends(conn) || conn->disconnecting ||
+           conn->dialing;
 }
 
 static void iocpnet__conn_close_socket(iocpnet__conn *conn)
@@ -7145,22 +7169,35 @@ static bool iocpnet__conn_bears(iocpnet__conn *conn, iocpnet_error error)
     return true;
 }
 
-// Asks for memory to be locked by a call that may wait. Receives leave a quarter to the sends, for
-// only these free something.
-static inline bool iocpnet__conn_lock(iocpnet__worker *worker, uint32_t bytes, bool receive)
-{
-    int64_t floor = receive ? iocpnet__accounts[IOCPNET__LOCKED].limit / 4 : 0;
-
-    if (iocpnet__draw(worker, IOCPNET__LOCKED, bytes, floor)) return true;
-    iocpnet__count_here(worker, IOCPNET_COUNT_LOCKS_REFUSED, 1);
-    return false;
-}
-
 static inline void iocpnet__conn_unlock(iocpnet__conn *conn, iocpnet__worker *worker)
 {
     if (!conn->locked) return;
     conn->locked = false;
     iocpnet__undraw(worker, IOCPNET__LOCKED, conn->group->desc.buffer_bytes);
+}
+
+static __declspec(noinline) bool iocpnet__conn_lock_shared(iocpnet__conn *conn,
+                                                           iocpnet__worker *worker, uint32_t bytes,
+                                                           bool receive)
+{
+    int64_t floor = receive ? iocpnet__accounts[IOCPNET__LOCKED].limit / 4 : 0;
+
+    if (!conn->receiving) iocpnet__conn_unlock(conn, worker);  // what a usual receive has kept
+    if (iocpnet__draw(worker, IOCPNET__LOCKED, bytes, floor)) return true;
+    iocpnet__count_here(worker, IOCPNET_COUNT_LOCKS_REFUSED, 1);
+    return false;
+}
+
+// Asks for memory to be locked by a call that may wait. Receives leave a quarter to the sends, for
+// only these free something.
+static inline bool iocpnet__conn_lock(iocpnet__conn *conn, iocpnet__worker *worker, uint32_t bytes,
+                                      bool receive)
+{
+    if (worker->lots[IOCPNET__LOCKED] < bytes) {
+        return iocpnet__conn_lock_shared(conn, worker, bytes, receive);
+    }
+    worker->lots[IOCPNET__LOCKED] -= bytes;
+    return true;
 }
 
 static void iocpnet__queue_append(iocpnet__queue *queue, iocpnet_buffer *first,
@@ -7175,12 +7212,11 @@ static void iocpnet__queue_append(iocpnet__queue *queue, iocpnet_buffer *first,
 }
 
 // Takes over what other threads have queued, oldest first.
-static void iocpnet__conn_take_offered(iocpnet__conn *conn)
+static __declspec(noinline) void iocpnet__conn_take_offered(iocpnet__conn *conn)
 {
     iocpnet_buffer *list, *next;
     iocpnet_buffer *first = NULL;
 
-    if (!iocpnet__load_pointer(&conn->offered)) return;
     list = (iocpnet_buffer *)iocpnet__exchange_pointer(&conn->offered, NULL);
     for (; list; list = next) {
         next = list->next;
@@ -7214,17 +7250,15 @@ static void iocpnet__filter_out(iocpnet__conn *conn);  // the filter closes, and
 // A send has finished: its buffers are given back. What a short one left goes out next; where two
 // are outstanding that would be out of order, so it ends the connection.
 static void iocpnet__conn_send_done(iocpnet__conn *conn, iocpnet__worker *worker,
-                                    iocpnet__send *send, bool *sending)
+                                    iocpnet__send *send, iocpnet_error error, size_t bytes)
 {
-    size_t bytes = send->op.overlapped.internal_high;
-    iocpnet_error error = (iocpnet_error)send->op.overlapped.internal;
     const iocpnet_conn_desc *desc = &conn->group->desc;
     iocpnet_buffer *buffer = send->first;
     iocpnet_buffer *last;
     iocpnet__queue *queue;
     uint32_t part;
 
-    *sending = false;
+    send->pending = false;
     send->first = NULL;
     iocpnet__undraw(worker, IOCPNET__LOCKED, send->bytes);
     part = bytes < send->bytes ? (uint32_t)bytes : send->bytes;
@@ -7255,43 +7289,77 @@ static void iocpnet__conn_send_done(iocpnet__conn *conn, iocpnet__worker *worker
     if (!queue->tail) queue->tail = last;
 }
 
-// Sends what is queued: up to 64 buffers in one call. What finishes at once, within the bound, is
-// dealt with at once.
-static void iocpnet__conn_send_one(iocpnet__conn *conn, iocpnet__worker *worker,
-                                   iocpnet__queue *queue, iocpnet__send *send, bool *sending)
+// The same, of a send that has just been started and has left whole.
+static inline void iocpnet__conn_sent_all(iocpnet__conn *conn, iocpnet__worker *worker,
+                                          iocpnet_buffer *buffer, uint32_t bytes)
 {
-    iocpnet_socket socket = iocpnet__conn_socket(conn);
-    iocpnet_buffer *first = queue->head;
-    iocpnet_buffer *last = NULL;
-    iocpnet_buffer *rest = first;
-    iocpnet_vec vec[64];
-    uint32_t bytes = 0;
-    size_t n = 0;
-    iocpnet_error error;
+    iocpnet__conn_unqueue(conn, worker, bytes);
+    if (conn->group->desc.filter) conn->extra->wire_bytes -= bytes;
+    if (conn->awaits) conn->began_ms = conn->sent_ms;
+    if (buffer->next || !buffer->pool) {
+        iocpnet__queue_give_list(conn, buffer);
+    } else {
+        iocpnet__buffer_give(buffer);
+    }
+}
 
-    do {
+// Sends what is queued: up to 64 buffers in one call. What finishes at once, within the bound, is
+// dealt with at once: no packet comes, and the op is ours.
+static void iocpnet__conn_send_one(iocpnet__conn *conn, iocpnet__worker *worker,
+                                   iocpnet__queue *queue, iocpnet__send *send)
+{
+    iocpnet_buffer *first = queue->head;
+    iocpnet_buffer *last = first;
+    iocpnet_buffer *rest = first->next;
+    iocpnet_vec vec[64];
+    uint32_t bytes = first->used - first->sent;
+    uintptr_t handle = conn->handle;
+    size_t n = 1;
+    DWORD sent;
+    iocpnet_error error;
+    int code;
+
+    vec[0].data = first->data + first->sent;
+    vec[0].size = bytes;
+    for (; rest && n < 64; rest = rest->next) {
         vec[n].data = rest->data + rest->sent;
         vec[n].size = rest->used - rest->sent;
         bytes += vec[n++].size;
         last = rest;
-        rest = rest->next;
-    } while (rest && n < 64);
-    if (!iocpnet__conn_lock(worker, bytes, false)) {
+    }
+    if (!iocpnet__conn_lock(conn, worker, bytes, false)) {
         iocpnet__conn_starve(conn, true);
         return;
     }
     queue->head = rest;
-    if (!rest) queue->tail = NULL;
     last->next = NULL;
+    if (!rest) queue->tail = NULL;
     send->first = first;
     send->bytes = bytes;
     conn->sent_ms = iocpnet__now_32();
-    *sending = true;
-    error = iocpnet__send_start(&send->op, &socket, vec, n, worker);
-    if (error == IOCPNET__AT_ONCE) iocpnet__conn_send_done(conn, worker, send, sending);
-    if (error <= 0) return;
+    send->pending = true;
+    iocpnet__op_write(&send->op, worker->iocp, handle, IOCPNET_OP_SEND);
+    iocpnet__count_own(&worker->counters.started[IOCPNET_OP_SEND], 1);
+    code = iocpnet__send_issue(&send->op, handle, vec, n, &sent);
+    if (!code && conn->skip && worker->inline_left) {
+        worker->inline_left--;
+        iocpnet__count_here(worker, IOCPNET_COUNT_IN_PLACE, 1);
+        iocpnet__send_count(worker, sent);
+        iocpnet__op_end(&send->op);
+        iocpnet__count_own(&worker->counters.finished[IOCPNET_OP_SEND], 1);
+        if (sent == bytes) {
+            iocpnet__undraw(worker, IOCPNET__LOCKED, bytes);
+            send->pending = false;
+            iocpnet__conn_sent_all(conn, worker, first, bytes);
+        } else {
+            iocpnet__conn_send_done(conn, worker, send, 0, sent);
+        }
+        return;
+    }
+    error = iocpnet__op_issued(worker->iocp, &send->op, conn->skip, code, sent);
+    if (!error) return;
 
-    *sending = false;
+    send->pending = false;
     iocpnet__undraw(worker, IOCPNET__LOCKED, bytes);
     last->next = rest;
     queue->head = first;
@@ -7301,22 +7369,22 @@ static void iocpnet__conn_send_one(iocpnet__conn *conn, iocpnet__worker *worker,
 
 // Sends until a send has to wait, or nothing is left.
 static inline void iocpnet__conn_send_all(iocpnet__conn *conn, iocpnet__worker *worker,
-                                          iocpnet__send *send, bool *sending)
+                                          iocpnet__send *send)
 {
     iocpnet__queue *queue = iocpnet__conn_out(conn);
 
     do {
         if (conn->group->desc.filter) iocpnet__filter_out(conn);
-        if (!queue->head || *sending || conn->closed || conn->starved) return;
-        iocpnet__conn_send_one(conn, worker, queue, send, sending);
+        if (!queue->head || send->pending || conn->closed || conn->starved) return;
+        iocpnet__conn_send_one(conn, worker, queue, send);
     } while (true);
 }
 
 static void iocpnet__conn_flush(iocpnet__conn *conn, iocpnet__worker *worker)
 {
-    iocpnet__conn_send_all(conn, worker, &conn->send, &conn->sending);
+    iocpnet__conn_send_all(conn, worker, &conn->send);
     if (conn->group->desc.sndbuf_0) {
-        iocpnet__conn_send_all(conn, worker, &conn->extra->send, &conn->sending_2);
+        iocpnet__conn_send_all(conn, worker, &conn->extra->send);
     }
 }
 
@@ -7580,6 +7648,38 @@ static void iocpnet__conn_receive_done(iocpnet__conn *conn, iocpnet__worker *wor
     if (conn->ready) iocpnet__conn_show(conn);
 }
 
+// Nothing has failed, ends, waits or is to be tried again: it just goes on.
+static inline bool iocpnet__conn_goes_on(const iocpnet__conn *conn)
+{
+    if (conn->closed || conn->disconnecting || conn->finished || conn->zero || conn->starved ||
+        conn->paused || conn->awaits || conn->gone || conn->dialing || conn->ready ||
+        conn->leaving || conn->cancelled || conn->ending) {
+        return false;
+    }
+    return true;
+}
+
+// What most receives bring: bytes, on a connection that goes on and shows them as they are. The
+// same as receive_done does, with fewer questions; what was locked stays counted, for the next
+// receive. False: it is not so.
+static inline bool iocpnet__conn_receive_usual(iocpnet__conn *conn)
+{
+    const iocpnet__group *group = conn->group;
+    size_t bytes = conn->recv.overlapped.internal_high;
+
+    if (!group->plain || !conn->receiving || !iocpnet__conn_goes_on(conn)) return false;
+    if (!bytes || conn->recv.overlapped.internal || iocpnet__load(&conn->held) ||
+        iocpnet__load(&conn->closing)) {
+        return false;
+    }
+    conn->receiving = false;
+    conn->received_ms = iocpnet__now_32();
+    conn->showing = true;
+    group->desc.on.data(iocpnet__conn_name(conn), conn->buffer->data, bytes);
+    conn->showing = false;
+    return true;
+}
+
 // Too much waits to be sent to a peer that does not read, so that reading pauses. That is for
 // answers to what is read; where the queue has another source, it would make one direction wait for
 // the other.
@@ -7636,13 +7736,28 @@ static void iocpnet__conn_reads_arrived(iocpnet__conn *conn, iocpnet__worker *wo
     iocpnet__conn_reads_done(conn, worker);
 }
 
-// Starts a receive: the only one, or one more of several.
-static inline iocpnet_error iocpnet__conn_start_receive(iocpnet__conn *conn)
+// Starts a receive into a buffer; NULL: of no bytes.
+static inline iocpnet_error iocpnet__conn_issue_receive(iocpnet__conn *conn,
+                                                        iocpnet__worker *worker, iocpnet_op *op,
+                                                        const iocpnet_buffer *buffer)
 {
-    iocpnet_socket socket = iocpnet__conn_socket(conn);
+    void *data = buffer ? (void *)buffer->data : (void *)(uintptr_t)iocpnet__nothing;
+    uint32_t size = buffer ? buffer->size : 0;
+    uintptr_t handle = conn->handle;
+    DWORD bytes;
+    int code;
+
+    iocpnet__op_write(op, worker->iocp, handle, IOCPNET_OP_RECV);
+    iocpnet__count_own(&worker->counters.started[IOCPNET_OP_RECV], 1);
+    code = iocpnet__recv_issue(op, handle, data, size, &bytes);
+    return iocpnet__op_issued(worker->iocp, op, conn->skip, code, bytes);
+}
+
+// Starts a receive: the only one, or one more of several.
+static inline iocpnet_error iocpnet__conn_start_receive(iocpnet__conn *conn,
+                                                        iocpnet__worker *worker)
+{
     iocpnet__extra *extra = conn->extra;
-    void *data = conn->zero ? NULL : conn->buffer->data;
-    uint32_t size = conn->zero ? 0 : conn->buffer->size;
     iocpnet__read *read;
     iocpnet_error error;
 
@@ -7658,7 +7773,7 @@ static inline iocpnet_error iocpnet__conn_start_receive(iocpnet__conn *conn)
         conn->locked = false;
         extra->reads++;
         extra->reading++;
-        error = iocpnet__recv_start(&read->op, &socket, data, size);
+        error = iocpnet__conn_issue_receive(conn, worker, &read->op, read->buffer);
         if (!error) return 0;
         extra->reads--;
         extra->reading--;
@@ -7668,9 +7783,17 @@ static inline iocpnet_error iocpnet__conn_start_receive(iocpnet__conn *conn)
         return error;
     }
     conn->receiving = true;
-    error = iocpnet__recv_start(&conn->recv, &socket, data, size);
+    error = iocpnet__conn_issue_receive(conn, worker, &conn->recv, conn->buffer);
     if (error) conn->receiving = false;
     return error;
+}
+
+static void iocpnet__conn_receive_failed(iocpnet__conn *conn, iocpnet__worker *worker,
+                                         iocpnet_error error)
+{
+    iocpnet__conn_unlock(conn, worker);
+    if (error == WSAENOBUFS && iocpnet__conn_receives(conn)) return;  // one more is a luxury
+    if (!iocpnet__conn_bears(conn, error)) iocpnet__conn_fail(conn, error);
 }
 
 // False: it was not started.
@@ -7683,7 +7806,7 @@ static bool iocpnet__conn_receive(iocpnet__conn *conn, iocpnet__worker *worker)
 
     // Where nothing more may be locked it waits without a buffer.
     if (!zero && !there) {
-        conn->locked = iocpnet__conn_lock(worker, desc->buffer_bytes, true);
+        conn->locked = iocpnet__conn_lock(conn, worker, desc->buffer_bytes, true);
         zero = !conn->locked;
         if (zero && iocpnet__conn_receives(conn)) return false;  // others wait already
     }
@@ -7698,12 +7821,28 @@ static bool iocpnet__conn_receive(iocpnet__conn *conn, iocpnet__worker *worker)
             return false;
         }
     }
-    conn->zero = zero;
-    error = iocpnet__conn_start_receive(conn);
+    if (conn->zero != zero) conn->zero = zero;
+    error = iocpnet__conn_start_receive(conn, worker);
+    if (error) iocpnet__conn_receive_failed(conn, worker, error);
+    return !error;
+}
+
+// The same after a usual one, if nothing is in the way. False: something is.
+static inline bool iocpnet__conn_receive_again(iocpnet__conn *conn, iocpnet__worker *worker)
+{
+    const iocpnet_conn_desc *desc = &conn->group->desc;
+    iocpnet_error error;
+
+    if (!iocpnet__conn_goes_on(conn) || conn->receiving || iocpnet__load(&conn->held) ||
+        (uint32_t)iocpnet__load(&conn->queued) > desc->send_limit_bytes / 2) {
+        return false;
+    }
+    if (!conn->buffer || !conn->locked) return false;
+    conn->receiving = true;
+    error = iocpnet__conn_issue_receive(conn, worker, &conn->recv, conn->buffer);
     if (!error) return true;
-    iocpnet__conn_unlock(conn, worker);
-    if (error == WSAENOBUFS && iocpnet__conn_receives(conn)) return false;  // one more is a luxury
-    if (!iocpnet__conn_bears(conn, error)) iocpnet__conn_fail(conn, error);
+    conn->receiving = false;
+    iocpnet__conn_receive_failed(conn, worker, error);
     return false;
 }
 
@@ -7771,7 +7910,7 @@ static bool iocpnet__conn_is_late(const iocpnet__conn *conn)
         return true;
     }
     // What is queued and not sent yet has not met the peer: its callback may still be running.
-    return desc->stall_ms && (conn->sending || conn->sending_2) && unsent > desc->stall_ms;
+    return desc->stall_ms && iocpnet__conn_sends(conn) && unsent > desc->stall_ms;
 }
 
 static void iocpnet__conn_late(iocpnet__conn *conn)
@@ -7869,13 +8008,19 @@ static bool iocpnet__conn_waits(const iocpnet__conn *conn)
     return conn->awaits || (conn->group->desc.filter && !conn->extra->filter_ready);
 }
 
+static void iocpnet__conn_sent_by(iocpnet__conn *conn, iocpnet__worker *worker, iocpnet__send *send)
+{
+    iocpnet__conn_send_done(conn, worker, send, (iocpnet_error)send->op.overlapped.internal,
+                            send->op.overlapped.internal_high);
+}
+
 // What packets have brought.
-static inline void iocpnet__conn_results(iocpnet__conn *conn, iocpnet__worker *worker, int32_t bits)
+static void iocpnet__conn_results(iocpnet__conn *conn, iocpnet__worker *worker, int32_t bits)
 {
     if (bits & IOCPNET__CONNECTED) iocpnet__conn_connect_done(conn);
-    if (bits & IOCPNET__SENT) iocpnet__conn_send_done(conn, worker, &conn->send, &conn->sending);
+    if (bits & IOCPNET__SENT) iocpnet__conn_sent_by(conn, worker, &conn->send);
     if (bits & IOCPNET__SENT_2) {
-        iocpnet__conn_send_done(conn, worker, &conn->extra->send, &conn->sending_2);
+        iocpnet__conn_sent_by(conn, worker, &conn->extra->send);
     }
     if (bits & IOCPNET__RECEIVED && conn->receiving) iocpnet__conn_receive_done(conn, worker);
     if (bits & IOCPNET__READS) {
@@ -7927,6 +8072,15 @@ static void iocpnet__conn_obey(iocpnet__conn *conn, int32_t bits)
     }
 }
 
+// Everything that bits may say.
+static __declspec(noinline) void iocpnet__conn_heed(iocpnet__conn *conn, iocpnet__worker *worker,
+                                                    int32_t bits)
+{
+    if (bits & IOCPNET__OPEN) iocpnet__conn_established(conn, false);
+    if (bits & IOCPNET__RESULTS) iocpnet__conn_results(conn, worker, bits);
+    if (bits & IOCPNET__ASKED) iocpnet__conn_obey(conn, bits);
+}
+
 // The filter has something to send still: what waits, its farewell, or, when the program has only
 // finished its side, the rest of its handshake.
 static bool iocpnet__filter_owes(const iocpnet__conn *conn)
@@ -7942,7 +8096,7 @@ static bool iocpnet__filter_owes(const iocpnet__conn *conn)
 static bool iocpnet__conn_idle(const iocpnet__conn *conn)
 {
     if (conn->group->desc.filter && iocpnet__filter_owes(conn)) return false;
-    return !conn->queue.head && !conn->sending && !conn->sending_2 && !iocpnet__load(&conn->queued);
+    return !conn->queue.head && !iocpnet__conn_sends(conn) && !iocpnet__load(&conn->queued);
 }
 
 // Whether there is room again after a refusal.
@@ -8056,11 +8210,10 @@ static void iocpnet__conn_finishes(iocpnet__conn *conn, iocpnet__worker *worker)
 }
 
 // What to do next. True when the connection is over: nothing is pending on it any more.
-static inline bool iocpnet__conn_advance(iocpnet__conn *conn, iocpnet__worker *worker)
+static bool iocpnet__conn_advance(iocpnet__conn *conn, iocpnet__worker *worker)
 {
-    worker->at_once = NULL;
     if (!conn->closed) iocpnet__conn_show_ready(conn, worker);
-    iocpnet__conn_take_offered(conn);
+    if (iocpnet__load_pointer(&conn->offered)) iocpnet__conn_take_offered(conn);
     if (conn->closed) iocpnet__conn_drop_queue(conn);
     if (conn->dialing) {
         // Closed with nothing to deliver: there is no reason to go on connecting.
@@ -8073,7 +8226,7 @@ static inline bool iocpnet__conn_advance(iocpnet__conn *conn, iocpnet__worker *w
 
     // When a send has finished at once, over the bound, we come here again for it: a receive begun
     // now would only take a second packet.
-    if (!(conn->sending && worker->at_once == &conn->send.op)) {
+    if (!(conn->send.pending && worker->at_once == &conn->send.op)) {
         while (iocpnet__conn_reads(conn) && iocpnet__conn_receive(conn, worker) &&
                conn->group->desc.recvs > 1) {
             continue;
@@ -8082,6 +8235,19 @@ static inline bool iocpnet__conn_advance(iocpnet__conn *conn, iocpnet__worker *w
     if (!conn->closed || iocpnet__conn_pends(conn)) return false;
     if (!conn->gone) iocpnet__conn_close_socket(conn);
     return true;
+}
+
+// After a usual receive: the answer leaves, and the next receive waits. The same as advance does,
+// with fewer questions. False: it may have more to do.
+static inline bool iocpnet__conn_advance_usual(iocpnet__conn *conn, iocpnet__worker *worker)
+{
+    if (iocpnet__load_pointer(&conn->offered) || iocpnet__load(&conn->refused)) return false;
+    if (conn->queue.head) {
+        if (conn->send.pending) return false;
+        iocpnet__conn_send_one(conn, worker, &conn->queue, &conn->send);
+        if (conn->send.pending || conn->queue.head) return false;
+    }
+    return iocpnet__conn_receive_again(conn, worker);
 }
 
 static void iocpnet__conn_end(iocpnet__conn *conn, iocpnet__worker *worker)
@@ -8113,34 +8279,39 @@ static void iocpnet__conn_end(iocpnet__conn *conn, iocpnet__worker *worker)
     iocpnet__name_leave(conn, true);  // BUSY stays set: nobody runs it again
 }
 
-// Runs a connection: looks at its bits until there are none. BUSY is ours.
-static void iocpnet__conn_run(iocpnet__conn *conn)
+// Runs a connection: deals with bits, and looks for more until there are none. BUSY is ours.
+static void iocpnet__conn_run(iocpnet__conn *conn, int32_t bits)
 {
-    iocpnet__worker *worker = iocpnet__conn_worker(conn);
-    uintptr_t handle = worker->handle;
-    int32_t bits;
+    iocpnet__worker *worker = (iocpnet__worker *)iocpnet__local_get(&iocpnet__current);
+    int rounds = IOCPNET__ROUNDS_MAX;
     bool over = false;
-    int rounds = 0;
 
     worker->running = conn;
-    worker->handle = conn->gone ? 0 : conn->handle;
+    worker->handle = conn->handle;
     do {
-        if (++rounds > IOCPNET__ROUNDS_MAX) {
+        bool usual = bits == IOCPNET__RECEIVED && iocpnet__conn_receive_usual(conn);
+
+        if (!usual) iocpnet__conn_heed(conn, worker, bits);
+        worker->at_once = NULL;
+        if (iocpnet__load(&conn->bits) == IOCPNET__BUSY || conn->closed) {
+            if (!usual || !iocpnet__conn_advance_usual(conn, worker)) {
+                if (usual) iocpnet__conn_unlock(conn, worker);
+                over = iocpnet__conn_advance(conn, worker);
+            }
+        } else if (usual) {
+            iocpnet__conn_unlock(conn, worker);
+        }
+        if (over || iocpnet__cas(&conn->bits, IOCPNET__BUSY, 0)) break;
+        if (!--rounds) {
             // Other workers keep bringing its packets: everybody else has a turn first. BUSY stays.
             worker->running = NULL;
             (void)iocpnet_iocp_post(conn->group->iocp, &conn->notify, 0, 0);
             return;
         }
-        bits = iocpnet__exchange(&conn->bits, IOCPNET__BUSY) & ~IOCPNET__BUSY;
-        if (bits & IOCPNET__OPEN) iocpnet__conn_established(conn, false);
-        if (bits & IOCPNET__RESULTS) iocpnet__conn_results(conn, worker, bits);
-        if (bits & IOCPNET__ASKED) iocpnet__conn_obey(conn, bits);
-        if (conn->closed || !(iocpnet__load(&conn->bits) & ~IOCPNET__BUSY))
-            over = iocpnet__conn_advance(conn, worker);
-    } while (!over && !iocpnet__cas(&conn->bits, IOCPNET__BUSY, 0));
+        bits = iocpnet__conn_bits(conn);
+    } while (true);
     if (over) iocpnet__conn_end(conn, worker);
     worker->running = NULL;
-    if (over) worker->handle = handle;
 }
 
 // A new connection without a name yet; NULL: there is no room.
@@ -8193,7 +8364,7 @@ static void iocpnet__conn_first_run(iocpnet__conn *conn)
     iocpnet_iocp *iocp = conn->group->iocp;
 
     if (iocpnet__worker_here(iocp)) {
-        iocpnet__conn_run(conn);
+        iocpnet__conn_run(conn, iocpnet__conn_bits(conn));
     } else if (iocpnet_iocp_post(iocp, &conn->notify, 0, 0)) {
         iocpnet__conn_close_socket(conn);
         iocpnet__count(iocp, IOCPNET_COUNT_CLOSED_STOP, 1);
@@ -8490,8 +8661,8 @@ static void iocpnet__copy(unsigned char *to, const char *from, size_t size)
 }
 
 // Copies bytes into fresh buffers, linked in order, or, for other threads' stack, in reverse.
-static bool iocpnet__copy_out(iocpnet_pool *pool, const char *data, size_t size, bool reverse,
-                              iocpnet_buffer **first, iocpnet_buffer **last)
+static inline bool iocpnet__copy_out(iocpnet_pool *pool, const char *data, size_t size,
+                                     bool reverse, iocpnet_buffer **first, iocpnet_buffer **last)
 {
     iocpnet_buffer *buffer;
 
@@ -8542,7 +8713,7 @@ static inline bool iocpnet__conn_queue(iocpnet__conn *conn, bool own, const char
     uint32_t part;
 
     if (own) {
-        iocpnet__conn_take_offered(conn);
+        if (iocpnet__load_pointer(&conn->offered)) iocpnet__conn_take_offered(conn);
         tail = conn->queue.tail;
         if (tail && tail->used < tail->size) {
             // Small messages share the room at the end of what is queued already.
@@ -8576,7 +8747,7 @@ static bool iocpnet__conn_queue_view(iocpnet__conn *conn, bool own, iocpnet_buff
     view->shared = shared;
     view->pool = pool;
     view->weight = shared->size - shared->used;
-    if (own) iocpnet__conn_take_offered(conn);
+    if (own && iocpnet__load_pointer(&conn->offered)) iocpnet__conn_take_offered(conn);
     iocpnet__conn_put(conn, own, &view->buffer, &view->buffer);
     return true;
 }
@@ -8614,8 +8785,8 @@ static void iocpnet__conn_offer_failed(iocpnet__conn *conn, bool own, iocpnet_er
 
 // Queues bytes, or a buffer whose reference is given back here when that fails. weight is what
 // counts against the limit.
-static inline iocpnet_error iocpnet__conn_offer(iocpnet_conn name, const void *data, size_t size,
-                                                iocpnet_buffer *buffer, size_t weight)
+static iocpnet_error iocpnet__conn_offer(iocpnet_conn name, const void *data, size_t size,
+                                         iocpnet_buffer *buffer, size_t weight)
 {
     iocpnet_error error = 0;
     iocpnet__worker *own;
@@ -8652,8 +8823,42 @@ static inline iocpnet_error iocpnet__conn_offer(iocpnet_conn name, const void *d
     return error;
 }
 
+// Most sends: a buffer's worth at most, in the connection's own callback, and nothing waits. The
+// same as offer does, with fewer questions. False: it is not so, and nothing was done.
+static inline bool iocpnet__conn_offer_usual(iocpnet__conn *conn, iocpnet__worker *worker,
+                                             const void *data, uint32_t size)
+{
+    iocpnet__group *group = conn->group;
+    iocpnet_buffer *buffer;
+
+    if (iocpnet__load(&conn->queued) || iocpnet__load(&conn->closing) ||
+        worker->lots[IOCPNET__QUEUED] < size) {
+        return false;
+    }
+    buffer = iocpnet__buffer_take(group->buffers);
+    if (!buffer) return false;
+    // Other threads may have come in between. A close of theirs is dealt with after this callback.
+    if ((uint32_t)iocpnet__add(&conn->queued, (int32_t)size) > group->desc.send_limit_bytes) {
+        iocpnet__add(&conn->queued, -(int32_t)size);
+        iocpnet_buffer_give(buffer);
+        return false;
+    }
+    worker->lots[IOCPNET__QUEUED] -= size;
+    buffer->used = size;
+    memcpy(buffer->data, data, size);
+    conn->queue.head = conn->queue.tail = buffer;
+    return true;
+}
+
 IOCPNET__DEF iocpnet_error iocpnet_conn_send(iocpnet_conn name, const void *data, size_t size)
 {
+    iocpnet__worker *worker = (iocpnet__worker *)iocpnet__local_get(&iocpnet__current);
+    iocpnet__conn *conn = worker ? (iocpnet__conn *)worker->running : NULL;
+
+    if (conn && conn->id == name.id && size - 1 < conn->group->desc.buffer_bytes &&
+        iocpnet__conn_offer_usual(conn, worker, data, (uint32_t)size)) {
+        return 0;
+    }
     return iocpnet__conn_offer(name, data, size, NULL, size);
 }
 
@@ -8985,6 +9190,7 @@ static iocpnet_error iocpnet__group_init(iocpnet__group *group, iocpnet_iocp *io
         desc->max_connections > IOCPNET__NAME_CHUNK * (IOCPNET__NAME_CHUNKS - 1)) {
         return WSAEINVAL;
     }
+    group->plain = !desc->filter && !desc->frame && desc->recvs <= 1 && !desc->zero_byte;
     group->clocked = desc->idle_ms || desc->read_ms || desc->stall_ms;
     return 0;
 }

@@ -31,7 +31,7 @@ import glob, os, re, sys
 
 folder, check = sys.argv[1:3]
 bounds = {'echo, 1 connections': 600, 'echo, 1000 connections': 600, 'echo, 10000 connections': 600,
-          'name looked up': 40, 'buffer taken and given': 80}
+          'name looked up': 90, 'buffer taken and given': 60}
 failed = []
 
 def kit(path):

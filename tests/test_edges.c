@@ -621,7 +621,7 @@ static void leaver_accepted(iocpnet_op *op, iocpnet_error error, size_t bytes)
     (void)bytes;
     CHECK_ERR(error, WSA_OPERATION_ABORTED);
     if (InterlockedIncrement(&leaver.accepted) > 1) return;
-    AWAIT(iocpnet__load(&leaver.iocp->start_failed), PEER_MS);
+    AWAIT(iocpnet__load(&leaver.iocp->ended), PEER_MS);
 }
 
 static void before_a_thread(void)

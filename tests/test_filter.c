@@ -1534,7 +1534,8 @@ static void two_sends_are_outstanding(void)
     AWAIT(open_count == 1, PEER_MS);
     conn = iocpnet__name_enter(guests[0].conn.id);
     REQUIRE(conn != NULL);
-    AWAIT(*(volatile bool *)&conn->sending && *(volatile bool *)&conn->sending_2, PEER_MS);
+    AWAIT(*(volatile bool *)&conn->send.pending && *(volatile bool *)&conn->extra->send.pending,
+          PEER_MS);
     iocpnet__name_leave(conn, false);
     peer_abort(s);
     end();
