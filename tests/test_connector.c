@@ -91,7 +91,7 @@ static void on_open(iocpnet_conn conn, void *user)
     if (!user) CHECK_ERR(iocpnet_conn_set_user(conn, w), 0);
     enter(w, 'o');
     if (w->opened) InterlockedIncrement(&out_of_order);
-    w->conn = conn;
+    if (!user) w->conn = conn;  // else who opened it knows
     w->local = iocpnet_conn_address(conn, true);
     w->peer = iocpnet_conn_address(conn, false);
     leave(w);
@@ -1389,7 +1389,7 @@ static void a_close_while_paused_does_not_wait(void)
     w = open_plain(&other);
     CHECK_ERR(iocpnet_conn_pause(w->conn), 0);
     CHECK(peer_send(other, "held", 4));
-    AWAIT(counted(IOCPNET_COUNT_BYTES_RECEIVED) == 4, PEER_MS);
+    AWAIT(counted(IOCPNET_COUNT_BYTES_RECEIVED) > 0, PEER_MS);  // all of them, or a piece
     start = GetTickCount64();
     CHECK_ERR(iocpnet_conn_close(w->conn), 0);
     CHECK_ERR(peer_end(other), 0);
