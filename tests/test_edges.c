@@ -95,7 +95,7 @@ static int odd_WSARecvFrom(SOCKET s, WSABUF *bufs, DWORD count, DWORD *got, DWOR
 }
 
 // A console's events reach the kit's handler as the system calls it, on a thread of its own.
-static PHANDLER_ROUTINE handler;
+static volatile PHANDLER_ROUTINE handler;
 static int handlers;  // added and not taken away
 
 static BOOL odd_SetConsoleCtrlHandler(PHANDLER_ROUTINE fn, BOOL add)

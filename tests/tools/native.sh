@@ -36,6 +36,7 @@ case $kind in
         ;;
     valgrind)
         usual=calm
+        flags+=(-gdwarf-4)  # valgrind 3.19 can't read what clang makes of DWARF 5
         runner=(valgrind -q --error-exitcode=9 --leak-check=full --show-leak-kinds=definite
             --errors-for-leak-kinds=definite --num-callers=20)
         ;;
