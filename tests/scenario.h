@@ -429,14 +429,14 @@ static inline bool code_matters(int id)
     }
 }
 
-// Two calls fail in one run, where a run costs next to nothing: in the simulator, unless its threads
-// are real and so is its time. Behind each first one a second at some distance; with FULL=1 at every
-// one.
+// Two calls fail in one run, where a run costs next to nothing: in the simulator, unless T_BRIEF=1
+// says that its time is real or its processor slow. Behind each first one a second at some distance;
+// with FULL=1 at every one.
 static inline bool pairs_of_calls_may_fail(void (*scenario)(void), const char *name, int calls)
 {
 #ifdef SIM_WINDOWS_H
     int n, m, runs = 0, fired = 0;
-    if (getenv("SIM_THREADS")) return true;
+    if (getenv("T_BRIEF")) return true;
     for (n = 1; n <= calls; n++) {
         for (m = t_size(1 + n * 7 % 13, 1); n + m <= calls + 20; m += t_size(1000, 1)) {
             prepare();

@@ -341,7 +341,7 @@ static void reused_sockets_serve_as_fresh_ones(void)
     int i, attached, sockets;
     prepare();
     server.reuse = true;
-    server.accepts_min = 2;
+    server.accepts_min = server.accepts_max = 2;
     engine.no_skip = is_wine();
     iocpnet__provider_count = 0;
     if (is_wine()) {
