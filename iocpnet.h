@@ -550,7 +550,8 @@ IOCPNET_API iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeout
 
 // Starts the workers (desc.threads). Once for an iocp.
 //
-// Returns    0; WSAEINVAL: started before; the code of the thread's creation: no worker is left.
+// Returns    0; WSAEINVAL: started before, or stopped; the code of the thread's creation: no worker
+//            is left.
 // Threads    any, not in a callback.
 IOCPNET_API iocpnet_error iocpnet_iocp_start(iocpnet_iocp *iocp);
 
@@ -2128,19 +2129,24 @@ static DWORD iocpnet__teb_offset(DWORD index)
 
 // A value per thread: TLS for speed, and FLS beside it for its call when the thread ends.
 typedef struct iocpnet__local {
-    DWORD tls, fls;
-    DWORD offset;  // in the thread's block; 0: not known
+    volatile DWORD tls;  // a call with a stale name reads it while the last iocp is closed
+    DWORD fls;
+    volatile DWORD offset;  // in the thread's block; 0: not known. Read like tls
 } iocpnet__local;
 
 static __declspec(noinline) void *iocpnet__local_ask(const iocpnet__local *local)
 {
-    if (local->tls == TLS_OUT_OF_INDEXES) return NULL;  // nothing has a value yet
-    return IOCPNET_OS(TlsGetValue)(local->tls);
+    DWORD tls = local->tls;
+
+    return tls == TLS_OUT_OF_INDEXES ? NULL
+                                     : IOCPNET_OS(TlsGetValue)(tls);  // NULL: no iocp is open
 }
 
 static inline void *iocpnet__local_get(const iocpnet__local *local)
 {
-    return local->offset ? iocpnet__teb_read(local->offset) : iocpnet__local_ask(local);
+    DWORD offset = local->offset;  // once: a close may clear it meanwhile
+
+    return offset ? iocpnet__teb_read(offset) : iocpnet__local_ask(local);
 }
 
 static iocpnet_error iocpnet__local_init(iocpnet__local *local, PFLS_CALLBACK_FUNCTION ended)
@@ -2839,17 +2845,17 @@ struct iocpnet_iocp {
     const iocpnet_ext *ext[4];     // of sockets we make: by family and kind
     iocpnet__key keys[IOCPNET__KEYS + 1];
     HANDLE *threads;
-    uint32_t thread_count;
+    volatile int32_t thread_count;  // a stop on another thread reads it while they start
     bool wine;
     HANDLE stop_failed;  // an event: packets are left two seconds after the deadline
     SRWLOCK lock;
     iocpnet__counters foreign;  // counted by threads that are not polling
 
-    // Hooks of the server part, which lies above.
+    // Hooks of the server part, which lies above. They are set while polls read them.
     void *volatile groups;
-    void (*on_stop)(iocpnet_iocp *iocp, bool abort);
-    void (*on_tick)(iocpnet_iocp *iocp, uint64_t now);
-    void (*on_stats)(iocpnet_iocp *iocp, iocpnet_stats *stats);
+    void (*volatile on_stop)(iocpnet_iocp *iocp, bool abort);
+    void (*volatile on_tick)(iocpnet_iocp *iocp, uint64_t now);
+    void (*volatile on_stats)(iocpnet_iocp *iocp, iocpnet_stats *stats);
     void (*on_close)(iocpnet_iocp *iocp);
     bool (*on_due)(iocpnet__worker *worker);  // set before timer_waits is; true: it ran some
 
@@ -3323,10 +3329,10 @@ static void iocpnet__worker_learn(iocpnet__worker *worker, uint32_t got)
 
 static void iocpnet__wake_workers(iocpnet_iocp *iocp)
 {
-    uint32_t i;
+    int32_t i;
 
     // A lost wake-up costs time only: no wait is longer than IOCPNET__LONGEST_WAIT_MS.
-    for (i = 0; i < iocp->thread_count; i++) {
+    for (i = iocpnet__load(&iocp->thread_count); i > 0; i--) {
         IOCPNET_OS(PostQueuedCompletionStatus)(iocp->handle, 0, 0, NULL);
     }
 }
@@ -3519,10 +3525,14 @@ static void iocpnet__current_release(void)
 {
     iocpnet__lock_enter(&iocpnet__lock);
     if (!--iocpnet__opened) {
+        DWORD tls = iocpnet__current.tls;
+
+        // First nobody finds the index, then it is free: whoever has it next, and calls with a
+        // stale name, must not have his value taken for a worker.
         iocpnet__accounts_close();
         iocpnet__current.offset = 0;
-        IOCPNET_OS(TlsFree)(iocpnet__current.tls);
         iocpnet__current.tls = TLS_OUT_OF_INDEXES;
+        IOCPNET_OS(TlsFree)(tls);
     }
     iocpnet__lock_leave(&iocpnet__lock);
 }
@@ -3667,7 +3677,7 @@ static void iocpnet__worker_place(HANDLE thread, uint32_t i)
 
 static void iocpnet__join_workers(iocpnet_iocp *iocp)
 {
-    uint32_t i;
+    int32_t i;
 
     for (i = 0; i < iocp->thread_count; i++) {
         IOCPNET_OS(WaitForSingleObject)(iocp->threads[i], INFINITE);
@@ -3694,8 +3704,11 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_start(iocpnet_iocp *iocp)
             break;
         }
         iocpnet__worker_place(thread, i);
-        iocp->threads[iocp->thread_count++] = thread;
+        iocp->threads[i] = thread;
+        iocpnet__add(&iocp->thread_count, 1);
     }
+    // A stop that came meanwhile has not woken those that it did not see.
+    if (iocpnet__load(&iocp->state)) iocpnet__wake_workers(iocp);
     if (!error) return 0;
 
     // Fewer than asked for would be a server that is slow for no visible reason: none is left.
@@ -3824,7 +3837,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_run(iocpnet_iocp *iocp, uint32_t ctrl_c_
 {
     iocpnet_error error = 0;
     HANDLE waits[3];
-    uint32_t i;
+    int32_t i;
 
     if (iocpnet__worker_here(iocp)) return WSAEINVAL;
     if (ctrl_c_ms) error = iocpnet__ctrl_begin(iocp);
@@ -5919,7 +5932,7 @@ struct iocpnet_listener {
     bool crowded;                    // the deficit is only that every connector is full
     uint32_t failed;                 // accepts, one after the other
     uint32_t retry_ms;               // between tries to make a deficit good
-    uint32_t posted;                 // accepts, ever
+    volatile int32_t posted;         // accepts, ever; read without the lock
     uint64_t retry_due, shrink_due;  // ms
     uint64_t short_ms;               // when they were last too few
     uint64_t pressed_ms;             // when silent clients last held every accept
@@ -6197,7 +6210,7 @@ static iocpnet_error iocpnet__listener_post(iocpnet_listener *listener, iocpnet_
     error = iocpnet_start_accept(&slot->accept, &listener->socket, &slot->socket, data, size);
     if (!error) {
         accepts->newest = slot;
-        listener->posted++;
+        iocpnet__store(&listener->posted, listener->posted + 1);
         return 0;
     }
 
@@ -6324,7 +6337,7 @@ static bool iocpnet__listener_yield(iocpnet_listener *listener, uint64_t now)
 // First the sweep, then growth, then bare accepts. True: something was posted.
 static bool iocpnet__listener_relieve(iocpnet_listener *listener)
 {
-    uint32_t posted = listener->posted;
+    int32_t posted = iocpnet__load(&listener->posted);
     uint64_t now;
     bool again;
 
@@ -6338,7 +6351,7 @@ static bool iocpnet__listener_relieve(iocpnet_listener *listener)
         iocpnet__lock_leave(&listener->lock);
         if (again || listener->bare.target) iocpnet__listener_fill(listener);
     } while (again);
-    return posted != listener->posted;
+    return posted != iocpnet__load(&listener->posted);
 }
 
 // The event's settings must not pass to what was accepted. Source: MS Learn, WSAEventSelect,
@@ -6683,7 +6696,7 @@ typedef struct iocpnet__send {
     iocpnet_op op;
     iocpnet_buffer *first;  // what it sends, linked by next
     uint32_t bytes;
-    bool pending;
+    volatile bool pending;  // the tick reads it too
 } iocpnet__send;
 
 typedef struct iocpnet__queue {
@@ -6705,7 +6718,7 @@ typedef struct iocpnet__extra {
     iocpnet__conn *conn;
     uint32_t done;               // a bit for each read that has come and was not dealt with
     uint32_t read_first, reads;  // the oldest; how many were started and not dealt with
-    uint32_t reading;            // how many are with the system
+    volatile uint32_t reading;   // how many are with the system; the tick reads it too
     uint32_t count, next;        // addresses; the next to try
     iocpnet_address addresses[IOCPNET__ADDRESSES];
     iocpnet_framer framer;
@@ -6714,7 +6727,8 @@ typedef struct iocpnet__extra {
     iocpnet__queue wire;   // what the filter has sent; conn.queue is what it has yet to see
     uint32_t wire_bytes;   // of conn.queued, what the filter has sent
     void *state;           // the filter's
-    bool filtered, filtering, filter_ready, filter_closed, filter_failed;
+    bool filtered, filtering, filter_closed, filter_failed;
+    volatile bool filter_ready;  // the tick reads it too
 } iocpnet__extra;
 
 // A buffer that was handed to the send queue, which may be in other queues too: its bytes, with a
@@ -6743,17 +6757,21 @@ struct iocpnet__conn {
     volatile int32_t refused;  // a send was, and is owed a drain
     volatile int32_t held;     // reading is paused
 
-    // All below is the runner's. Clocks are the low 32 bits of the time in ms.
-    uint32_t began_ms;              // when closing or connecting began
-    uint32_t received_ms, sent_ms;  // when something last came; when something last left
+    // All below is the runner's; what is volatile the tick reads, on whichever thread, to ask
+    // whether a deadline may have passed. Clocks are the low 32 bits of the time in ms.
+    volatile uint32_t began_ms;              // when closing or connecting began
+    volatile uint32_t received_ms, sent_ms;  // when something last came; when something last left
     iocpnet_error error;
+    volatile uint8_t timed;  // 1 has a deadline of its own; 2 wants every tick
+    volatile bool closed;
+    bool usual;  // its receive is pending, and there is nothing else to think of
+    uint8_t reason;
     iocpnet__queue queue;    // to send
     iocpnet_buffer *buffer;  // to receive into, or received
-    uint8_t reason, timed;   // timed: 1 has a deadline of its own; 2 wants every tick
-    bool reasoned : 1, receiving : 1, zero : 1, finished : 1, shut : 1, closed : 1;
-    bool disconnecting : 1, starved : 1, paused : 1, opened : 1, more : 1, skip : 1, awaits : 1;
-    bool gone : 1, dialing : 1, late : 1, ready : 1, showing : 1, leaving : 1, cancelled : 1;
-    bool locked : 1, ending : 1, asked : 1, alone : 1, sure : 1;
+    volatile bool receiving, paused, awaits, dialing, ready;
+    bool reasoned : 1, zero : 1, finished : 1, shut : 1, disconnecting : 1, starved : 1;
+    bool opened : 1, more : 1, skip : 1, gone : 1, late : 1, showing : 1, leaving : 1;
+    bool cancelled : 1, locked : 1, ending : 1, asked : 1, alone : 1, sure : 1;
     unsigned char peer[28];
 };
 
@@ -7648,27 +7666,26 @@ static void iocpnet__conn_receive_done(iocpnet__conn *conn, iocpnet__worker *wor
     if (conn->ready) iocpnet__conn_show(conn);
 }
 
-// Nothing has failed, ends, waits or is to be tried again: it just goes on.
-static inline bool iocpnet__conn_goes_on(const iocpnet__conn *conn)
+// Its receive is pending, nothing has failed, ends, waits or is to be tried again, and what comes is
+// shown as it is.
+static bool iocpnet__conn_is_usual(const iocpnet__conn *conn)
 {
-    if (conn->closed || conn->disconnecting || conn->finished || conn->zero || conn->starved ||
-        conn->paused || conn->awaits || conn->gone || conn->dialing || conn->ready ||
-        conn->leaving || conn->cancelled || conn->ending) {
+    if (!conn->group->plain || !conn->receiving || conn->closed || conn->disconnecting)
         return false;
-    }
-    return true;
+    if (conn->finished || conn->zero || conn->starved || conn->paused || conn->awaits) return false;
+    if (conn->gone || conn->dialing || conn->ready || conn->leaving) return false;
+    return !conn->cancelled && !conn->ending;
 }
 
-// What most receives bring: bytes, on a connection that goes on and shows them as they are. The
-// same as receive_done does, with fewer questions; what was locked stays counted, for the next
+// What most receives bring: bytes, on a connection of which nothing else is to be thought. The same
+// as receive_done does, with fewer questions; what was locked stays counted, for the next
 // receive. False: it is not so.
 static inline bool iocpnet__conn_receive_usual(iocpnet__conn *conn)
 {
     const iocpnet__group *group = conn->group;
     size_t bytes = conn->recv.overlapped.internal_high;
 
-    if (!group->plain || !conn->receiving || !iocpnet__conn_goes_on(conn)) return false;
-    if (!bytes || conn->recv.overlapped.internal || iocpnet__load(&conn->held) ||
+    if (!conn->usual || !bytes || conn->recv.overlapped.internal || iocpnet__load(&conn->held) ||
         iocpnet__load(&conn->closing)) {
         return false;
     }
@@ -7729,7 +7746,7 @@ static void iocpnet__conn_reads_arrived(iocpnet__conn *conn, iocpnet__worker *wo
         iocpnet__read *read = iocpnet__conn_read(conn, i);
 
         if (!(arrived >> i & 1)) continue;
-        extra->reading--;
+        extra->reading = extra->reading - 1;
         conn->locked = read->locked;
         iocpnet__conn_unlock(conn, worker);
     }
@@ -7772,11 +7789,11 @@ static inline iocpnet_error iocpnet__conn_start_receive(iocpnet__conn *conn,
         conn->buffer = NULL;
         conn->locked = false;
         extra->reads++;
-        extra->reading++;
+        extra->reading = extra->reading + 1;
         error = iocpnet__conn_issue_receive(conn, worker, &read->op, read->buffer);
         if (!error) return 0;
         extra->reads--;
-        extra->reading--;
+        extra->reading = extra->reading - 1;
         conn->buffer = read->buffer;
         conn->locked = read->locked;
         read->buffer = NULL;
@@ -7833,11 +7850,10 @@ static inline bool iocpnet__conn_receive_again(iocpnet__conn *conn, iocpnet__wor
     const iocpnet_conn_desc *desc = &conn->group->desc;
     iocpnet_error error;
 
-    if (!iocpnet__conn_goes_on(conn) || conn->receiving || iocpnet__load(&conn->held) ||
+    if (!conn->buffer || !conn->locked || iocpnet__load(&conn->held) ||
         (uint32_t)iocpnet__load(&conn->queued) > desc->send_limit_bytes / 2) {
         return false;
     }
-    if (!conn->buffer || !conn->locked) return false;
     conn->receiving = true;
     error = iocpnet__conn_issue_receive(conn, worker, &conn->recv, conn->buffer);
     if (!error) return true;
@@ -7889,14 +7905,27 @@ static void iocpnet__conn_disconnect_done(iocpnet__conn *conn)
     }
 }
 
+// How long nothing has come, and nothing has left. The clock is read last: what the runner writes
+// meanwhile would lie ahead of it, which would look like a very long time. Returns the clock.
+static uint32_t iocpnet__conn_quiet(const iocpnet__conn *conn, uint32_t *unread, uint32_t *unsent)
+{
+    uint32_t received = conn->received_ms, sent = conn->sent_ms;
+    uint32_t now;
+
+    iocpnet__fence();
+    now = iocpnet__now_32();
+    *unread = now - received;
+    *unsent = now - sent;
+    return now;
+}
+
 // True when one of its deadlines has passed. The tick asks from outside, reading what the runner
 // may be writing, so the runner asks again.
 static bool iocpnet__conn_is_late(const iocpnet__conn *conn)
 {
     const iocpnet_conn_desc *desc = &conn->group->desc;
-    uint32_t now = iocpnet__now_32();
-    uint32_t unread = now - conn->received_ms;
-    uint32_t unsent = now - conn->sent_ms;
+    uint32_t unread, unsent;
+    uint32_t now = iocpnet__conn_quiet(conn, &unread, &unsent);
 
     if (conn->closed) return false;
     if (conn->dialing) return now - conn->began_ms > desc->connect_ms;
@@ -7997,7 +8026,9 @@ static void iocpnet__conn_connect_done(iocpnet__conn *conn)
         iocpnet__conn_dial(conn, conn->late ? WSAETIMEDOUT : error);
         return;
     }
-    conn->received_ms = conn->sent_ms = conn->began_ms = iocpnet__now_32();
+    conn->began_ms = iocpnet__now_32();
+    conn->received_ms = conn->began_ms;
+    conn->sent_ms = conn->began_ms;
     if (!conn->awaits) iocpnet__conn_time(conn, 0);
     iocpnet__conn_established(conn, true);
 }
@@ -8076,6 +8107,7 @@ static void iocpnet__conn_obey(iocpnet__conn *conn, int32_t bits)
 static __declspec(noinline) void iocpnet__conn_heed(iocpnet__conn *conn, iocpnet__worker *worker,
                                                     int32_t bits)
 {
+    conn->usual = false;  // until advance has looked
     if (bits & IOCPNET__OPEN) iocpnet__conn_established(conn, false);
     if (bits & IOCPNET__RESULTS) iocpnet__conn_results(conn, worker, bits);
     if (bits & IOCPNET__ASKED) iocpnet__conn_obey(conn, bits);
@@ -8232,6 +8264,7 @@ static bool iocpnet__conn_advance(iocpnet__conn *conn, iocpnet__worker *worker)
             continue;
         }
     }
+    conn->usual = iocpnet__conn_is_usual(conn);
     if (!conn->closed || iocpnet__conn_pends(conn)) return false;
     if (!conn->gone) iocpnet__conn_close_socket(conn);
     return true;
@@ -8245,7 +8278,7 @@ static inline bool iocpnet__conn_advance_usual(iocpnet__conn *conn, iocpnet__wor
     if (conn->queue.head) {
         if (conn->send.pending) return false;
         iocpnet__conn_send_one(conn, worker, &conn->queue, &conn->send);
-        if (conn->send.pending || conn->queue.head) return false;
+        if (conn->send.pending || conn->queue.head || conn->closed) return false;
     }
     return iocpnet__conn_receive_again(conn, worker);
 }
@@ -8327,7 +8360,9 @@ static iocpnet__conn *iocpnet__conn_make(iocpnet__group *group, void *user)
     conn->send.op.done = iocpnet__conn_sent;
     conn->recv.done = iocpnet__conn_received;
     conn->notify.done = iocpnet__conn_notified;
-    conn->received_ms = conn->sent_ms = conn->began_ms = iocpnet__now_32();
+    conn->began_ms = iocpnet__now_32();
+    conn->received_ms = conn->began_ms;
+    conn->sent_ms = conn->began_ms;
     if (!group->extras) return conn;
     conn->extra = (iocpnet__extra *)iocpnet_pool_take_object(group->extras);
     if (!conn->extra) {
@@ -8888,7 +8923,8 @@ IOCPNET__DEF iocpnet_error iocpnet_filter_ready(iocpnet_conn name)
     if (conn->extra->filter_ready) return 0;
     conn->extra->filter_ready = true;
     if (!conn->awaits && conn->timed == 1) iocpnet__conn_time(conn, 0);
-    conn->received_ms = conn->sent_ms = iocpnet__now_32();
+    conn->received_ms = iocpnet__now_32();
+    conn->sent_ms = conn->received_ms;
     iocpnet__conn_tell_open(conn);
     return 0;
 }
@@ -9020,7 +9056,6 @@ static bool iocpnet__conn_each(iocpnet_iocp *iocp, int32_t stop_bits)
 static void iocpnet__conn_shed(iocpnet_iocp *iocp)
 {
     uint32_t count = (uint32_t)iocpnet__load(&iocpnet__name_count);
-    uint32_t now = iocpnet__now_32();
     iocpnet__conn *oldest = NULL;
     uint32_t longest = 0;
     uint32_t i;
@@ -9030,8 +9065,7 @@ static void iocpnet__conn_shed(iocpnet_iocp *iocp)
         uint32_t unread, unsent, idle;
 
         if (!conn) continue;
-        unread = now - conn->received_ms;
-        unsent = now - conn->sent_ms;
+        (void)iocpnet__conn_quiet(conn, &unread, &unsent);
         idle = unread < unsent ? unread : unsent;
         if (idle > longest && !conn->closed) {
             if (oldest) iocpnet__name_leave(oldest, false);

@@ -164,14 +164,14 @@ static const char *const fault__names[] = { FAULT_PLAIN(FAULT__NAME_PLAIN) FAULT
 
 typedef void fault_fn(void);
 
-// What shall happen to one function.
+// What shall happen to one function. Threads of the kit's read it while a test sets it.
 typedef struct fault__rule {
     volatile LONG calls;
-    LONG first, times, code;
-    LONG late_ms;
-    LONG cut;
-    LONG missing;
-    fault_fn *real, *instead, *before;
+    volatile LONG first, times, code;
+    volatile LONG late_ms;
+    volatile LONG cut;
+    volatile LONG missing;
+    fault_fn *volatile real, *volatile instead, *volatile before;
 } fault__rule;
 
 static fault__rule fault__rules[FAULT_FUNCTIONS + 1];
@@ -192,10 +192,11 @@ static inline void fault_reset(void)
 {
     int i;
     for (i = 0; i < FAULT_FUNCTIONS; i++) {
-        fault_fn *real = fault__rules[i].real;
-        memset((void *)&fault__rules[i], 0, sizeof fault__rules[i]);
-        fault__rules[i].real = real;
-        fault__rules[i].cut = -1;
+        fault__rule *rule = &fault__rules[i];
+        rule->times = 0;
+        rule->calls = rule->first = rule->code = rule->late_ms = rule->missing = 0;
+        rule->cut = -1;
+        rule->instead = rule->before = NULL;
     }
     fault__calls = fault__armed = fault__fired = 0;
     fault__second = fault__second_fired = 0;
@@ -337,8 +338,9 @@ static inline bool fault__hit(int id, int *code)
     fault__rule *rule = &fault__rules[id];
     LONG call = InterlockedIncrement(&rule->calls);
     LONG all = fault__held ? 0 : InterlockedIncrement(&fault__calls);
+    fault_fn *before = rule->before;
 
-    if (rule->before) rule->before();
+    if (before) before();
     if (fault__armed && all == fault__armed) {
         if (fault__other) *code = *code == WSAENOBUFS ? WSAECONNRESET : WSAENOBUFS;
         InterlockedExchange(&fault__last, id);

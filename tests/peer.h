@@ -28,13 +28,15 @@
 
 // ---- waits --------------------------------------------------------------------------------------
 
-// Polls until cond holds; a failed check after ms.
+// Polls until cond holds; a failed check after ms. What another thread had written before it made
+// cond hold is seen after it.
 #define PUMP(iocp, cond, ms)                              \
     do {                                                  \
         uint64_t peer__until = GetTickCount64() + (ms);   \
         while (!(cond) && GetTickCount64() < peer__until) \
             iocpnet_iocp_poll(iocp, 10);                  \
         CHECK(cond);                                      \
+        MemoryBarrier();                                  \
     } while (0)
 
 // The same where workers poll.
@@ -44,6 +46,7 @@
         while (!(cond) && GetTickCount64() < peer__until) \
             Sleep(1);                                     \
         CHECK(cond);                                      \
+        MemoryBarrier();                                  \
     } while (0)
 
 // Runs what is there, without waiting for more: to see that nothing comes.

@@ -84,6 +84,12 @@ static void leave(watched *w)
     InterlockedDecrement(&w->inside);
 }
 
+// Who opened it and its on.open both do.
+static void know(watched *w, iocpnet_conn conn)
+{
+    InterlockedExchange64((volatile LONG64 *)&w->conn.id, (LONG64)conn.id);
+}
+
 static void on_open(iocpnet_conn conn, void *user)
 {
     watched *w = user ? (watched *)user : fresh();
@@ -91,7 +97,7 @@ static void on_open(iocpnet_conn conn, void *user)
     if (!user) CHECK_ERR(iocpnet_conn_set_user(conn, w), 0);
     enter(w, 'o');
     if (w->opened) InterlockedIncrement(&out_of_order);
-    w->conn = conn;
+    know(w, conn);
     w->local = iocpnet_conn_address(conn, true);
     w->peer = iocpnet_conn_address(conn, false);
     leave(w);
@@ -237,7 +243,7 @@ static watched *open_to(const iocpnet_address *addresses, size_t n)
     iocpnet_conn name;
     CHECK_ERR(iocpnet_conn_open(&name, connector, addresses, n, w), 0);
     CHECK(name.id != 0);
-    w->conn = name;
+    know(w, name);
     return w;
 }
 
@@ -1389,7 +1395,7 @@ static void a_close_while_paused_does_not_wait(void)
     w = open_plain(&other);
     CHECK_ERR(iocpnet_conn_pause(w->conn), 0);
     CHECK(peer_send(other, "held", 4));
-    AWAIT(counted(IOCPNET_COUNT_BYTES_RECEIVED) == 4, PEER_MS);
+    AWAIT(counted(IOCPNET_COUNT_BYTES_RECEIVED) > 0, PEER_MS);  // all of them, or a piece
     start = GetTickCount64();
     CHECK_ERR(iocpnet_conn_close(w->conn), 0);
     CHECK_ERR(peer_end(other), 0);

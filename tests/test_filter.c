@@ -160,7 +160,7 @@ static iocpnet_error filter_open(iocpnet_conn conn, void *user, bool outbound, v
     s->piece = (uint32_t)state_count;
     *out = s;
     filter_enters(s, conn);
-    p->last = conn;
+    InterlockedExchange64((volatile LONG64 *)&p->last.id, (LONG64)conn.id);
     InterlockedIncrement(&p->opens);
     if (outbound) InterlockedIncrement(&p->outbound);
     CHECK_ERR(iocpnet_filter_show(conn, "x", 1), WSAEINVAL);

@@ -315,12 +315,14 @@ static void the_programs_own_operations_share_the_iocp(void)
         CHECK(r.key == keys[k]);
         CHECK(r.overlapped == &o);
         CHECK_ERR(r.error, 0);
-        CHECK_EQ(r.bytes, 3);
+        CHECK(r.bytes >= 1 && r.bytes <= 3);
+        CHECK(r.bytes >= 3 || peer_recv(pair[0], data + r.bytes, 3 - r.bytes) == 3 - r.bytes);
         CHECK_MEM(data, "raw", 3);
         CHECK_EQ(p.calls, 0);
         CHECK(peer_send(pair[0], "op", 2));
         PROBE_AWAIT(iocp, &p);
-        CHECK_EQ(p.bytes, 2);
+        CHECK(p.bytes >= 1 && p.bytes <= 2);
+        CHECK(p.bytes >= 2 || peer_recv(pair[1], more + p.bytes, 2 - p.bytes) == 2 - p.bytes);
         CHECK_MEM(more, "op", 2);
         CHECK_EQ(r.calls, 1);
 
@@ -568,7 +570,7 @@ static void stop_may_be_called_twice_and_ends_everything(void)
     close_iocp(iocp);
 }
 
-static iocpnet_error stopped_inside;
+static volatile iocpnet_error stopped_inside;
 static void stop_inside(iocpnet_op *op, iocpnet_error error, size_t bytes)
 {
     stopped_inside = iocpnet_iocp_stop(op->iocp, 200);
@@ -592,10 +594,11 @@ static void run_returns_when_a_callback_stops_it(void)
     }
 }
 
-static iocpnet_error stopper_result;
+static volatile LONG stopper_result;  // of the last stop that failed
 static void stop_it(void *user)
 {
-    stopper_result = iocpnet_iocp_stop((iocpnet_iocp *)user, 300);
+    iocpnet_error error = iocpnet_iocp_stop((iocpnet_iocp *)user, 300);
+    if (error) InterlockedExchange(&stopper_result, error);
 }
 
 static void run_returns_when_another_thread_stops_it(void)
@@ -604,8 +607,11 @@ static void run_returns_when_another_thread_stops_it(void)
     for (i = 0; i < 10; i++) {
         iocpnet_iocp *iocp = open_iocp(2, 0);
         peer_thread thread;
+        iocpnet_error error;
+        stopper_result = 0;
         peer_start(&thread, stop_it, iocp);
-        CHECK_ERR(iocpnet_iocp_run(iocp, 0), 0);
+        error = iocpnet_iocp_run(iocp, 0);
+        CHECK(error == 0 || error == WSAEINVAL);  // WSAEINVAL: the stop came before it
         peer_join(&thread);
         CHECK_ERR(stopper_result, 0);
         close_iocp(iocp);
@@ -619,6 +625,7 @@ static void several_threads_may_stop_at_once(void)
         iocpnet_iocp *iocp = open_iocp(3, 0);
         peer_thread threads[4];
         CHECK_ERR(iocpnet_iocp_start(iocp), 0);
+        stopper_result = 0;
         for (j = 0; j < 4; j++)
             peer_start(&threads[j], stop_it, iocp);
         for (j = 0; j < 4; j++)

@@ -1139,6 +1139,15 @@ static void note_who_makes(void)
     }
 }
 
+static uint32_t stocked(void)
+{
+    uint32_t n;
+    iocpnet__lock_enter(&listener->lock);
+    n = listener->stocked;
+    iocpnet__lock_leave(&listener->lock);
+    return n;
+}
+
 static void a_thread_makes_the_sockets(void)
 {
     int i;
@@ -1154,7 +1163,7 @@ static void a_thread_makes_the_sockets(void)
     for (i = 0; i < 30; i++)
         CHECK(serve_one());
     AWAIT(closed == 30, PEER_MS);
-    AWAIT(listener->stocked == 2, PEER_MS);
+    AWAIT(stocked() == 2, PEER_MS);
     CHECK_EQ(made_here, 0);
     CHECK(made_elsewhere >= 30);
 
@@ -1168,13 +1177,13 @@ static void a_thread_makes_the_sockets(void)
     fault_late(FAULT_SetFileCompletionNotificationModes, 0);
 
     // It can't be made: told once, tried ever more seldom, made good.
-    AWAIT(listener->stocked == 2, PEER_MS);
+    AWAIT(stocked() == 2, PEER_MS);
     reports = 0;
     fault_fail(FAULT_WSASocketW, 1, 4, WSAEMFILE);
     for (i = 0; i < 8; i++)
         CHECK(serve_one());
     CHECK_EQ(reports, 1);
-    AWAIT(listener->stocked == 2 && waiting() >= 2, PEER_MS);
+    AWAIT(stocked() == 2 && waiting() >= 2, PEER_MS);
     iocpnet_listener_close(listener);
     AWAIT(fault_sockets() == 0, PEER_MS);
     end();

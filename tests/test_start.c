@@ -1553,7 +1553,7 @@ static void state_is_published_before_the_call(void)
             a[i].accept.op.done = late_accepted;
             CHECK_ERR(iocpnet_socket_open(&a[i].socket, iocp, AF_INET, false), 0);
             CHECK_ERR(iocpnet_start_accept(&a[i].accept, &late_listener, &a[i].socket, NULL, 0), 0);
-            if (a[i].calls) {
+            if (InterlockedExchangeAdd(&a[i].calls, 0)) {
                 overtaken++;
                 for (k = 0; k < sizeof a[i].accept; k++) {
                     same += ((unsigned char *)&a[i].accept)[k] == 0xA5;

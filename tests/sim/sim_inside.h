@@ -88,6 +88,7 @@ typedef struct sim_thread {
     pthread_cond_t wake;  // threaded
     ucontext_t context;   // deterministic
     void *stack;
+    unsigned stack_id;  // valgrind's
     void *sanitizer;
 } sim_thread;
 

@@ -58,6 +58,7 @@ void sim_port_left(sim_thread *t)
     if (!t->port) return;
     t->port->active--;
     port_release(t->port);
+    sim_changed();  // for whom it released
 }
 
 // A thread whose wait is over runs, whatever the concurrency value: the documented exception.

@@ -25,6 +25,18 @@ void __sanitizer_start_switch_fiber(void **save, const void *bottom, size_t size
 void __sanitizer_finish_switch_fiber(void *save, const void **bottom, size_t *size);
 #endif
 
+// Valgrind has to know which memory is a stack, or it takes a switch for a very large frame. Outside
+// of it these are a few instructions that do nothing.
+#ifdef __has_include
+#if __has_include(<valgrind/valgrind.h>)
+#include <valgrind/valgrind.h>
+#endif
+#endif
+#ifndef VALGRIND_STACK_REGISTER
+#define VALGRIND_STACK_REGISTER(first, last) 0u
+#define VALGRIND_STACK_DEREGISTER(id)        ((void)(id))
+#endif
+
 sim_state sim;
 
 enum { STACK_BYTES = 256 * 1024 };
@@ -846,7 +858,10 @@ static void free_thread(sim_object *object)
     for (at = &sim.threads; *at && *at != t; at = &(*at)->next)
         continue;
     if (*at) *at = t->next;
-    if (t->stack) munmap(t->stack, STACK_BYTES);
+    if (t->stack) {
+        VALGRIND_STACK_DEREGISTER(t->stack_id);
+        munmap(t->stack, STACK_BYTES);
+    }
     free(t);
 }
 
@@ -945,6 +960,7 @@ static sim_thread *thread_new(LPTHREAD_START_ROUTINE fn, void *user, bool suspen
     t->stack = mmap(NULL, STACK_BYTES, PROT_READ | PROT_WRITE,
                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (t->stack == MAP_FAILED) abort();
+    t->stack_id = VALGRIND_STACK_REGISTER(t->stack, (char *)t->stack + STACK_BYTES);
     getcontext(&t->context);
     t->context.uc_stack.ss_sp = t->stack;
     t->context.uc_stack.ss_size = STACK_BYTES;

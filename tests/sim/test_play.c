@@ -130,8 +130,9 @@ typedef struct player {
     volatile LONG inside, opened, closed, finished, resumed;
     volatile LONG asked_close, asked_abort, asked_detach, asked_shutdown;
     volatile LONG refused, touched;  // touched: paused, shut down, closed or the like
-    bool accepted, no_data, paused_here, expected;
-    uint64_t closed_at;  // its name is gone soon after the callback has returned
+    bool accepted, expected;
+    bool no_data, paused_here;  // its callbacks' own
+    uint64_t closed_at;         // its name is gone soon after the callback has returned
     iocpnet_reason reason;
     iocpnet_error error;
 } player;
@@ -374,7 +375,6 @@ static void act(player *p, bool own)
     case 7:
     case 8:
         InterlockedExchange(&p->resumed, 1);
-        p->paused_here = false;
         alive_or_not(iocpnet_conn_resume(name_of(p)));
         break;
     case 9:
@@ -461,7 +461,8 @@ static void on_data(iocpnet_conn conn, const void *data, size_t size)
     enter(p, "data");
     MUST_EQ(p->opened, 1);
     MUST(!p->no_data);
-    MUST(!p->paused_here || p->asked_detach);  // a detach shows what its receive brings
+    // Once resumed, by whomever, it is read on; a detach shows what its receive brings.
+    MUST(!p->paused_here || p->resumed || p->asked_detach);
     hear(&p->in, data, size);
     if (!framed && !filtered && one_in(16)) {
         iocpnet_buffer *buffer = iocpnet_conn_take(conn);

@@ -12,7 +12,9 @@
 # it again. One line a program; the last is "N passed, N failed, N skipped", over all runs.
 #
 #   SEEDS      'calm 1 2 3' for asan and plain, 1 for tsan, calm for valgrind
-#   T_SECONDS  seconds a test may take [10]; a run gets 12 times that, in real seconds
+#   T_SECONDS  seconds a test may take [20; where threads take turns 60, for these are simulated]
+#   RUN_LIMIT  real seconds a run may take [300]
+#   PLAY_SEEDS, PLAY_STEPS, PLAY_JOBS  see test_play.c; tsan [16, 500, 4], valgrind [4, 500, 1]
 #   T_JOBS     compilers and programs that run side by side [2]
 
 cd "$(dirname "$0")/../.." || exit 1
@@ -23,6 +25,7 @@ filters=("$@")
 flags=(-O1 -gline-tables-only -fno-omit-frame-pointer -fshort-wchar -Wall -Wextra -Werror)
 usual='calm 1 2 3'
 threads=0
+seconds=60
 runner=()
 case $kind in
     asan)
@@ -33,9 +36,15 @@ case $kind in
         flags+=(-Wno-unused-command-line-argument)  # the linker has no use for -mllvm
         usual=1
         threads=1
+        seconds=20
+        export T_BRIEF=1 PLAY_SEEDS=${PLAY_SEEDS:-16} PLAY_STEPS=${PLAY_STEPS:-500}
+        export PLAY_JOBS=${PLAY_JOBS:-4}  # they mostly wait
         ;;
     valgrind)
         usual=calm
+        export T_BRIEF=1 PLAY_SEEDS=${PLAY_SEEDS:-4} PLAY_STEPS=${PLAY_STEPS:-500}
+        export PLAY_JOBS=${PLAY_JOBS:-1} PLAY_SECONDS=${PLAY_SECONDS:-240}
+        flags+=(-gdwarf-4)  # valgrind 3.19 can't read what clang makes of DWARF 5
         runner=(valgrind -q --error-exitcode=9 --leak-check=full --show-leak-kinds=definite
             --errors-for-leak-kinds=definite --num-callers=20)
         ;;
@@ -46,7 +55,7 @@ case $kind in
         ;;
 esac
 seeds=${SEEDS:-$usual}
-limit=$((${T_SECONDS:-10} * 12))
+limit=${RUN_LIMIT:-300}
 jobs=${T_JOBS:-2}
 cc=${NATIVE_CC:-clang-19}
 out=build/native/$kind
@@ -57,7 +66,7 @@ rm -f "$out"/*.sum "$out"/*.line "$out"/*.out
 export ASAN_OPTIONS=detect_stack_use_after_return=0:${ASAN_OPTIONS:-}
 export UBSAN_OPTIONS=print_stacktrace=1:${UBSAN_OPTIONS:-}
 export TSAN_OPTIONS=exitcode=9:${TSAN_OPTIONS:-}
-export T_SECONDS=${T_SECONDS:-10}
+export T_SECONDS=${T_SECONDS:-$seconds}
 
 give_up()
 {
