@@ -2331,7 +2331,7 @@ IOCPNET__DEF iocpnet_error iocpnet_pool_create(iocpnet_pool **out, const iocpnet
         while (stride < size)
             stride *= 2;
     }
-    if (size > INT32_MAX || stride < size || limit > INT32_MAX) return WSAEINVAL;
+    if (size > INT32_MAX || limit > INT32_MAX) return WSAEINVAL;
     if (stride > (SIZE_MAX - 65536) / limit) return WSAEINVAL;
 
     // One block: the pool, the shelf, the depot's magazines. Touched only as far as it is used.
@@ -3324,7 +3324,7 @@ static void iocpnet__tick(iocpnet_iocp *iocp)
     int64_t due = iocpnet__load64(&iocp->tick_due);
 
     if (now < due || !iocpnet__cas64(&iocp->tick_due, due, now + IOCPNET__TICK_MS)) return;
-    if (iocp->on_tick) iocp->on_tick(iocp, (uint64_t)now);
+    iocp->on_tick(iocp, (uint64_t)now);  // set before anything wants the tick
 }
 
 // Timers wait: how long may this thread, which was to wait so many ms? It says until when it will,
@@ -5236,7 +5236,7 @@ static bool iocpnet__timer_publish(iocpnet_iocp *iocp)
     int64_t was = iocpnet__load64(&iocp->timer_due);
 
     if (!first) {
-        if (waited) iocpnet__store(&iocp->timer_waits, 0);
+        iocpnet__store(&iocp->timer_waits, 0);
         return false;
     }
     if (first->due_ms != was) iocpnet__cas64(&iocp->timer_due, was, first->due_ms);
@@ -5548,7 +5548,7 @@ static iocpnet_error iocpnet__frame_length(iocpnet_framer *framer, const unsigne
     size_t end = desc->length_offset + bytes, i;
     uint64_t length = 0;
 
-    if (framer->kept < end && size < end - framer->kept) return 0;
+    if (size < end - framer->kept) return 0;  // what is kept is below end, else it would be known
     for (i = 0; i < bytes; i++) {
         size_t at = desc->little_endian ? bytes - 1 - i : i;
         length = length << 8 | iocpnet__frame_byte(framer, data, desc->length_offset + at);
@@ -5648,9 +5648,8 @@ static iocpnet_error iocpnet__frame_find(iocpnet_framer *framer, const unsigned 
     case IOCPNET_FRAME_DELIMITER:
         return iocpnet__frame_delimiter(framer, data, size);
     case IOCPNET_FRAME_SCAN:
+    default:  // there is no other: the settings were checked
         return iocpnet__frame_scan(framer, data, size, copied);
-    default:
-        return WSAEINVAL;
     }
 }
 
@@ -5930,16 +5929,16 @@ static bool iocpnet__listener_grow(iocpnet_listener *listener, iocpnet__accepts 
 static void iocpnet__listener_judge(iocpnet_listener *listener, iocpnet__accepts *accepts)
 {
     const iocpnet__worker *worker = iocpnet__worker_here(listener->group.iocp);
-    int64_t batch = worker ? worker->counters.count[IOCPNET_COUNT_POLLS] : 0;
+    int64_t batch = worker->counters.count[IOCPNET_COUNT_POLLS];
     uint64_t since;
     bool many;
 
     if (worker != listener->batch_worker || batch != listener->batch) listener->batch_accepts = 0;
     listener->batch_worker = worker;
     listener->batch = batch;
-    many = worker && ++listener->batch_accepts > 1 && listener->batch_accepts > accepts->target / 2;
+    many = ++listener->batch_accepts > 1 && listener->batch_accepts > accepts->target / 2;
     if (!listener->full || listener->paused || !accepts->target) return;  // no measure
-    if (!many && accepts->newest && iocpnet__waiting_still(accepts->newest)) return;
+    if (!many && iocpnet__waiting_still(accepts->newest)) return;
     listener->batch_accepts = 0;
     since = iocpnet__now() - listener->short_ms;
     if (since < IOCPNET__BURST_MS) return;
@@ -6314,7 +6313,7 @@ static void iocpnet__bell_arm(iocpnet_listener *listener)
 static void iocpnet__listener_hear(iocpnet_listener *listener, bool deaf)
 {
     listener->deaf = deaf;
-    if (!listener->wait || iocpnet__load(&listener->group.closed)) return;
+    if (!listener->wait) return;  // or it is closed
     IOCPNET_OS(WSAEventSelect)
     (listener->socket.handle, deaf ? NULL : listener->event, deaf ? 0 : FD_ACCEPT);
 }
@@ -7035,7 +7034,7 @@ static void iocpnet__conn_cut(iocpnet__conn *conn, bool reset)
     if (conn->extra) iocpnet__conn_drop_wire(conn);
     if (conn->closed) return;
     conn->closed = true;
-    if (reset && !conn->gone) {
+    if (reset) {
         linger.l_onoff = 1;
         linger.l_linger = 0;
         IOCPNET_OS(setsockopt)
@@ -7187,11 +7186,11 @@ static void iocpnet__conn_flush(iocpnet__conn *conn)
     iocpnet__queue *queue = iocpnet__conn_out(conn);
 
     if (desc->filter) iocpnet__filter_out(conn);
-    if (queue->head && !conn->sending && !conn->closed && !conn->starved) {
+    if (queue->head && !conn->sending && !conn->starved) {
         iocpnet__conn_send_one(conn, &conn->send, &conn->sending);
     }
     if (desc->filter && desc->sndbuf_0) iocpnet__filter_out(conn);  // for the second send
-    if (desc->sndbuf_0 && queue->head && !conn->sending_2 && !conn->closed && !conn->starved) {
+    if (desc->sndbuf_0 && queue->head && !conn->sending_2 && !conn->starved) {
         iocpnet__conn_send_one(conn, &conn->extra->send, &conn->sending_2);
     }
 }
@@ -7294,7 +7293,8 @@ static void iocpnet__conn_show_messages(iocpnet__conn *conn, const void *data, s
             conn->group->desc.on.data(iocpnet__conn_name(conn), message, message_size);
         } else if (error == WSAENOBUFS) {
             error = iocpnet__conn_make_room(conn);
-            conn->ready = waits && error && iocpnet__conn_bears(conn, error);
+            conn->ready = waits && error;
+            if (conn->ready) (void)iocpnet__conn_bears(conn, error);
             if (conn->ready) return;
         }
     }
@@ -7314,7 +7314,7 @@ static void iocpnet__conn_show_messages(iocpnet__conn *conn, const void *data, s
 static void iocpnet__filter_result(iocpnet__conn *conn, iocpnet_error error)
 {
     conn->extra->filtering = false;
-    if (!error || conn->extra->filter_failed) return;
+    if (!error) return;
     conn->extra->filter_failed = true;
     // A close whose filter fails did not deliver everything.
     if (conn->reason != IOCPNET_CLOSED_PROTOCOL) conn->reasoned = false;
@@ -7364,7 +7364,6 @@ static void iocpnet__filter_in(iocpnet__conn *conn, const void *data, size_t siz
     const iocpnet_filter *filter = conn->group->desc.filter;
     iocpnet_error error;
 
-    if (conn->extra->filter_failed) return;
     conn->extra->filtering = true;
     if (filter->receive) {
         error = filter->receive(iocpnet__conn_name(conn), conn->extra->state, data, size);
@@ -7480,7 +7479,7 @@ static void iocpnet__conn_receive_done(iocpnet__conn *conn)
     iocpnet__conn_unlock(conn);
     conn->receiving = false;
     conn->more = false;
-    if (conn->closed || conn->finished) return;
+    if (conn->closed) return;
     if (error == WSA_OPERATION_ABORTED && (conn->cancelled || conn->alone)) return;
     if (error) {
         if (!iocpnet__conn_bears(conn, error)) iocpnet__conn_fail(conn, error);
@@ -7739,7 +7738,7 @@ static void iocpnet__conn_dial(iocpnet__conn *conn, iocpnet_error error)
     iocpnet__extra *extra = conn->extra;
     iocpnet_socket socket;
 
-    while (!conn->closed && extra->next < extra->count) {
+    while (extra->next < extra->count) {
         const iocpnet_address *address = &extra->addresses[extra->next++];
 
         error = iocpnet_socket_open(&socket, conn->group->iocp, address->u.family, false);
@@ -7794,7 +7793,7 @@ static void iocpnet__conn_results(iocpnet__conn *conn, int32_t bits)
     if (bits & IOCPNET__SENT_2) {
         iocpnet__conn_send_done(conn, &conn->extra->send, &conn->sending_2);
     }
-    if (bits & IOCPNET__RECEIVED && conn->receiving) iocpnet__conn_receive_done(conn);
+    if (bits & IOCPNET__RECEIVED) iocpnet__conn_receive_done(conn);
     if (bits & IOCPNET__READS) {
         iocpnet__conn_reads_arrived(conn, (uint32_t)(bits & IOCPNET__READS) >> IOCPNET__READ_SHIFT);
     }
@@ -7826,7 +7825,7 @@ static void iocpnet__conn_obey(iocpnet__conn *conn, int32_t bits)
         conn->leaving = false;  // a close overtakes a hand-over: somebody has to close the socket
         iocpnet__conn_close_begins(conn);
     }
-    if (bits & IOCPNET__SHUTDOWN && conn->finished && !conn->awaits && !conn->leaving) {
+    if (bits & IOCPNET__SHUTDOWN && conn->finished && !conn->awaits) {
         iocpnet__conn_because(conn, IOCPNET_CLOSED_FINISHED, 0);
         iocpnet__conn_close_begins(conn);
     }
@@ -7901,9 +7900,7 @@ static void iocpnet__conn_hand_over(iocpnet__conn *conn)
         iocpnet__conn_time(conn, 2);  // a cancel that has come too early is repeated
         return;
     }
-    while (conn->ready || (conn->extra && conn->extra->reads))
-        iocpnet__conn_show_ready(conn);
-    if (conn->closed || iocpnet__load(&conn->closing) == IOCPNET__CLOSING) return;
+    if (iocpnet__load(&conn->closing) == IOCPNET__CLOSING) return;
     iocpnet__conn_because(conn, IOCPNET_CLOSED_HANDED_OVER, 0);
     conn->closed = true;
     conn->gone = true;
@@ -7970,8 +7967,7 @@ static bool iocpnet__conn_advance(iocpnet__conn *conn, iocpnet__worker *worker)
     }
     if (conn->leaving && idle) {
         iocpnet__conn_hand_over(conn);
-    } else if (iocpnet__conn_closes(conn) && idle && conn->finished &&
-               !iocpnet__conn_receives(conn)) {
+    } else if (iocpnet__conn_closes(conn) && idle && conn->finished) {
         iocpnet__conn_leave_socket(conn);  // both sides have finished
     }
 
@@ -8459,7 +8455,7 @@ static bool iocpnet__conn_queue(iocpnet__conn *conn, bool own, const char *data,
         iocpnet__queue_give_list(conn, first);
         return false;
     }
-    if (first) iocpnet__conn_put(conn, own, first, last);
+    iocpnet__conn_put(conn, own, first, last);
     return true;
 }
 
@@ -8611,7 +8607,7 @@ IOCPNET__DEF iocpnet_error iocpnet_filter_send(iocpnet_conn name, const void *da
     iocpnet_buffer *last = NULL;
 
     if (!conn) return WSAENOTCONN;
-    if (conn->closed || !size) return 0;
+    if (!size) return 0;
     if (conn->shut) return WSAESHUTDOWN;
     if (!iocpnet__copy_out(conn->group->buffers, (const char *)data, size, false, &first, &last)) {
         iocpnet__queue_give_list(conn, first);
@@ -8842,11 +8838,11 @@ static void iocpnet__group_join(iocpnet__group *group)
         was = iocpnet__load(&iocp->sweep_ms);
     } while ((!was || (int32_t)(ms / 8) < was) &&
              !iocpnet__cas(&iocp->sweep_ms, was, (int32_t)(ms / 8)));
-    if (group->clocked) iocpnet__add(&iocp->timed, 1);
     iocp->on_stop = iocpnet__server_stop;
     iocp->on_tick = iocpnet__server_tick;
     iocp->on_close = iocpnet__server_close;
     iocp->on_stats = iocpnet__server_stats;
+    if (group->clocked) iocpnet__add(&iocp->timed, 1);
     do {
         first = iocpnet__load_pointer(&iocp->groups);
         group->next = (iocpnet__group *)first;
