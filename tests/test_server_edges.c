@@ -719,6 +719,82 @@ static void a_disconnect_that_stalls_ends_with_the_deadline(void)
     end();
 }
 
+// Silent clients hold every accept: a listener that is paused wants no more of them.
+static void a_paused_listener_does_not_grow(void)
+{
+    SOCKET silent, c;
+
+    usual();
+    listening.accepts_min = 1;
+    listening.accepts_max = 2;
+    listening.accept_data_ms = 60000;
+    begin();
+    listen_too();
+    CHECK_ERR(iocpnet_listener_pause(listener), 0);
+    silent = client();
+    PUMP(iocp, listener->slots[0].seen_ms || listener->slots[1].seen_ms, PEER_MS);
+    peer_drain(iocp, 200);
+    CHECK_EQ(counted(IOCPNET_COUNT_ACCEPTS_GROWN), 0);
+    CHECK_EQ(listener->common.waiting, 1);
+    CHECK_ERR(iocpnet_listener_resume(listener), 0);
+    c = client();
+    CHECK(peer_send(c, "first", 5));
+    PUMP(iocp, side_count == 1 && sides[0].size == 5, PEER_MS);
+    CHECK_EQ(counted(IOCPNET_COUNT_ACCEPTS_GROWN), 1);
+    leaves(&sides[0], c);
+    closesocket(silent);
+    end();
+}
+
+// The iocp of a connector stops while a client becomes its connection.
+static iocpnet_iocp *other_iocp;
+static int calls_left;
+
+static void stop_the_other(void *unused)
+{
+    (void)unused;
+    CHECK_ERR(iocpnet_iocp_stop(other_iocp, 0), 0);
+}
+
+static void stop_it_in_the_second_call(void)
+{
+    peer_thread thread;
+    if (--calls_left) return;
+    peer_start(&thread, stop_the_other, NULL);
+    peer_join(&thread);
+}
+
+static void a_client_whose_iocp_has_stopped_meanwhile_is_let_go(void)
+{
+    iocpnet_connector *spread[1];
+    iocpnet_stats stats;
+    SOCKET c;
+
+    usual();
+    begin();
+    CHECK_ERR(iocpnet_iocp_open(&other_iocp, &engine), 0);
+    CHECK_ERR(iocpnet_connector_open(&spread[0], other_iocp, &settings), 0);
+    listening.spread = spread;
+    listening.spread_count = 1;
+    listening.accepts_min = listening.accepts_max = 1;
+    CHECK_ERR(iocpnet_listener_open(&listener, iocp, &listening), 0);
+    calls_left = 2;  // the accept's context, then the connection's settings
+    fault_before(FAULT_setsockopt, stop_it_in_the_second_call);
+    c = client();
+    CHECK(heard_end(c) != -1);
+    closesocket(c);
+    CHECK(calls_left <= 0);
+    CHECK_EQ(side_count, 0);
+    iocpnet_iocp_stats(other_iocp, &stats);
+    CHECK_EQ(stats.count[IOCPNET_COUNT_CLOSED_STOP], 1);
+    CHECK_EQ(stats.connections, 0);
+    fault_reset();
+    CHECK_ERR(iocpnet_iocp_stop(iocp, 500), 0);
+    CHECK_ERR(iocpnet_iocp_close(iocp), 0);
+    iocp = other_iocp;
+    end();
+}
+
 // ---- short of memory ----------------------------------------------------------------------------
 
 // What waits to be sent while nothing more may be locked leaves as soon as it may.
@@ -822,6 +898,37 @@ static void one_receive_is_enough_where_there_is_no_memory_for_more(void)
     is_served(s, other);
     CHECK_EQ(inside(s)->extra->reading, 4);
     leaves(s, other);
+    end();
+}
+
+// They have come, and can't be shown: that is not the peer's silence.
+static void bytes_that_wait_for_room_are_no_silence(void)
+{
+    iocpnet_frame_desc frame;
+    SOCKET other;
+    side *s;
+
+    usual();
+    memset(&frame, 0, sizeof frame);
+    settings.frame = &frame;
+    settings.recvs = 2;
+    settings.read_ms = 150;
+    begin();
+    connect_too();
+    s = adopted(&other);
+    PUMP(iocp, inside(s)->extra->reading == 2, PEER_MS);
+    fault_fail(FAULT_VirtualAlloc, 1, 100000, 0);
+    CHECK(peer_send(other, "\0\0\0\012abc", 7));
+    PUMP(iocp, counted(IOCPNET_COUNT_NO_BUFFERS) > 0, PEER_MS);
+    peer_drain(iocp, 500);
+    CHECK_EQ(s->closed, 0);
+    fault_reset();
+    CHECK(peer_send(other, "defghij", 7));
+    PUMP(iocp, s->size == 10, PEER_MS);
+    CHECK_MEM(s->got, "abcdefghij", 10);
+    PUMP(iocp, s->closed == 1, PEER_MS);
+    CHECK_EQ(s->reason, IOCPNET_CLOSED_TIMEOUT);
+    closesocket(other);
     end();
 }
 
@@ -1370,9 +1477,12 @@ int main(int argc, char **argv)
     T_RUN(an_accept_whose_socket_was_closed_is_no_connection);
     T_RUN(no_more_sockets_are_kept_than_accepts);
     T_RUN(a_disconnect_that_stalls_ends_with_the_deadline);
+    T_RUN(a_paused_listener_does_not_grow);
+    T_RUN(a_client_whose_iocp_has_stopped_meanwhile_is_let_go);
     T_RUN(a_long_queue_keeps_its_order_when_a_send_fails);
     T_RUN(a_receive_that_ends_for_want_of_memory_is_tried_again);
     T_RUN(one_receive_is_enough_where_there_is_no_memory_for_more);
+    T_RUN(bytes_that_wait_for_room_are_no_silence);
     T_RUN(a_try_that_comes_too_late_does_no_harm);
     T_RUN(nobody_is_closed_twice_for_want_of_memory);
     T_RUN(a_receive_that_somebody_else_cancels_ends_the_connection);
