@@ -1304,6 +1304,37 @@ static void a_filter_may_get_ready_while_memory_is_short(void)
     end();
 }
 
+static void say_much_in_the_handshake(void)
+{
+    stuck.wanted = 1;
+    CHECK_ERR(iocpnet_filter_send(film.conn, block, 200000), 0);
+}
+
+// What a filter says in its handshake is bounded too: it hears no more until that has left.
+static void a_handshake_waits_for_a_peer_that_does_not_read(void)
+{
+    SOCKET other;
+    side *s;
+
+    usual_with_filter();
+    film.ready_at = 1;
+    film.on_open = say_much_in_the_handshake;
+    begin();
+    connect_too();
+    s = adopt(&other);
+    PUMP(iocp, stuck.count == 1, PEER_MS);
+    CHECK(peer_send(other, "!", 1));
+    peer_drain(iocp, 50);
+    CHECK_EQ(film.seen, 0);
+    CHECK_EQ(counted(IOCPNET_COUNT_READS_PAUSED), 1);
+    let_go(0, 0);
+    PUMP(iocp, s->opened == 1, PEER_MS);
+    CHECK_EQ(film.seen, 1);
+    is_served(s, other);
+    leaves(s, other);
+    end();
+}
+
 // The peer goes on after our end: the filter sees it, and can answer no more.
 static void a_filter_sends_nothing_behind_our_end(void)
 {
@@ -1495,6 +1526,7 @@ int main(int argc, char **argv)
     T_RUN(without_a_filter_its_functions_are_refused);
     T_RUN(room_again_is_told_after_the_open);
     T_RUN(a_filter_may_get_ready_while_memory_is_short);
+    T_RUN(a_handshake_waits_for_a_peer_that_does_not_read);
     T_RUN(a_filter_sends_nothing_behind_our_end);
     T_RUN(a_message_behind_a_filter_needs_its_room_at_once);
     T_RUN(a_filter_that_fails_after_a_wrong_message_hides_nothing);
