@@ -2342,7 +2342,7 @@ IOCPNET__DEF iocpnet_error iocpnet_pool_create(iocpnet_pool **out, const iocpnet
         while (stride < size)
             stride *= 2;
     }
-    if (size > INT32_MAX || stride < size || limit > INT32_MAX) return WSAEINVAL;
+    if (size > INT32_MAX || limit > INT32_MAX) return WSAEINVAL;
     if (stride > (SIZE_MAX - 65536) / limit) return WSAEINVAL;
 
     // One block: the pool, the shelf, the depot's magazines. Touched only as far as it is used.
@@ -3363,7 +3363,7 @@ static void iocpnet__tick(iocpnet_iocp *iocp)
     int64_t due = iocpnet__load64(&iocp->tick_due);
 
     if (now < due || !iocpnet__cas64(&iocp->tick_due, due, now + IOCPNET__TICK_MS)) return;
-    if (iocp->on_tick) iocp->on_tick(iocp, (uint64_t)now);
+    iocp->on_tick(iocp, (uint64_t)now);  // set before anything wants the tick
 }
 
 // Timers wait: how long may this thread, which was to wait so many ms? It says until when it will,
@@ -5308,7 +5308,7 @@ static bool iocpnet__timer_publish(iocpnet_iocp *iocp)
     int64_t was = iocpnet__load64(&iocp->timer_due);
 
     if (!first) {
-        if (waited) iocpnet__store(&iocp->timer_waits, 0);
+        iocpnet__store(&iocp->timer_waits, 0);
         return false;
     }
     if (first->due_ms != was) iocpnet__cas64(&iocp->timer_due, was, first->due_ms);
@@ -5620,7 +5620,7 @@ static iocpnet_error iocpnet__frame_length(iocpnet_framer *framer, const unsigne
     size_t end = desc->length_offset + bytes, i;
     uint64_t length = 0;
 
-    if (framer->kept < end && size < end - framer->kept) return 0;
+    if (size < end - framer->kept) return 0;  // what is kept is below end, else it would be known
     for (i = 0; i < bytes; i++) {
         size_t at = desc->little_endian ? bytes - 1 - i : i;
         length = length << 8 | iocpnet__frame_byte(framer, data, desc->length_offset + at);
@@ -5720,9 +5720,8 @@ static iocpnet_error iocpnet__frame_find(iocpnet_framer *framer, const unsigned 
     case IOCPNET_FRAME_DELIMITER:
         return iocpnet__frame_delimiter(framer, data, size);
     case IOCPNET_FRAME_SCAN:
+    default:  // there is no other: the settings were checked
         return iocpnet__frame_scan(framer, data, size, copied);
-    default:
-        return WSAEINVAL;
     }
 }
 
@@ -6010,16 +6009,16 @@ static bool iocpnet__listener_grow(iocpnet_listener *listener, iocpnet__accepts 
 static void iocpnet__listener_judge(iocpnet_listener *listener, iocpnet__accepts *accepts)
 {
     const iocpnet__worker *worker = iocpnet__worker_here(listener->group.iocp);
-    int64_t batch = worker ? worker->counters.count[IOCPNET_COUNT_POLLS] : 0;
+    int64_t batch = worker->counters.count[IOCPNET_COUNT_POLLS];
     uint64_t since;
     bool many;
 
     if (worker != listener->batch_worker || batch != listener->batch) listener->batch_accepts = 0;
     listener->batch_worker = worker;
     listener->batch = batch;
-    many = worker && ++listener->batch_accepts > 1 && listener->batch_accepts > accepts->target / 2;
+    many = ++listener->batch_accepts > 1 && listener->batch_accepts > accepts->target / 2;
     if (!listener->full || listener->paused || !accepts->target) return;  // no measure
-    if (!many && accepts->newest && iocpnet__waiting_still(accepts->newest)) return;
+    if (!many && iocpnet__waiting_still(accepts->newest)) return;
     listener->batch_accepts = 0;
     since = iocpnet__now() - listener->short_ms;
     if (since < IOCPNET__BURST_MS) return;
@@ -6395,7 +6394,7 @@ static void iocpnet__bell_arm(iocpnet_listener *listener)
 static void iocpnet__listener_hear(iocpnet_listener *listener, bool deaf)
 {
     listener->deaf = deaf;
-    if (!listener->wait || iocpnet__load(&listener->group.closed)) return;
+    if (!listener->wait) return;  // or it is closed
     IOCPNET_OS(WSAEventSelect)
     (listener->socket.handle, deaf ? NULL : listener->event, deaf ? 0 : FD_ACCEPT);
 }
@@ -7148,7 +7147,8 @@ static void iocpnet__conn_cut(iocpnet__conn *conn, bool reset)
     if (conn->extra) iocpnet__conn_drop_wire(conn);
     if (conn->closed) return;
     conn->closed = true;
-    if (reset && !conn->gone) {
+    if (reset) {
+        IOCPNET_ASSERT(!conn->gone);
         linger.l_onoff = 1;
         linger.l_linger = 0;
         IOCPNET_OS(setsockopt)
@@ -7463,7 +7463,8 @@ static void iocpnet__conn_show_messages(iocpnet__conn *conn, const void *data, s
             conn->group->desc.on.data(iocpnet__conn_name(conn), message, message_size);
         } else if (error == WSAENOBUFS) {
             error = iocpnet__conn_make_room(conn);
-            conn->ready = waits && error && iocpnet__conn_bears(conn, error);
+            conn->ready = waits && error;
+            if (conn->ready) (void)iocpnet__conn_bears(conn, error);
             if (conn->ready) return;
         }
     }
@@ -7483,7 +7484,7 @@ static void iocpnet__conn_show_messages(iocpnet__conn *conn, const void *data, s
 static void iocpnet__filter_result(iocpnet__conn *conn, iocpnet_error error)
 {
     conn->extra->filtering = false;
-    if (!error || conn->extra->filter_failed) return;
+    if (!error) return;
     conn->extra->filter_failed = true;
     // A close whose filter fails did not deliver everything.
     if (conn->reason != IOCPNET_CLOSED_PROTOCOL) conn->reasoned = false;
@@ -7533,7 +7534,6 @@ static void iocpnet__filter_in(iocpnet__conn *conn, const void *data, size_t siz
     const iocpnet_filter *filter = conn->group->desc.filter;
     iocpnet_error error;
 
-    if (conn->extra->filter_failed) return;
     conn->extra->filtering = true;
     if (filter->receive) {
         error = filter->receive(iocpnet__conn_name(conn), conn->extra->state, data, size);
@@ -7650,7 +7650,7 @@ static void iocpnet__conn_receive_done(iocpnet__conn *conn, iocpnet__worker *wor
     iocpnet__conn_unlock(conn, worker);
     conn->receiving = false;
     conn->more = false;
-    if (conn->closed || conn->finished) return;
+    if (conn->closed) return;
     if (error == WSA_OPERATION_ABORTED && (conn->cancelled || conn->alone)) return;
     if (error) {
         if (!iocpnet__conn_bears(conn, error)) iocpnet__conn_fail(conn, error);
@@ -7990,7 +7990,7 @@ static void iocpnet__conn_dial(iocpnet__conn *conn, iocpnet_error error)
     iocpnet__extra *extra = conn->extra;
     iocpnet_socket socket;
 
-    while (!conn->closed && extra->next < extra->count) {
+    while (extra->next < extra->count) {
         const iocpnet_address *address = &extra->addresses[extra->next++];
 
         error = iocpnet_socket_open(&socket, conn->group->iocp, address->u.family, false);
@@ -8053,7 +8053,7 @@ static void iocpnet__conn_results(iocpnet__conn *conn, iocpnet__worker *worker, 
     if (bits & IOCPNET__SENT_2) {
         iocpnet__conn_sent_by(conn, worker, &conn->extra->send);
     }
-    if (bits & IOCPNET__RECEIVED && conn->receiving) iocpnet__conn_receive_done(conn, worker);
+    if (bits & IOCPNET__RECEIVED) iocpnet__conn_receive_done(conn, worker);
     if (bits & IOCPNET__READS) {
         iocpnet__conn_reads_arrived(conn, worker,
                                     (uint32_t)(bits & IOCPNET__READS) >> IOCPNET__READ_SHIFT);
@@ -8084,7 +8084,7 @@ static void iocpnet__conn_obey(iocpnet__conn *conn, int32_t bits)
         conn->leaving = false;  // a close overtakes a hand-over: somebody has to close the socket
         iocpnet__conn_close_begins(conn);
     }
-    if (bits & IOCPNET__SHUTDOWN && conn->finished && !conn->awaits && !conn->leaving) {
+    if (bits & IOCPNET__SHUTDOWN && conn->finished && !conn->awaits) {
         iocpnet__conn_because(conn, IOCPNET_CLOSED_FINISHED, 0);
         iocpnet__conn_close_begins(conn);
     }
@@ -8175,7 +8175,7 @@ static inline void iocpnet__conn_show_ready(iocpnet__conn *conn, iocpnet__worker
 }
 
 // A hand-over: when everything has left and no receive is pending, the socket is the program's.
-static void iocpnet__conn_hand_over(iocpnet__conn *conn, iocpnet__worker *worker)
+static void iocpnet__conn_hand_over(iocpnet__conn *conn)
 {
     if (iocpnet__conn_receives(conn)) {
         conn->cancelled = true;
@@ -8183,9 +8183,7 @@ static void iocpnet__conn_hand_over(iocpnet__conn *conn, iocpnet__worker *worker
         iocpnet__conn_time(conn, 2);  // a cancel that has come too early is repeated
         return;
     }
-    while (conn->ready || (conn->extra && conn->extra->reads))
-        iocpnet__conn_show_ready(conn, worker);
-    if (conn->closed || iocpnet__load(&conn->closing) == IOCPNET__CLOSING) return;
+    if (iocpnet__load(&conn->closing) == IOCPNET__CLOSING) return;
     iocpnet__conn_because(conn, IOCPNET_CLOSED_HANDED_OVER, 0);
     conn->closed = true;
     conn->gone = true;
@@ -8223,13 +8221,13 @@ static bool iocpnet__conn_closes(const iocpnet__conn *conn)
 // Its end has begun, or that of its sending. All has left that was queued before: finish our side,
 // unless the socket's end does it; when both sides have finished, or a hand-over waits, the socket
 // goes.
-static void iocpnet__conn_finishes(iocpnet__conn *conn, iocpnet__worker *worker)
+static void iocpnet__conn_finishes(iocpnet__conn *conn)
 {
     if (!iocpnet__conn_idle(conn) || conn->closed || conn->disconnecting) return;
     if (conn->leaving) {
-        iocpnet__conn_hand_over(conn, worker);
+        iocpnet__conn_hand_over(conn);
     } else if (conn->finished) {
-        if (conn->awaits && !iocpnet__conn_receives(conn)) iocpnet__conn_leave_socket(conn);
+        if (conn->awaits) iocpnet__conn_leave_socket(conn);
     } else if (!conn->shut) {
         conn->shut = true;
         conn->began_ms = iocpnet__now_32();
@@ -8254,7 +8252,7 @@ static bool iocpnet__conn_advance(iocpnet__conn *conn, iocpnet__worker *worker)
     }
     iocpnet__conn_flush(conn, worker);
     if (iocpnet__load(&conn->refused)) iocpnet__conn_tell_drain(conn, worker);
-    if (conn->ending || conn->awaits) iocpnet__conn_finishes(conn, worker);
+    if (conn->ending || conn->awaits) iocpnet__conn_finishes(conn);
 
     // When a send has finished at once, over the bound, we come here again for it: a receive begun
     // now would only take a second packet.
@@ -8764,7 +8762,7 @@ static inline bool iocpnet__conn_queue(iocpnet__conn *conn, bool own, const char
         iocpnet__queue_give_list(conn, first);
         return false;
     }
-    if (first) iocpnet__conn_put(conn, own, first, last);
+    iocpnet__conn_put(conn, own, first, last);
     return true;
 }
 
@@ -8953,7 +8951,7 @@ IOCPNET__DEF iocpnet_error iocpnet_filter_send(iocpnet_conn name, const void *da
     iocpnet_buffer *last = NULL;
 
     if (!conn) return WSAENOTCONN;
-    if (conn->closed || !size) return 0;
+    if (!size) return 0;
     if (conn->shut) return WSAESHUTDOWN;
     if (!iocpnet__copy_out(conn->group->buffers, (const char *)data, size, false, &first, &last)) {
         iocpnet__queue_give_list(conn, first);
@@ -9182,11 +9180,11 @@ static void iocpnet__group_join(iocpnet__group *group)
         was = iocpnet__load(&iocp->sweep_ms);
     } while ((!was || (int32_t)(ms / 8) < was) &&
              !iocpnet__cas(&iocp->sweep_ms, was, (int32_t)(ms / 8)));
-    if (group->clocked) iocpnet__add(&iocp->timed, 1);
     iocp->on_stop = iocpnet__server_stop;
     iocp->on_tick = iocpnet__server_tick;
     iocp->on_close = iocpnet__server_close;
     iocp->on_stats = iocpnet__server_stats;
+    if (group->clocked) iocpnet__add(&iocp->timed, 1);
     do {
         first = iocpnet__load_pointer(&iocp->groups);
         group->next = (iocpnet__group *)first;

@@ -15,6 +15,7 @@ static struct {
     int protocol;                 // of every socket; 0: the system's
     int cut_code;                 // in place of WSAEMSGSIZE
     int then_code;                // of the receive of a datagram after one that failed
+    int send_code;                // of every send
     volatile LONG placed, group;  // SetThreadGroupAffinity: calls, and the last one's group
     KAFFINITY mask;
 } odd;
@@ -94,6 +95,21 @@ static int odd_WSARecvFrom(SOCKET s, WSABUF *bufs, DWORD count, DWORD *got, DWOR
     return result;
 }
 
+static DWORD sent_pieces;  // of the last send that failed with odd.send_code
+static uint64_t sent_bytes;
+
+static int odd_WSASend(SOCKET s, WSABUF *bufs, DWORD count, DWORD *sent, DWORD flags, OVERLAPPED *o,
+                       LPWSAOVERLAPPED_COMPLETION_ROUTINE fn)
+{
+    DWORD i;
+    if (!odd.send_code) return fault_WSASend(s, bufs, count, sent, flags, o, fn);
+    sent_pieces = count;
+    for (i = 0, sent_bytes = 0; i < count; i++)
+        sent_bytes += bufs[i].len;
+    WSASetLastError(odd.send_code);
+    return SOCKET_ERROR;
+}
+
 // A console's events reach the kit's handler as the system calls it, on a thread of its own.
 static volatile PHANDLER_ROUTINE handler;
 static int handlers;  // added and not taken away
@@ -124,6 +140,7 @@ static BOOL odd_SetConsoleCtrlHandler(PHANDLER_ROUTINE fn, BOOL add)
 #define fault_GetQueuedCompletionStatusEx  odd_GetQueuedCompletionStatusEx
 #define fault_getsockopt                   odd_getsockopt
 #define fault_WSARecvFrom                  odd_WSARecvFrom
+#define fault_WSASend                      odd_WSASend
 #define fault_SetConsoleCtrlHandler        odd_SetConsoleCtrlHandler
 
 static volatile LONG misused;
@@ -816,15 +833,21 @@ static void ctrl_c_stops_what_runs(void)
 // The handler holds the process back until all is over; nobody takes it away meanwhile.
 static void a_console_close_waits_for_the_end(void)
 {
-    uint64_t began = GetTickCount64();
+    static const uint32_t deadlines[] = { 60000, 500 };  // the system itself waits no minute
+    size_t i;
 
-    usual();
-    console_run(60000, CTRL_CLOSE_EVENT, 0, 0);
-    CHECK(GetTickCount64() - began >= 900);
-    CHECK(GetTickCount64() - began < 5000);
-    CHECK_EQ(handlers, 1);
-    iocpnet__store(&iocpnet__ctrl_closing, 0);  // the console lives on after all
-    close_iocp(console.iocp);
+    for (i = 0; i < 2; i++) {
+        uint64_t began = GetTickCount64();
+
+        usual();
+        console_run(deadlines[i], CTRL_CLOSE_EVENT, 0, 0);
+        CHECK(GetTickCount64() - began >= 900);
+        CHECK(GetTickCount64() - began < 5000);
+        CHECK_EQ(handlers, 1);
+        CHECK(console.iocp->deadline <= (int64_t)began + 4000 + 1000);
+        iocpnet__store(&iocpnet__ctrl_closing, 0);  // the console lives on after all
+        close_iocp(console.iocp);
+    }
 }
 
 static iocpnet_socket stuck_socket;
@@ -832,14 +855,20 @@ static probe stuck;
 
 static void press_twice(void *user)
 {
+    int64_t deadline;
+
     (void)user;
     AWAIT(handler && iocpnet__load_pointer(&iocpnet__ctrl_iocp), PEER_MS);
     CHECK(handler(CTRL_C_EVENT));
     AWAIT(iocpnet__load(&console.iocp->state) != 0, PEER_MS);
     CHECK(handler(CTRL_C_EVENT));
+    deadline = iocpnet__load64(&console.iocp->deadline);
+    Sleep(30);
+    CHECK(handler(CTRL_C_EVENT));
+    CHECK(iocpnet__load64(&console.iocp->deadline) == deadline);
 }
 
-// Pressed again: the deadline is now, and what does not end is told.
+// Pressed again: the deadline is now, and what does not end is told. Once more does not put it off.
 static void ctrl_c_twice_waits_no_longer(void)
 {
     uint64_t began = GetTickCount64();
@@ -989,6 +1018,35 @@ static void sizes_beyond_all_measure_are_refused(void)
     CHECK_EQ(p.calls, 0);
     iocpnet_socket_close(&s);
     iocpnet_socket_close(&d);
+    close_iocp(iocp);
+}
+
+// One call sends 2 GiB - 1 at most, in as many pieces as that takes.
+static void one_send_asks_for_no_more_than_a_size_can_be(void)
+{
+    iocpnet_iocp *iocp = open_iocp(NULL);
+    iocpnet_transmit transmit;
+    iocpnet_element elements[3];
+    iocpnet_socket s;
+    char byte[4] = "abc";
+    int i;
+
+    memset(&transmit, 0, sizeof transmit);
+    memset(elements, 0, sizeof elements);
+    transmit.op.done = probe_done;
+    transmit.mode = IOCPNET_TRANSMIT_COPY;
+    for (i = 0; i < 3; i++)
+        elements[i].memory = byte;
+    elements[0].length = 4;
+    elements[1].length = (uint64_t)INT32_MAX - 3;  // one too many
+    elements[2].length = 4;
+    odd.send_code = WSAENOBUFS;  // nothing is read
+    CHECK_ERR(iocpnet_socket_open(&s, iocp, AF_INET, false), 0);
+    CHECK_ERR(iocpnet_start_transmit_packets(&transmit, &s, elements, 3), WSAENOBUFS);
+    CHECK_EQ(sent_pieces, 2);
+    CHECK_EQ(sent_bytes, INT32_MAX);
+    CHECK(!iocpnet_op_pending(&transmit.op));
+    iocpnet_socket_close(&s);
     close_iocp(iocp);
 }
 
@@ -1311,7 +1369,7 @@ static void after_an_echo_the_next_letter_may_be_there(void)
 
     fault_packet(&letter.op.overlapped, (LONG)0xC000023F);
     CHECK_ERR(iocpnet_start_recvfrom(&letter, &mailbox, letter_data, sizeof letter_data), 0);
-    write_letter("one", 3);  // its packet becomes the error
+    write_letter("one", 3);  // the packet of the first that comes becomes the error
     write_letter("two", 3);
     Sleep(20);
     PUMP(iocp, told.calls == 1, PEER_MS);
@@ -1355,6 +1413,7 @@ int main(int argc, char **argv)
     T_RUN(sockets_of_another_protocol_are_of_another_provider);
     T_RUN(a_socket_that_can_not_be_had_is_told);
     T_RUN(sizes_beyond_all_measure_are_refused);
+    T_RUN(one_send_asks_for_no_more_than_a_size_can_be);
     T_RUN(an_op_without_a_callback_is_misuse_everywhere);
     T_RUN(connects_and_disconnects_may_finish_at_once);
     T_RUN(a_disconnect_that_fails_says_so);

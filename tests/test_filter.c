@@ -1438,10 +1438,11 @@ static void on_data_over(iocpnet_conn conn, const void *data, size_t size)
     enter(g);
     (void)data;
     (void)size;
-    for (i = 0; i < 10 && !error; i++)
+    // The bytes may come in pieces.
+    for (i = 0; i < 10 && !error && limit_error == -1; i++)
         error = iocpnet_conn_send(conn, closing_bytes, 10000);
-    limit_error = error;
-    g->sent = (uint64_t)i;
+    if (limit_error == -1) g->sent = (uint64_t)i;
+    if (limit_error == -1) limit_error = error;
     leave(g);
 }
 

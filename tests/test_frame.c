@@ -818,6 +818,35 @@ static void bears_a_scanner_that_contradicts_itself(void)
     CHECK_ERR(next(&framer, "a", 1), ERROR_INVALID_DATA);
 }
 
+// Lets one byte pass and no second one.
+static size_t scan_one(void *user, const void *bytes, size_t size, size_t seen, uint64_t *state)
+{
+    (void)user;
+    (void)bytes;
+    (void)state;
+    scan_begins(size, seen);
+    return size == 1 ? 0 : IOCPNET_FRAME_MALFORMED;
+}
+
+// Bytes are put behind those that are kept step by step: none after the step that is refused.
+static void asks_no_more_once_it_was_refused(void)
+{
+    iocpnet_frame_desc desc = of_scan(scan_one);
+    iocpnet_framer framer;
+    unsigned char room[512];
+    unsigned char bytes[300];
+
+    memset(bytes, 'x', sizeof bytes);
+    memset(room, 0, sizeof room);
+    CHECK_ERR(iocpnet_framer_init(&framer, &desc), 0);
+    CHECK_ERR(iocpnet_framer_room(&framer, room, sizeof room), 0);
+    CHECK_ERR(next(&framer, bytes, 1), WSAEWOULDBLOCK);
+    scans = 0;
+    CHECK_ERR(next(&framer, bytes, sizeof bytes), ERROR_INVALID_DATA);
+    CHECK_EQ(scans, 1);
+    CHECK_EQ(room[sizeof bytes], 0);
+}
+
 // ---- limits -------------------------------------------------------------------------------------
 
 static void takes_a_length_at_the_limit_and_none_above(void)
@@ -1045,6 +1074,21 @@ static void room_may_change_while_bytes_are_kept(void)
     CHECK_ERR(iocpnet_framer_room(&framer, NULL, 0), 0);
     CHECK_ERR(next(&framer, NULL, 0), WSAEWOULDBLOCK);
     CHECK_ERR(next(&framer, bytes, 1), WSAENOBUFS);
+}
+
+// Of room beyond 4 GiB only that much is counted; no message needs more.
+static void room_may_be_larger_than_any_message(void)
+{
+    iocpnet_frame_desc desc = of_kind(IOCPNET_FRAME_LENGTH);
+    iocpnet_framer framer;
+    unsigned char room[16];  // as much as this message needs of it
+    static const unsigned char bytes[] = { 0, 0, 0, 4, 'a', 'b', 'c', 'd' };
+
+    CHECK_ERR(iocpnet_framer_init(&framer, &desc), 0);
+    CHECK_ERR(iocpnet_framer_room(&framer, room, SIZE_MAX), 0);
+    CHECK_ERR(next(&framer, bytes, 5), WSAEWOULDBLOCK);
+    CHECK_ERR(next(&framer, bytes + 5, 3), 0);
+    CHECK(got.message == room + 4 && got.size == 4);
 }
 
 static void other_bytes_after_a_refusal_do_no_harm(void)
@@ -1458,6 +1502,7 @@ int main(int argc, char **argv)
     T_RUN(finds_a_delimiter_whose_beginning_repeats);
     T_RUN(asks_a_scanner_of_yours);
     T_RUN(bears_a_scanner_that_contradicts_itself);
+    T_RUN(asks_no_more_once_it_was_refused);
     T_RUN(takes_a_length_at_the_limit_and_none_above);
     T_RUN(takes_a_line_at_the_limit_and_none_above);
     T_RUN(takes_what_a_scanner_knows_at_the_limit_and_none_above);
@@ -1465,6 +1510,7 @@ int main(int argc, char **argv)
     T_RUN(an_error_stays);
     T_RUN(points_into_your_bytes_when_it_can);
     T_RUN(room_may_change_while_bytes_are_kept);
+    T_RUN(room_may_be_larger_than_any_message);
     T_RUN(other_bytes_after_a_refusal_do_no_harm);
     T_RUN(searches_and_copies_no_byte_twice);
     T_RUN(of_many_messages_only_those_across_pieces_are_copied);

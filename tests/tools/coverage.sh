@@ -82,7 +82,7 @@ build_native()
         gcc -std=gnu99 -O1 -g -fshort-wchar -w -c tests/sim/$part.c -o "$out/native/$part.o" ||
             return 1
     done
-    for source in tests/test_*.c tests/sim/test_play.c; do
+    for source in tests/test_*.c tests/sim/test_*.c; do
         name=$(basename "$source" .c)
         chosen "$name" || continue
         stale "$out/native/$name" "$source" tests/sim/*.[ch] tests/sim/include/*.h || continue

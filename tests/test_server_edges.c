@@ -1,0 +1,1536 @@
+// test_server_edges.c - what listeners and connections do at their edges: settings beyond all
+// measure, names that are used up, a stop in the middle of an open, a system that is short of
+// memory at the wrong moment, calls that never come back, calls from where they do not belong. The
+// tests of each topic have the rest.
+#include "fault.h"
+
+// ---- sends that the system keeps ----------------------------------------------------------------
+
+enum { HELD = 4, CANCELLED = (int)0xC0000120, NO_RESOURCES = (int)0xC000009A };
+
+// The next so many sends pend until let_go, or a cancel, ends them. None of their bytes leave.
+static struct {
+    volatile LONG wanted, count;
+    bool deaf;  // cancels come too late
+    SOCKET s[HELD];
+    OVERLAPPED *o[HELD];
+    DWORD bytes[HELD];
+} stuck;
+
+static void let_go(int i, LONG status)
+{
+    OVERLAPPED *o = stuck.o[i];
+    stuck.o[i] = NULL;
+    if (o) fault_complete(stuck.s[i], o, status, status ? 0 : stuck.bytes[i]);
+}
+
+static void hold(SOCKET s, OVERLAPPED *o, DWORD bytes)
+{
+    LONG i = stuck.count;
+    stuck.s[i] = s;
+    stuck.o[i] = o;
+    stuck.bytes[i] = bytes;
+    stuck.wanted--;
+    stuck.count++;
+    WSASetLastError(WSA_IO_PENDING);
+}
+
+static int held_WSASend(SOCKET s, WSABUF *bufs, DWORD count, DWORD *sent, DWORD flags,
+                        OVERLAPPED *o, LPWSAOVERLAPPED_COMPLETION_ROUTINE fn)
+{
+    DWORD bytes = 0, i;
+    if (stuck.wanted <= 0 || stuck.count == HELD) {
+        return fault_WSASend(s, bufs, count, sent, flags, o, fn);
+    }
+    for (i = 0; i < count; i++)
+        bytes += bufs[i].len;
+    hold(s, o, bytes);
+    return SOCKET_ERROR;
+}
+
+static BOOL PASCAL held_DisconnectEx(SOCKET s, OVERLAPPED *o, DWORD flags, DWORD reserved)
+{
+    (void)flags;
+    (void)reserved;
+    hold(s, o, 0);
+    return FALSE;
+}
+
+static BOOL held_CancelIoEx(HANDLE h, OVERLAPPED *o)
+{
+    BOOL ok = fault_CancelIoEx(h, o);
+    int i;
+    for (i = 0; i < HELD && !stuck.deaf; i++) {
+        if (!stuck.o[i] || stuck.s[i] != (SOCKET)h || (o && o != stuck.o[i])) continue;
+        let_go(i, CANCELLED);
+        ok = TRUE;
+    }
+    return ok;
+}
+
+#define fault_WSASend    held_WSASend
+#define fault_CancelIoEx held_CancelIoEx
+
+#define IOCPNET_IMPLEMENTATION
+#include "../iocpnet.h"
+#include "peer.h"
+
+#undef fault_WSASend
+#undef fault_CancelIoEx
+
+// ---- what all stand on --------------------------------------------------------------------------
+
+enum { SIDES = 8, ROOM = 1 << 18, SEED = 5, FAILURE = 6001 };
+
+typedef struct side {
+    iocpnet_conn conn;
+    int opened, finished, drained, closed;
+    bool drained_early;  // before on.open
+    iocpnet_reason reason;
+    iocpnet_error error;
+    char got[64];
+    size_t size;  // of all that came
+} side;
+
+static iocpnet_iocp *iocp;
+static iocpnet_listener *listener;
+static iocpnet_connector *connector;
+static iocpnet_iocp_desc engine;
+static iocpnet_conn_desc settings;  // of both
+static iocpnet_listener_desc listening;
+static side sides[SIDES];
+static LONG side_count;
+static void (*on_first)(side *s);  // the program's part in each callback
+static void (*on_bytes)(side *s);
+static void (*on_last)(side *s);
+static unsigned char block[ROOM];
+
+static side *new_side(void)
+{
+    side *s = &sides[side_count];
+    if (!CHECK(side_count < SIDES)) t__end_process(1);
+    side_count++;
+    memset(s, 0, sizeof *s);
+    return s;
+}
+
+static void opened(iocpnet_conn conn, void *user)
+{
+    side *s = user ? (side *)user : new_side();
+    s->conn = conn;
+    s->opened++;
+    CHECK_ERR(iocpnet_conn_set_user(conn, s), 0);
+    if (on_first) on_first(s);
+}
+
+static void came(iocpnet_conn conn, const void *data, size_t size)
+{
+    side *s = (side *)iocpnet_conn_user(conn);
+    size_t part = s->size < sizeof s->got ? sizeof s->got - s->size : 0;
+    memcpy(s->got + s->size - (part ? 0 : s->size), data, size < part ? size : part);
+    s->size += size;
+    if (on_bytes) on_bytes(s);
+}
+
+static void drained(iocpnet_conn conn)
+{
+    side *s = (side *)iocpnet_conn_user(conn);
+    s->drained++;
+    if (!s->opened) s->drained_early = true;
+}
+
+static void closed(iocpnet_conn conn, iocpnet_reason reason, iocpnet_error error)
+{
+    side *s = (side *)iocpnet_conn_user(conn);
+    s->reason = reason;
+    s->error = error;
+    if (on_last) on_last(s);
+    s->closed++;
+}
+
+// Everything as it is without settings, no faults, nobody there.
+static void usual(void)
+{
+    fault_reset();
+    memset((void *)&stuck, 0, sizeof stuck);
+    memset(&engine, 0, sizeof engine);
+    memset(&settings, 0, sizeof settings);
+    memset(&listening, 0, sizeof listening);
+    engine.threads = 2;
+    settings.max_connections = 64;
+    settings.on.open = opened;
+    settings.on.data = came;
+    settings.on.drain = drained;
+    settings.on.close = closed;
+    listening.accepts_min = 2;
+    listening.accepts_max = 4;
+    side_count = 0;
+    on_first = on_bytes = on_last = NULL;
+    listener = NULL;
+    connector = NULL;
+}
+
+static void begin(void)
+{
+    CHECK_ERR(iocpnet_iocp_open(&iocp, &engine), 0);
+}
+
+static void listen_too(void)
+{
+    listening.conn = settings;
+    CHECK_ERR(iocpnet_listener_open(&listener, iocp, &listening), 0);
+}
+
+static void connect_too(void)
+{
+    CHECK_ERR(iocpnet_connector_open(&connector, iocp, &settings), 0);
+}
+
+static void end(void)
+{
+    int i;
+    fault_reset();
+    for (i = 0; i < HELD; i++)
+        let_go(i, CANCELLED);
+    if (iocp) CHECK_ERR(iocpnet_iocp_stop(iocp, 500), 0);
+    if (iocp) CHECK_ERR(iocpnet_iocp_close(iocp), 0);
+    iocp = NULL;
+    peer_nothing_left();
+    usual();
+}
+
+static uint64_t counted(int counter)
+{
+    iocpnet_stats stats;
+    iocpnet_iocp_stats(iocp, &stats);
+    return stats.count[counter];
+}
+
+static iocpnet__conn *inside(const side *s)
+{
+    return iocpnet__name_at((uint32_t)s->conn.id)->u.conn;
+}
+
+// A socket of the other end's is not waited for: this thread polls.
+static SOCKET patient(SOCKET s)
+{
+    u_long on = 1;
+    ioctlsocket(s, (long)FIONBIO, &on);
+    return s;
+}
+
+static SOCKET client(void)
+{
+    iocpnet_address at = iocpnet_listener_address(listener);
+    SOCKET s = peer_connect_to(at.u.family, iocpnet_address_port(&at));
+    CHECK(s != INVALID_SOCKET);
+    return patient(s);
+}
+
+// A connection that the connector adopts; the other end is plain.
+static side *adopt(SOCKET *other)
+{
+    side *s = new_side();
+    SOCKET pair[2];
+    if (!CHECK(peer_pair(pair))) t__end_process(1);
+    *other = patient(pair[1]);
+    CHECK_ERR(iocpnet_conn_adopt(&s->conn, connector, pair[0], s), 0);
+    return s;
+}
+
+static side *adopted(SOCKET *other)
+{
+    side *s = adopt(other);
+    PUMP(iocp, s->opened == 1, PEER_MS);
+    return s;
+}
+
+// Takes what comes until there are so many bytes, or no more will come.
+static size_t heard(SOCKET s, void *data, size_t size)
+{
+    uint64_t until = GetTickCount64() + PEER_MS;
+    size_t got = 0;
+    while (got < size && GetTickCount64() < until) {
+        int n = recv(s, (char *)data + got, (int)(size - got), 0);
+        if (n > 0) got += (size_t)n;
+        if (n == 0 || (n < 0 && WSAGetLastError() != WSAEWOULDBLOCK)) break;
+        if (n < 0) iocpnet_iocp_poll(iocp, 2);
+    }
+    return got;
+}
+
+// How the stream ends: 0 is FIN, -1 that a byte came or nothing; else the code.
+static int heard_end(SOCKET s)
+{
+    uint64_t until = GetTickCount64() + PEER_MS;
+    char byte;
+    while (GetTickCount64() < until) {
+        int n = recv(s, &byte, 1, 0);
+        if (n >= 0) return n ? -1 : 0;
+        if (WSAGetLastError() != WSAEWOULDBLOCK) return WSAGetLastError();
+        iocpnet_iocp_poll(iocp, 2);
+    }
+    return -1;
+}
+
+static void is_served(side *s, SOCKET other)
+{
+    size_t size = s->size;
+    char text[4] = { 0 };
+    CHECK(peer_send(other, "ping", 4));
+    PUMP(iocp, s->size == size + 4, PEER_MS);
+    CHECK_ERR(iocpnet_conn_send(s->conn, "pong", 4), 0);
+    CHECK_EQ(heard(other, text, 4), 4);
+    CHECK_MEM(text, "pong", 4);
+}
+
+// The other end goes, and the connection with it.
+static void leaves(side *s, SOCKET other)
+{
+    closesocket(other);
+    PUMP(iocp, s->closed == 1, PEER_MS);
+}
+
+// ---- settings -----------------------------------------------------------------------------------
+
+static void settings_beyond_all_measure_are_refused(void)
+{
+    enum { BAD = 6 };
+    iocpnet_frame_desc frame;
+    iocpnet_conn_desc bad[BAD];
+    int i;
+
+    usual();
+    begin();
+    memset(&frame, 0, sizeof frame);
+    frame.length_bytes = 3;
+    for (i = 0; i < BAD; i++)
+        bad[i] = settings;
+    bad[0].buffer_bytes = IOCPNET_ACCEPT_ROOM;
+    bad[1].send_limit_bytes = (uint32_t)INT32_MAX / 2 + 1;
+    bad[2].max_connections = 4096u * 255 + 1;
+    bad[3].frame = &frame;
+    bad[4].recvs = 9;
+    bad[5].buffers = UINT32_MAX;
+    for (i = 0; i < BAD; i++) {
+        T_NOTE("settings %d", i);
+        listening.conn = bad[i];
+        CHECK_ERR(iocpnet_connector_open(&connector, iocp, &bad[i]), WSAEINVAL);
+        CHECK_ERR(iocpnet_listener_open(&listener, iocp, &listening), WSAEINVAL);
+        CHECK(!connector && !listener);
+    }
+    T_NOTE("settings of the listener");
+    listening.conn = settings;
+    listening.accepts_max = 65537;
+    CHECK_ERR(iocpnet_listener_open(&listener, iocp, &listening), WSAEINVAL);
+    listening.accepts_max = 8;
+    listening.spread_count = 65;
+    CHECK_ERR(iocpnet_listener_open(&listener, iocp, &listening), WSAEINVAL);
+    listening.spread_count = 0;
+    listening.accepts_min = 20;  // more than the most: the most follows
+    CHECK_ERR(iocpnet_listener_open(&listener, iocp, &listening), 0);
+    CHECK_EQ(listener->desc.accepts_max, 20);
+    end();
+}
+
+static void an_address_that_can_not_be_had_is_told(void)
+{
+    usual();
+    begin();
+    listening.conn = settings;
+    fault_fail(FAULT_bind, 1, 1, WSAEACCES);
+    CHECK_ERR(iocpnet_listener_open(&listener, iocp, &listening), WSAEACCES);
+    fault_fail(FAULT_bind, 1, 1, WSAEADDRNOTAVAIL);
+    CHECK_ERR(iocpnet_listener_open(&listener, iocp, &listening), WSAEADDRNOTAVAIL);
+    fault_reset();
+    listening.address = "::1";
+    fault_fail(FAULT_setsockopt, 1, 1, WSAENOPROTOOPT);  // IPV6_V6ONLY
+    CHECK_ERR(iocpnet_listener_open(&listener, iocp, &listening), WSAENOPROTOOPT);
+    CHECK(!listener);
+    end();
+}
+
+static void a_provider_without_accepts_is_told(void)
+{
+    usual();
+    iocpnet__provider_count = 0;  // its functions are asked for anew
+    fault_missing(FAULT_AcceptEx, true);
+    begin();
+    listening.conn = settings;
+    CHECK_ERR(iocpnet_listener_open(&listener, iocp, &listening), WSAEOPNOTSUPP);
+    CHECK(!listener);
+    end();
+    iocpnet__provider_count = 0;
+}
+
+static void the_other_end_of_an_address_of_16_bytes_is_told(void)
+{
+    iocpnet_address at;
+    SOCKET c;
+
+    usual();
+    begin();
+    listening.address = "::1";
+    listening.conn = settings;
+    if (iocpnet_listener_open(&listener, iocp, &listening)) {
+        end();
+        T_SKIP("there is no IPv6 here");
+    }
+    c = client();
+    PUMP(iocp, side_count == 1, PEER_MS);
+    at = iocpnet_conn_address(sides[0].conn, false);
+    CHECK_EQ(at.u.family, AF_INET6);
+    CHECK_EQ(at.size, 28);
+    CHECK_EQ(iocpnet_address_port(&at), peer_port(c));
+    leaves(&sides[0], c);
+    end();
+}
+
+// ---- names --------------------------------------------------------------------------------------
+
+static uint32_t free_first, free_last;
+
+// No slot is free, so that the next name is a fresh one.
+static void hide_free_names(void)
+{
+    free_first = iocpnet__name_free_first;
+    free_last = iocpnet__name_free_last;
+    iocpnet__name_free_first = iocpnet__name_free_last = 0;
+}
+
+static void show_free_names(void)
+{
+    if (!free_first) return;
+    if (iocpnet__name_free_last) {
+        iocpnet__name_at(iocpnet__name_free_last)->u.next = free_first;
+    } else {
+        iocpnet__name_free_first = free_first;
+    }
+    iocpnet__name_free_last = free_last;
+}
+
+static void a_name_that_is_to_come_names_nobody(void)
+{
+    iocpnet_conn next;
+    SOCKET other;
+    side *s;
+
+    usual();
+    begin();
+    connect_too();
+    s = adopted(&other);
+    next.id = s->conn.id + ((uint64_t)1 << 32);
+    leaves(s, other);
+    PUMP(iocp, counted(IOCPNET_COUNT_CLOSED) == 1, PEER_MS);
+    CHECK((uint64_t)iocpnet__name_at((uint32_t)next.id)->word >> 32 == next.id >> 32);
+    CHECK_ERR(iocpnet_conn_close(next), WSAENOTCONN);
+    CHECK_ERR(iocpnet_conn_send(next, "x", 1), WSAENOTCONN);
+    CHECK(iocpnet_conn_user(next) == NULL);
+    end();
+}
+
+static void a_slot_whose_generations_are_used_up_is_retired(void)
+{
+    const uint64_t last = 0xFFFFFFFE;
+    uint32_t slot;
+    iocpnet_conn name;
+    SOCKET other;
+    side *s;
+
+    usual();
+    begin();
+    connect_too();
+    hide_free_names();
+    s = adopted(&other);
+    slot = (uint32_t)s->conn.id;
+    leaves(s, other);
+    PUMP(iocp, iocpnet__name_free_first == slot, PEER_MS);
+    iocpnet__name_at(slot)->word = (int64_t)(last << 32);  // as after 4 billion connections
+
+    s = adopted(&other);
+    name = s->conn;
+    CHECK_EQ((uint32_t)name.id, slot);
+    CHECK(name.id >> 32 == last);
+    is_served(s, other);
+    leaves(s, other);
+    PUMP(iocp, counted(IOCPNET_COUNT_CLOSED) == 2, PEER_MS);
+    CHECK_ERR(iocpnet_conn_close(name), WSAENOTCONN);
+    CHECK_EQ(iocpnet__name_free_first, 0);
+
+    s = adopted(&other);
+    CHECK((uint32_t)s->conn.id != slot);
+    CHECK_ERR(iocpnet_conn_send(name, "x", 1), WSAENOTCONN);
+    is_served(s, other);
+    leaves(s, other);
+    end();
+    show_free_names();
+}
+
+// 4,096 names are made at once; then there is no memory for more.
+static void without_a_name_there_is_no_connection(void)
+{
+    enum { CHUNK = IOCPNET__NAME_CHUNK };
+    SOCKET pair[2], first, second, c;
+    iocpnet_conn name;
+    side *s, *t;
+
+    usual();
+    settings.idle_ms = 60000;
+    begin();
+    listen_too();
+    connect_too();
+    s = adopted(&first);
+    c = client();
+    PUMP(iocp, side_count == 2, PEER_MS);
+    t = &sides[1];
+    is_served(s, first);  // their pools have memory from now on
+    is_served(t, c);
+    REQUIRE(peer_pair(pair));
+    REQUIRE(iocpnet__name_count < CHUNK - 1 && !iocpnet__names[1]);
+    hide_free_names();
+    iocpnet__store(&iocpnet__name_count, CHUNK - 1);
+
+    fault_fail(FAULT_VirtualAlloc, 1, 1000, 0);
+    CHECK_ERR(iocpnet_conn_adopt(&name, connector, pair[0], NULL), WSAENOBUFS);
+    CHECK(name.id == 0);
+    CHECK_EQ(counted(IOCPNET_COUNT_REFUSED), 1);
+    second = client();
+    PUMP(iocp, counted(IOCPNET_COUNT_REFUSED) == 2, PEER_MS);
+    CHECK(heard_end(second) != -1);
+    closesocket(second);
+    is_served(s, first);
+    is_served(t, c);
+
+    // With memory there are another 4,096, and all of them are looked at.
+    fault_reset();
+    second = client();
+    PUMP(iocp, side_count == 3, PEER_MS);
+    CHECK_EQ((uint32_t)sides[2].conn.id, CHUNK);
+    is_served(&sides[2], second);
+
+    // A million of them is the end.
+    iocpnet__store(&iocpnet__name_count, CHUNK * IOCPNET__NAME_CHUNKS - 1);
+    CHECK_ERR(iocpnet_conn_adopt(&name, connector, pair[0], NULL), WSAENOBUFS);
+    iocpnet__store(&iocpnet__name_count, CHUNK);
+    CHECK_EQ(side_count, 3);
+    CHECK_ERR(iocpnet_iocp_stop(iocp, 100), 0);
+    CHECK_EQ(sides[2].closed, 1);
+    closesocket(first);
+    closesocket(second);
+    closesocket(c);
+    closesocket(pair[0]);
+    closesocket(pair[1]);
+    end();
+    show_free_names();
+}
+
+// ---- a stop that comes in between ---------------------------------------------------------------
+
+static bool stopped;
+
+static void stop_now(void)
+{
+    if (stopped) return;
+    stopped = true;
+    CHECK_ERR(iocpnet_iocp_stop(iocp, 0), 0);
+}
+
+static void a_stop_in_the_middle_of_an_open_ends_it(void)
+{
+    static const int in[] = { FAULT_listen, FAULT_CreateEventW };
+    int i;
+
+    for (i = 0; i < 2; i++) {
+        usual();
+        begin();
+        stopped = false;
+        listening.conn = settings;
+        listening.accept_data_ms = i ? 100 : 0;
+        fault_before(in[i], stop_now);
+        CHECK_ERR(iocpnet_listener_open(&listener, iocp, &listening), 0);
+        CHECK(stopped && listener);
+        CHECK_ERR(iocpnet_listener_pause(listener), WSAESHUTDOWN);
+        CHECK_ERR(iocpnet_connector_open(&connector, iocp, &settings), WSAESHUTDOWN);
+        CHECK(!connector);
+        end();
+    }
+
+    begin();
+    stopped = false;
+    fault_before(FAULT_VirtualAlloc, stop_now);
+    CHECK_ERR(iocpnet_connector_open(&connector, iocp, &settings), 0);
+    CHECK(stopped && connector);
+    CHECK_ERR(iocpnet__load(&connector->group.closed), 1);
+    end();
+}
+
+// The name and the first run come after it: there never was a connection.
+static void a_stop_in_the_middle_of_a_connect_leaves_nothing(void)
+{
+    iocpnet_address to;
+    iocpnet_conn name;
+
+    usual();
+    begin();
+    connect_too();
+    stopped = false;
+    CHECK_ERR(iocpnet_address_parse(&to, NULL, 9), 0);
+    fault_before(FAULT_VirtualAlloc, stop_now);
+    CHECK_ERR(iocpnet_conn_open(&name, connector, &to, 1, NULL), WSAESHUTDOWN);
+    CHECK(stopped);
+    CHECK(name.id == 0);
+    CHECK_EQ(counted(IOCPNET_COUNT_OPENED), 1);
+    CHECK_EQ(counted(IOCPNET_COUNT_CLOSED), 1);
+    end();
+}
+
+static void a_stop_in_the_middle_of_an_adoption_gives_the_socket_back(void)
+{
+    iocpnet_conn name;
+    SOCKET pair[2];
+    char text[2] = { 0 };
+
+    usual();
+    begin();
+    connect_too();
+    stopped = false;
+    REQUIRE(peer_pair(pair));
+    fault_before(FAULT_setsockopt, stop_now);
+    CHECK_ERR(iocpnet_conn_adopt(&name, connector, pair[0], NULL), WSAESHUTDOWN);
+    CHECK(stopped);
+    CHECK(name.id == 0);
+    CHECK(peer_send(pair[0], "hi", 2));
+    CHECK_EQ(peer_recv(pair[1], text, 2), 2);
+    CHECK_MEM(text, "hi", 2);
+    closesocket(pair[0]);
+    closesocket(pair[1]);
+    end();
+}
+
+// ---- accepting ----------------------------------------------------------------------------------
+
+// The sweep has looked at an accept, and closes its socket, while its packet brings a success.
+static LPFN_GETACCEPTEXSOCKADDRS get_addresses;
+static bool sweep_comes;
+
+static void PASCAL addresses_and_a_sweep(void *data, DWORD size, DWORD local_room, DWORD peer_room,
+                                         struct sockaddr **local, int *local_size,
+                                         struct sockaddr **peer, int *peer_size)
+{
+    iocpnet__waiting *slot = &listener->slots[0];
+    fault_fn *real = fault_real(FAULT_GetAcceptExSockaddrs);
+    memcpy((void *)&get_addresses, (void *)&real, sizeof real);
+    get_addresses(data, size, local_room, peer_room, local, local_size, peer, peer_size);
+    if (!sweep_comes) return;
+    sweep_comes = false;
+    iocpnet__lock_enter(&listener->lock);
+    slot->reaped_ms = 1;
+    slot->accept.socket = INVALID_SOCKET;
+    iocpnet_socket_close(&slot->socket);
+    iocpnet__lock_leave(&listener->lock);
+}
+
+static void an_accept_whose_socket_was_closed_is_no_connection(void)
+{
+    SOCKET c;
+
+    usual();
+    iocpnet__provider_count = 0;
+    fault_instead(FAULT_GetAcceptExSockaddrs, (fault_fn *)addresses_and_a_sweep);
+    sweep_comes = true;
+    listening.accepts_min = listening.accepts_max = 1;
+    begin();
+    listen_too();
+    c = client();
+    CHECK(heard_end(c) != -1);
+    closesocket(c);
+    CHECK_EQ(side_count, 0);
+    CHECK_EQ(counted(IOCPNET_COUNT_ACCEPTS_FAILED), 0);  // the sweep has counted it
+    c = client();
+    PUMP(iocp, side_count == 1, PEER_MS);
+    is_served(&sides[0], c);
+    leaves(&sides[0], c);
+    end();
+    iocpnet__provider_count = 0;
+}
+
+static BOOL PASCAL disconnect_soon(SOCKET s, OVERLAPPED *o, DWORD flags, DWORD reserved)
+{
+    CHECK_EQ(flags, TF_REUSE_SOCKET);
+    CHECK_EQ(reserved, 0);
+    fault_complete(s, o, 0, 0);
+    WSASetLastError(WSA_IO_PENDING);
+    return FALSE;
+}
+
+// Two are disconnected and none is accepted: one socket is kept, the other is closed.
+static void no_more_sockets_are_kept_than_accepts(void)
+{
+    SOCKET c[2];
+    int i;
+
+    usual();
+    engine.no_skip = true;
+    listening.reuse = true;
+    listening.accepts_min = listening.accepts_max = 1;
+    fault_instead(FAULT_DisconnectEx, (fault_fn *)disconnect_soon);
+    begin();
+    listen_too();
+    for (i = 0; i < 2; i++) {
+        c[i] = client();
+        PUMP(iocp, side_count == i + 1, PEER_MS);
+    }
+    CHECK_ERR(iocpnet_listener_pause(listener), 0);
+    PUMP(iocp, listener->common.waiting == 1, PEER_MS);
+    for (i = 0; i < 2; i++) {
+        shutdown(c[i], SD_SEND);
+        PUMP(iocp, sides[i].closed == 1, PEER_MS);
+        CHECK_EQ(sides[i].reason, IOCPNET_CLOSED_FINISHED);
+        CHECK_EQ(listener->spares, 1);
+    }
+    CHECK(heard_end(c[1]) != -1);
+    closesocket(c[0]);
+    closesocket(c[1]);
+    end();
+}
+
+static void a_disconnect_that_stalls_ends_with_the_deadline(void)
+{
+    SOCKET c;
+
+    usual();
+    engine.no_skip = true;
+    listening.reuse = true;
+    settings.close_ms = 100;
+    fault_instead(FAULT_DisconnectEx, (fault_fn *)held_DisconnectEx);
+    begin();
+    listen_too();
+    c = client();
+    PUMP(iocp, side_count == 1, PEER_MS);
+    shutdown(c, SD_SEND);
+    PUMP(iocp, stuck.count == 1, PEER_MS);
+    peer_drain(iocp, 20);
+    CHECK_EQ(sides[0].closed, 0);
+    PUMP(iocp, sides[0].closed == 1, PEER_MS);
+    CHECK_EQ(sides[0].reason, IOCPNET_CLOSED_FINISHED);  // all had been said
+    CHECK_EQ(listener->spares, 0);
+    CHECK(heard_end(c) != -1);
+    closesocket(c);
+    end();
+}
+
+// Silent clients hold every accept: a listener that is paused wants no more of them.
+static void a_paused_listener_does_not_grow(void)
+{
+    SOCKET silent, c;
+
+    usual();
+    listening.accepts_min = 1;
+    listening.accepts_max = 2;
+    listening.accept_data_ms = 60000;
+    begin();
+    listen_too();
+    CHECK_ERR(iocpnet_listener_pause(listener), 0);
+    silent = client();
+    PUMP(iocp, listener->slots[0].seen_ms || listener->slots[1].seen_ms, PEER_MS);
+    peer_drain(iocp, 200);
+    CHECK_EQ(counted(IOCPNET_COUNT_ACCEPTS_GROWN), 0);
+    CHECK_EQ(listener->common.waiting, 1);
+    CHECK_ERR(iocpnet_listener_resume(listener), 0);
+    c = client();
+    CHECK(peer_send(c, "first", 5));
+    PUMP(iocp, side_count == 1 && sides[0].size == 5, PEER_MS);
+    CHECK_EQ(counted(IOCPNET_COUNT_ACCEPTS_GROWN), 1);
+    leaves(&sides[0], c);
+    closesocket(silent);
+    end();
+}
+
+// The iocp of a connector stops while a client becomes its connection.
+static iocpnet_iocp *other_iocp;
+static int calls_left;
+
+static void stop_the_other(void *unused)
+{
+    (void)unused;
+    CHECK_ERR(iocpnet_iocp_stop(other_iocp, 0), 0);
+}
+
+static void stop_it_in_the_second_call(void)
+{
+    peer_thread thread;
+    if (--calls_left) return;
+    peer_start(&thread, stop_the_other, NULL);
+    peer_join(&thread);
+}
+
+static void a_client_whose_iocp_has_stopped_meanwhile_is_let_go(void)
+{
+    iocpnet_connector *spread[1];
+    iocpnet_stats stats;
+    SOCKET c;
+
+    usual();
+    begin();
+    CHECK_ERR(iocpnet_iocp_open(&other_iocp, &engine), 0);
+    CHECK_ERR(iocpnet_connector_open(&spread[0], other_iocp, &settings), 0);
+    listening.spread = spread;
+    listening.spread_count = 1;
+    listening.accepts_min = listening.accepts_max = 1;
+    CHECK_ERR(iocpnet_listener_open(&listener, iocp, &listening), 0);
+    calls_left = 2;  // the accept's context, then the connection's settings
+    fault_before(FAULT_setsockopt, stop_it_in_the_second_call);
+    c = client();
+    CHECK(heard_end(c) != -1);
+    closesocket(c);
+    CHECK(calls_left <= 0);
+    CHECK_EQ(side_count, 0);
+    iocpnet_iocp_stats(other_iocp, &stats);
+    CHECK_EQ(stats.count[IOCPNET_COUNT_CLOSED_STOP], 1);
+    CHECK_EQ(stats.connections, 0);
+    fault_reset();
+    CHECK_ERR(iocpnet_iocp_stop(iocp, 500), 0);
+    CHECK_ERR(iocpnet_iocp_close(iocp), 0);
+    iocp = other_iocp;
+    end();
+}
+
+// ---- short of memory ----------------------------------------------------------------------------
+
+// What waits to be sent while nothing more may be locked leaves as soon as it may.
+static void a_send_waits_until_it_may_lock_its_bytes(void)
+{
+    SOCKET a, b;
+    side *first, *second;
+
+    usual();
+    engine.locked_bytes = 256 * 1024;
+    settings.send_limit_bytes = 1 << 20;
+    begin();
+    connect_too();
+    first = adopted(&a);
+    second = adopted(&b);
+    stuck.wanted = 1;
+    peer_fill(block, ROOM, 0, SEED);
+    CHECK_ERR(iocpnet_conn_send(first->conn, block, 200000), 0);
+    PUMP(iocp, stuck.count == 1, PEER_MS);
+    CHECK_ERR(iocpnet_conn_send(second->conn, block, 100000), 0);
+    PUMP(iocp, counted(IOCPNET_COUNT_LOCKS_REFUSED) > 0, PEER_MS);
+    peer_drain(iocp, 100);
+    CHECK(recv(b, (char *)block, 1, 0) < 0 && WSAGetLastError() == WSAEWOULDBLOCK);
+    CHECK_EQ(second->closed, 0);
+    let_go(0, 0);
+    CHECK_EQ(heard(b, block, 100000), 100000);
+    CHECK_EQ(peer_differs(block, 100000, 0, SEED), 100000);
+    leaves(first, a);
+    leaves(second, b);
+    end();
+}
+
+// More than one call's worth is queued when the system has no memory for the call.
+static void a_long_queue_keeps_its_order_when_a_send_fails(void)
+{
+    enum { SIZE = 150 * 1024 };
+    SOCKET other;
+    side *s;
+
+    usual();
+    settings.buffer_bytes = 1024;
+    settings.buffers = 1000;
+    settings.send_limit_bytes = 1 << 20;
+    begin();
+    connect_too();
+    s = adopted(&other);
+    peer_fill(block, SIZE, 0, SEED);
+    fault_fail(FAULT_WSASend, 1, 1, WSAENOBUFS);
+    CHECK_ERR(iocpnet_conn_send(s->conn, block, SIZE), 0);
+    CHECK_EQ(heard(other, block, SIZE), SIZE);
+    CHECK_EQ(peer_differs(block, SIZE, 0, SEED), SIZE);
+    CHECK_EQ(counted(IOCPNET_COUNT_NO_BUFFERS), 1);
+    leaves(s, other);
+    end();
+}
+
+// The system may be short of memory when the bytes come, and not only when they are asked for.
+static void a_receive_that_ends_for_want_of_memory_is_tried_again(void)
+{
+    SOCKET other;
+    side *s;
+
+    usual();
+    begin();
+    connect_too();
+    s = adopted(&other);
+    PUMP(iocp, inside(s)->receiving, PEER_MS);
+    fault_packet(&inside(s)->recv.overlapped, NO_RESOURCES);
+    CHECK(peer_send(other, "x", 1));  // its packet becomes the failure
+    PUMP(iocp, counted(IOCPNET_COUNT_NO_BUFFERS) == 1, PEER_MS);
+    CHECK_EQ(s->size, 0);
+    CHECK_EQ(s->closed, 0);
+    is_served(s, other);
+    CHECK_MEM(s->got, "ping", 4);
+    leaves(s, other);
+    CHECK_EQ(s->reason, IOCPNET_CLOSED_FINISHED);
+    end();
+}
+
+// Of several receives the first has a buffer, and there is no memory for another.
+static void one_receive_is_enough_where_there_is_no_memory_for_more(void)
+{
+    SOCKET other;
+    side *s;
+
+    usual();
+    settings.recvs = 4;
+    settings.buffer_bytes = 256 * 1024;  // a step of the pool's each
+    settings.no_pool_cache = true;
+    begin();
+    connect_too();
+    s = adopt(&other);
+    fault_fail(FAULT_VirtualAlloc, 3, 1000, 0);  // two for each step
+    PUMP(iocp, s->opened == 1, PEER_MS);
+    peer_drain(iocp, 20);
+    CHECK_EQ(inside(s)->extra->reading, 1);
+    CHECK(peer_send(other, "more", 4));
+    PUMP(iocp, s->size == 4, PEER_MS);
+    REQUIRE(s->closed == 0);
+    fault_reset();
+    is_served(s, other);
+    CHECK_EQ(inside(s)->extra->reading, 4);
+    leaves(s, other);
+    end();
+}
+
+// They have come, and can't be shown: that is not the peer's silence.
+static void bytes_that_wait_for_room_are_no_silence(void)
+{
+    iocpnet_frame_desc frame;
+    SOCKET other;
+    side *s;
+
+    usual();
+    memset(&frame, 0, sizeof frame);
+    settings.frame = &frame;
+    settings.recvs = 2;
+    settings.read_ms = 150;
+    begin();
+    connect_too();
+    s = adopted(&other);
+    PUMP(iocp, inside(s)->extra->reading == 2, PEER_MS);
+    fault_fail(FAULT_VirtualAlloc, 1, 100000, 0);
+    CHECK(peer_send(other, "\0\0\0\012abc", 7));
+    PUMP(iocp, counted(IOCPNET_COUNT_NO_BUFFERS) > 0, PEER_MS);
+    peer_drain(iocp, 500);
+    CHECK_EQ(s->closed, 0);
+    fault_reset();
+    CHECK(peer_send(other, "defghij", 7));
+    PUMP(iocp, s->size == 10, PEER_MS);
+    CHECK_MEM(s->got, "abcdefghij", 10);
+    PUMP(iocp, s->closed == 1, PEER_MS);
+    CHECK_EQ(s->reason, IOCPNET_CLOSED_TIMEOUT);
+    closesocket(other);
+    end();
+}
+
+// The tick may ask for another try of what went well meanwhile.
+static void a_try_that_comes_too_late_does_no_harm(void)
+{
+    SOCKET other;
+    side *s;
+
+    usual();
+    begin();
+    connect_too();
+    s = adopted(&other);
+    CHECK_EQ(inside(s)->timed, 0);
+    iocpnet__conn_signal(inside(s), IOCPNET__RETRY);
+    is_served(s, other);
+    CHECK_EQ(inside(s)->timed, 0);
+    leaves(s, other);
+    end();
+}
+
+// Memory is short, and the only connection that could be closed is closed, and awaits its packet.
+static void nobody_is_closed_twice_for_want_of_memory(void)
+{
+    SOCKET other;
+    side *s;
+
+    usual();
+    begin();
+    connect_too();
+    iocpnet__conn_shed(iocp);  // nobody is there
+    s = adopted(&other);
+    stuck.wanted = 1;
+    stuck.deaf = true;
+    CHECK_ERR(iocpnet_conn_send(s->conn, "x", 1), 0);
+    PUMP(iocp, stuck.count == 1, PEER_MS);
+    CHECK_ERR(iocpnet_conn_abort(s->conn), 0);
+    PUMP(iocp, inside(s)->closed, PEER_MS);
+    peer_drain(iocp, 30);
+    iocpnet__conn_shed(iocp);
+    CHECK_EQ(counted(IOCPNET_COUNT_SHED), 0);
+    CHECK_EQ(s->closed, 0);
+    let_go(0, CANCELLED);
+    PUMP(iocp, s->closed == 1, PEER_MS);
+    CHECK_EQ(s->reason, IOCPNET_CLOSED_LOCAL);
+    closesocket(other);
+    end();
+}
+
+// ---- receiving and sending ----------------------------------------------------------------------
+
+static uintptr_t handle_inside;
+
+static void note_handle(side *s)
+{
+    handle_inside = iocpnet_conn_handle(s->conn);
+}
+
+static void a_receive_that_somebody_else_cancels_ends_the_connection(void)
+{
+    SOCKET other;
+    side *s;
+
+    usual();
+    on_bytes = note_handle;
+    begin();
+    connect_too();
+    s = adopted(&other);
+    is_served(s, other);
+    CHECK(iocpnet_conn_handle(s->conn) == INVALID_SOCKET);  // not here
+    CHECK(handle_inside != INVALID_SOCKET);
+    PUMP(iocp, inside(s)->receiving, PEER_MS);
+    CHECK(CancelIoEx((HANDLE)handle_inside, NULL));
+    PUMP(iocp, s->closed == 1, PEER_MS);
+    CHECK_EQ(s->reason, IOCPNET_CLOSED_RESET);
+    CHECK_ERR(s->error, WSA_OPERATION_ABORTED);
+    closesocket(other);
+    end();
+}
+
+// At the peer's end one receive says so, and the kit cancels the others.
+static void receives_that_are_cancelled_at_the_end_are_no_failure(void)
+{
+    SOCKET other;
+    side *s;
+
+    usual();
+    settings.recvs = 2;
+    begin();
+    connect_too();
+    s = adopted(&other);
+    PUMP(iocp, inside(s)->extra->reading == 2, PEER_MS);
+    CHECK_EQ(inside(s)->extra->read_first, 0);
+    fault_packet(&iocpnet__conn_read(inside(s), 1)->op.overlapped, CANCELLED);
+    shutdown(other, SD_SEND);
+    PUMP(iocp, s->closed == 1, PEER_MS);
+    CHECK_EQ(s->reason, IOCPNET_CLOSED_FINISHED);
+    CHECK_ERR(s->error, 0);
+    CHECK_EQ(heard_end(other), 0);
+    closesocket(other);
+    end();
+}
+
+// While it is open, reading waits for what is queued; a close reads on, else it would never see the
+// peer's end.
+static void a_close_reads_on_however_much_is_queued(void)
+{
+    SOCKET other;
+    side *s;
+
+    usual();
+    begin();
+    connect_too();
+    s = adopted(&other);
+    stuck.wanted = 1;
+    CHECK_ERR(iocpnet_conn_send(s->conn, block, 200000), 0);
+    PUMP(iocp, stuck.count == 1, PEER_MS);
+    CHECK_ERR(iocpnet_conn_close(s->conn), 0);
+    CHECK(peer_send(other, "unread", 6));
+    shutdown(other, SD_SEND);
+    PUMP(iocp, inside(s)->finished, PEER_MS);
+    CHECK_EQ(counted(IOCPNET_COUNT_BYTES_RECEIVED), 6);
+    CHECK_EQ(s->size, 0);
+    CHECK_EQ(s->closed, 0);
+    let_go(0, 0);
+    PUMP(iocp, s->closed == 1, PEER_MS);
+    CHECK_EQ(s->reason, IOCPNET_CLOSED_LOCAL);
+    closesocket(other);
+    end();
+}
+
+// Silence counts only while it is read.
+static void a_pause_for_what_is_queued_is_no_silence(void)
+{
+    SOCKET other;
+    side *s;
+
+    usual();
+    settings.read_ms = 150;
+    begin();
+    connect_too();
+    s = adopted(&other);
+    stuck.wanted = 1;
+    CHECK_ERR(iocpnet_conn_send(s->conn, block, 200000), 0);
+    PUMP(iocp, stuck.count == 1, PEER_MS);
+    peer_drain(iocp, 500);
+    CHECK_EQ(s->closed, 0);
+    CHECK_EQ(counted(IOCPNET_COUNT_READS_PAUSED), 1);
+    let_go(0, 0);
+    PUMP(iocp, s->closed == 1, PEER_MS);
+    CHECK_EQ(s->reason, IOCPNET_CLOSED_TIMEOUT);
+    closesocket(other);
+    end();
+}
+
+// Of two sends the first has left and the second does not.
+static void the_second_of_two_sends_may_stall(void)
+{
+    SOCKET other;
+    side *s;
+
+    usual();
+    settings.sndbuf_0 = true;
+    settings.stall_ms = 150;
+    begin();
+    connect_too();
+    s = adopted(&other);
+    stuck.wanted = 2;
+    CHECK_ERR(iocpnet_conn_send(s->conn, block, 1000), 0);
+    PUMP(iocp, stuck.count == 1, PEER_MS);
+    CHECK_ERR(iocpnet_conn_send(s->conn, block, 1000), 0);
+    PUMP(iocp, stuck.count == 2, PEER_MS);
+    let_go(0, 0);
+    PUMP(iocp, s->closed == 1, PEER_MS);
+    CHECK_EQ(s->reason, IOCPNET_CLOSED_TIMEOUT);
+    closesocket(other);
+    end();
+}
+
+static void a_send_beyond_the_limit_of_all_ends_the_connection(void)
+{
+    SOCKET other;
+    side *s;
+
+    usual();
+    settings.send_limit_bytes = 1000;
+    begin();
+    connect_too();
+    s = adopted(&other);
+    CHECK_ERR(iocpnet_conn_send(s->conn, block, 1001), WSAENOBUFS);
+    PUMP(iocp, s->closed == 1, PEER_MS);
+    CHECK_EQ(s->reason, IOCPNET_CLOSED_LIMIT);
+    CHECK_EQ(counted(IOCPNET_COUNT_SENDS_REFUSED), 1);
+    CHECK(heard_end(other) != -1);
+    closesocket(other);
+    end();
+}
+
+static void ask_for_own_address(side *s)
+{
+    iocpnet_address at = iocpnet_conn_address(s->conn, true);
+    if (s->opened && !s->closed && s->reason == IOCPNET_CLOSED_RESET) {
+        CHECK_EQ(at.size, 0);  // in on.close: its socket is gone
+    } else {
+        CHECK_EQ(at.size, 16);
+    }
+}
+
+static void its_own_address_is_told_in_its_callbacks_while_it_is_open(void)
+{
+    SOCKET other;
+    side *s;
+
+    usual();
+    on_first = on_last = ask_for_own_address;
+    begin();
+    connect_too();
+    s = adopted(&other);
+    CHECK_EQ(iocpnet_conn_address(s->conn, true).size, 0);  // not here
+    peer_abort(other);
+    PUMP(iocp, s->closed == 1, PEER_MS);
+    CHECK_EQ(s->reason, IOCPNET_CLOSED_RESET);
+    end();
+}
+
+// ---- filters ------------------------------------------------------------------------------------
+
+// A filter that does what the test asks, and lets the bytes through.
+static struct {
+    int seen;      // bytes that came
+    int ready_at;  // ready with this byte; 0: at once
+    int hello_at;  // says "hello" with this byte; 0: never
+    int fail_at;   // fails with this byte; 0: never
+    int opens, closes, ends;
+    iocpnet_conn conn;
+    iocpnet_error late;     // what a send after our FIN said
+    void (*on_open)(void);  // the test's part
+} film;
+static iocpnet_filter filter;
+
+static iocpnet_error film_open(iocpnet_conn conn, void *user, bool outbound, void **state)
+{
+    (void)user;
+    (void)outbound;
+    *state = &film;
+    film.conn = conn;
+    film.opens++;
+    if (film.on_open) film.on_open();
+    return film.ready_at ? 0 : iocpnet_filter_ready(conn);
+}
+
+static iocpnet_error film_receive(iocpnet_conn conn, void *state, const void *data, size_t size)
+{
+    const char *bytes = (const char *)data;
+    size_t i;
+    CHECK(state == &film);
+    CHECK_ERR(iocpnet_filter_send(conn, NULL, 0), 0);
+    for (i = 0; i < size; i++) {
+        film.seen++;
+        if (film.seen == film.hello_at) CHECK_ERR(iocpnet_filter_send(conn, "hello", 5), 0);
+        if (film.seen == film.ready_at) CHECK_ERR(iocpnet_filter_ready(conn), 0);
+        if (film.closes) film.late = iocpnet_filter_send(conn, "late", 4);
+        if (film.seen > film.ready_at) CHECK_ERR(iocpnet_filter_show(conn, bytes + i, 1), 0);
+        if (film.seen == film.fail_at) return FAILURE;
+    }
+    return 0;
+}
+
+static iocpnet_error film_close(iocpnet_conn conn, void *state)
+{
+    (void)conn;
+    CHECK(state == &film);
+    film.closes++;
+    return 0;
+}
+
+static void film_end(iocpnet_conn conn, void *state)
+{
+    CHECK(conn.id == film.conn.id);
+    CHECK(state == &film);
+    film.ends++;
+}
+
+static void usual_with_filter(void)
+{
+    usual();
+    memset(&film, 0, sizeof film);
+    memset(&filter, 0, sizeof filter);
+    filter.open = film_open;
+    filter.receive = film_receive;
+    filter.close = film_close;
+    filter.end = film_end;
+    settings.filter = &filter;
+}
+
+static void ask_as_a_filter(side *s)
+{
+    CHECK_ERR(iocpnet_filter_ready(s->conn), WSAENOTCONN);
+    CHECK_ERR(iocpnet_filter_send(s->conn, "x", 1), WSAENOTCONN);
+    CHECK_ERR(iocpnet_filter_show(s->conn, "x", 1), WSAENOTCONN);
+}
+
+static void without_a_filter_its_functions_are_refused(void)
+{
+    SOCKET c;
+
+    usual();
+    on_first = on_bytes = ask_as_a_filter;
+    begin();
+    listen_too();
+    c = client();
+    PUMP(iocp, side_count == 1, PEER_MS);
+    is_served(&sides[0], c);
+    leaves(&sides[0], c);
+    end();
+}
+
+// Refused before there was an on.open: that comes first, then the drain.
+static void room_again_is_told_after_the_open(void)
+{
+    SOCKET other;
+    side *s;
+
+    usual_with_filter();
+    film.ready_at = 1;
+    settings.refuse_slow = true;
+    settings.send_limit_bytes = 1000;
+    begin();
+    connect_too();
+    s = adopt(&other);
+    CHECK_ERR(iocpnet_conn_send(s->conn, block, 400), 0);
+    CHECK_ERR(iocpnet_conn_send(s->conn, block, 700), WSAEWOULDBLOCK);
+    PUMP(iocp, film.opens == 1, PEER_MS);
+    peer_drain(iocp, 50);
+    CHECK_EQ(s->opened, 0);
+    CHECK_EQ(s->drained, 0);
+    CHECK(peer_send(other, "!", 1));
+    PUMP(iocp, s->drained == 1, PEER_MS);
+    CHECK_EQ(s->opened, 1);
+    CHECK(!s->drained_early);
+    CHECK_EQ(heard(other, block, 400), 400);
+    leaves(s, other);
+    CHECK_EQ(film.ends, 1);
+    end();
+}
+
+// Its hello waits for memory, and it gets ready meanwhile.
+static void a_filter_may_get_ready_while_memory_is_short(void)
+{
+    SOCKET other;
+    char text[5];
+    side *s;
+
+    usual_with_filter();
+    film.hello_at = 1;
+    film.ready_at = 2;
+    settings.recvs = 2;
+    begin();
+    connect_too();
+    s = adopt(&other);
+    PUMP(iocp, film.opens == 1 && inside(s)->extra->reading == 2, PEER_MS);
+    fault_fail(FAULT_WSASend, 1, 100000, WSAENOBUFS);
+    CHECK(peer_send(other, "1", 1));
+    PUMP(iocp, inside(s)->timed == 2, PEER_MS);
+    CHECK(peer_send(other, "2", 1));
+    PUMP(iocp, s->opened == 1, PEER_MS);
+    CHECK_EQ(inside(s)->timed, 2);
+    fault_reset();
+    CHECK_EQ(heard(other, text, 5), 5);
+    CHECK_MEM(text, "hello", 5);
+    is_served(s, other);
+    leaves(s, other);
+    end();
+}
+
+static void say_much_in_the_handshake(void)
+{
+    stuck.wanted = 1;
+    CHECK_ERR(iocpnet_filter_send(film.conn, block, 200000), 0);
+}
+
+// What a filter says in its handshake is bounded too: it hears no more until that has left.
+static void a_handshake_waits_for_a_peer_that_does_not_read(void)
+{
+    SOCKET other;
+    side *s;
+
+    usual_with_filter();
+    film.ready_at = 1;
+    film.on_open = say_much_in_the_handshake;
+    begin();
+    connect_too();
+    s = adopt(&other);
+    PUMP(iocp, stuck.count == 1, PEER_MS);
+    CHECK(peer_send(other, "!", 1));
+    peer_drain(iocp, 50);
+    CHECK_EQ(film.seen, 0);
+    CHECK_EQ(counted(IOCPNET_COUNT_READS_PAUSED), 1);
+    let_go(0, 0);
+    PUMP(iocp, s->opened == 1, PEER_MS);
+    CHECK_EQ(film.seen, 1);
+    is_served(s, other);
+    leaves(s, other);
+    end();
+}
+
+// The peer goes on after our end: the filter sees it, and can answer no more.
+static void a_filter_sends_nothing_behind_our_end(void)
+{
+    SOCKET other;
+    side *s;
+
+    usual_with_filter();
+    begin();
+    connect_too();
+    s = adopted(&other);
+    CHECK_ERR(iocpnet_conn_shutdown(s->conn), 0);
+    CHECK_EQ(heard_end(other), 0);
+    CHECK_EQ(film.closes, 1);
+    CHECK(peer_send(other, "x", 1));
+    PUMP(iocp, s->size == 1, PEER_MS);
+    CHECK_ERR(film.late, WSAESHUTDOWN);
+    leaves(s, other);
+    CHECK_EQ(s->reason, IOCPNET_CLOSED_FINISHED);
+    CHECK_EQ(film.closes, 1);
+    end();
+}
+
+// Behind a filter bytes can't wait for room to put a message together.
+static void a_message_behind_a_filter_needs_its_room_at_once(void)
+{
+    iocpnet_frame_desc frame;
+    SOCKET other;
+    side *s;
+
+    usual_with_filter();
+    memset(&frame, 0, sizeof frame);
+    settings.frame = &frame;
+    begin();
+    connect_too();
+    s = adopted(&other);
+    PUMP(iocp, inside(s)->receiving, PEER_MS);
+    fault_fail(FAULT_VirtualAlloc, 1, 1000, 0);
+    CHECK(peer_send(other, "\0\0\0\012abc", 7));
+    PUMP(iocp, s->closed == 1 || inside(s)->shut, PEER_MS);
+    leaves(s, other);
+    CHECK_EQ(s->reason, IOCPNET_CLOSED_LIMIT);
+    CHECK_ERR(s->error, WSAENOBUFS);
+    CHECK_EQ(s->size, 0);
+    end();
+}
+
+// The first cause is the one that is told.
+static void a_filter_that_fails_after_a_wrong_message_hides_nothing(void)
+{
+    iocpnet_frame_desc frame;
+    SOCKET other;
+    side *s;
+
+    usual_with_filter();
+    memset(&frame, 0, sizeof frame);
+    settings.frame = &frame;
+    film.fail_at = 4;
+    begin();
+    connect_too();
+    s = adopted(&other);
+    CHECK(peer_send(other, "\377\377\377\377", 4));
+    PUMP(iocp, s->closed == 1 || inside(s)->shut, PEER_MS);
+    leaves(s, other);
+    CHECK_EQ(s->reason, IOCPNET_CLOSED_PROTOCOL);
+    CHECK_ERR(s->error, WSAEMSGSIZE);
+    CHECK_EQ(film.closes, 0);
+    CHECK_EQ(film.ends, 1);
+    end();
+}
+
+static void stop_in_the_handshake(void)
+{
+    stuck.wanted = 1;
+    CHECK_ERR(iocpnet_filter_send(film.conn, "hello", 5), 0);
+    CHECK_ERR(iocpnet_iocp_stop(iocp, 3000), 0);
+}
+
+// The stop comes first: there is no on.open any more, and so no on.close.
+static void a_filter_that_gets_ready_after_a_stop_opens_nothing(void)
+{
+    SOCKET c;
+
+    usual_with_filter();
+    film.ready_at = 1;
+    film.on_open = stop_in_the_handshake;
+    begin();
+    listen_too();
+    c = client();
+    PUMP(iocp, stuck.count == 1, PEER_MS);
+    CHECK(peer_send(c, "!", 1));
+    PUMP(iocp, film.seen == 1, PEER_MS);
+    peer_drain(iocp, 20);
+    CHECK_EQ(film.ends, 0);  // its hello is still to leave
+    let_go(0, 0);
+    closesocket(c);
+    PUMP(iocp, film.ends == 1, PEER_MS);
+    CHECK_EQ(side_count, 0);
+    CHECK_EQ(film.opens, 1);
+    end();
+}
+
+// A thread is in the middle of a send when the connection is closed.
+static struct {
+    DWORD thread;
+    volatile LONG inside, go;
+    iocpnet_conn conn;
+    iocpnet_error error;
+} sender;
+
+static void wait_in_the_send(void)
+{
+    if (GetCurrentThreadId() != sender.thread) return;
+    InterlockedExchange(&sender.inside, 1);
+    AWAIT(InterlockedCompareExchange(&sender.go, 0, 0), PEER_MS);
+}
+
+static void send_from_there(void *user)
+{
+    (void)user;
+    sender.thread = GetCurrentThreadId();
+    sender.error = iocpnet_conn_send(sender.conn, block, 1000);
+}
+
+static void a_farewell_waits_for_a_send_that_has_begun(void)
+{
+    peer_thread thread;
+    SOCKET other;
+    side *s;
+
+    usual_with_filter();
+    memset((void *)&sender, 0, sizeof sender);
+    begin();
+    connect_too();
+    s = adopted(&other);
+    sender.conn = s->conn;
+    peer_fill(block, 1000, 0, SEED);
+    fault_before(FAULT_VirtualAlloc, wait_in_the_send);  // of its first buffer
+    peer_start(&thread, send_from_there, NULL);
+    AWAIT(sender.inside, PEER_MS);
+    CHECK_ERR(iocpnet_conn_close(s->conn), 0);
+    peer_drain(iocp, 50);
+    CHECK_EQ(film.closes, 0);
+    CHECK_EQ(s->closed, 0);
+    InterlockedExchange(&sender.go, 1);
+    peer_join(&thread);
+    CHECK_ERR(sender.error, 0);
+    CHECK_EQ(heard(other, block, 1000), 1000);
+    CHECK_EQ(peer_differs(block, 1000, 0, SEED), 1000);
+    CHECK_EQ(heard_end(other), 0);
+    CHECK_EQ(film.closes, 1);
+    leaves(s, other);
+    CHECK_EQ(s->reason, IOCPNET_CLOSED_LOCAL);
+    end();
+}
+
+int main(int argc, char **argv)
+{
+    t_begin(argc, argv, "server_edges");
+    usual();
+    T_RUN(a_send_waits_until_it_may_lock_its_bytes);
+    T_RUN(settings_beyond_all_measure_are_refused);
+    T_RUN(an_address_that_can_not_be_had_is_told);
+    T_RUN(a_provider_without_accepts_is_told);
+    T_RUN(the_other_end_of_an_address_of_16_bytes_is_told);
+    T_RUN(a_name_that_is_to_come_names_nobody);
+    T_RUN(a_slot_whose_generations_are_used_up_is_retired);
+    T_RUN(without_a_name_there_is_no_connection);
+    T_RUN(a_stop_in_the_middle_of_an_open_ends_it);
+    T_RUN(a_stop_in_the_middle_of_a_connect_leaves_nothing);
+    T_RUN(a_stop_in_the_middle_of_an_adoption_gives_the_socket_back);
+    T_RUN(an_accept_whose_socket_was_closed_is_no_connection);
+    T_RUN(no_more_sockets_are_kept_than_accepts);
+    T_RUN(a_disconnect_that_stalls_ends_with_the_deadline);
+    T_RUN(a_paused_listener_does_not_grow);
+    T_RUN(a_client_whose_iocp_has_stopped_meanwhile_is_let_go);
+    T_RUN(a_long_queue_keeps_its_order_when_a_send_fails);
+    T_RUN(a_receive_that_ends_for_want_of_memory_is_tried_again);
+    T_RUN(one_receive_is_enough_where_there_is_no_memory_for_more);
+    T_RUN(bytes_that_wait_for_room_are_no_silence);
+    T_RUN(a_try_that_comes_too_late_does_no_harm);
+    T_RUN(nobody_is_closed_twice_for_want_of_memory);
+    T_RUN(a_receive_that_somebody_else_cancels_ends_the_connection);
+    T_RUN(receives_that_are_cancelled_at_the_end_are_no_failure);
+    T_RUN(a_close_reads_on_however_much_is_queued);
+    T_RUN(a_pause_for_what_is_queued_is_no_silence);
+    T_RUN(the_second_of_two_sends_may_stall);
+    T_RUN(a_send_beyond_the_limit_of_all_ends_the_connection);
+    T_RUN(its_own_address_is_told_in_its_callbacks_while_it_is_open);
+    T_RUN(without_a_filter_its_functions_are_refused);
+    T_RUN(room_again_is_told_after_the_open);
+    T_RUN(a_filter_may_get_ready_while_memory_is_short);
+    T_RUN(a_handshake_waits_for_a_peer_that_does_not_read);
+    T_RUN(a_filter_sends_nothing_behind_our_end);
+    T_RUN(a_message_behind_a_filter_needs_its_room_at_once);
+    T_RUN(a_filter_that_fails_after_a_wrong_message_hides_nothing);
+    T_RUN(a_filter_that_gets_ready_after_a_stop_opens_nothing);
+    T_RUN(a_farewell_waits_for_a_send_that_has_begun);
+    return t_end();
+}
