@@ -7666,8 +7666,8 @@ static void iocpnet__conn_receive_done(iocpnet__conn *conn, iocpnet__worker *wor
     if (conn->ready) iocpnet__conn_show(conn);
 }
 
-// Its receive is pending, nothing has failed, ends, waits or is to be tried again, and what comes is
-// shown as it is.
+// Its receive is pending, nothing has failed, ends, waits or is to be tried again, and what comes
+// is shown as it is.
 static bool iocpnet__conn_is_usual(const iocpnet__conn *conn)
 {
     if (!conn->group->plain || !conn->receiving || conn->closed || conn->disconnecting)

@@ -430,8 +430,8 @@ static inline bool code_matters(int id)
 }
 
 // Two calls fail in one run, where a run costs next to nothing: in the simulator, unless T_BRIEF=1
-// says that its time is real or its processor slow. Behind each first one a second at some distance;
-// with FULL=1 at every one.
+// says that its time is real or its processor slow. Behind each first one a second at some
+// distance; with FULL=1 at every one.
 static inline bool pairs_of_calls_may_fail(void (*scenario)(void), const char *name, int calls)
 {
 #ifdef SIM_WINDOWS_H

@@ -878,7 +878,11 @@ static void another_process_may_be_quicker(void)
         AWAIT(closed == opened, PEER_MS);
         i = (int)opened;
         REQUIRE(share_listener(&child));
-        CHECK(serve_one());
+        if (!CHECK(serve_one())) {
+            DWORD code = 0;
+            GetExitCodeProcess(child.hProcess, &code);
+            t__print("  the child says %lu", (unsigned long)code);
+        }
         CHECK_EQ(opened, i);
 
         // Now both: whoever is quicker. Our only worker is never held up.
