@@ -1,6 +1,7 @@
 #!/bin/bash
 # instructions.sh [--check]: the kit's own instructions per echo and the like, counted by callgrind
-# in the simulator (tests/sim): the same number each time, with the same compiler.
+# in the simulator (tests/sim): the same number each time, with the same compiler. The last line is
+# "N passed, N failed, N skipped".
 #
 # Counted is what was compiled from iocpnet.h, atomics included. The system's side, memcpy and the
 # program's callbacks are not. --check: fails above the bounds below.
@@ -24,6 +25,7 @@ if ! grep -q '^PASS' "$out/said.txt"; then
     cat "$out/said.txt"
     tail -n 5 "$out/log.txt"
     echo "FAIL instructions: the run did not end"
+    echo "0 passed, 1 failed, 0 skipped"
     exit 1
 fi
 python3 - "$out" "${1:-}" <<'END'
@@ -81,12 +83,15 @@ for what, per in rows:
 flat = [per for what, per in rows if what.startswith('echo')]
 if len(flat) != 3:
     print('FAIL instructions: %d counts of an echo' % len(flat))
+    print('0 passed, 1 failed, 0 skipped')
     sys.exit(1)
 print('%-52s %8.2f' % ('echo, 10000 connections by 1', flat[2] / flat[0]))
 if flat[2] > 1.1 * flat[0]:
     failed.append('flat')
 if check and failed:
     print('FAIL instructions: ' + ', '.join(failed))
+    print('0 passed, 1 failed, 0 skipped')
     sys.exit(1)
 print('PASS instructions: %d tests, %d checks, 0 skipped' % (1, len(rows)))
+print('1 passed, 0 failed, 0 skipped')
 END

@@ -90,6 +90,14 @@ static void know(watched *w, iocpnet_conn conn)
     InterlockedExchange64((volatile LONG64 *)&w->conn.id, (LONG64)conn.id);
 }
 
+// Its on.open may be knowing it just now.
+static iocpnet_conn known(watched *w)
+{
+    iocpnet_conn conn;
+    conn.id = *(volatile uint64_t *)&w->conn.id;
+    return conn;
+}
+
 static void on_open(iocpnet_conn conn, void *user)
 {
     watched *w = user ? (watched *)user : fresh();
@@ -366,12 +374,12 @@ static void what_is_sent_before_the_connect_arrives_first(void)
     waiting = peer_listen(&number);
     fault_late(FAULT_ConnectEx, 50);
     w = open_port(number);
-    CHECK_ERR(iocpnet_conn_send(w->conn, "one", 3), 0);
-    CHECK_ERR(iocpnet_conn_send(w->conn, "two", 3), 0);
+    CHECK_ERR(iocpnet_conn_send(known(w), "one", 3), 0);
+    CHECK_ERR(iocpnet_conn_send(known(w), "two", 3), 0);
     s = accept(waiting, NULL, NULL);
     CHECK_EQ(peer_recv(s, got, 10), 10);
     CHECK_MEM(got, "onetwoopen", 10);
-    CHECK(iocpnet_conn_user(w->conn) == (void *)w);
+    CHECK(iocpnet_conn_user(known(w)) == (void *)w);
     CHECK_EQ(iocpnet_address_port(&w->peer), number);
     {
         struct sockaddr_in name;
@@ -387,7 +395,7 @@ static void what_is_sent_before_the_connect_arrives_first(void)
     CHECK_EQ(w->reason, IOCPNET_CLOSED_FINISHED);
     CHECK_ERR(w->error, 0);
     AWAIT(counted(IOCPNET_COUNT_CLOSED) == 1, PEER_MS);
-    nothing_works_with(w->conn);
+    nothing_works_with(known(w));
     closesocket(waiting);
     end();
 }
@@ -403,12 +411,12 @@ static void both_ends_may_be_of_one_iocp(void)
         w[i] = open_port(port);
         w[i]->seed = (uint32_t)i + 1;
         peer_fill(block, sizeof block, 0, w[i]->seed);
-        CHECK_ERR(iocpnet_conn_send(w[i]->conn, block, sizeof block), 0);
+        CHECK_ERR(iocpnet_conn_send(known(w[i]), block, sizeof block), 0);
     }
     for (i = 0; i < 20; i++) {
         AWAIT(w[i]->received == sizeof block, PEER_MS);
         CHECK_EQ(w[i]->wrong, 0);
-        CHECK_ERR(iocpnet_conn_close(w[i]->conn), 0);
+        CHECK_ERR(iocpnet_conn_close(known(w[i])), 0);
     }
     AWAIT(closed_count == 40, PEER_MS);
     for (i = 0; i < 20; i++) {
@@ -462,7 +470,7 @@ static void at_max_connections_an_open_is_refused_until_there_is_room(void)
         CHECK_ERR(iocpnet_conn_open(&name, connector, &to, 1, NULL), WSAENOBUFS);
         CHECK_ERR(iocpnet_conn_adopt(&name, connector, pair[0], NULL), WSAENOBUFS);
         for (i = 0; i < 3; i++)
-            iocpnet_conn_close(w[i]->conn);
+            iocpnet_conn_close(known(w[i]));
         AWAIT(connector->group.open == 0, PEER_MS);
     }
     CHECK_EQ(counted(IOCPNET_COUNT_REFUSED), 6);
@@ -484,10 +492,10 @@ static void the_first_address_that_answers_is_taken(void)
     CHECK_ERR(iocpnet_address_parse(&to[1], "::1", dumb), 0);
     to[2] = at_port(port);
     w = open_to(to, 3);
-    CHECK_ERR(iocpnet_conn_send(w->conn, "hello", 5), 0);
+    CHECK_ERR(iocpnet_conn_send(known(w), "hello", 5), 0);
     AWAIT(w->received == 5, PEER_MS);
     CHECK_EQ(iocpnet_address_port(&w->peer), port);
-    CHECK_ERR(iocpnet_conn_close(w->conn), 0);
+    CHECK_ERR(iocpnet_conn_close(known(w)), 0);
     AWAIT(w->closed, PEER_MS);
     CHECK_EQ(strcmp(w->trace, "odc"), 0);
 
@@ -498,7 +506,7 @@ static void the_first_address_that_answers_is_taken(void)
     CHECK(w->error == WSAECONNREFUSED || w->error == WSAEAFNOSUPPORT ||
           w->error == WSAEADDRNOTAVAIL);  // the last two: no IPv6 here
     w = open_to(to, 1);
-    error = iocpnet_conn_send(w->conn, "for nobody", 10);
+    error = iocpnet_conn_send(known(w), "for nobody", 10);
     CHECK(error == 0 || error == WSAENOTCONN);  // refused already
     AWAIT(w->closed, PEER_MS);
     CHECK_EQ(w->reason, IOCPNET_CLOSED_CONNECT_FAILED);
@@ -561,10 +569,10 @@ static void an_address_has_connect_ms_to_answer(void)
     to[1] = at_port(port);
     start = GetTickCount64();
     w = open_to(to, 2);
-    CHECK_ERR(iocpnet_conn_send(w->conn, "hello", 5), 0);
+    CHECK_ERR(iocpnet_conn_send(known(w), "hello", 5), 0);
     AWAIT(w->received == 5, PEER_MS);
     CHECK(GetTickCount64() - start >= 190);
-    CHECK_ERR(iocpnet_conn_close(w->conn), 0);
+    CHECK_ERR(iocpnet_conn_close(known(w)), 0);
 
     start = GetTickCount64();
     w = open_to(to, 1);
@@ -621,7 +629,7 @@ static void a_pending_connect_ends_at_once(void)
             CHECK_EQ(strcmp(w->trace, "c"), 0);
             CHECK_EQ(w->reason, IOCPNET_CLOSED_LOCAL);
             AWAIT(connector->group.open == 0, PEER_MS);
-            nothing_works_with(w->conn);
+            nothing_works_with(known(w));
             fault_reset();
         }
     }
@@ -644,9 +652,9 @@ static void a_close_before_the_connect_still_delivers(void)
     to[0] = silent_address();
     to[1] = at_port(number);
     w = open_to(to, 2);
-    CHECK_ERR(iocpnet_conn_send(w->conn, "letter", 6), 0);
-    CHECK_ERR(iocpnet_conn_close(w->conn), 0);
-    CHECK_ERR(iocpnet_conn_send(w->conn, "late", 4), WSAENOTCONN);
+    CHECK_ERR(iocpnet_conn_send(known(w), "letter", 6), 0);
+    CHECK_ERR(iocpnet_conn_close(known(w)), 0);
+    CHECK_ERR(iocpnet_conn_send(known(w), "late", 4), WSAENOTCONN);
     s = accept(waiting, NULL, NULL);
     CHECK_EQ(peer_recv(s, got, 6), 6);
     CHECK_MEM(got, "letter", 6);
@@ -657,7 +665,7 @@ static void a_close_before_the_connect_still_delivers(void)
     CHECK_EQ(w->reason, IOCPNET_CLOSED_LOCAL);
 
     w = open_to(to, 2);  // a shutdown ends our side only
-    CHECK_ERR(iocpnet_conn_shutdown(w->conn), 0);
+    CHECK_ERR(iocpnet_conn_shutdown(known(w)), 0);
     s = accept(waiting, NULL, NULL);
     CHECK_ERR(peer_end(s), 0);
     CHECK(peer_send(s, "last words", 10));
@@ -668,7 +676,7 @@ static void a_close_before_the_connect_still_delivers(void)
     CHECK_EQ(w->reason, IOCPNET_CLOSED_FINISHED);
 
     w = open_to(to, 2);  // and a hand-over waits for the connect
-    CHECK_ERR(iocpnet_conn_detach(w->conn), 0);
+    CHECK_ERR(iocpnet_conn_detach(known(w)), 0);
     s = accept(waiting, NULL, NULL);
     AWAIT(w->closed, PEER_MS);
     CHECK_EQ(strcmp(w->trace, "oc"), 0);
@@ -695,7 +703,7 @@ static void a_stop_ends_pending_connects(void)
         to = silent_address();
         for (i = 0; i < 5; i++) {
             w[i] = open_to(&to, 1);
-            if (queued) CHECK_ERR(iocpnet_conn_send(w[i]->conn, "x", 1), 0);
+            if (queued) CHECK_ERR(iocpnet_conn_send(known(w[i]), "x", 1), 0);
         }
         start = GetTickCount64();
         CHECK_ERR(iocpnet_iocp_stop(iocp, 300), 0);
@@ -829,15 +837,15 @@ static void hand_back(int kind, size_t queued, bool paused)
     size_t got = 0;
     T_NOTE("%s, %u queued%s", kinds[kind], (unsigned)queued, paused ? ", paused" : "");
     w->seed = 5;
-    if (paused) CHECK_ERR(iocpnet_conn_pause(w->conn), 0);
+    if (paused) CHECK_ERR(iocpnet_conn_pause(known(w)), 0);
     streaming = 1;
     streamed = 0;
     peer_start(&thread, stream_until_told, &other);
     AWAIT(paused ? streamed > 20000 : w->received > 20000, PEER_MS);
     peer_fill(block, queued, 0, 6);
-    if (queued) CHECK_ERR(iocpnet_conn_send(w->conn, block, queued), 0);
-    CHECK_ERR(iocpnet_conn_detach(w->conn), 0);
-    CHECK_ERR(iocpnet_conn_send(w->conn, "x", 1), WSAENOTCONN);
+    if (queued) CHECK_ERR(iocpnet_conn_send(known(w), block, queued), 0);
+    CHECK_ERR(iocpnet_conn_detach(known(w)), 0);
+    CHECK_ERR(iocpnet_conn_send(known(w), "x", 1), WSAENOTCONN);
     CHECK_EQ(recv_stream(other, 0, queued, 6), queued);
     AWAIT(w->closed, PEER_MS);
     CHECK_EQ(w->wrong, 0);
@@ -868,7 +876,7 @@ static void hand_back_at_the_end(int kind, int wait)
     shutdown(other, SD_SEND);
     while (wait--)
         SwitchToThread();
-    iocpnet_conn_detach(w->conn);
+    iocpnet_conn_detach(known(w));
     AWAIT(w->closed, PEER_MS);
     if (w->reason == IOCPNET_CLOSED_HANDED_OVER) {
         setsockopt(w->handle, SOL_SOCKET, SO_RCVTIMEO, (const char *)&ms, sizeof ms);
@@ -926,9 +934,9 @@ static void a_silent_connection_is_handed_back_at_once(void)
             uint64_t start;
             T_NOTE("%s%s", kinds[kind], paused ? ", paused" : "");
             AWAIT(receives_begun() > before, PEER_MS);
-            if (paused) CHECK_ERR(iocpnet_conn_pause(w->conn), 0);
+            if (paused) CHECK_ERR(iocpnet_conn_pause(known(w)), 0);
             start = GetTickCount64();
-            CHECK_ERR(iocpnet_conn_detach(w->conn), 0);
+            CHECK_ERR(iocpnet_conn_detach(known(w)), 0);
             AWAIT(w->closed, PEER_MS);
             CHECK(GetTickCount64() - start < 2000);
             CHECK_EQ(w->reason, IOCPNET_CLOSED_HANDED_OVER);
@@ -982,7 +990,7 @@ static void a_callback_may_hand_its_socket_back(void)
     for (reset = 0; reset < 10; reset++) {  // the peer's reset comes just then
         w = make_kind(2, &other);
         peer_abort(other);
-        iocpnet_conn_detach(w->conn);
+        iocpnet_conn_detach(known(w));
         AWAIT(w->closed, PEER_MS);
         CHECK_EQ(w->handle != INVALID_SOCKET, w->reason == IOCPNET_CLOSED_HANDED_OVER);
         if (w->handle != INVALID_SOCKET) CHECK_EQ(fault_closesocket(w->handle), 0);
@@ -1007,13 +1015,13 @@ static void a_close_overtakes_a_hand_over(void)
         client.buffers = 1000;
         REQUIRE(begin());
         w = open_plain(&other);
-        CHECK_ERR(iocpnet_conn_send(w->conn, block, sizeof block), 0);
-        CHECK_ERR(iocpnet_conn_detach(w->conn), 0);
-        if (way == 0) CHECK_ERR(iocpnet_conn_close(w->conn), 0);
-        if (way == 1) CHECK_ERR(iocpnet_conn_abort(w->conn), 0);
+        CHECK_ERR(iocpnet_conn_send(known(w), block, sizeof block), 0);
+        CHECK_ERR(iocpnet_conn_detach(known(w)), 0);
+        if (way == 0) CHECK_ERR(iocpnet_conn_close(known(w)), 0);
+        if (way == 1) CHECK_ERR(iocpnet_conn_abort(known(w)), 0);
         if (way == 2) CHECK_ERR(iocpnet_iocp_stop(iocp, 2000), 0);
         if (way == 3) {
-            CHECK_ERR(iocpnet_conn_shutdown(w->conn), 0);
+            CHECK_ERR(iocpnet_conn_shutdown(known(w)), 0);
             shutdown(other, SD_SEND);
         }
         if (way == 0 || way == 3) {
@@ -1321,7 +1329,7 @@ static void while_paused_nothing_is_shown_and_nothing_lost(void)
         REQUIRE(begin());
         w = open_plain(&other);
         w->seed = 5;
-        if (!in_open) CHECK_ERR(iocpnet_conn_pause(w->conn), 0);  // a receive waits already
+        if (!in_open) CHECK_ERR(iocpnet_conn_pause(known(w)), 0);  // a receive waits already
         s.to = other;
         s.total = total;
         s.seed = 5;
@@ -1332,7 +1340,7 @@ static void while_paused_nothing_is_shown_and_nothing_lost(void)
         Sleep(100);  // would be time enough
         CHECK_EQ(w->received, 0);
         CHECK_EQ(w->closed, 0);
-        CHECK_ERR(iocpnet_conn_resume(w->conn), 0);
+        CHECK_ERR(iocpnet_conn_resume(known(w)), 0);
         AWAIT(w->closed, PEER_MS);
         CHECK_EQ(w->received, total);
         CHECK_EQ(w->wrong, 0);
@@ -1374,7 +1382,7 @@ static void a_pause_in_data_holds_the_next(void)
         AWAIT(holding || w->closed, PEER_MS);
         if (w->closed) break;
         InterlockedExchange(&holding, 0);
-        CHECK_ERR(iocpnet_conn_resume(w->conn), 0);
+        CHECK_ERR(iocpnet_conn_resume(known(w)), 0);
     }
     peer_join(&thread);
     CHECK_EQ(shown_while_held, 0);
@@ -1393,11 +1401,11 @@ static void a_close_while_paused_does_not_wait(void)
     prepare();
     REQUIRE(begin());
     w = open_plain(&other);
-    CHECK_ERR(iocpnet_conn_pause(w->conn), 0);
+    CHECK_ERR(iocpnet_conn_pause(known(w)), 0);
     CHECK(peer_send(other, "held", 4));
     AWAIT(counted(IOCPNET_COUNT_BYTES_RECEIVED) > 0, PEER_MS);  // all of them, or a piece
     start = GetTickCount64();
-    CHECK_ERR(iocpnet_conn_close(w->conn), 0);
+    CHECK_ERR(iocpnet_conn_close(known(w)), 0);
     CHECK_ERR(peer_end(other), 0);
     closesocket(other);
     AWAIT(w->closed, PEER_MS);
@@ -1406,11 +1414,11 @@ static void a_close_while_paused_does_not_wait(void)
     CHECK_EQ(w->reason, IOCPNET_CLOSED_LOCAL);
 
     w = open_plain(&other);  // and one that holds the peer's end
-    CHECK_ERR(iocpnet_conn_pause(w->conn), 0);
+    CHECK_ERR(iocpnet_conn_pause(known(w)), 0);
     shutdown(other, SD_SEND);
     Sleep(30);
     start = GetTickCount64();
-    CHECK_ERR(iocpnet_conn_close(w->conn), 0);
+    CHECK_ERR(iocpnet_conn_close(known(w)), 0);
     CHECK_ERR(peer_end(other), 0);
     AWAIT(w->closed, PEER_MS);
     CHECK(GetTickCount64() - start < 2000);
@@ -1440,7 +1448,7 @@ static void a_million_toggles_lose_nothing(void)
     peer_start(&thread, stream_until_told, &other);
     until = GetTickCount64() + 3000;
     for (i = 0; (i < TOGGLES || w->received < 100000) && GetTickCount64() < until; i++) {
-        if (iocpnet_conn_pause(w->conn) || iocpnet_conn_resume(w->conn)) break;
+        if (iocpnet_conn_pause(known(w)) || iocpnet_conn_resume(known(w))) break;
     }
     CHECK(i > 10000);
     CHECK(w->received > 0);
@@ -1475,8 +1483,8 @@ static void an_answer_may_come_long_after_the_peers_end(void)
         CHECK_EQ(w->received, 8);
         CHECK_EQ(w->closed, 0);
         peer_fill(block, sizeof block, 0, 9);
-        CHECK_ERR(iocpnet_conn_send(w->conn, block, sizeof block), 0);
-        CHECK_ERR(second ? iocpnet_conn_shutdown(w->conn) : iocpnet_conn_close(w->conn), 0);
+        CHECK_ERR(iocpnet_conn_send(known(w), block, sizeof block), 0);
+        CHECK_ERR(second ? iocpnet_conn_shutdown(known(w)) : iocpnet_conn_close(known(w)), 0);
         CHECK_EQ(recv_stream(s, 0, sizeof block, 9), sizeof block);
         CHECK_ERR(peer_end(s), 0);
         closesocket(s);
@@ -1599,16 +1607,16 @@ static void a_detach_or_close_in_data_shown_late_is_heeded(void)
         REQUIRE(begin());
         w = open_plain(&other);
         AWAIT(receives_begun() >= 1, PEER_MS);
-        CHECK_ERR(iocpnet_conn_pause(w->conn), 0);
+        CHECK_ERR(iocpnet_conn_pause(known(w)), 0);
         CHECK(peer_send(other, "x", 1));
         AWAIT(counted(IOCPNET_COUNT_BYTES_RECEIVED) == 1, PEER_MS);
         CHECK_EQ(w->received, 0);
         if (closes) {
-            CHECK_ERR(iocpnet_conn_detach(w->conn), 0);
+            CHECK_ERR(iocpnet_conn_detach(known(w)), 0);
             CHECK_ERR(peer_end(other), 0);
             closesocket(other);
         } else {
-            CHECK_ERR(iocpnet_conn_resume(w->conn), 0);
+            CHECK_ERR(iocpnet_conn_resume(known(w)), 0);
         }
         AWAIT(w->closed, PEER_MS);
         CHECK_EQ(w->received, 1);
@@ -1647,7 +1655,7 @@ static void an_abort_in_drain_is_a_reset(void)
     w = open_plain(&other);
     shutdown(other, SD_SEND);
     AWAIT(w->finished, PEER_MS);
-    while (taken < (64u << 20) && !iocpnet_conn_send(w->conn, block, sizeof block)) {
+    while (taken < (64u << 20) && !iocpnet_conn_send(known(w), block, sizeof block)) {
         uint64_t until = GetTickCount64() + 200;
         taken += sizeof block;
         while (counted(IOCPNET_COUNT_BYTES_SENT) < taken && GetTickCount64() < until)
@@ -1678,15 +1686,15 @@ static void read_ms_closes_who_sends_nothing(void)
     w[0] = open_plain(&mute);
     w[1] = open_plain(&busy);
     w[2] = open_plain(&held);  // its receive waits when it is paused
-    CHECK_ERR(iocpnet_conn_pause(w[2]->conn), 0);
+    CHECK_ERR(iocpnet_conn_pause(known(w[2])), 0);
     w[3] = open_plain(&held_early);
-    CHECK_ERR(iocpnet_conn_pause(w[3]->conn), 0);
+    CHECK_ERR(iocpnet_conn_pause(known(w[3])), 0);
     CHECK(peer_send(held_early, "x", 1));  // its receive has brought something
     start = GetTickCount64();
     for (i = 0; i < 12; i++) {
         Sleep(60);
         CHECK(peer_send(busy, "x", 1));
-        if (!w[0]->closed) iocpnet_conn_send(w[0]->conn, "x", 1);  // sending does not help
+        if (!w[0]->closed) iocpnet_conn_send(known(w[0]), "x", 1);  // sending does not help
         if (w[0]->closed && start) {
             CHECK(GetTickCount64() - start >= 180);
             start = 0;
@@ -1698,8 +1706,8 @@ static void read_ms_closes_who_sends_nothing(void)
     for (i = 1; i < 4; i++)
         CHECK_EQ(w[i]->closed, 0);
     // From the resume on it counts anew.
-    CHECK_ERR(iocpnet_conn_resume(w[2]->conn), 0);
-    CHECK_ERR(iocpnet_conn_resume(w[3]->conn), 0);
+    CHECK_ERR(iocpnet_conn_resume(known(w[2])), 0);
+    CHECK_ERR(iocpnet_conn_resume(known(w[3])), 0);
     Sleep(60);
     CHECK_EQ(w[2]->closed + w[3]->closed, 0);
     CHECK_EQ(w[3]->received, 1);
@@ -1801,7 +1809,7 @@ static void stall_ms_closes_who_never_reads(void)
     quiet = open_plain(&idle);
     w = open_plain(&deaf);
     b = open_plain(&busy);
-    CHECK_ERR(iocpnet_conn_send(w->conn, block, sizeof block), 0);
+    CHECK_ERR(iocpnet_conn_send(known(w), block, sizeof block), 0);
     for (i = 0; i < 12; i++) {
         Sleep(60);
         CHECK_ERR(iocpnet_conn_send(b->conn, "x", 1), 0);
@@ -1852,8 +1860,8 @@ static void a_hand_over_to_who_never_reads_ends_after_close_ms(void)
     client.buffers = 1200;
     REQUIRE(begin());
     w = open_plain(&deaf);
-    CHECK_ERR(iocpnet_conn_send(w->conn, block, sizeof block), 0);
-    CHECK_ERR(iocpnet_conn_detach(w->conn), 0);
+    CHECK_ERR(iocpnet_conn_send(known(w), block, sizeof block), 0);
+    CHECK_ERR(iocpnet_conn_detach(known(w)), 0);
     AWAIT(w->closed, PEER_MS);
     CHECK_EQ(w->reason, IOCPNET_CLOSED_TIMEOUT);
     closesocket(deaf);
