@@ -1007,8 +1007,8 @@ typedef void iocpnet_timer_fn(iocpnet_timer *timer, iocpnet_error error);
 // back to that struct. Zero it once, set done before a start. From the start until its last
 // callback, or a cancel that returns 0, do not move, copy or free it.
 struct iocpnet_timer {
-    iocpnet_timer_fn *done;  // yours
-    iocpnet_iocp *iocp;      // private, as all below
+    iocpnet_timer_fn *done;       // yours
+    iocpnet_iocp *volatile iocp;  // private, as all below
     iocpnet_timer *parent, *left, *right;
     int64_t due_ms;
     uint64_t order;
@@ -6718,7 +6718,8 @@ typedef struct iocpnet__extra {
     uint32_t done;               // a bit for each read that has come and was not dealt with
     uint32_t read_first, reads;  // the oldest; how many were started and not dealt with
     volatile uint32_t reading;   // how many are with the system; the tick reads it too
-    uint32_t count, next;        // addresses; the next to try
+    uint32_t count;              // addresses, which never change
+    volatile uint32_t next;      // the next to try; any thread may ask for the one before it
     iocpnet_address addresses[IOCPNET__ADDRESSES];
     iocpnet_framer framer;
     iocpnet_buffer *room;  // the framer's, while it keeps something
@@ -6887,27 +6888,25 @@ static iocpnet_conn iocpnet__conn_name(const iocpnet__conn *conn)
     return name;
 }
 
-static inline iocpnet_socket iocpnet__conn_socket(const iocpnet__conn *conn)
+// The peer's address: of a connector's connection the one that it has tried last.
+static const void *iocpnet__conn_peer(const iocpnet__conn *conn)
+{
+    uint32_t next = conn->extra ? conn->extra->next : 0;
+
+    return next ? (const void *)&conn->extra->addresses[next - 1].u : (const void *)conn->peer;
+}
+
+static iocpnet_socket iocpnet__conn_socket(const iocpnet__conn *conn)
 {
     iocpnet_socket socket;
 
+    memset(&socket, 0, sizeof socket);
     socket.handle = conn->handle;
     socket.iocp = conn->group->iocp;
     socket.ext = conn->ext;
-    memcpy(&socket.family, conn->peer, sizeof socket.family);
-    socket.datagram = false;
+    memcpy(&socket.family, iocpnet__conn_peer(conn), sizeof socket.family);
     socket.skip = conn->skip;
     return socket;
-}
-
-// 0 before there is a peer.
-static int iocpnet__conn_peer_size(const iocpnet__conn *conn)
-{
-    uint16_t family;
-
-    memcpy(&family, conn->peer, sizeof family);
-    if (!family) return 0;
-    return family == AF_INET6 ? (int)sizeof(struct sockaddr_in6) : (int)sizeof(struct sockaddr_in);
 }
 
 static uint32_t iocpnet__now_32(void)
@@ -7991,15 +7990,15 @@ static void iocpnet__conn_dial(iocpnet__conn *conn, iocpnet_error error)
     iocpnet_socket socket;
 
     while (extra->next < extra->count) {
-        const iocpnet_address *address = &extra->addresses[extra->next++];
+        const iocpnet_address *address = &extra->addresses[extra->next];
 
+        extra->next = extra->next + 1;
         error = iocpnet_socket_open(&socket, conn->group->iocp, address->u.family, false);
         if (error) continue;
         iocpnet__conn_configure(conn->group, socket.handle);
         conn->handle = socket.handle;
         conn->ext = socket.ext;
         conn->skip = socket.skip;
-        memcpy(conn->peer, &address->u, sizeof conn->peer);
         conn->began_ms = iocpnet__now_32();
         conn->gone = false;
         conn->late = false;
@@ -9001,7 +9000,10 @@ IOCPNET__DEF iocpnet_address iocpnet_conn_address(iocpnet_conn name, bool local)
         iocpnet_socket socket = iocpnet__conn_socket(conn);
         if (!conn->closed) (void)iocpnet_socket_address(&socket, &address);
     } else if (!local) {
-        iocpnet__address_set(&address, conn->peer, iocpnet__conn_peer_size(conn));
+        memcpy(&address.u, iocpnet__conn_peer(conn), sizeof conn->peer);
+        // Of family 0 before there is a peer.
+        if (address.u.family == AF_INET) address.size = (int)sizeof(struct sockaddr_in);
+        if (address.u.family == AF_INET6) address.size = (int)sizeof(struct sockaddr_in6);
     }
     iocpnet__conn_leave(conn, own);
     return address;
