@@ -1172,6 +1172,16 @@ static bool open_connector(group *g, iocpnet_iocp *of)
     return !error;
 }
 
+// Where it fails, none is left, and it can be asked again.
+static void start_workers(iocpnet_iocp *it)
+{
+    if (iocpnet_iocp_start(it) == 0) return;
+    MUST(faulty);
+    sim_spare(true);
+    MUST_EQ(iocpnet_iocp_start(it), 0);
+    sim_spare(false);
+}
+
 // An iocp beside the first, with workers; one of the listeners gives its connections to both.
 static void open_other(const iocpnet_iocp_desc *engine)
 {
@@ -1187,7 +1197,7 @@ static void open_other(const iocpnet_iocp_desc *engine)
     }
     if (connector_count && one_in(2)) spread[n++] = connectors[0].connector;
     if (n) open_listener(spread, n);
-    if (iocpnet_iocp_start(other_iocp)) MUST(faulty);
+    start_workers(other_iocp);
 }
 
 static void kit_connect(void)
@@ -1582,7 +1592,7 @@ static int play(int steps)
         }
         poller_count = thread_count;
     }
-    if (workers && iocpnet_iocp_start(iocp)) MUST(faulty);
+    if (workers) start_workers(iocp);
     for (i = (int)any(3); i > 0; i--) {
         threads[thread_count] = CreateThread(NULL, 0, meddler, NULL, 0, NULL);
         if (threads[thread_count]) thread_count++;
