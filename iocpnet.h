@@ -770,7 +770,8 @@ IOCPNET_API iocpnet_error iocpnet_socket_adopt(iocpnet_socket *socket, iocpnet_i
 // Cancels what is pending on the socket, and closes it. The callbacks of what was pending still
 // come. Sets handle to ~0. The number may be another socket's at once: better cancel first, and
 // close in the last callback (Seen: Wine 8.0 reads from the new one where a receive was about to
-// finish; a datagram receive that is tried again after an ICMP error would too).
+// finish). With a transfer in flight, a connect, or a datagram receive, which may have a step to
+// make yet, cancel first in any case: that step would be made on the new one.
 //
 // Returns    0 or the code of closesocket.
 // Threads    any; no other thread may be starting something on it.

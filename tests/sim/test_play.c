@@ -940,16 +940,16 @@ static void lane_close(lane *l)
 {
     if (!l->open) return;
     if (l->out && !l->disconnect.calls) l->out->broken_off = true;
+    // What may have a step to make yet would make it on whoever has the number next.
+    while (l->transmits || l->connect.busy) {
+        if (l->transmits) iocpnet_transmit_cancel(&l->transmit);
+        if (l->connect.busy) iocpnet_op_cancel(&l->connect.op);
+        iocpnet_iocp_poll(iocp, 10);
+    }
     MUST_EQ(iocpnet_socket_close(&l->socket), 0);
     l->open = false;
     hear_end(&l->in, false);
-    if (l->file != INVALID_HANDLE_VALUE) {
-        // The transfer's: not before its callback.
-        while (l->transmits) {
-            iocpnet_iocp_poll(iocp, 10);
-        }
-        CloseHandle(l->file);
-    }
+    if (l->file != INVALID_HANDLE_VALUE) CloseHandle(l->file);
     l->file = INVALID_HANDLE_VALUE;
 }
 
