@@ -7198,8 +7198,12 @@ static __declspec(noinline) bool iocpnet__conn_lock_shared(iocpnet__conn *conn,
                                                            iocpnet__worker *worker, uint32_t bytes,
                                                            bool receive)
 {
-    int64_t floor = receive ? iocpnet__accounts[IOCPNET__LOCKED].limit / 4 : 0;
+    int64_t limit = iocpnet__accounts[IOCPNET__LOCKED].limit;
+    int64_t floor = receive ? limit / 4 : 0;
 
+    // A send that is large beside the limit may exceed it, if an eighth is free: it would never
+    // leave otherwise. Until it has, nothing else is.
+    if (!receive && bytes > limit / 8) floor = limit / 8 - bytes;
     if (!conn->receiving) iocpnet__conn_unlock(conn, worker);  // what a usual receive has kept
     if (iocpnet__draw(worker, IOCPNET__LOCKED, bytes, floor)) return true;
     iocpnet__count_here(worker, IOCPNET_COUNT_LOCKS_REFUSED, 1);

@@ -1548,6 +1548,41 @@ static void the_process_limits_what_is_locked(void)
     end();
 }
 
+enum { SILENT_GUESTS = 30 };  // who are given nothing
+
+static void open_and_give_the_last(iocpnet_conn conn, void *user)
+{
+    on_open(conn, user);
+    if (guest_count > SILENT_GUESTS) give_more(conn);
+}
+
+// One send takes all that is queued; where that is more than may be locked, it leaves all the same.
+static void what_is_more_than_may_be_locked_leaves(void)
+{
+    SOCKET s[SILENT_GUESTS], one;
+    int i;
+    prepare();
+    engine.locked_bytes = 32 * 1024;
+    server.conn.buffer_bytes = 1024;
+    server.conn.on.open = open_and_give_the_last;
+    server.conn.on.drain = drain_and_give;
+    server.conn.close_ms = 15000;
+    gift_total = 200000;
+    gift_each = 50000;
+    gift_given = gift_refused = 0;
+    REQUIRE(begin());
+    for (i = 0; i < SILENT_GUESTS; i++)
+        s[i] = peer_connect(port);  // their receives hold what receives may
+    AWAIT(guest_count == SILENT_GUESTS, PEER_MS);
+    one = peer_connect(port);
+    CHECK_EQ(unwrap(one, 0), gift_total);
+    closesocket(one);
+    for (i = 0; i < SILENT_GUESTS; i++)
+        closesocket(s[i]);
+    AWAIT(closed_count == SILENT_GUESTS + 1, PEER_MS);
+    end();
+}
+
 // A receive that filled its buffer is followed by one that may have to wait: it counts too.
 static void a_full_buffer_does_not_hide_the_next_receive(void)
 {
@@ -2200,6 +2235,7 @@ int main(int argc, char **argv)
     T_RUN(failed_accepts_are_replaced);
     T_RUN(want_of_buffers_in_the_system_is_borne);
     T_RUN(the_process_limits_what_is_locked);
+    T_RUN(what_is_more_than_may_be_locked_leaves);
     T_RUN(a_full_buffer_does_not_hide_the_next_receive);
     T_RUN(the_process_limits_what_is_queued);
     T_RUN(a_drain_that_does_not_suffice_is_no_loop);
