@@ -17,8 +17,7 @@
 # and compiles. A line for each plant; the last one is "N passed, N failed, N skipped", where passed
 # means found.
 #
-# --table writes tests/PLANTS.md from what the runs so far with this header and these tests have
-# shown.
+# --table writes tests/PLANTS.md from what the runs so far have left in the folder below.
 #
 #   PLANT_JOBS    plants side by side [2]
 #   PLANT_OUT     folder for what is made [build/plant]; two runs side by side need two
@@ -26,8 +25,9 @@
 
 cd "$(dirname "$0")/../.." || exit 1
 
-apply_only=
+apply_only= table_only=
 [ "${1:-}" = --apply ] && apply_only=1 && shift
+[ "${1:-}" = --table ] && table_only=1 && shift
 names=("$@")
 first=16
 seeds=${PLANT_SEEDS:-120}
@@ -35,6 +35,44 @@ jobs=${PLANT_JOBS:-2}
 cc=${PLANT_CC:-$(command -v clang-19 || command -v clang)}
 out=${PLANT_OUT:-build/plant}
 mkdir -p "$out"
+
+# table: a row for each plant, as its last run has shown
+table()
+{
+    local file name found=0 missed=0 unrun=0 seconds=0 cells
+    {
+        echo '# Planted bugs'
+        echo
+        echo 'Each row is a bug of `tests/plants`, the check that found it, and what that said.'
+        echo '`tests/tools/plant.sh` plants them, `plant.sh --table` writes this from its last runs.'
+        echo
+        echo '| plant | bug | found by | how it was seen |'
+        echo '| --- | --- | --- | --- |'
+        for file in tests/plants/*.patch; do
+            name=$(basename "$file" .patch)
+            if [ -e "$out/$name.how" ]; then
+                cells=$(sed -n '3s/|/\\|/g; 3p' "$out/$name.how")
+                cells="$(sed -n 1p "$out/$name.how") | $cells"
+                seconds=$((seconds + $(sed -n 2p "$out/$name.how")))
+                found=$((found + 1))
+            elif [ -e "$out/$name.sum" ]; then
+                cells='**not found** | '
+                missed=$((missed + 1))
+            else
+                cells='not run | '
+                unrun=$((unrun + 1))
+            fi
+            echo "| \`${name%%_*}\` ${name#*_} | $(head -n 1 "$file") | $cells |"
+        done
+        echo
+        echo "$found found, $missed not found, $unrun not run. Those found took $seconds s in all."
+    } >tests/PLANTS.md
+    tail -n 2 tests/PLANTS.md
+}
+if [ -n "$table_only" ]; then
+    table
+    exit
+fi
 
 if [ -z "$cc" ]; then
     echo "SKIP plant: no clang"
@@ -212,7 +250,8 @@ for file in tests/plants/*.patch; do
         [ -n "$chosen" ] || continue
     fi
     files+=("$file")
-    rm -f "$out/$name.sum" "$out/$name.how"
+    rm -f "$out/$name.sum"
+    [ -n "$apply_only" ] || rm -f "$out/$name.how"
 done
 
 # The header as it is.
