@@ -44,7 +44,7 @@ table()
         echo '# Planted bugs'
         echo
         echo 'Each row is a bug of `tests/plants`, the check that found it, and what that said.'
-        echo '`tests/tools/plant.sh` plants them, `plant.sh --table` writes this from its last runs.'
+        echo '`tests/tools/plant.sh` plants them; with `--table` it writes this from its last runs.'
         echo
         echo '| plant | bug | found by | how it was seen |'
         echo '| --- | --- | --- | --- |'
