@@ -1,7 +1,7 @@
 #!/bin/bash
-# plant.sh [--apply] [NAME ...]: plants the bugs of tests/plants one at a time into a copy of the
-# header, and shows which check finds each. Those whose names contain a NAME; without one all of
-# them.
+# plant.sh [--apply | --table] [NAME ...]: plants the bugs of tests/plants one at a time into a
+# copy of the header, and shows which check finds each. Those whose names contain a NAME; without
+# one all of them.
 #
 # A plant is a patch with two lines above it: what the bug is, and which check is expected to find
 # it: "play", or a test program and the names of tests in it. The checks, from cheap to costly,
@@ -17,19 +17,62 @@
 # and compiles. A line for each plant; the last one is "N passed, N failed, N skipped", where passed
 # means found.
 #
+# --table writes tests/PLANTS.md from what the runs so far have left in the folder below.
+#
 #   PLANT_JOBS    plants side by side [2]
+#   PLANT_OUT     folder for what is made [build/plant]; two runs side by side need two
 #   PLANT_CC      the compiler [clang-19, else clang]; it needs the sanitizers
 
 cd "$(dirname "$0")/../.." || exit 1
 
-apply_only=
+apply_only= table_only=
 [ "${1:-}" = --apply ] && apply_only=1 && shift
+[ "${1:-}" = --table ] && table_only=1 && shift
 names=("$@")
+first=16
 seeds=${PLANT_SEEDS:-120}
 jobs=${PLANT_JOBS:-2}
 cc=${PLANT_CC:-$(command -v clang-19 || command -v clang)}
-out=build/plant
+out=${PLANT_OUT:-build/plant}
 mkdir -p "$out"
+
+# table: a row for each plant, as its last run has shown
+table()
+{
+    local file name found=0 missed=0 unrun=0 seconds=0 cells
+    {
+        echo '# Planted bugs'
+        echo
+        echo 'Each row is a bug of `tests/plants`, the check that found it, and what that said.'
+        echo '`tests/tools/plant.sh` plants them; with `--table` it writes this from its last runs.'
+        echo
+        echo '| plant | bug | found by | how it was seen |'
+        echo '| --- | --- | --- | --- |'
+        for file in tests/plants/*.patch; do
+            name=$(basename "$file" .patch)
+            if [ -e "$out/$name.how" ]; then
+                cells=$(sed -n '3s/|/\\|/g; 3p' "$out/$name.how")
+                cells="$(sed -n 1p "$out/$name.how") | $cells"
+                seconds=$((seconds + $(sed -n 2p "$out/$name.how")))
+                found=$((found + 1))
+            elif [ -e "$out/$name.sum" ]; then
+                cells='**not found** | '
+                missed=$((missed + 1))
+            else
+                cells='not run | '
+                unrun=$((unrun + 1))
+            fi
+            echo "| \`${name%%_*}\` ${name#*_} | $(head -n 1 "$file") | $cells |"
+        done
+        echo
+        echo "$found found, $missed not found, $unrun not run. Those found took $seconds s in all."
+    } >tests/PLANTS.md
+    tail -n 2 tests/PLANTS.md
+}
+if [ -n "$table_only" ]; then
+    table
+    exit
+fi
 
 if [ -z "$cc" ]; then
     echo "SKIP plant: no clang"
@@ -39,20 +82,12 @@ fi
 
 export ASAN_OPTIONS=detect_stack_use_after_return=0:halt_on_error=1
 export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=0
-# What a tick reads of a running connection is of a moment ago, which is as good; a call with a
-# stale name may look at the index of this thread's worker while the last iocp gives it back.
-cat >"$out/tsan.txt" <<'END'
-race:iocpnet__conn_is_late
-race:iocpnet__conn_each
-race:iocpnet__conn_shed
-race:iocpnet__conn_receives
-race:iocpnet__current_release
-END
-export TSAN_OPTIONS=suppressions=$PWD/$out/tsan.txt:halt_on_error=1:exitcode=66
+export TSAN_OPTIONS=halt_on_error=1:exitcode=66
 
-common='-g -fno-omit-frame-pointer -fshort-wchar'
-asan='-fsanitize=address,undefined -fno-sanitize-recover=undefined'
-tsan='-fsanitize=thread'
+# Those of native.sh.
+common='-O1 -gline-tables-only -fno-omit-frame-pointer -fshort-wchar'
+asan='-fsanitize=address,undefined -fno-sanitize-recover=all'
+tsan='-fsanitize=thread -mllvm -tsan-distinguish-volatile -Wno-unused-command-line-argument'
 
 # flags KIND
 flags()
@@ -71,16 +106,14 @@ simulator()
     mkdir -p "$out/sim_$kind"
     for f in sim_os sim_net; do
         [ -n "$(find tests/sim -newer "$out/sim_$kind/$f.o" 2>/dev/null || echo new)" ] || continue
-        $cc -std=gnu99 -O1 $(flags "$kind") -c "tests/sim/$f.c" -o "$out/sim_$kind/$f.o" || return 1
+        $cc -std=gnu99 $(flags "$kind") -c "tests/sim/$f.c" -o "$out/sim_$kind/$f.o" || return 1
     done
 }
 
 # build FOLDER KIND SOURCE PROGRAM: for the simulator, against the folder's header
 build()
 {
-    local extra=
-    [ "$2" = tsan ] && extra='-mllvm -tsan-distinguish-volatile'
-    $cc -std=c99 -O0 $(flags "$2") $extra -Wno-format -DIOCPNET_DEBUG \
+    $cc -std=c99 $(flags "$2") -Wno-format -DIOCPNET_DEBUG \
         -I"$out/base/tests/sim/include" -c "$1/tests/$3" -o "$1/$4.o" &&
         $cc $(flags "$2") "$1/$4.o" "$out/sim_$2/sim_os.o" "$out/sim_$2/sim_net.o" -o "$1/$4" \
             -lpthread && rm -f "$1/$4.o"
@@ -150,12 +183,11 @@ tree()
     cp -r "$out/base" "$1"
 }
 
-# result NAME KIND TEXT: the plant's line, and its row
+# result NAME KIND TEXT: the plant's line
 result()
 {
     local name=$1 kind=$2
     echo "$kind" >"$out/$name.sum"
-    echo "$3" >"$out/$name.how"
     {
         flock -x 8
         echo "$name: $3"
@@ -189,16 +221,17 @@ plant()
     words=($expected)
     case ${words[0]} in play | tsan) words=() ;; esac
     how=
-    [ ${#words[@]} -gt 0 ] || check "$folder" play 1 30 || how=play
+    [ ${#words[@]} -gt 0 ] || check "$folder" play 1 $first || how=play
     if [ -z "$how" ] && [ ${#words[@]} -gt 0 ]; then
         check "$folder" native "${words[@]}" || how=${words[0]}
     fi
-    [ -n "$how" ] || check "$folder" play 1 "$seeds" || how=play
+    [ -n "$how" ] || check "$folder" play $((first + 1)) $((seeds - first)) || how=play
     [ -n "$how" ] || [ -n "${PLANT_NO_TSAN:-}" ] || check "$folder" tsan 6 || how='tsan play'
     if [ -z "$how" ] && [ ${#words[@]} -gt 0 ] && [ -n "$wine_ready" ]; then
         check "$folder" wine "${words[@]}" || how="wine ${words[0]}"
     fi
     if [ -n "$how" ] && [ -e "$folder/why" ]; then
+        printf '%s\n' "$how" "$((SECONDS - begin))" "$(cat "$folder/why")" >"$out/$name.how"
         result "$name" passed "$how, $((SECONDS - begin)) s: $(cat "$folder/why")"
         rm -rf "$folder"
     elif [ -n "$how" ]; then
@@ -217,7 +250,8 @@ for file in tests/plants/*.patch; do
         [ -n "$chosen" ] || continue
     fi
     files+=("$file")
-    rm -f "$out/$name.sum" "$out/$name.how"
+    rm -f "$out/$name.sum"
+    [ -n "$apply_only" ] || rm -f "$out/$name.how"
 done
 
 # The header as it is.
