@@ -3245,8 +3245,9 @@ static void iocpnet__run_packet(iocpnet__worker *worker, const OVERLAPPED_ENTRY 
             iocpnet__count_here(worker, IOCPNET_COUNT_STRAY_PACKETS, 1);
         } else {
             iocpnet__exchange(&iocp->waking, 0);  // a wake-up: the next poll looks what is due
-            // Or the end. One batch may have several threads' wake-ups: they are passed on.
-            if (iocpnet__load(&iocp->ended)) {
+            // Or the end. One batch may have several threads' wake-ups: they are passed on. Not
+            // while a second stop waits for something: its poll would only meet them again.
+            if (iocpnet__load(&iocp->ended) && iocpnet__load(&iocp->state) != IOCPNET__STOPPING) {
                 IOCPNET_OS(PostQueuedCompletionStatus)(iocp->handle, 0, 0, NULL);
             }
         }
