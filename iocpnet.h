@@ -3350,6 +3350,8 @@ static void iocpnet__stop_advance(iocpnet_iocp *iocp)
     if (!stats.pending_all && !stats.connections && !stats.timers) {
         if (iocpnet__cas(&iocp->state, IOCPNET__STOPPING, IOCPNET__STOPPED)) {
             iocpnet__store(&iocp->ended, 1);
+            // One for the program's own threads that poll; each passes it on.
+            IOCPNET_OS(PostQueuedCompletionStatus)(iocp->handle, 0, 0, NULL);
             iocpnet__wake_workers(iocp);
         }
         return;

@@ -1574,6 +1574,86 @@ static void state_is_published_before_the_call(void)
     close_iocp(iocp);
 }
 
+// ---- the end ------------------------------------------------------------------------------------
+
+static iocpnet_iocp *ending;
+static volatile LONG ended;
+
+static void poll_for_ever(void *user)
+{
+    (void)user;
+    while (iocpnet_iocp_poll(ending, IOCPNET_FOREVER) != WSAESHUTDOWN)
+        continue;
+    InterlockedIncrement(&ended);
+}
+
+static void stop_here(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    (void)op;
+    (void)error;
+    (void)bytes;
+    CHECK_ERR(iocpnet_iocp_stop(ending, 1000), 0);
+}
+
+// Threads of the program's that poll with no limit: when one of them has stopped the iocp, the
+// others hear of it at once.
+static void own_polls_end_at_once(void)
+{
+    peer_thread threads[3];
+    iocpnet_op op;
+    uint64_t began;
+    int i;
+    fault_reset();
+    memset(&op, 0, sizeof op);
+    op.done = stop_here;
+    ended = 0;
+    REQUIRE(CHECK_ERR(iocpnet_iocp_open(&ending, NULL), 0));
+    for (i = 0; i < 3; i++)
+        peer_start(&threads[i], poll_for_ever, NULL);
+    Sleep(100);
+    began = GetTickCount64();
+    CHECK_ERR(iocpnet_iocp_post(ending, &op, 0, 0), 0);
+    for (i = 0; i < 3; i++)
+        peer_join(&threads[i]);
+    T_NOTE("it took %d ms", (int)(GetTickCount64() - began));
+    CHECK(GetTickCount64() - began < 300);
+    CHECK_EQ(ended, 3);
+    CHECK_ERR(iocpnet_iocp_close(ending), 0);
+    peer_nothing_left();
+}
+
+// An operation that was started after the stop: the next stop waits for it, and does not spin.
+static void a_second_stop_waits(void)
+{
+    iocpnet_iocp_desc desc;
+    iocpnet_socket s;
+    iocpnet_stats before, after;
+    SOCKET pair[2];
+    probe p;
+    char byte;
+    fault_reset();
+    memset(&desc, 0, sizeof desc);
+    desc.threads = 3;
+    REQUIRE(CHECK_ERR(iocpnet_iocp_open(&ending, &desc), 0));
+    REQUIRE(peer_pair(pair));
+    CHECK_ERR(iocpnet_socket_adopt(&s, ending, pair[0]), 0);
+    CHECK_ERR(iocpnet_iocp_start(ending), 0);
+    CHECK_ERR(iocpnet_iocp_stop(ending, 1000), 0);
+    Sleep(100);  // the workers end
+    probe_init(&p);
+    CHECK_ERR(iocpnet_start_recv(&p.op, &s, &byte, 1), 0);
+    iocpnet_iocp_stats(ending, &before);
+    CHECK_ERR(iocpnet_iocp_stop(ending, 200), WSAETIMEDOUT);
+    iocpnet_iocp_stats(ending, &after);
+    T_NOTE("%d polls", (int)(after.count[IOCPNET_COUNT_POLLS] - before.count[IOCPNET_COUNT_POLLS]));
+    CHECK(after.count[IOCPNET_COUNT_POLLS] - before.count[IOCPNET_COUNT_POLLS] < 500);
+    closesocket(pair[1]);
+    CHECK_ERR(iocpnet_iocp_stop(ending, 1000), 0);
+    CHECK_EQ(p.calls, 1);
+    iocpnet_socket_close(&s);
+    CHECK_ERR(iocpnet_iocp_close(ending), 0);
+}
+
 int main(int argc, char **argv)
 {
     WSADATA data;
@@ -1617,5 +1697,7 @@ int main(int argc, char **argv)
     T_RUN(nothing_is_touched_after_the_call);
     T_RUN(state_is_published_before_the_call);
     WSACleanup();
+    T_RUN(own_polls_end_at_once);
+    T_RUN(a_second_stop_waits);
     return t_end();
 }
