@@ -8844,7 +8844,8 @@ static iocpnet_error iocpnet__conn_offer(iocpnet_conn name, const void *data, si
     // either waits for these bytes or is seen here.
     limit = conn->group->desc.send_limit_bytes;
     worker = own ? own : iocpnet__conn_worker(conn);
-    room = weight <= limit && (uint32_t)iocpnet__add(&conn->queued, (int32_t)weight) <= limit;
+    room = !weight ||
+           (weight <= limit && (uint32_t)iocpnet__add(&conn->queued, (int32_t)weight) <= limit);
     drawn = room && iocpnet__draw(worker, IOCPNET__QUEUED, (int64_t)weight, 0);
     if (iocpnet__load(&conn->closing)) {
         error = WSAENOTCONN;
