@@ -1,5 +1,6 @@
 // test_iocp.c - the completion port: posts, polls, batches, workers, stop.
 #include "fault.h"
+#include "steps.h"
 
 // Misuse is counted here, and then refused as in a release build.
 static volatile LONG misused;
@@ -237,6 +238,57 @@ static void a_failed_post_wakes_up_in_bounded_time(void)
         CHECK_EQ(p.calls, 1);
     }
     fault_reset();
+    close_iocp(iocp);
+}
+
+// An op that is posted anew in its callback pends all the time. So it is told, wherever between two
+// steps of the telling its next packet comes.
+static iocpnet_iocp *told_of;
+static volatile LONG rounds;
+
+static void go_round(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    (void)error;
+    (void)bytes;
+    InterlockedIncrement(&rounds);
+    CHECK_ERR(iocpnet_iocp_post(op->iocp, op, 0, 0), 0);
+}
+
+static void one_round_more(void)
+{
+    CHECK_ERR(iocpnet_iocp_poll(told_of, PEER_MS), 0);
+}
+
+static void what_pends_is_never_told_too_small(void)
+{
+    iocpnet_iocp *iocp = open_iocp(0, 1);
+    iocpnet_stats stats;
+    probe p;
+    LONG want;
+    int n;
+    told_of = iocp;
+    rounds = 0;
+    probe_init(&p);
+    p.op.done = go_round;
+    CHECK_ERR(iocpnet_iocp_post(iocp, &p.op, 0, 0), 0);
+    one_round_more();
+    for (n = 1;; n++) {
+        T_NOTE("step %d", n);
+        want = rounds + 1;
+        step_count(n, one_round_more);
+        iocpnet_iocp_stats(iocp, &stats);
+        if (!step_counted()) break;
+        CHECK_EQ(rounds, want);
+        CHECK(stats.pending[IOCPNET_OP_POST] >= 1 && stats.pending[IOCPNET_OP_POST] <= 2);
+        CHECK(stats.pending_all >= 1 && stats.pending_all <= 2);
+    }
+    step_count(0, NULL);
+    CHECK(n > 2 * IOCPNET_OP_KINDS);
+    p.op.done = probe_done;
+    one_round_more();
+    CHECK_EQ(p.calls, 1);
+    iocpnet_iocp_stats(iocp, &stats);
+    CHECK_EQ(stats.pending_all, 0);
     close_iocp(iocp);
 }
 
@@ -635,6 +687,63 @@ static void several_threads_may_stop_at_once(void)
     }
 }
 
+// A callback that runs may start more, so a stop on another thread waits for it.
+static struct {
+    iocpnet_iocp *iocp;
+    volatile LONG inside, go, ended;
+    iocpnet_error error;
+    probe next;
+} patient;
+
+static void stay_inside(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    InterlockedExchange(&patient.inside, 1);
+    AWAIT(patient.go, PEER_MS);
+    CHECK_ERR(iocpnet_iocp_post(op->iocp, &patient.next.op, 0, 0), 0);
+    probe_done(op, error, bytes);
+}
+
+static void poll_once(void *user)
+{
+    (void)user;
+    CHECK_ERR(iocpnet_iocp_poll(patient.iocp, PEER_MS), 0);
+}
+
+static void stop_patiently(void *user)
+{
+    (void)user;
+    patient.error = iocpnet_iocp_stop(patient.iocp, PEER_MS);
+    InterlockedExchange(&patient.ended, 1);
+}
+
+static void a_stop_waits_for_a_callback_that_runs(void)
+{
+    iocpnet_iocp *iocp = open_iocp(0, 0);
+    peer_thread threads[2];
+    probe p;
+    memset((void *)&patient, 0, sizeof patient);
+    fault_reset();
+    patient.iocp = iocp;
+    probe_init(&patient.next);
+    probe_init(&p);
+    p.op.done = stay_inside;
+    CHECK_ERR(iocpnet_iocp_post(iocp, &p.op, 0, 0), 0);
+    peer_start(&threads[0], poll_once, NULL);
+    AWAIT(patient.inside, PEER_MS);
+    fault_fail(FAULT_GetQueuedCompletionStatusEx, 0, 0, 0);  // counts from here
+    peer_start(&threads[1], stop_patiently, NULL);
+    AWAIT(patient.ended || fault_count(FAULT_GetQueuedCompletionStatusEx) >= 5, PEER_MS);
+    CHECK_EQ(patient.ended, 0);  // after each wait it looks whether all is over
+    CHECK_EQ(p.calls, 0);
+    InterlockedExchange(&patient.go, 1);
+    peer_join(&threads[0]);
+    peer_join(&threads[1]);
+    CHECK_ERR(patient.error, 0);
+    CHECK_EQ(p.calls, 1);
+    CHECK_EQ(patient.next.calls, 1);
+    close_iocp(iocp);
+}
+
 // pitfall 10: what the program started is the program's to cancel; stop waits, says so, and may be
 // called again.
 static void stop_with_something_pending_keeps_everything(void)
@@ -822,6 +931,7 @@ int main(int argc, char **argv)
     T_RUN(a_failed_wait_loses_nothing);
     T_RUN(a_failed_post_is_delivered_all_the_same);
     T_RUN(a_failed_post_wakes_up_in_bounded_time);
+    T_RUN(what_pends_is_never_told_too_small);
     T_RUN(null_packets_and_stray_keys_do_not_stop_a_worker);
     T_RUN(the_programs_own_operations_share_the_iocp);
     T_RUN(a_second_attach_is_refused_and_harms_nothing);
@@ -836,6 +946,7 @@ int main(int argc, char **argv)
     T_RUN(run_returns_when_a_callback_stops_it);
     T_RUN(run_returns_when_another_thread_stops_it);
     T_RUN(several_threads_may_stop_at_once);
+    T_RUN(a_stop_waits_for_a_callback_that_runs);
     T_RUN(stop_with_something_pending_keeps_everything);
     T_RUN(it_stops_under_load_again_and_again);
     T_RUN(io_outlives_the_thread_that_started_it);

@@ -1,6 +1,24 @@
 // test_listener.c - accepting: how many accepts wait, silent clients, limits, failures, the port.
 #include "fault.h"
 
+// The n-th time from now on that this thread is about to take a lock.
+static SRWLOCK *volatile watched;
+static volatile LONG locks_left;
+static volatile DWORD watching;
+static void (*at_lock)(void);
+
+static void taking_a_lock(SRWLOCK *lock)
+{
+    if (lock == watched && GetCurrentThreadId() == watching && --locks_left == 0) {
+        watched = NULL;
+        at_lock();
+    }
+    AcquireSRWLockExclusive(lock);
+}
+
+#undef fault_AcquireSRWLockExclusive
+#define fault_AcquireSRWLockExclusive taking_a_lock
+
 #define IOCPNET_IMPLEMENTATION
 #include "../iocpnet.h"
 #include "peer.h"
@@ -637,6 +655,35 @@ static void resets_do_not_end_the_listener(void)
     }
 }
 
+// The only accept brings a client that has gone: another one takes its place at once.
+static void an_accept_whose_client_has_gone_is_followed_by_another(void)
+{
+    static const uint32_t gone[] = { 0xC000020Du,    // STATUS_CONNECTION_RESET
+                                     0xC0000241u,    // STATUS_CONNECTION_ABORTED
+                                     0xC000009Au };  // STATUS_INSUFFICIENT_RESOURCES
+    int i;
+    for (i = 0; i < 3; i++) {
+        prepare();
+        T_NOTE("status %08x", (unsigned)gone[i]);
+        server.accepts_min = server.accepts_max = 1;
+        REQUIRE(begin_idle());
+        CHECK_EQ(waiting(), 1);
+        fault_packet(&listener->slots[0].accept.op.overlapped, (LONG)gone[i]);
+        crowd[0] = peer_connect(port);
+        PUMP(iocp, counted(IOCPNET_COUNT_ACCEPTS_FAILED) == 1, PEER_MS);
+        CHECK_EQ(waiting(), 1);
+        CHECK(!listener->deficit);
+        CHECK(is_ended(crowd[0]));
+        CHECK_EQ(opened, 0);
+        crowd[1] = peer_connect(port);
+        PUMP(iocp, opened == 1, PEER_MS);
+        CHECK_EQ(waiting(), 1);
+        scatter(2);
+        PUMP(iocp, closed == 1, PEER_MS);
+        end();
+    }
+}
+
 // ---- the address --------------------------------------------------------------------------------
 
 // Tries to listen on a port that is taken, with each combination of the two options. Returns which
@@ -1201,6 +1248,54 @@ static void a_thread_makes_the_sockets(void)
     end();
 }
 
+// The thread has made a socket while the bell is answered, which rang for nothing: the ring that
+// says so is not forgotten, and nothing else would say it.
+static HANDLE may_make;
+
+static void wait_to_make(void)
+{
+    if (GetCurrentThreadId() != test_thread) WaitForSingleObject(may_make, INFINITE);
+}
+
+static void let_it_make(void)
+{
+    SetEvent(may_make);
+    AWAIT(iocpnet__load(&listener->bell.rung), PEER_MS);
+}
+
+static void a_ring_while_the_bell_is_answered_is_answered(void)
+{
+    prepare();
+    server.accept_thread = true;
+    server.accepts_min = server.accepts_max = 1;
+    test_thread = GetCurrentThreadId();
+    REQUIRE(begin_idle());
+    PUMP(iocp, waiting() == 1 && stocked() == 1, PEER_MS);
+    may_make = CreateEventW(NULL, TRUE, FALSE, NULL);
+    fault_before(FAULT_WSASocketW, wait_to_make);
+    crowd[0] = peer_connect(port);
+    PUMP(iocp, opened == 1, PEER_MS);
+    CHECK_EQ(waiting(), 1);  // with the last that was in stock
+    crowd[1] = peer_connect(port);
+    PUMP(iocp, opened == 2, PEER_MS);
+    CHECK_EQ(waiting(), 0);
+
+    // The answer takes the lock three times: to be deaf, to fill, and to be armed again.
+    iocpnet__bell_ring(listener);
+    at_lock = let_it_make;
+    watching = test_thread;
+    locks_left = 3;
+    watched = &listener->lock;
+    PUMP(iocp, !watched, PEER_MS);
+    PUMP(iocp, waiting() == 1, PEER_MS);
+    fault_before(FAULT_WSASocketW, NULL);
+    CHECK_EQ(opened, 2);
+    scatter(2);
+    PUMP(iocp, closed == 2, PEER_MS);
+    end();
+    CloseHandle(may_make);
+}
+
 // ---- any call may fail, and a stop may come at any time -----------------------------------------
 
 // One server, two silent clients and one that talks; whatever fails, it ends, and leaves nothing.
@@ -1369,6 +1464,7 @@ int main(int argc, char **argv)
     T_RUN(a_cancel_that_is_not_honoured_is_no_end);
     T_RUN(a_deficit_is_made_good_ever_more_seldom);
     T_RUN(resets_do_not_end_the_listener);
+    T_RUN(an_accept_whose_client_has_gone_is_followed_by_another);
     T_RUN(nobody_else_can_take_the_port);
     T_RUN(children_keep_no_socket_alive);
     T_RUN(another_process_may_be_quicker);
@@ -1378,6 +1474,7 @@ int main(int argc, char **argv)
     T_RUN(pause_and_resume_lose_nobody);
     T_RUN(listeners_of_one_iocp_do_not_mind_each_other);
     T_RUN(a_thread_makes_the_sockets);
+    T_RUN(a_ring_while_the_bell_is_answered_is_answered);
     T_RUN(buffers_of_accepts_count_as_locked);
     T_RUN(any_call_may_fail);
     T_RUN(a_stop_may_come_at_any_time);

@@ -3,6 +3,7 @@
 // memory at the wrong moment, calls that never come back, calls from where they do not belong. The
 // tests of each topic have the rest.
 #include "fault.h"
+#include "steps.h"
 
 // ---- sends that the system keeps ----------------------------------------------------------------
 
@@ -1512,6 +1513,147 @@ static void a_send_of_nothing_is_never_refused(void)
     end();
 }
 
+// A close that is dealt with to its end between two steps of a send: what it does not know of is
+// refused.
+static side *overtaken;
+static SOCKET overtaken_other;
+
+static void close_to_the_end(void)
+{
+    CHECK_ERR(iocpnet_conn_close(overtaken->conn), 0);
+    CHECK_EQ(heard_end(overtaken_other), 0);
+    leaves(overtaken, overtaken_other);
+}
+
+static void a_send_that_a_close_overtakes_is_refused(void)
+{
+    usual();
+    begin();
+    connect_too();
+    overtaken = adopted(&overtaken_other);
+    step_before(&inside(overtaken)->queued, close_to_the_end);
+    CHECK_ERR(iocpnet_conn_send(overtaken->conn, "late", 4), WSAENOTCONN);
+    CHECK_EQ(overtaken->closed, 1);
+    CHECK_EQ(overtaken->reason, IOCPNET_CLOSED_LOCAL);
+    CHECK_EQ(counted(IOCPNET_COUNT_CLOSED), 1);
+    end();
+}
+
+// ---- calls in another connection's callback -----------------------------------------------------
+
+static side *caller, *called;
+static bool calling;
+
+static void abort_the_other(side *s)
+{
+    if (s == called) CHECK_ERR(iocpnet_conn_pause(s->conn), 0);  // no receive pends any more
+    if (s != caller) return;
+    calling = true;
+    CHECK_ERR(iocpnet_conn_abort(called->conn), 0);
+    CHECK_EQ(called->closed, 0);
+    CHECK_ERR(iocpnet_conn_send(s->conn, "done", 4), 0);
+    calling = false;
+}
+
+static void no_callback_of_another(side *s)
+{
+    (void)s;
+    CHECK(!calling);
+}
+
+static void a_callback_runs_no_other_connection(void)
+{
+    SOCKET first, second;
+    char text[4] = { 0 };
+
+    usual();
+    begin();
+    connect_too();
+    on_bytes = abort_the_other;
+    on_last = no_callback_of_another;
+    calling = false;
+    caller = adopted(&first);
+    called = adopted(&second);
+    CHECK(peer_send(second, "wait", 4));
+    PUMP(iocp, called->size > 0, PEER_MS);
+    CHECK(peer_send(first, "!", 1));
+    PUMP(iocp, caller->size == 1, PEER_MS);
+    PUMP(iocp, called->closed == 1, PEER_MS);
+    CHECK_EQ(called->reason, IOCPNET_CLOSED_LOCAL);
+    CHECK_EQ(heard(first, text, 4), 4);
+    CHECK_MEM(text, "done", 4);
+    closesocket(second);
+    leaves(caller, first);
+    end();
+}
+
+// ---- a stop beside a thread that has a connection last ------------------------------------------
+
+// The thread's call began before the connection's end, so it is the thread that frees it.
+static struct {
+    volatile LONG inside, go, freeing, free_it, ended;
+    iocpnet_conn conn;
+    iocpnet_error sent, stopped;
+} last;
+
+static void wait_for_the_end(void)
+{
+    InterlockedExchange(&last.inside, 1);
+    AWAIT(last.go, PEER_MS);
+}
+
+static void wait_while_freeing(void)
+{
+    InterlockedExchange(&last.freeing, 1);
+    AWAIT(last.free_it, PEER_MS);
+}
+
+static void send_to_the_end(void *user)
+{
+    (void)user;
+    last.sent = iocpnet_conn_send(last.conn, "late", 4);
+}
+
+static void stop_beside(void *user)
+{
+    (void)user;
+    last.stopped = iocpnet_iocp_stop(iocp, PEER_MS);
+    InterlockedExchange(&last.ended, 1);
+}
+
+static void a_stop_waits_until_a_connection_is_freed(void)
+{
+    peer_thread threads[2];
+    SOCKET other;
+    side *s;
+
+    usual();
+    memset((void *)&last, 0, sizeof last);
+    begin();
+    connect_too();
+    s = adopted(&other);
+    last.conn = s->conn;
+    step_before(&inside(s)->queued, wait_for_the_end);
+    peer_start(&threads[0], send_to_the_end, NULL);
+    AWAIT(last.inside, PEER_MS);
+    CHECK_ERR(iocpnet_conn_abort(s->conn), 0);
+    PUMP(iocp, s->closed == 1, PEER_MS);
+    step_before(&connector->group.open, wait_while_freeing);
+    InterlockedExchange(&last.go, 1);
+    AWAIT(last.freeing, PEER_MS);
+    fault_fail(FAULT_GetQueuedCompletionStatusEx, 0, 0, 0);  // counts from here
+    peer_start(&threads[1], stop_beside, NULL);
+    AWAIT(last.ended || fault_count(FAULT_GetQueuedCompletionStatusEx) >= 5, PEER_MS);
+    CHECK_EQ(last.ended, 0);  // after each wait it looks whether all is over
+    InterlockedExchange(&last.free_it, 1);
+    peer_join(&threads[0]);
+    peer_join(&threads[1]);
+    CHECK_ERR(last.sent, WSAENOTCONN);
+    CHECK_ERR(last.stopped, 0);
+    closesocket(other);
+    end();
+}
+
 int main(int argc, char **argv)
 {
     t_begin(argc, argv, "server_edges");
@@ -1555,5 +1697,8 @@ int main(int argc, char **argv)
     T_RUN(a_filter_that_gets_ready_after_a_stop_opens_nothing);
     T_RUN(a_farewell_waits_for_a_send_that_has_begun);
     T_RUN(a_send_of_nothing_is_never_refused);
+    T_RUN(a_send_that_a_close_overtakes_is_refused);
+    T_RUN(a_callback_runs_no_other_connection);
+    T_RUN(a_stop_waits_until_a_connection_is_freed);
     return t_end();
 }

@@ -606,6 +606,39 @@ static void a_cancel_from_outside_says_that_the_callback_runs(void)
     close_iocp(iocp);
 }
 
+// A call of its callback that runs is the last, whoever cancels it meanwhile.
+static void a_periodic_timer_that_is_cancelled_comes_no_more(void)
+{
+    static insider i;  // static: it is no more than a wrong call if it comes again
+    iocpnet_iocp *iocp = open_iocp(1);
+    T_NOTE("cancelled by the callback");
+    insider_init(&i, 1);
+    CHECK_ERR(alarm_start(iocp, &i.a, 1, 1), 0);
+    PUMP(iocp, i.a.calls == 1, PEER_MS);
+    CHECK_ERR(i.first, 0);
+    i.a.timer.done = ring;
+    peer_drain(iocp, 20);
+    CHECK_EQ(i.a.calls, 1);
+    CHECK_EQ(timers(iocp), 0);
+    close_iocp(iocp);
+
+    T_NOTE("cancelled by another thread");
+    iocp = open_workers(1);
+    let_go = 0;
+    alarm_init(&i.a);
+    i.a.timer.done = ring_long;
+    CHECK_ERR(alarm_start(iocp, &i.a, 1, 1), 0);
+    AWAIT(held == 1, PEER_MS);
+    CHECK_ERR(iocpnet_timer_cancel(&i.a.timer), WSAEINPROGRESS);
+    i.a.timer.done = ring;
+    let_go = 1;
+    AWAIT(i.a.calls == 1, PEER_MS);
+    Sleep(20);
+    CHECK_EQ(i.a.calls, 1);
+    CHECK_EQ(timers(iocp), 0);
+    close_iocp(iocp);
+}
+
 static void a_start_during_the_callback_waits_for_its_end(void)
 {
     iocpnet_iocp *iocp = open_workers(3);
@@ -1374,6 +1407,7 @@ int main(int argc, char **argv)
     T_RUN(a_cancelled_timer_does_not_come);
     T_RUN(a_callback_may_cancel_and_start_its_own_timer);
     T_RUN(a_cancel_from_outside_says_that_the_callback_runs);
+    T_RUN(a_periodic_timer_that_is_cancelled_comes_no_more);
     T_RUN(a_start_during_the_callback_waits_for_its_end);
     T_RUN(a_cancel_races_with_the_callback);
     T_RUN(any_thread_may_start_and_cancel_the_same_timer);
