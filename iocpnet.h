@@ -7686,7 +7686,8 @@ static bool iocpnet__conn_is_usual(const iocpnet__conn *conn)
 
 // What most receives bring: bytes, on a connection of which nothing else is to be thought. The same
 // as receive_done does, with fewer questions; what was locked stays counted, for the next
-// receive. False: it is not so.
+// receive. False: it is not so. Other bits may have been heeded since advance has looked: what they
+// change has set closing, or advance_usual asks for it.
 static inline bool iocpnet__conn_receive_usual(iocpnet__conn *conn)
 {
     const iocpnet__group *group = conn->group;
@@ -7696,6 +7697,8 @@ static inline bool iocpnet__conn_receive_usual(iocpnet__conn *conn)
         iocpnet__load(&conn->closing)) {
         return false;
     }
+    IOCPNET_ASSERT(iocpnet__conn_is_usual(conn) &&
+                   "something has changed since advance has looked");
     conn->receiving = false;
     conn->received_ms = iocpnet__now_32();
     conn->showing = true;
@@ -8114,7 +8117,6 @@ static void iocpnet__conn_obey(iocpnet__conn *conn, int32_t bits)
 static __declspec(noinline) void iocpnet__conn_heed(iocpnet__conn *conn, iocpnet__worker *worker,
                                                     int32_t bits)
 {
-    conn->usual = false;  // until advance has looked
     if (bits & IOCPNET__OPEN) iocpnet__conn_established(conn, false);
     if (bits & IOCPNET__RESULTS) iocpnet__conn_results(conn, worker, bits);
     if (bits & IOCPNET__ASKED) iocpnet__conn_obey(conn, bits);

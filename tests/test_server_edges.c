@@ -12,7 +12,8 @@ enum { HELD = 4, CANCELLED = (int)0xC0000120, NO_RESOURCES = (int)0xC000009A };
 // The next so many sends pend until let_go, or a cancel, ends them. None of their bytes leave.
 static struct {
     volatile LONG wanted, count;
-    bool deaf;  // cancels come too late
+    bool deaf;                       // cancels come too late
+    volatile LONG unheard, cancels;  // so many do nothing at all; those that were made
     SOCKET s[HELD];
     OVERLAPPED *o[HELD];
     DWORD bytes[HELD];
@@ -59,8 +60,15 @@ static BOOL PASCAL held_DisconnectEx(SOCKET s, OVERLAPPED *o, DWORD flags, DWORD
 
 static BOOL held_CancelIoEx(HANDLE h, OVERLAPPED *o)
 {
-    BOOL ok = fault_CancelIoEx(h, o);
+    BOOL ok;
     int i;
+    stuck.cancels++;
+    if (stuck.unheard > 0) {
+        stuck.unheard--;
+        SetLastError(ERROR_NOT_FOUND);
+        return FALSE;
+    }
+    ok = fault_CancelIoEx(h, o);
     for (i = 0; i < HELD && !stuck.deaf; i++) {
         if (!stuck.o[i] || stuck.s[i] != (SOCKET)h || (o && o != stuck.o[i])) continue;
         let_go(i, CANCELLED);
@@ -979,6 +987,30 @@ static void nobody_is_closed_twice_for_want_of_memory(void)
     end();
 }
 
+// A cancel may come before the call that it is to end has begun: it is repeated until it is heard.
+static void cancels_are_repeated_until_they_are_heard(void)
+{
+    SOCKET other;
+    side *s;
+
+    usual();
+    begin();
+    connect_too();
+    s = adopted(&other);
+    PUMP(iocp, inside(s)->receiving, PEER_MS);
+    stuck.wanted = 1;
+    CHECK_ERR(iocpnet_conn_send(s->conn, "x", 1), 0);
+    PUMP(iocp, stuck.count == 1, PEER_MS);
+    stuck.unheard = 3;
+    CHECK_ERR(iocpnet_conn_abort(s->conn), 0);
+    PUMP(iocp, s->closed == 1, PEER_MS);
+    CHECK_EQ(stuck.cancels, 4);
+    CHECK_EQ(s->reason, IOCPNET_CLOSED_LOCAL);
+    CHECK_ERR(s->error, 0);
+    closesocket(other);
+    end();
+}
+
 // ---- receiving and sending ----------------------------------------------------------------------
 
 static uintptr_t handle_inside;
@@ -1006,6 +1038,40 @@ static void a_receive_that_somebody_else_cancels_ends_the_connection(void)
     PUMP(iocp, s->closed == 1, PEER_MS);
     CHECK_EQ(s->reason, IOCPNET_CLOSED_RESET);
     CHECK_ERR(s->error, WSA_OPERATION_ABORTED);
+    closesocket(other);
+    end();
+}
+
+// The receive that a hand-over cancels may bring bytes all the same, and late: until it has come,
+// the socket is not the program's.
+static void a_hand_over_waits_for_a_receive_that_is_not_cancelled(void)
+{
+    SOCKET other;
+    side *s;
+    char text[8] = { 0 };
+
+    usual();
+    on_last = note_handle;
+    begin();
+    connect_too();
+    s = adopted(&other);
+    is_served(s, other);
+    PUMP(iocp, inside(s)->receiving, PEER_MS);
+    s->size = 0;
+    stuck.unheard = 1000000;
+    CHECK_ERR(iocpnet_conn_detach(s->conn), 0);
+    PUMP(iocp, stuck.cancels >= 2, PEER_MS);
+    CHECK_EQ(s->closed, 0);
+    CHECK(peer_send(other, "!", 1));
+    PUMP(iocp, s->closed == 1, PEER_MS);
+    CHECK_EQ(s->size, 1);
+    CHECK_MEM(s->got, "!", 1);
+    CHECK_EQ(s->reason, IOCPNET_CLOSED_HANDED_OVER);
+    REQUIRE(handle_inside != INVALID_SOCKET);
+    CHECK(peer_send(handle_inside, "mine", 4));
+    CHECK_EQ(heard(other, text, 4), 4);
+    CHECK_MEM(text, "mine", 4);
+    closesocket(handle_inside);
     closesocket(other);
     end();
 }
@@ -1125,6 +1191,57 @@ static void a_send_beyond_the_limit_of_all_ends_the_connection(void)
     CHECK_EQ(counted(IOCPNET_COUNT_SENDS_REFUSED), 1);
     CHECK(heard_end(other) != -1);
     closesocket(other);
+    end();
+}
+
+// A send that is refused outside of the connection's callbacks: the room may have come just before
+// the refusal was noted, and then nothing else has the connection look again.
+static void room_is_told_to_who_is_refused_elsewhere(void)
+{
+    SOCKET other;
+    side *s;
+
+    usual();
+    settings.send_limit_bytes = 1000;
+    settings.refuse_slow = true;
+    begin();
+    connect_too();
+    s = adopted(&other);
+    stuck.wanted = 1;
+    CHECK_ERR(iocpnet_conn_send(s->conn, block, 400), 0);
+    PUMP(iocp, stuck.count == 1, PEER_MS);
+    CHECK_ERR(iocpnet_conn_send(s->conn, block, 700), WSAEWOULDBLOCK);
+    PUMP(iocp, s->drained == 1, PEER_MS);  // more than half is free, whenever the first has left
+    CHECK_EQ(stuck.count, 1);
+    let_go(0, 0);
+    leaves(s, other);
+    end();
+}
+
+// It is others' bytes that there is no room for: nothing of its own will ever wake it.
+static void room_of_all_is_told_to_who_has_nothing_queued(void)
+{
+    SOCKET other[2];
+    side *s[2];
+
+    usual();
+    settings.refuse_slow = true;
+    engine.queued_bytes = 4000;
+    begin();
+    connect_too();
+    s[0] = adopted(&other[0]);
+    s[1] = adopted(&other[1]);
+    stuck.wanted = 1;
+    CHECK_ERR(iocpnet_conn_send(s[0]->conn, block, 3000), 0);
+    PUMP(iocp, stuck.count == 1, PEER_MS);
+    CHECK_ERR(iocpnet_conn_send(s[1]->conn, block, 2000), WSAEWOULDBLOCK);
+    peer_drain(iocp, 50);
+    CHECK_EQ(s[1]->drained, 0);
+    let_go(0, 0);
+    PUMP(iocp, s[1]->drained == 1, PEER_MS);
+    CHECK_EQ(s[0]->drained, 0);
+    leaves(s[0], other[0]);
+    leaves(s[1], other[1]);
     end();
 }
 
@@ -1459,6 +1576,53 @@ static void send_from_there(void *user)
     sender.error = iocpnet_conn_send(sender.conn, block, 1000);
 }
 
+// Closes while the first bytes that a thread sends have a place, and are not queued yet.
+static side *close_in_the_middle_of_a_send(peer_thread *thread, SOCKET *other)
+{
+    side *s;
+
+    memset((void *)&sender, 0, sizeof sender);
+    begin();
+    connect_too();
+    s = adopted(other);
+    sender.conn = s->conn;
+    peer_fill(block, 1000, 0, SEED);
+    fault_before(FAULT_VirtualAlloc, wait_in_the_send);  // of its first buffer
+    peer_start(thread, send_from_there, NULL);
+    AWAIT(sender.inside, PEER_MS);
+    CHECK_ERR(iocpnet_conn_close(s->conn), 0);
+    peer_drain(iocp, 50);
+    CHECK_EQ(s->closed, 0);
+    return s;
+}
+
+// They arrive, and then our FIN.
+static void the_send_is_heard(side *s, peer_thread *thread, SOCKET other)
+{
+    InterlockedExchange(&sender.go, 1);
+    peer_join(thread);
+    CHECK_ERR(sender.error, 0);
+    memset(block, 0, 1000);
+    CHECK_EQ(heard(other, block, 1000), 1000);
+    CHECK_EQ(peer_differs(block, 1000, 0, SEED), 1000);
+    CHECK_EQ(heard_end(other), 0);
+    leaves(s, other);
+    CHECK_EQ(s->reason, IOCPNET_CLOSED_LOCAL);
+}
+
+static void a_close_waits_for_a_send_that_has_begun(void)
+{
+    peer_thread thread;
+    SOCKET other;
+    side *s;
+
+    usual();
+    s = close_in_the_middle_of_a_send(&thread, &other);
+    CHECK(!inside(s)->shut);
+    the_send_is_heard(s, &thread, other);
+    end();
+}
+
 static void a_farewell_waits_for_a_send_that_has_begun(void)
 {
     peer_thread thread;
@@ -1466,28 +1630,10 @@ static void a_farewell_waits_for_a_send_that_has_begun(void)
     side *s;
 
     usual_with_filter();
-    memset((void *)&sender, 0, sizeof sender);
-    begin();
-    connect_too();
-    s = adopted(&other);
-    sender.conn = s->conn;
-    peer_fill(block, 1000, 0, SEED);
-    fault_before(FAULT_VirtualAlloc, wait_in_the_send);  // of its first buffer
-    peer_start(&thread, send_from_there, NULL);
-    AWAIT(sender.inside, PEER_MS);
-    CHECK_ERR(iocpnet_conn_close(s->conn), 0);
-    peer_drain(iocp, 50);
+    s = close_in_the_middle_of_a_send(&thread, &other);
     CHECK_EQ(film.closes, 0);
-    CHECK_EQ(s->closed, 0);
-    InterlockedExchange(&sender.go, 1);
-    peer_join(&thread);
-    CHECK_ERR(sender.error, 0);
-    CHECK_EQ(heard(other, block, 1000), 1000);
-    CHECK_EQ(peer_differs(block, 1000, 0, SEED), 1000);
-    CHECK_EQ(heard_end(other), 0);
+    the_send_is_heard(s, &thread, other);
     CHECK_EQ(film.closes, 1);
-    leaves(s, other);
-    CHECK_EQ(s->reason, IOCPNET_CLOSED_LOCAL);
     end();
 }
 
@@ -1680,12 +1826,16 @@ int main(int argc, char **argv)
     T_RUN(bytes_that_wait_for_room_are_no_silence);
     T_RUN(a_try_that_comes_too_late_does_no_harm);
     T_RUN(nobody_is_closed_twice_for_want_of_memory);
+    T_RUN(cancels_are_repeated_until_they_are_heard);
     T_RUN(a_receive_that_somebody_else_cancels_ends_the_connection);
+    T_RUN(a_hand_over_waits_for_a_receive_that_is_not_cancelled);
     T_RUN(receives_that_are_cancelled_at_the_end_are_no_failure);
     T_RUN(a_close_reads_on_however_much_is_queued);
     T_RUN(a_pause_for_what_is_queued_is_no_silence);
     T_RUN(the_second_of_two_sends_may_stall);
     T_RUN(a_send_beyond_the_limit_of_all_ends_the_connection);
+    T_RUN(room_is_told_to_who_is_refused_elsewhere);
+    T_RUN(room_of_all_is_told_to_who_has_nothing_queued);
     T_RUN(its_own_address_is_told_in_its_callbacks_while_it_is_open);
     T_RUN(without_a_filter_its_functions_are_refused);
     T_RUN(room_again_is_told_after_the_open);
@@ -1695,6 +1845,7 @@ int main(int argc, char **argv)
     T_RUN(a_message_behind_a_filter_needs_its_room_at_once);
     T_RUN(a_filter_that_fails_after_a_wrong_message_hides_nothing);
     T_RUN(a_filter_that_gets_ready_after_a_stop_opens_nothing);
+    T_RUN(a_close_waits_for_a_send_that_has_begun);
     T_RUN(a_farewell_waits_for_a_send_that_has_begun);
     T_RUN(a_send_of_nothing_is_never_refused);
     T_RUN(a_send_that_a_close_overtakes_is_refused);
