@@ -1329,7 +1329,10 @@ static void while_paused_nothing_is_shown_and_nothing_lost(void)
         REQUIRE(begin());
         w = open_plain(&other);
         w->seed = 5;
-        if (!in_open) CHECK_ERR(iocpnet_conn_pause(known(w)), 0);  // a receive waits already
+        if (!in_open) {
+            AWAIT(receives_begun() > 0, PEER_MS);  // the first one comes after on.open
+            CHECK_ERR(iocpnet_conn_pause(known(w)), 0);
+        }
         s.to = other;
         s.total = total;
         s.seed = 5;
@@ -1401,6 +1404,7 @@ static void a_close_while_paused_does_not_wait(void)
     prepare();
     REQUIRE(begin());
     w = open_plain(&other);
+    AWAIT(receives_begun() > 0, PEER_MS);
     CHECK_ERR(iocpnet_conn_pause(known(w)), 0);
     CHECK(peer_send(other, "held", 4));
     AWAIT(counted(IOCPNET_COUNT_BYTES_RECEIVED) > 0, PEER_MS);  // all of them, or a piece
