@@ -139,8 +139,7 @@ static iocpnet_error run(iocpnet_connector *connector, const iocpnet_address *ad
         bench_figure figure = bench_summary(ns[f], (size_t)rounds);
         medians[f] = figure.median;
         if (figure.median > most) most = figure.median;
-        printf("conn %s: %.1f ns [%.1f-%.1f]%s\n", names[f], figure.median, figure.low, figure.high,
-               bench_too_wide(figure, 0.25) ? "; blurred by something else" : "");
+        bench_row("conn", names[f], "ns", figure, NULL, "");
     }
     printf("conn other %.1f own %.1f dead %.1f send %.1f most %.1f\n", medians[OTHER], medians[OWN],
            medians[DEAD], medians[SEND], most);

@@ -109,14 +109,14 @@ static double throughput(int stream, bool whole, int rounds)
     double gbs[MOST_ROUNDS];
     int buffers = 20;
     bench_figure f = { 0, 0, 0 };
+    char name[64];
     for (int tried = 0; tried == 0 || (tried < TRIES && bench_too_wide(f, 0.25)); tried++) {
         for (int r = 0; r < rounds; r++)
             gbs[r] = (double)buffers * BUFFER / run_short(stream, whole, buffers);
         f = bench_summary(gbs, (size_t)rounds);
     }
-    printf("frame %s of 64 bytes, %s: %.2f GB/s [%.2f-%.2f], %.1f ns each\n", stream_names[stream],
-           whole ? "whole" : "cut", f.median, f.low, f.high, MESSAGE / f.median);
-    fflush(stdout);
+    snprintf(name, sizeof name, "%s, 64 bytes, %s", stream_names[stream], whole ? "whole" : "cut");
+    bench_row("frame", name, "GB/s", f, NULL, "");
     return f.median;
 }
 
@@ -157,6 +157,7 @@ static double growth(int stream, uint32_t piece, int rounds, unsigned char *once
     // Short runs, so that most are not interrupted.
     double took = run_long(stream, once, size, piece, 2) / 2 + 1;
     int count = took > 3e5 ? 1 : (int)(3e5 / took);
+    char name[64], note[32];
     bench_figure f = { 0, 0, 0 };
     for (int tried = 0; tried == 0 || (tried < TRIES && bench_too_wide(f, 0.25)); tried++) {
         for (int r = 0; r < rounds; r++) {
@@ -168,9 +169,9 @@ static double growth(int stream, uint32_t piece, int rounds, unsigned char *once
         }
         f = bench_summary(ratios, (size_t)rounds);
     }
-    printf("frame %s in pieces of %u: x%.2f [%.2f-%.2f] for twice the bytes, %.2f GB/s at best\n",
-           stream_names[stream], piece, f.median, f.low, f.high, (double)count * size / best);
-    fflush(stdout);
+    snprintf(name, sizeof name, "%s in pieces of %u", stream_names[stream], piece);
+    snprintf(note, sizeof note, "%.2f GB/s at best", (double)count * size / best);
+    bench_row("frame growth", name, "times", f, NULL, note);
     return f.median;
 }
 

@@ -5,15 +5,14 @@
 //   cl /O2 /W4 bench\bench_pool.c ws2_32.lib
 //   x86_64-w64-mingw32-gcc -O2 -Wall -static -o bench_pool.exe bench/bench_pool.c -lws2_32
 //
-// The candidates take turns within a round and the order alternates, so that a change in the
-// machine's mood meets all of them; a ratio is that of one round, and the median of the rounds is
-// printed, with the middle half in brackets. QUICK=1 makes fewer rounds.
+// The candidates take turns; a ratio is to the kit's pool in the same round. QUICK=1 makes fewer
+// rounds.
 //
-//   pool pair    one thread takes one and gives it
-//   pool burst   one thread takes 64, then gives 64
-//   pool two     two threads do "pair" at the same time
-//   pool cross   one thread takes, another gives; handed over one by one
-//   pool batch   the same, handed over 32 at a time
+//   pair    one thread takes one and gives it
+//   burst   one thread takes 64, then gives 64
+//   two     two threads do "pair" at the same time
+//   cross   one thread takes, another gives; handed over one by one
+//   batch   the same, handed over 32 at a time
 //
 // The last lines compare with what the kit promises; a figure that something else on the machine
 // has blurred decides nothing. Exit code 0; 1 when something did not run.
@@ -25,7 +24,7 @@
 
 #include <malloc.h>
 
-enum { BYTES = 4096, BURST = 64, RING = 256, MOST_ROUNDS = 256, LISTED = 1024 };
+enum { BYTES = 4096, BURST = 64, RING = 256, LISTED = 1024 };
 
 #ifdef _MSC_VER
 #define INLINE            static __forceinline
@@ -293,60 +292,56 @@ static int enough(which_case which, int candidate, double ns)
     }
 }
 
-// Processor time that this process has used, in nanoseconds.
-static double used(void)
+static struct {
+    bench_result results[CANDIDATES];
+    int counts[CANDIDATES];  // of a run
+    bool alone;              // nothing else used the processors
+} cases[CASES];
+
+static which_case now;
+
+// Nanoseconds of one take and its give.
+static double run_one(void *user)
 {
-    FILETIME made, ended, kernel, user;
-    if (!GetProcessTimes(GetCurrentProcess(), &made, &ended, &kernel, &user)) return 0;
-    return 100 * (4294967296.0 * kernel.dwHighDateTime + kernel.dwLowDateTime +
-                  4294967296.0 * user.dwHighDateTime + user.dwLowDateTime);
+    int c = (int)(intptr_t)user;
+    return run(now, c, cases[now].counts[c]) / cases[now].counts[c];
 }
 
-static bench_figure ratios[CASES][CANDIDATES];
-static bool alone[CASES];
-
-static void measure(which_case which, int rounds, double ns)
+static bool measure(which_case which, int rounds, double ns)
 {
-    static double times[CANDIDATES][MOST_ROUNDS], by_kit[CANDIDATES][MOST_ROUNDS];
-    int counts[CANDIDATES];
+    bench_candidate all[CANDIDATES];
+    char name[32];
     double start, start_used, processors;
-    for (int c = 0; c < CANDIDATES; c++)
-        counts[c] = enough(which, c, ns);
-    start = bench_now();
-    start_used = used();
-    for (int r = 0; r < rounds; r++) {
-        for (int i = 0; i < CANDIDATES; i++) {
-            int c = r % 2 ? CANDIDATES - 1 - i : i;
-            times[c][r] = run(which, c, counts[c]) / counts[c];
-        }
-        for (int c = 0; c < CANDIDATES; c++)
-            by_kit[c][r] = times[c][r] / times[KIT][r];
-    }
-    processors = (used() - start_used) / (bench_now() - start);
-    alone[which] = which < CASE_TWO || processors > 1.4;
-    printf("pool %s: ", case_names[which]);
+    bool good;
+
+    now = which;
     for (int c = 0; c < CANDIDATES; c++) {
-        bench_figure time = bench_summary(times[c], (size_t)rounds);
-        bench_figure ratio = bench_summary(by_kit[c], (size_t)rounds);
-        ratios[which][c] = ratio;
-        printf("%s%s %.*f ns", c ? ", " : "", candidates[c].name, time.median < 100, time.median);
-        if (c) printf(" (x%.1f [%.1f-%.1f])", ratio.median, ratio.low, ratio.high);
+        cases[which].counts[c] = enough(which, c, ns);
+        all[c].name = candidates[c].name;
+        all[c].run = run_one;
+        all[c].user = (void *)(intptr_t)c;
     }
-    if (!alone[which]) printf("; the two threads had only %.1f processors", processors);
-    printf("\n");
-    fflush(stdout);
+    printf("%s\n", case_names[which]);
+    snprintf(name, sizeof name, "pool %s", case_names[which]);
+    start = bench_now();
+    start_used = bench_used();
+    good = bench_turns(name, "ns", all, CANDIDATES, rounds, cases[which].results);
+    processors = (bench_used() - start_used) / (bench_now() - start);
+    cases[which].alone = which < CASE_TWO || processors > 1.4;
+    if (!cases[which].alone) printf("  the two threads had only %.1f processors\n", processors);
+    return good;
 }
 
 static void promise(which_case which, int candidate, double least)
 {
-    bench_figure f = ratios[which][candidate];
+    bench_figure f = cases[which].results[candidate].ratio;
     const char *verdict = f.median >= least ? "kept" : "MISSED";
     // Where the middle half lies wholly on one side, its width does not matter.
     if (f.low < least && f.high >= least && bench_too_wide(f, 0.25)) {
         verdict = "not decided: the spread is too wide";
     }
     // Two threads that take turns on one processor do not meet, so nothing is learnt.
-    if (!alone[which]) verdict = "not decided: something else used the processors";
+    if (!cases[which].alone) verdict = "not decided: something else used the processors";
     printf("promise pool %s: at least %.0f times as fast as %s: x%.1f, %s\n", case_names[which],
            least, candidates[candidate].name, f.median, verdict);
 }
@@ -379,9 +374,11 @@ int main(void)
     for (int i = 1; i <= LISTED; i++)
         list_give(memory + (size_t)i * BYTES);
 
-    printf("pool: %d bytes, %d rounds, a run is about %.0f ms\n", BYTES, rounds, ns / 1e6);
-    for (int which = 0; which < CASES; which++)
-        measure((which_case)which, rounds, ns);
+    printf("pool: %s, %d bytes, %d rounds, a run is about %.0f ms\n", bench_system(), BYTES, rounds,
+           ns / 1e6);
+    for (int which = 0; which < CASES; which++) {
+        if (!measure((which_case)which, rounds, ns)) failures++;
+    }
     promise(CASE_PAIR, HEAP, 6);
     promise(CASE_PAIR, LIST, 3);
     promise(CASE_CROSS, LIST, 2);

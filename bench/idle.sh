@@ -1,5 +1,6 @@
 #!/bin/bash
-# idle.sh [--connections N] EXE [ARGUMENT ...]: what one idle connection costs the server process.
+# idle.sh [--connections N] [--name NAME] EXE [ARGUMENT ...]: what one idle connection costs the
+# server process.
 #
 # The growth of its resident memory (VmRSS of the Unix process behind it) from one connection to N
 # [10000], each of which has had one echo, by N. Wine's server and the kernel have their own costs,
@@ -9,16 +10,20 @@
 
 . "$(dirname "$0")/lib.sh"
 
-connections=10000
-if [ "${1:-}" = --connections ]; then
-    connections=${2:?}
+connections=10000 name=''
+while [[ ${1:-} == --* ]]; do
+    case $1 in
+        --connections) connections=${2:?} ;;
+        --name) name=${2:?} ;;
+        *) break ;;
+    esac
     shift 2
-fi
+done
 if [ $# = 0 ] || [[ $1 == --* ]]; then
     sed -n '2,/^$/s/^# \{0,1\}//p' bench/idle.sh >&2
     exit 2
 fi
-name=$(basename "$1" .exe)
+name=${name:-$(basename "$1" .exe)}
 
 resident()
 {
@@ -46,7 +51,9 @@ wine_after=$(resident "${wine_pid:-self}")
 echo end >&"${held[1]}"
 wait "$load_pid" || bench_die "a connection ended while it was idle"
 server_stop "$server_pid"
-awk -v name="$name" -v n="$connections" -v server=$((after - before)) \
+line=$(awk -v name="$name" -v n="$connections" -v server=$((after - before)) \
     -v wine=$((wine_after - wine_before)) 'BEGIN {
         printf "idle %s connections %d kib_per_connection %.2f ", name, n, server / n
-        printf "wineserver_kib %.2f\n", wine / n }'
+        printf "wineserver_kib %.2f\n", wine / n }')
+echo "$line"
+bench_json "idle $connections" "$name" KiB "$(awk '{ print $6 }' <<<"$line")"

@@ -191,6 +191,15 @@ most()
     printf '%s\n' "$@" | sort -g | tail -n 1
 }
 
+# bench_json BENCH CASE UNIT VALUE [MORE]: a line for $BENCH_JSON where that is set, in the form of
+# bench.h's; MORE are further members
+bench_json()
+{
+    [ -n "${BENCH_JSON:-}" ] || return 0
+    printf '{"bench":"%s","case":"%s","unit":"%s","median":%s%s}\n' "$1" "$2" "$3" "$4" \
+        "${5:+,$5}" >>"$BENCH_JSON"
+}
+
 # bench_rate PORT LOAD-ARGUMENT ...: echoes per second, and the median and the 99th percentile of
 # their time in microseconds. A load that failed counts as nothing served.
 bench_rate()

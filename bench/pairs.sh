@@ -1,19 +1,22 @@
 #!/bin/bash
-# pairs.sh [options] A B: compares the throughput of two echo servers; A and B are commands, each
-# one word to the shell ('build/x64/bench/raw_echo.exe --inline 4').
+# pairs.sh [options] A B [C ...]: compares the throughput of echo servers; each is a command in one
+# word to the shell ('build/x64/bench/raw_echo.exe --inline 4').
 #
-# Both run all the time on one Wine server, and one load generator turns from one to the other: A B
-# B A makes a pair, B A A B the next. What counts is the ratio within a pair, since absolute figures
-# drift within minutes. Servers and Wine's server share core 0, the load has core 1. The control, A
-# against a second A, shows what the method can resolve; nearer to 1 than that means nothing.
+# All run all the time on one Wine server, and one load generator turns from one to the next: A B C
+# C B A makes a round, C B A A B C the next. What counts is the ratio within a round, since absolute
+# figures drift within minutes. Servers and Wine's server share core 0, the load has core 1. The
+# control, a second A, shows what the method can resolve; nearer to 1 than that means nothing.
 #
-#   --pairs N        [8]       --seconds S    of one load [0.4]
-#   --connections N  [64]      --warmup-ms T  before it, not measured [150]
-#   --size BYTES     [64]      --no-control
-#   --mode echo|connect        [echo]
+#   --pairs N        [8] rounds  --seconds S    of one load [0.4]
+#   --connections N  [64]        --warmup-ms T  before it, not measured [100]
+#   --size BYTES     [64]        --no-control
+#   --mode echo|connect          [echo]
+#   --free           nothing is bound to a core
 #
-# Prints each pair, then: pairs A B ratio M [least-most] (N) p50_us A B p99_us A B, the ratio being
-# B's rate by A's, and the rest the medians of what load saw between a message and its echo.
+# Prints each round, then for each of the others: pairs A B ratio M [least-most] (N) p50_us A B
+# p99_us A B rate A B, the ratio being B's rate by A's, and the rest the medians of what the load
+# saw between a message and its echo, and of the rates. With BENCH_JSON=FILE the same goes there as
+# lines of JSON.
 
 . "$(dirname "$0")/lib.sh"
 
@@ -23,7 +26,7 @@ usage()
     exit 2
 }
 
-pairs=8 connections=64 size=64 seconds=0.4 warmup_ms=100 mode=echo control=1
+pairs=8 connections=64 size=64 seconds=0.4 warmup_ms=100 mode=echo control=1 free=''
 while [[ ${1:-} == --* ]]; do
     case $1 in
         --pairs) pairs=${2:?} && shift ;;
@@ -33,16 +36,24 @@ while [[ ${1:-} == --* ]]; do
         --warmup-ms) warmup_ms=${2:?} && shift ;;
         --mode) mode=${2:?} && shift ;;
         --no-control) control='' ;;
+        --free) free=1 ;;
         *) usage ;;
     esac
     shift
 done
-[ $# = 2 ] || usage
-read -ra a <<<"$1"
-read -ra b <<<"$2"
-[ -e "${a[0]}" ] || bench_die "no ${a[0]}"
-[ -e "${b[0]}" ] || bench_die "no ${b[0]}"
-name_a=$(basename "${a[0]}" .exe) name_b=$(basename "${b[0]}" .exe)
+[ $# -ge 2 ] || usage
+commands=("$@")
+[ -z "$control" ] || commands+=("$1")
+names=() pids=() ports=()
+for command in "${commands[@]}"; do
+    read -ra words <<<"$command"
+    [ -e "${words[0]}" ] || bench_die "no ${words[0]}"
+    name=$(basename "${words[0]}" .exe)
+    # More workers than one make another row.
+    [[ $command =~ --threads\ ([2-9]|[1-9][0-9]) ]] && name+=_${BASH_REMATCH[1]}
+    names+=("$name")
+done
+count=${#commands[@]}
 
 rate()
 {
@@ -50,59 +61,78 @@ rate()
         --seconds "$seconds" --warmup-ms "$warmup_ms"
 }
 
-# The first load makes what later ones find.
-warm()
-{
-    bench_rate "$1" --mode "$mode" --connections "$connections" --size "$size" --seconds 0.1 \
-        >/dev/null
-}
-
-# compare LABEL PORT-A PORT-B: A B B A, then B A A B, and so on: a drift within a pair cancels
-compare()
-{
-    local label=$1 i turn order ratio ratios=() a b r half tail
-    local half_a=() half_b=() tail_a=() tail_b=()
-    for ((i = 1; i <= pairs; i++)); do
-        a=0 b=0 order='a b b a'
-        ((i % 2)) || order='b a a b'
-        for turn in $order; do
-            if [ $turn = a ]; then
-                read -r r half tail <<<"$(rate "$2")"
-                a=$((a + r)) half_a+=("$half") tail_a+=("$tail")
-            else
-                read -r r half tail <<<"$(rate "$3")"
-                b=$((b + r)) half_b+=("$half") tail_b+=("$tail")
-            fi
-        done
-        ratio=$(awk -v a=$a -v b=$b 'BEGIN { printf "%.3f", (a > 0 ? b / a : 0) }')
-        ratios+=("$ratio")
-        echo "  pair $i: $((a / 2)) and $((b / 2)) per second, ratio $ratio"
-    done
-    printf 'pairs %s ratio %.3f [%.3f-%.3f] (%d) p50_us %.0f %.0f p99_us %.0f %.0f\n' "$label" \
-        "$(median "${ratios[@]}")" \
-        "$(least "${ratios[@]}")" "$(most "${ratios[@]}")" "$pairs" \
-        "$(median "${half_a[@]}")" "$(median "${half_b[@]}")" \
-        "$(median "${tail_a[@]}")" "$(median "${tail_b[@]}")"
-}
-
-bench_pin
+[ -n "$free" ] || bench_pin
 bench_begin
-server_start pairs_a "${a[@]}"
-pid_a=$server_pid port_a=$server_port
-server_start pairs_b "${b[@]}"
-pid_b=$server_pid port_b=$server_port
+for i in "${!commands[@]}"; do
+    read -ra words <<<"${commands[i]}"
+    server_start "pairs_$i" "${words[@]}"
+    pids+=("$server_pid") ports+=("$server_port")
+done
+echo "$mode, $connections connections, $size bytes, $pairs rounds of $seconds s"
+for port in "${ports[@]}"; do  # the first load makes what later ones find
+    bench_rate "$port" --mode "$mode" --connections "$connections" --size "$size" --seconds 0.1 \
+        >/dev/null
+done
+
+# A line for each load: number of the server, round, rate, half, tail
+figures=$bench_out/pairs.figures
+: >"$figures"
+up=$(seq 0 $((count - 1)))
+down=$(seq $((count - 1)) -1 0)
+for ((round = 1; round <= pairs; round++)); do
+    order="$up $down"
+    ((round % 2)) || order="$down $up"
+    for i in $order; do
+        echo "$i $round $(rate "${ports[i]}")" >>"$figures"
+    done
+    awk -v round=$round '$2 == round { rate[$1] += $3 / 2; n = $1 > n ? $1 : n }
+        END { printf "  round %d:", round
+              for (i = 0; i <= n; i++) printf " %d", rate[i]
+              print " per second" }' "$figures"
+done
+for pid in "${pids[@]}"; do server_stop "$pid"; done
+
+# column NUMBER FIELD: the median of one of a server's figures
+column()
+{
+    median $(awk -v i="$1" -v field="$2" '$1 == i { print $field }' "$figures")
+}
+
+# ratios NUMBER: by the first, a line for each round
+ratios()
+{
+    awk -v i="$1" '$1 == 0 { a[$2] += $3 } $1 == i { b[$2] += $3 }
+        END { for (r in a) printf "%.3f\n", (a[r] > 0 ? b[r] / a[r] : 0) }' "$figures"
+}
+
+# What the control says can't be told apart.
+blur=1
 if [ -n "$control" ]; then
-    server_start pairs_c "${a[@]}"
-    pid_c=$server_pid port_c=$server_port
+    values=$(ratios $((count - 1)))
+    blur=$(awk -v low="$(least $values)" -v high="$(most $values)" \
+        'BEGIN { printf "%.3f", (high - 1 > 1 - low ? high - 1 : 1 - low) }')
 fi
-echo "$mode, $connections connections, $size bytes, $pairs pairs of $seconds s"
-warm "$port_a"
-warm "$port_b"
-if [ -n "$control" ]; then
-    warm "$port_c"
-    compare "$name_a $name_a" "$port_a" "$port_c"
-    server_stop "$pid_c"
-fi
-compare "$name_a $name_b" "$port_a" "$port_b"
-server_stop "$pid_a"
-server_stop "$pid_b"
+for ((i = count - 1; i > 0; i--)); do
+    values=$(ratios $i)
+    ratio=$(median $values) low=$(least $values) high=$(most $values)
+    verdict=
+    if [ -n "$control" ] && [ $i -lt $((count - 1)) ]; then
+        verdict=$(awk -v r="$ratio" -v blur="$blur" 'BEGIN { if (r < 1 + blur && r > 1 - blur)
+            print "not told apart: the control is within " blur }')
+    fi
+    printf 'pairs %s %s ratio %.3f [%.3f-%.3f] (%d) ' "${names[0]}" "${names[i]}" "$ratio" \
+        "$low" "$high" "$pairs"
+    printf 'p50_us %.0f %.0f p99_us %.0f %.0f rate %.0f %.0f%s\n' "$(column 0 4)" \
+        "$(column $i 4)" "$(column 0 5)" "$(column $i 5)" "$(column 0 3)" "$(column $i 3)" \
+        "${verdict:+ $verdict}"
+done
+[ -n "${BENCH_JSON:-}" ] || exit 0
+for i in "${!names[@]}"; do
+    values=$(ratios $i)
+    name=${names[i]}
+    [ -n "$control" ] && [ $i = $((count - 1)) ] && name+=_again
+    bench_json "$mode $connections x $size" "$name" "per s" "$(column $i 3)" \
+        "$(printf '"ratio":%s,"ratio_low":%s,"ratio_high":%s,"p50_us":%s,"p99_us":%s' \
+            "$(median $values)" "$(least $values)" "$(most $values)" "$(column $i 4)" \
+            "$(column $i 5)")"
+done

@@ -13,12 +13,14 @@
 #
 #   --names          a table of the requests by name, of the last repetition
 #   --repeat N [3]   --quick         once, and counts fewer
-#   --only 'CASE ...'                the others are 0
+#   --only 'CASE ...'                the others are 0; CxS is one more: C connections without
+#                                    thought, messages of S bytes
 #   --name NAME      in what is printed [that of EXE]
 #   --vary OPTION 'VALUE ...'        one after the other with the option at each of the values
 #
 # Prints a line per repetition, then the medians: requests NAME pending P saturated S connection C
-# single I, NAME being followed by OPTION=VALUE with --vary.
+# single I CxS N, NAME being followed by OPTION=VALUE with --vary. With BENCH_JSON=FILE they also go
+# there as lines of JSON.
 
 . "$(dirname "$0")/lib.sh"
 
@@ -75,17 +77,31 @@ count()
     [ -s "$to" ] || bench_die "the trace shows no request of process $server_pid"
 }
 
-# measure CASE LESS MORE LOAD-ARGUMENT ...: sets $measured to the requests of one, by the
-# difference; to 0 if the case was not asked for
+# How a case is loaded: sets $less and $more, echoes of the shorter and the longer run, and $how.
+how_of()
+{
+    local connections=${1%x*} size=${1#*x}
+    case $1 in
+        pending) less=100 more=500 how=(--think-ms 2) ;;
+        saturated) less=1280 more=6400 how=(--connections 64) ;;
+        connection) less=100 more=500 how=(--mode connect --connections 4) ;;
+        single) less=400 more=2000 how=(--connections 1) ;;
+        *)
+            less=$((connections * 4 > 1280 ? connections * 4 : 1280)) more=$((less * 4))
+            how=(--connections "$connections" --size "$size")
+            ;;
+    esac
+    less=$((less / divide)) more=$((more / divide))
+}
+
+# measure CASE: sets $measured to the requests of one echo, by the difference of two runs
 measure()
 {
-    local case=$1 less=$(($2 / divide)) more=$(($3 / divide))
-    shift 3
-    measured=0
-    [[ " $cases " == *" $case "* ]] || return
+    local case=$1 less more how
+    how_of "$case"
     rm -f "$counts.$case.names"
-    count "$counts.less" --count $less "$@"
-    count "$counts.more" --count $more "$@"
+    count "$counts.less" --count $less "${how[@]}"
+    count "$counts.more" --count $more "${how[@]}"
     measured=$(join -a 1 -a 2 -e 0 -o 0,1.2,2.2 "$counts.less" "$counts.more" |
         awk -v ops=$((more - less)) -v to="$counts.$case.names" '
         { d = ($3 - $2) / ops; total += d }
@@ -96,23 +112,22 @@ measure()
 # count_server NAME EXE ...: all repetitions of one server, then its line
 count_server()
 {
-    local name=$1 r pending=() saturated=() connection=() single=()
+    local name=$1 r case text
+    local -A found=([pending]=0 [saturated]=0 [connection]=0 [single]=0)
     shift
+    for case in $cases; do found[$case]=''; done
     counts=$bench_out/requests.$name
     for ((r = 1; r <= repeat; r++)); do
         server_start requests "$@"
         count "$counts.warm" --mode connect --connections 64 --count 256
-        measure pending 100 500 --think-ms 2
-        pending+=("$measured")
-        measure saturated 1280 6400 --connections 64
-        saturated+=("$measured")
-        measure connection 100 500 --mode connect --connections 4
-        connection+=("$measured")
-        measure single 400 2000 --connections 1
-        single+=("$measured")
+        text=''
+        for case in $cases; do
+            measure "$case"
+            found[$case]+=" $measured"
+            text+=" $case $measured"
+        done
         server_stop "$server_pid"
-        echo "run $r of $name: pending ${pending[-1]} saturated ${saturated[-1]}" \
-            "connection ${connection[-1]} single ${single[-1]}"
+        echo "run $r of $name:$text"
     done
     if [ -n "$names" ]; then
         for case in $cases; do
@@ -120,9 +135,14 @@ count_server()
             sort -k2,2gr "$counts.$case.names" | awk '{ printf "  %-28s %6.2f\n", $1, $2 }'
         done
     fi
-    printf 'requests %s pending %.2f saturated %.2f connection %.2f single %.2f\n' \
-        "$name" "$(median "${pending[@]}")" "$(median "${saturated[@]}")" \
-        "$(median "${connection[@]}")" "$(median "${single[@]}")"
+    text=''
+    for case in pending saturated connection single $cases; do
+        [[ "$text " != *" $case "* ]] || continue
+        found[$case]=$(median ${found[$case]})
+        text+=$(printf ' %s %.2f' "$case" "${found[$case]}")
+    done
+    echo "requests $name$text"
+    for case in $cases; do bench_json "requests $case" "$name" requests "${found[$case]}"; done
 }
 
 # All on one core: whether bytes are there already must not depend on who else uses the machine.

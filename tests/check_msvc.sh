@@ -4,6 +4,7 @@
 
 cd "$(dirname "$0")/.." || exit 1
 . tests/tools/wine.sh
+. tests/msvc/names.sh
 
 for tool in clang-cl-19 lld-link-19 /usr/include/wine/wine/windows/windows.h; do
     if ! command -v $tool >/dev/null && [ ! -e $tool ]; then
@@ -37,23 +38,6 @@ cat >$work/static.c <<'END'
 #define IOCPNET_STATIC
 #include "../../iocpnet.h"
 END
-
-# Wine's headers define as functions what clang has built in for ARM64 or, in C++, everywhere. Other
-# names keep them apart.
-wine_functions()
-{
-    local name
-    case $1 in
-        x86_64-C++) set -- CompareExchange128 ;;
-        i686-C++)
-            set -- And64 CompareExchangePointer ExchangeAdd64 ExchangePointer Increment64 \
-                Decrement64 Or64 Xor64
-            ;;
-        aarch64-*) set -- CompareExchange128 ;;
-        *) set -- ;;
-    esac
-    for name; do printf ' -D_Interlocked%s=wine_Interlocked%s' "$name" "$name"; done
-}
 
 # compile_header FILE VERSION /TC|/TP OPTION: one compile for $target
 compile_header()

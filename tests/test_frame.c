@@ -645,7 +645,7 @@ static void reads_a_length_whose_every_byte_counts(void)
 {
     iocpnet_frame_desc desc = of_kind(IOCPNET_FRAME_LENGTH);
     iocpnet_framer framer;
-    static const unsigned char big[] = { 0x01, 0x02, 0x03 }, small[] = { 0x03, 0x02, 0x01 };
+    static const unsigned char big[] = { 0x01, 0x02, 0x03 }, little[] = { 0x03, 0x02, 0x01 };
     unsigned char bytes[8] = { 0 };
 
     // 0x010203 behind it is more than is there; only its size is asked for.
@@ -657,7 +657,7 @@ static void reads_a_length_whose_every_byte_counts(void)
 
     desc.little_endian = true;
     memset(bytes, 0, sizeof bytes);
-    memcpy(bytes, small, 3);
+    memcpy(bytes, little, 3);
     CHECK_ERR(iocpnet_framer_init(&framer, &desc), 0);
     CHECK_ERR(next(&framer, bytes, 4), WSAENOBUFS);
     CHECK_EQ(iocpnet_framer_need(&framer), 0x010203 + 4);
@@ -1045,12 +1045,12 @@ static void room_may_change_while_bytes_are_kept(void)
 {
     iocpnet_frame_desc desc = of_kind(IOCPNET_FRAME_LENGTH);
     iocpnet_framer framer;
-    unsigned char small[3], right[8], wide[32];
+    unsigned char little[3], right[8], wide[32];
     static const unsigned char bytes[] = { 0, 0, 0, 4, 'a', 'b', 'c', 'd' };
 
     CHECK_ERR(iocpnet_framer_init(&framer, &desc), 0);
     CHECK_ERR(iocpnet_framer_room(&framer, NULL, 1), WSAEINVAL);
-    CHECK_ERR(iocpnet_framer_room(&framer, small, sizeof small), 0);
+    CHECK_ERR(iocpnet_framer_room(&framer, little, sizeof little), 0);
     CHECK_ERR(next(&framer, bytes, 3), WSAEWOULDBLOCK);
     CHECK_ERR(iocpnet_framer_room(&framer, NULL, 0), WSAEINVAL);
     CHECK_ERR(iocpnet_framer_room(&framer, wide, 2), WSAEINVAL);
@@ -1066,7 +1066,7 @@ static void room_may_change_while_bytes_are_kept(void)
     CHECK_ERR(next(&framer, bytes + 3, 2), WSAEWOULDBLOCK);
     CHECK_ERR(iocpnet_framer_room(&framer, right, sizeof right), 0);
     memset(wide, 0xdd, sizeof wide);
-    memset(small, 0xdd, sizeof small);
+    memset(little, 0xdd, sizeof little);
     CHECK_ERR(next(&framer, bytes + 5, 3), 0);
     CHECK_EQ(got.size, 4);
     CHECK_MEM(got.message, "abcd", 4);

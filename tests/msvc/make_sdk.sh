@@ -18,7 +18,7 @@ sdk=build/msvc-sdk
 mkdir -p $sdk/bin $sdk/lib
 
 # Copies: a link would let a program under Wine that deletes it delete what it points to.
-for name in kernel32 ntdll ucrtbase winecrt0 ws2_32; do
+for name in kernel32 mswsock ntdll ucrtbase winecrt0 ws2_32; do
     cp -f /usr/lib/*/wine/x86_64-windows/lib$name.a "$sdk/lib/$name.lib" || exit 1
 done
 

@@ -25,8 +25,8 @@ void __sanitizer_start_switch_fiber(void **save, const void *bottom, size_t size
 void __sanitizer_finish_switch_fiber(void *save, const void **bottom, size_t *size);
 #endif
 
-// Valgrind has to know which memory is a stack, or it takes a switch for a very large frame. Outside
-// of it these are a few instructions that do nothing.
+// Valgrind has to know which memory is a stack, or it takes a switch for a very large frame.
+// Outside of it these are a few instructions that do nothing.
 #ifdef __has_include
 #if __has_include(<valgrind/valgrind.h>)
 #include <valgrind/valgrind.h>

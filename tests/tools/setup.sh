@@ -48,6 +48,16 @@ need_fuzzer()
     need /usr/include/stdio.h libc6-dev
 }
 
+# clang's imitation of MSVC, and Wine's headers and libraries for it.
+need_msvc()
+{
+    need_compiler
+    need_wine
+    need clang-cl-19 clang-tools-19
+    need lld-link-19 lld-19
+    need /usr/include/wine/wine/windows/windows.h libwine-dev
+}
+
 case ${1:-} in
     run)
         need_compiler
@@ -56,6 +66,7 @@ case ${1:-} in
     bench)  # its load generator runs on Linux itself
         need_compiler
         need_wine
+        need gnuplot gnuplot-nox
         need gcc gcc
         need /usr/include/stdio.h libc6-dev
         ;;
@@ -103,18 +114,18 @@ case ${1:-} in
         need gcov gcc
         need /usr/include/stdio.h libc6-dev
         ;;
+    msvc)
+        need_msvc
+        ;;
     ci)  # what only the wider compile tests use
-        need_compiler
+        need_msvc
         need_wine
         need_python
         need nc netcat-openbsd
         need x86_64-w64-mingw32-g++ g++-mingw-w64-x86-64-win32
         need i686-w64-mingw32-gcc gcc-mingw-w64-i686-win32
         need i686-w64-mingw32-g++ g++-mingw-w64-i686-win32
-        need clang-19 clang-19
-        need clang-cl-19 clang-tools-19
-        need lld-link-19 lld-19
-        need /usr/include/wine/wine/windows/windows.h libwine-dev
+        python3 -c 'import yaml' 2>/dev/null || need "python3's yaml" python3-yaml
         need_fuzzer
         ;;
     *)
