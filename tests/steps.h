@@ -70,6 +70,9 @@ static inline LONG64 steps__cas64(volatile LONG64 *p, LONG64 to, LONG64 from)
     return InterlockedCompareExchange64(p, to, from);
 }
 
+#ifdef _MSC_VER
+#include <intrin.h>  // declares it, so not behind what follows
+#endif
 #undef InterlockedExchangeAdd
 #undef InterlockedCompareExchange64
 #undef _ReadWriteBarrier
