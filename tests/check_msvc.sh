@@ -27,7 +27,7 @@ fail()
 
 tests/msvc/make_sdk.sh || fail "tests/msvc/make_sdk.sh made no $sdk"
 
-# ---- the header, for every processor, as C and as C++, as the oldest and as a new cl
+# ---- the header, for every processor, as C and as C++, as cl of 2015, 2017, 2019 and 2022
 
 cat >$work/header.c <<'END'
 #define IOCPNET_IMPLEMENTATION
@@ -56,9 +56,9 @@ compiles=0
 for target in x86_64 i686 aarch64; do
     for as in /TC /TP; do
         compile_header header.c 19.00 $as ''
-        compile_header static.c 19.00 $as /DIOCPNET_DEBUG
-        compile_header header.c 19.39 $as /DIOCPNET_DEBUG
-        compile_header static.c 19.39 $as /O2
+        compile_header static.c 19.10 $as '/permissive- /DIOCPNET_DEBUG'
+        compile_header header.c 19.20 $as '/permissive- /DIOCPNET_DEBUG'
+        compile_header static.c 19.39 $as '/permissive- /O2'
     done
 done
 echo "$compiles compiles of the header"
@@ -120,24 +120,46 @@ wait $server || fail "the echo server ended with exit code $?"
 grep -q '^{' $work/server.txt || fail "the echo server printed no counters at its end"
 echo "100 KB echoed to a Linux client by a program of build.bat"
 
-# ---- build.bat test and a source that does not compile, in a copy
+# ---- build.bat test, twice and from another folder, in a copy whose path has a blank; a source that
+# does not compile; words that it does not know
 
-mkdir -p $work/copy/tests $work/copy/examples
-cp build.bat $work/copy
-cp -R tests/tools tests/t.h tests/test_t.c $work/copy/tests
-cd $work/copy || exit 1
+copy="$work/a copy"
+mkdir -p "$copy/tests" "$copy/examples"
+cp build.bat iocpnet.h "$copy"
+cp -R tests/tools tests/t.h tests/test_t.c tests/compile_all.c "$copy/tests"
 
-build_bat test || { cat "$root/$work/build.txt"; fail "build.bat test"; }
-sed 's/\r$//' "$root/$work/build.txt" | tail -n 1 |
-    grep -qE '^[1-9][0-9]* passed, 0 failed, 0 skipped$' ||
-    { cat "$root/$work/build.txt"; fail "build.bat test does not end with its closing line"; }
+# from_elsewhere WORD ...: the copy's build.bat, this folder being the current one
+from_elsewhere()
+{
+    $wine_command cmd /c "${copy//\//\\}\\build.bat" "$@" </dev/null >$work/build.txt 2>&1 9>&-
+}
 
-echo 'int main(void) { return 0; }' >examples/another.c
-echo 'int main(void) { return }' >examples/broken.c
-echo 'int main(void) { return 0; }' >examples/after.c
-if build_bat examples; then fail "build.bat succeeds though examples/broken.c does not compile"; fi
-grep -q 'broken.c does not compile' "$root/$work/build.txt" ||
-    fail "build.bat does not name broken.c"
-echo "build.bat stops at a source that does not compile"
+for turn in first second; do
+    from_elsewhere test || { cat $work/build.txt; fail "build.bat test, the $turn time"; }
+    sed 's/\r$//' $work/build.txt | tail -n 1 |
+        grep -qE '^[1-9][0-9]* passed, 0 failed, 0 skipped$' ||
+        { cat $work/build.txt; fail "build.bat test does not end with its closing line"; }
+done
+grep -q 'cl iocpnet.h as C++' $work/build.txt || fail "build.bat compiles the header as C only"
 
-echo "PASS msvc: $((compiles + 5)) tests, $((compiles + 7)) checks, 0 skipped"
+echo 'int main(void) { return 0; }' >"$copy/examples/another.c"
+echo 'int main(void) { return }' >"$copy/examples/broken.c"
+echo 'int main(void) { return 0; }' >"$copy/examples/later.c"
+from_elsewhere examples
+[ $? = 1 ] || fail "build.bat does not end with cl's exit code though broken.c does not compile"
+grep -q 'broken.c does not compile' $work/build.txt || fail "build.bat does not name broken.c"
+! grep -q 'later.c' $work/build.txt || fail "build.bat goes on behind a source that fails"
+[ -e "$copy/build/msvc/examples/another.exe" ] || fail "build.bat did not build another.c"
+rm "$copy/examples/broken.c"
+from_elsewhere debug examples || { cat $work/build.txt; fail "build.bat debug"; }
+[ -e "$copy/build/msvc-debug/examples/later.exe" ] || fail "build.bat debug built no later.c"
+from_elsewhere clean debug || fail "build.bat clean debug"
+[ ! -e "$copy/build/msvc-debug" ] && [ -e "$copy/build/msvc" ] ||
+    fail "build.bat clean debug removes the wrong folder"
+for words in bogus 'run fast' 'test arm64'; do
+    from_elsewhere $words
+    [ $? = 2 ] || { cat $work/build.txt; fail "build.bat $words does not end with 2"; }
+done
+echo "build.bat stops at a source that does not compile, and at words that it does not know"
+
+echo "PASS msvc: $((compiles + 9)) tests, $((compiles + 16)) checks, 0 skipped"
