@@ -8848,7 +8848,7 @@ static iocpnet_error iocpnet__conn_offer(iocpnet_conn name, const void *data, si
     worker = own ? own : iocpnet__conn_worker(conn);
     room = !weight ||
            (weight <= limit && (uint32_t)iocpnet__add(&conn->queued, (int32_t)weight) <= limit);
-    drawn = room && iocpnet__draw(worker, IOCPNET__QUEUED, (int64_t)weight, 0);
+    drawn = !weight || (room && iocpnet__draw(worker, IOCPNET__QUEUED, (int64_t)weight, 0));
     if (iocpnet__load(&conn->closing)) {
         error = WSAENOTCONN;
     } else if (!drawn) {
