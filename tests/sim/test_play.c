@@ -1350,6 +1350,16 @@ static void one_step(bool polls)
     }
 }
 
+// Bytes that have come, of all streams.
+static uint64_t all_heard(void)
+{
+    uint64_t sum = 0;
+    LONG i;
+    for (i = 0; i < stream_count && i < STREAMS; i++)
+        sum += (uint64_t)streams[i].heard;
+    return sum;
+}
+
 // Raw ends have read for a while, and nothing failed: what was sent to them has come, and who was
 // refused has heard of it.
 static void check_flow(void)
@@ -1478,12 +1488,10 @@ static void end_iocp(iocpnet_iocp *it, bool close)
 // What was played, for PLAY_TELL=1: a game that does little shows little.
 static void tell_what_was(void)
 {
-    uint64_t bytes = 0, clean = 0, opened = 0, reasons[10] = { 0 };
+    uint64_t clean = 0, opened = 0, reasons[10] = { 0 };
     LONG i;
-    for (i = 0; i < stream_count && i < STREAMS; i++) {
-        bytes += (uint64_t)streams[i].heard;
+    for (i = 0; i < stream_count && i < STREAMS; i++)
         clean += streams[i].clean != 0;
-    }
     for (i = 0; i < player_count; i++) {
         opened += players[i].opened != 0;
         if (players[i].closed) reasons[players[i].reason]++;
@@ -1491,7 +1499,7 @@ static void tell_what_was(void)
     printf(
         "seed %llu: %d of %d connections opened, %d raw, %llu KiB heard, %llu clean ends; closed",
         (unsigned long long)seed, (int)opened, (int)player_count, raw_count,
-        (unsigned long long)bytes / 1024, (unsigned long long)clean);
+        (unsigned long long)all_heard() / 1024, (unsigned long long)clean);
     for (i = 0; i < 10; i++)
         printf(" %d", (int)reasons[i]);
     printf("; %llu calls, %llu switches, %llu ms\n", (unsigned long long)sim_calls(),
@@ -1521,7 +1529,9 @@ static int play(int steps)
     struct sockaddr_in name;
     WSADATA data;
     HANDLE threads[6];
-    int thread_count = 0, poller_count = 0, workers, i, tries, name_bytes = sizeof name;
+    int thread_count = 0, poller_count = 0, workers, i, tries, still = 0;
+    int name_bytes = sizeof name;
+    uint64_t heard = 0;
     u_long on = 1;
     bool polls;
     sim_world w;
@@ -1604,8 +1614,11 @@ static int play(int steps)
         one_step(polls);
 
     InterlockedExchange(&quiet, 1);
-    // All raw ends go on reading for a while, and then leave.
-    for (tries = 0; tries < 40; tries++) {
+    // All raw ends go on reading for a while, and as long as something comes, and then leave.
+    for (tries = 0; tries < 40 || (still < 20 && tries < 2000); tries++) {
+        uint64_t now = all_heard();
+        still = now == heard ? still + 1 : 0;
+        heard = now;
         sim_spare(true);
         for (i = 0; i < raw_count; i++) {
             if (raws[i].s == INVALID_SOCKET) continue;
