@@ -4,8 +4,8 @@
 //
 //   step_before(p, fn)   fn is called once, by the thread that is about to add to *p with an
 //                        interlocked instruction; p NULL: no more
-//   step_count(n, fn)    fn is called once, before the n-th atomic load or store from now on that
-//                        this thread makes; n 0: no more
+//   step_count(n, fn)    fn is called once, behind the n-th atomic load, or before the store, that
+//                        this thread makes from now on; n 0: no more
 //   step_counted()       true: that has come to pass
 //
 // One of each at a time. fn may call anything: what it does itself is not counted.
@@ -57,10 +57,12 @@ static inline void steps__pass(void)
 }
 
 // Behind a load and before a store, of up to 32 bits, or of any size where that is an instruction.
+// First the barrier: the simulator takes it to be that of the last load, so no load of this file's
+// may come in between.
 static inline void steps__barrier(void)
 {
-    steps__pass();
     MemoryBarrier();
+    steps__pass();
 }
 
 // Where 64 bits are no single instruction, a load of them is this.
