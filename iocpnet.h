@@ -89,9 +89,9 @@
 // is more: its callbacks are one at a time.
 //
 // Concurrency is how many threads the system lets run; threads is how many there are. A callback
-// that blocks takes one out, so there are twice as many. All of them blocked is a server that
-// stands still. IOCPNET_DEBUG shows what is pending (iocpnet_ledger), poisons what is given back,
-// and asserts.
+// that blocks takes one out, with what came in the same batch (desc.batch) or waits its turn there;
+// so there are twice as many. All of them blocked is a server that stands still. IOCPNET_DEBUG
+// shows what is pending (iocpnet_ledger), poisons what is given back, and asserts.
 //
 // What finishes at once needs no packet (FILE_SKIP_COMPLETION_PORT_ON_SUCCESS) on TCP sockets that
 // the kit made: it runs in place after the callback that started it, at most desc.inline_limit
@@ -7673,15 +7673,13 @@ static void iocpnet__conn_receive_done(iocpnet__conn *conn, iocpnet__worker *wor
     if (conn->ready) iocpnet__conn_show(conn);
 }
 
-// Its receive is pending, nothing has failed, ends, waits or is to be tried again, and what comes
-// is shown as it is.
+// Its receive is pending, so that it is neither dialing nor given away, nothing waits to be shown,
+// and the peer has not finished; nothing has failed, ends or is to be tried again, and what comes
+// is shown as it is. A hand-over awaits its end, too.
 static bool iocpnet__conn_is_usual(const iocpnet__conn *conn)
 {
-    if (!conn->group->plain || !conn->receiving || conn->closed || conn->disconnecting)
-        return false;
-    if (conn->finished || conn->zero || conn->starved || conn->paused || conn->awaits) return false;
-    if (conn->gone || conn->dialing || conn->ready || conn->leaving) return false;
-    return !conn->cancelled && !conn->ending;
+    if (!conn->group->plain || !conn->receiving || conn->closed) return false;
+    return !conn->zero && !conn->starved && !conn->paused && !conn->awaits && !conn->ending;
 }
 
 // What most receives bring: bytes, on a connection of which nothing else is to be thought. The same
