@@ -36,7 +36,8 @@ END {
     print "| server | 1 connection | 64 | 64, 16 KiB | 1,000 | connect, echo, close |" \
         " requests per echo | KiB per idle connection |"
     print "| --- | --- | --- | --- | --- | --- | --- | --- |"
-    n = split("raw_echo echo_server asio_echo select_echo threads_echo raw_echo_again", servers, " ")
+    n = split("raw_echo echo_server asio_echo select_echo threads_echo raw_echo_again", servers,
+        " ")
     for (i = 1; i <= n; i++) {
         s = servers[i]
         idle = plain("idle 1000", s, "%.1f")

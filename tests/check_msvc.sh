@@ -120,8 +120,8 @@ wait $server || fail "the echo server ended with exit code $?"
 grep -q '^{' $work/server.txt || fail "the echo server printed no counters at its end"
 echo "100 KB echoed to a Linux client by a program of build.bat"
 
-# ---- build.bat test, twice and from another folder, in a copy whose path has a blank; a source that
-# does not compile; words that it does not know
+# ---- build.bat test, twice and from another folder, in a copy whose path has a blank; a source
+# that does not compile; words that it does not know
 
 copy="$work/a copy"
 mkdir -p "$copy/tests" "$copy/examples"
