@@ -15,8 +15,8 @@
 #
 # Prints each round, then for each of the others: pairs A B ratio M [least-most] (N) p50_us A B
 # p99_us A B rate A B, the ratio being B's rate by A's, and the rest the medians of what the load
-# saw between a message and its echo, and of the rates. With BENCH_JSON=FILE the same goes there as
-# lines of JSON.
+# saw between a message and its echo, and of the rates. Then the same for B beside each that is
+# behind it: pairs C B. With BENCH_JSON=FILE the ratios by A go there as lines of JSON.
 
 . "$(dirname "$0")/lib.sh"
 
@@ -98,37 +98,43 @@ column()
     median $(awk -v i="$1" -v field="$2" '$1 == i { print $field }' "$figures")
 }
 
-# ratios NUMBER: by the first, a line for each round
+# ratios NUMBER BASE: of their rates, a line for each round
 ratios()
 {
-    awk -v i="$1" '$1 == 0 { a[$2] += $3 } $1 == i { b[$2] += $3 }
+    awk -v i="$1" -v base="$2" '$1 == base { a[$2] += $3 } $1 == i { b[$2] += $3 }
         END { for (r in a) printf "%.3f\n", (a[r] > 0 ? b[r] / a[r] : 0) }' "$figures"
 }
 
 # What the control says can't be told apart.
-blur=1
+blur=
 if [ -n "$control" ]; then
-    values=$(ratios $((count - 1)))
+    values=$(ratios $((count - 1)) 0)
     blur=$(awk -v low="$(least $values)" -v high="$(most $values)" \
         'BEGIN { printf "%.3f", (high - 1 > 1 - low ? high - 1 : 1 - low) }')
 fi
-for ((i = count - 1; i > 0; i--)); do
-    values=$(ratios $i)
-    ratio=$(median $values) low=$(least $values) high=$(most $values)
-    verdict=
-    if [ -n "$control" ] && [ $i -lt $((count - 1)) ]; then
+
+# beside BASE NUMBER: the line of these two
+beside()
+{
+    local a=$1 b=$2 values ratio verdict=
+    values=$(ratios $b $a)
+    ratio=$(median $values)
+    if [ -n "$control" ] && [ $b -lt $((count - 1)) ]; then
         verdict=$(awk -v r="$ratio" -v blur="$blur" 'BEGIN { if (r < 1 + blur && r > 1 - blur)
-            print "not told apart: the control is within " blur }')
+            print " not told apart: the control is within " blur }')
     fi
-    printf 'pairs %s %s ratio %.3f [%.3f-%.3f] (%d) ' "${names[0]}" "${names[i]}" "$ratio" \
-        "$low" "$high" "$pairs"
-    printf 'p50_us %.0f %.0f p99_us %.0f %.0f rate %.0f %.0f%s\n' "$(column 0 4)" \
-        "$(column $i 4)" "$(column 0 5)" "$(column $i 5)" "$(column 0 3)" "$(column $i 3)" \
-        "${verdict:+ $verdict}"
-done
+    printf 'pairs %s %s ratio %.3f [%.3f-%.3f] (%d) ' "${names[a]}" "${names[b]}" "$ratio" \
+        "$(least $values)" "$(most $values)" "$pairs"
+    printf 'p50_us %.0f %.0f p99_us %.0f %.0f rate %.0f %.0f%s\n' "$(column $a 4)" \
+        "$(column $b 4)" "$(column $a 5)" "$(column $b 5)" "$(column $a 3)" "$(column $b 3)" \
+        "$verdict"
+}
+
+for ((i = count - 1; i > 0; i--)); do beside 0 $i; done
+for ((i = 2; i < count - (control ? 1 : 0); i++)); do beside $i 1; done
 [ -n "${BENCH_JSON:-}" ] || exit 0
 for i in "${!names[@]}"; do
-    values=$(ratios $i)
+    values=$(ratios $i 0)
     name=${names[i]}
     [ -n "$control" ] && [ $i = $((count - 1)) ] && name+=_again
     bench_json "$mode $connections x $size" "$name" "per s" "$(column $i 3)" \

@@ -67,6 +67,7 @@ static ULONGLONG usual_GetTickCount64(void)
 #define fault_CancelIoEx     usual_CancelIoEx
 #define fault_GetTickCount64 usual_GetTickCount64
 
+#include "steps.h"
 #define IOCPNET_IMPLEMENTATION
 #include "../iocpnet.h"
 #include "peer.h"
@@ -417,6 +418,64 @@ static void reading_goes_on_while_a_send_waits_behind_one_that_did_not(void)
     end();
 }
 
+// ---- sends of another thread --------------------------------------------------------------------
+
+static struct {
+    int step;  // behind which it waits
+    volatile LONG inside, go, ended;
+    iocpnet_error error;
+} sender;
+
+static void wait_in_the_send(void)
+{
+    InterlockedExchange(&sender.inside, 1);
+    AWAIT(InterlockedCompareExchange(&sender.go, 0, 0), PEER_MS);
+}
+
+static void send_step_by_step(void *user)
+{
+    (void)user;
+    step_count(sender.step, wait_in_the_send);
+    sender.error = iocpnet_conn_send(guest.conn, block, LIMIT * 6 / 10);
+    step_count(0, NULL);
+    InterlockedExchange(&sender.ended, 1);
+}
+
+// Wherever in its send another thread is: its bytes may have their place already, which are more
+// than half of the limit, or be offered, and nobody has been told.
+static void a_send_may_be_anywhere_while_bytes_come(void)
+{
+    size_t count = LIMIT * 6 / 10;
+    bool inside_it = true;
+    int steps;
+
+    usual();
+    settings->send_limit_bytes = LIMIT;
+    REQUIRE(begin());
+    for (steps = 1; inside_it; steps++) {
+        T_NOTE("step %d", steps);
+        memset((void *)&sender, 0, sizeof sender);
+        sender.step = steps;
+        peer_start(&second, send_step_by_step, NULL);
+        AWAIT(sender.inside || sender.ended, PEER_MS);
+        inside_it = !sender.ended;
+        says("!");
+        // Once it has told, the bytes wait for the packet that it is about to post.
+        PUMP(iocp,
+             guest.heard == (size_t)steps || iocpnet__load(&inside()->bits) & IOCPNET__RECEIVED,
+             PEER_MS);
+        InterlockedExchange(&sender.go, 1);
+        peer_join(&second);
+        CHECK_ERR(sender.error, 0);
+        PUMP(iocp, guest.heard == (size_t)steps, PEER_MS);
+        PUMP(iocp, !iocpnet__load(&inside()->queued), PEER_MS);
+        CHECK_EQ(peer_recv(other, block, count), count);
+        wait_until_usual();
+    }
+    CHECK(steps > 5);
+    end();
+}
+
 int main(int argc, char **argv)
 {
     t_begin(argc, argv, "usual");
@@ -428,5 +487,6 @@ int main(int argc, char **argv)
     T_RUN(a_refusal_in_data_is_followed_by_a_drain);
     T_RUN(each_refusal_in_a_drain_is_followed_by_another);
     T_RUN(reading_goes_on_while_a_send_waits_behind_one_that_did_not);
+    T_RUN(a_send_may_be_anywhere_while_bytes_come);
     return t_end();
 }
