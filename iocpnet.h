@@ -95,8 +95,9 @@
 //
 // What finishes at once needs no packet (FILE_SKIP_COMPLETION_PORT_ON_SUCCESS) on TCP sockets that
 // the kit made: it runs in place after the callback that started it, at most desc.inline_limit
-// times for a packet, then after everybody else's turn, so that one fast peer does not keep a
-// thread from all others. Timers (10) run on the same workers, in the same polls.
+// times for a packet, or once where others wait for the same thread; then it is everybody else's
+// turn, so that one fast peer does not keep a thread from all others. Timers (10) run on the same
+// workers, in the same polls.
 //
 // ---- M5 memory ----------------------------------------------------------------------------------
 //
@@ -489,8 +490,8 @@ typedef struct iocpnet_iocp_desc {
                             // 4096, as is concurrency]
     uint32_t concurrency;   // threads the system lets run at once [one per processor, all groups]
     uint32_t batch;         // most packets taken in one call [64; at most 256]
-    uint32_t inline_limit;  // operations finished in place per packet [8; see no_inline]
-    bool no_inline;         // none is: what is finished at once is posted
+    uint32_t inline_limit;  // operations finished in place while nobody else waits [8]
+    bool no_inline;         // none is, so that each has to wait for its turn
     bool no_skip;           // packets also for operations that finish at once
     uint8_t transmit_mode;  // IOCPNET_TRANSMIT_: how files are sent [automatic]
     uint32_t transmits;     // native file transfers at a time, the process over [2 on client
@@ -2799,7 +2800,7 @@ typedef struct iocpnet__worker {
     volatile int32_t busy;            // it runs callbacks
     uint32_t ask, patience, full;     // packets to ask for; full batches before asking for more
     uintptr_t handle;  // whose packet is being run: only its operations finish in place
-    uint32_t inline_limit, inline_left;
+    uint32_t inline_turn, inline_left;  // operations in place: of each turn, of this one
     iocpnet_op *inline_first, *inline_last;
     // What finished at once, over the bound, comes after the next batch; accepts after the others.
     iocpnet_op *later_first, *later_last;
@@ -2987,7 +2988,7 @@ static iocpnet__worker *iocpnet__worker_make(iocpnet_iocp *iocp)
     worker = (iocpnet__worker *)iocpnet__alloc(sizeof *worker);
     if (!worker) return NULL;
     worker->iocp = iocp;
-    worker->inline_limit = iocp->desc.inline_limit;
+    worker->inline_turn = iocp->desc.inline_limit;
     worker->used = 1;
     worker->ask = 1;
     worker->patience = 1;
@@ -3221,7 +3222,7 @@ static iocpnet_error iocpnet__op_issued(iocpnet_iocp *iocp, iocpnet_op *op, bool
 static void iocpnet__run_op(iocpnet__worker *worker, iocpnet_op *op)
 {
     worker->handle = op->handle;
-    worker->inline_left = worker->inline_limit;
+    worker->inline_left = worker->inline_turn;
     iocpnet__op_finish(worker, op);
     while (worker->inline_first) {
         op = worker->inline_first;
@@ -3269,6 +3270,17 @@ static void iocpnet__run_packet(iocpnet__worker *worker, const OVERLAPPED_ENTRY 
     }
 }
 
+// How much may be done in place in a turn. Whoever is alone goes on, up to the limit, for his next
+// turn costs a look at the port. Where several wait, one look serves all of them, so each gets an
+// answer away and then lets the others have theirs. A thread that may not poll again leaves nothing
+// for later.
+static void iocpnet__share_turns(iocpnet__worker *worker, bool several)
+{
+    uint32_t limit = worker->iocp->desc.inline_limit;
+
+    worker->inline_turn = several && limit && worker->steady ? 1 : limit;
+}
+
 // Runs what was over the bound in earlier turns; what is so now comes after the next batch. And
 // accepts, but not all at once: a new connection costs ten times what a message does, so a storm of
 // them goes behind what the others have to say, in its order.
@@ -3276,8 +3288,10 @@ static void iocpnet__run_later(iocpnet__worker *worker)
 {
     iocpnet_op *op = worker->later_first;
     iocpnet_op *next;
+    uint32_t turn = worker->inline_turn;
     int accepts = 0;
 
+    iocpnet__share_turns(worker, op != worker->later_last);
     worker->later_first = NULL;
     worker->later_last = NULL;
     for (; op; op = next) {
@@ -3288,6 +3302,7 @@ static void iocpnet__run_later(iocpnet__worker *worker)
             iocpnet__run_op(worker, op);
         }
     }
+    worker->inline_turn = turn;
 }
 
 // Runs what waits in the overflow list, oldest first. True if there was something.
@@ -3310,18 +3325,22 @@ static __declspec(noinline) bool iocpnet__run_overflow(iocpnet__worker *worker)
 
 // Asks for more packets while batches come back full, for fewer otherwise. Asking for more than
 // there are costs some systems a call more (Seen: Wine 8.0, one request), so after each vain try it
-// takes twice as many full batches until the next.
+// takes twice as many full batches until the next. It asks for one only while it gets one.
 static void iocpnet__worker_learn(iocpnet__worker *worker, uint32_t got)
 {
     if (got < worker->ask) {
-        worker->ask = worker->ask / 2 ? worker->ask / 2 : 1;
+        iocpnet__share_turns(worker, got > 1);
+        worker->ask -= worker->ask / 2;
         worker->patience = worker->patience < 1024 ? worker->patience * 2 : 1024;
         worker->full = 0;
         return;
     }
     worker->full++;
     if (got == 1 && worker->full < worker->patience) return;
-    if (got > 1) worker->patience = 1;
+    if (got > 1) {
+        iocpnet__share_turns(worker, true);
+        worker->patience = 1;
+    }
     if (worker->ask < worker->iocp->desc.batch) {
         worker->ask =
             worker->ask * 2 < worker->iocp->desc.batch ? worker->ask * 2 : worker->iocp->desc.batch;

@@ -27,7 +27,7 @@ static const common_option options[] = {
       "packets also for operations that finish at once" },
     { "--batch", "N", COMMON_NUMBER, &set.batch, 1, 256, "most packets taken in one call [64]" },
     { "--inline", "N", COMMON_NUMBER, &set.in_place, 0, 1000000,
-      "operations finished in place per packet; 0: none [8]" },
+      "operations finished in place while nobody waits; 0: none [8]" },
     { "--iocps", "N", COMMON_NUMBER, &set.server.iocps, 1, COMMON_IOCPS,
       "spread connections over so many completion ports [1]" },
     { "--recvs", "N", COMMON_NUMBER, &set.recvs, 1, 8,

@@ -1413,6 +1413,92 @@ static void a_flood_on_one_connection_neither_recurses_nor_starves(void)
     free(flood);
 }
 
+// Which of two has been served, one letter a callback, while both had much waiting.
+static struct {
+    char order[1024];
+    volatile LONG count;
+} turns;
+
+static void turn_taken(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    stream *st = IOCPNET_OUTER(op, stream, op);
+    if (turns.count < (LONG)sizeof turns.order) turns.order[turns.count] = st->other ? 'a' : 'b';
+    if (error || !bytes || iocpnet_start_recv(op, &st->socket, st->data, sizeof st->data)) {
+        st->ended = 1;
+    } else {
+        InterlockedIncrement(&turns.count);
+    }
+}
+
+static void wait_for_go(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    (void)op;
+    (void)error;
+    (void)bytes;
+    AWAIT(turns.count == 0, PEER_MS);  // it is less than 0 until all has been started
+}
+
+// On the kit's own threads. Whoever is alone goes on in place, for not to would cost a poll; where
+// two wait, each has one operation in place, and then it is the other one's turn.
+static void those_who_wait_take_turns(void)
+{
+    enum { WAITING = 256, BYTES = 16 };
+    static char flood[WAITING * BYTES];
+    int peers;
+
+    for (peers = 1; peers <= 2; peers++) {
+        iocpnet_iocp *iocp = NULL;
+        iocpnet_iocp_desc desc;
+        SOCKET other[2];
+        stream s[2];
+        probe gate;
+        int polls, at_once;
+        int changes = 0, i;
+
+        T_NOTE("%d wait", peers);
+        memset(&desc, 0, sizeof desc);
+        desc.threads = 1;
+        fault_reset();
+        CHECK_ERR(iocpnet_iocp_open(&iocp, &desc), 0);
+        memset(s, 0, sizeof s);
+        s[0].other = &s[1];
+        for (i = 0; i < peers; i++) {
+            REQUIRE(accepted(iocp, &s[i].socket, &other[i]));
+            s[i].op.done = turn_taken;
+            CHECK(peer_send(other[i], flood, sizeof flood));
+        }
+        turns.count = -1;
+        probe_init(&gate);
+        gate.op.done = wait_for_go;
+        CHECK_ERR(iocpnet_iocp_start(iocp), 0);
+        CHECK_ERR(iocpnet_iocp_post(iocp, &gate.op, 0, 0), 0);
+        for (i = 0; i < peers; i++) {
+            CHECK_ERR(iocpnet_start_recv(&s[i].op, &s[i].socket, s[i].data, BYTES), 0);
+        }
+        polls = (int)counted(iocp, IOCPNET_COUNT_POLLS);
+        at_once = (int)counted(iocp, IOCPNET_COUNT_IN_PLACE);
+        InterlockedExchange(&turns.count, 0);
+        AWAIT(turns.count == WAITING * peers, PEER_MS);
+        polls = (int)counted(iocp, IOCPNET_COUNT_POLLS) - polls;
+        at_once = (int)counted(iocp, IOCPNET_COUNT_IN_PLACE) - at_once;
+        for (i = 1; i < WAITING * peers; i++)
+            changes += turns.order[i] != turns.order[i - 1];
+        T_NOTE("%d changes, %d polls, %d at once", changes, polls, at_once);
+        // Where a system lets many of them wait all the same, their packets say who is next.
+        if (at_once * 10 >= WAITING * 9 * peers) {
+            if (peers == 1) CHECK(polls <= WAITING * 3 / 8);
+            if (peers == 2) CHECK(changes >= WAITING - 64);
+        }
+        for (i = 0; i < peers; i++) {
+            closesocket(other[i]);
+            AWAIT(s[i].ended, PEER_MS);
+            CHECK_ERR(iocpnet_socket_close(&s[i].socket), 0);
+        }
+        CHECK_ERR(iocpnet_iocp_stop(iocp, 1000), 0);
+        close_iocp(iocp);
+    }
+}
+
 // ---- state before the call ----------------------------------------------------------------------
 
 // An op in memory of its own, which the callback spoils the moment it is called. Whoever touches
@@ -1694,6 +1780,7 @@ int main(int argc, char **argv)
     T_RUN(a_datagram_to_nobody_does_not_deafen_the_socket);
     T_RUN(an_oversized_datagram_is_refused_before_the_call);
     T_RUN(a_flood_on_one_connection_neither_recurses_nor_starves);
+    T_RUN(those_who_wait_take_turns);
     T_RUN(nothing_is_touched_after_the_call);
     T_RUN(state_is_published_before_the_call);
     WSACleanup();
