@@ -128,17 +128,15 @@ if [ -n "$quick" ]; then
     rm -f "$log"
 else
     heading "throughput of servers, 1 connection"
-    part one bench/pairs.sh --connections 1 --pairs 6 --seconds 0.5 "${peers[@]}"
+    part one bench/pairs.sh --connections 1 "${peers[@]}"
     heading "throughput, 64 connections"
-    part pairs bench/pairs.sh --pairs 8 --seconds 0.8 --warmup-ms 300 "${peers[@]}"
+    part pairs bench/pairs.sh "${peers[@]}"
     heading "throughput, 64 connections, messages of 16 KiB"
-    part large bench/pairs.sh --size 16384 --pairs 6 --seconds 0.5 "${peers[@]}"
+    part large bench/pairs.sh --size 16384 "${peers[@]}"
     heading "throughput, 1,000 connections"
-    part many bench/pairs.sh --connections 1000 --pairs 4 --seconds 1.5 --warmup-ms 500 \
-        "${peers[@]}"
+    part many bench/pairs.sh --connections 1000 --pairs 8 --seconds 0.4 "${peers[@]}"
     heading "connections made and closed"
-    part connect bench/pairs.sh --mode connect --connections 4 --pairs 6 --seconds 0.5 \
-        "${peers[@]}"
+    part connect bench/pairs.sh --mode connect --connections 4 "${peers[@]}"
     heading "what the bound of operations in place costs and gives"
     part bounds bench/bounds.sh $raw "$kit"
     heading "memory of idle connections"
@@ -150,12 +148,13 @@ else
     part idle bench/idle.sh --name zero_byte --connections 10000 $idle
     heading "requests to Wine's server"
     cells='pending saturated connection 1x64 1x16384 64x16384 1000x64'
-    part requests_raw bench/requests.sh --only "$cells" --name raw_echo $raw
-    part requests_post bench/requests.sh --only "pending saturated connection" \
+    part requests_raw bench/requests.sh --repeat 1 --only "$cells" --name raw_echo $raw
+    part requests_post bench/requests.sh --repeat 1 --only "pending saturated connection" \
         --name raw_echo_post $raw --post
-    part requests_kit bench/requests.sh --names --only "$cells" --name echo_server $kit
-    [ ! -e "${asio%% *}" ] || part requests_asio bench/requests.sh --only "$cells" \
-        --name asio_echo $asio
+    part requests_kit bench/requests.sh --repeat 1 --names --only "$cells" \
+        --name echo_server $kit
+    [ ! -e "${asio%% *}" ] || part requests_asio bench/requests.sh --repeat 1 \
+        --only "$cells" --name asio_echo $asio
     heading "instructions of the kit's own"
     part instructions bench/instructions.sh
 fi
@@ -227,11 +226,11 @@ if [ -e "$out/requests_asio.txt" ]; then
         r=$(field requests_asio "$cell" 'requests ')
         row "requests, $cell" "$r" "$(field requests_kit "$cell" 'requests ')" "$r" most
     done
+    echo "throughput by asio's:"
     for cell in one pairs large many connect; do
         line=$(grep '^pairs asio_echo echo_server ' "$out/$cell.txt")
         ratio=$(awk '{ print $5 }' <<<"$line")
         what=$(sed -n 's/, [0-9]* rounds.*//p' "$out/$cell.txt" | head -n 1)
-        what="throughput by asio's, $what"
         if [[ $line == *'not told apart'* ]]; then
             printf '%-44s %9s %12s   not told apart: the control is within %s\n' \
                 "$what" 1 "$ratio" "${line##* }"

@@ -126,9 +126,9 @@ for bound in $bounds; do
     read -r _ _ spread_a <<<"$(milliseconds "a$bound")"
     by_8=$(median ${by_default[$bound]})
     by_same=$(median ${by_a[$bound]})
+    read -r low high <<<"$(middle ${by_a[$bound]})"
     printf '| %d | %s | %s | %.2f | %.2f [%.2f-%.2f] | %s | %s | %s | %s |\n' "$bound" $counts \
-        "$by_8" "$by_same" "$(least ${by_a[$bound]})" "$(most ${by_a[$bound]})" \
-        "$half" "$tail" "$spread" "$spread_a"
+        "$by_8" "$by_same" "$low" "$high" "$half" "$tail" "$spread" "$spread_a"
     lines+=$(printf 'bounds %d requests %s single %s throughput %.3f by_default %.3f' "$bound" \
         $counts "$by_same" "$by_8")
     lines+=$(printf ' p50_us %.0f p99_us %.0f spread %s yardstick_spread %s' \

@@ -181,14 +181,11 @@ median()
         awk '{ v[NR] = $1 } END { print (v[int((NR + 1) / 2)] + v[int(NR / 2) + 1]) / 2 }'
 }
 
-least()
+# middle VALUE ...: what bounds the middle half of them, as "low high"
+middle()
 {
-    printf '%s\n' "$@" | sort -g | head -n 1
-}
-
-most()
-{
-    printf '%s\n' "$@" | sort -g | tail -n 1
+    printf '%s\n' "$@" | sort -g |
+        awk '{ v[NR - 1] = $1 } END { q = int(NR / 4); print v[q], v[NR - 1 - q] }'
 }
 
 # bench_json BENCH CASE UNIT VALUE [MORE]: a line for $BENCH_JSON where that is set, in the form of

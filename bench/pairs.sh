@@ -5,18 +5,20 @@
 # All run all the time on one Wine server, and one load generator turns from one to the next: A B C
 # C B A makes a round, C B A A B C the next. What counts is the ratio within a round, since absolute
 # figures drift within minutes. Servers and Wine's server share core 0, the load has core 1. The
-# control, a second A, shows what the method can resolve; nearer to 1 than that means nothing.
+# control, a second A, shows what the method can resolve: nearer to 1 than the middle half of its
+# rounds means nothing, nor does a middle half with 1 in it.
 #
-#   --pairs N        [8] rounds  --seconds S    of one load [0.4]
-#   --connections N  [64]        --warmup-ms T  before it, not measured [100]
-#   --size BYTES     [64]        --no-control
+#   --pairs N       [12] rounds  --seconds S    of one load [0.25]
+#   --connections N [64]         --warmup-ms T  before it, not measured [100]
+#   --size BYTES    [64]         --no-control
 #   --mode echo|connect          [echo]
-#   --free           nothing is bound to a core
+#   --free          nothing is bound to a core
 #
-# Prints each round, then for each of the others: pairs A B ratio M [least-most] (N) p50_us A B
-# p99_us A B rate A B, the ratio being B's rate by A's, and the rest the medians of what the load
-# saw between a message and its echo, and of the rates. Then the same for B beside each that is
-# behind it: pairs C B. With BENCH_JSON=FILE the ratios by A go there as lines of JSON.
+# Prints each round, then for each of the others: pairs A B ratio M [low-high] (N) p50_us A B p99_us
+# A B rate A B, the ratio being B's rate by A's with the middle half of the rounds, and the rest the
+# medians of what the load saw between a message and its echo, and of the rates. Then the same for B
+# beside each that is behind it: pairs C B. With BENCH_JSON=FILE the ratios by A go there as JSON,
+# one on a line.
 
 . "$(dirname "$0")/lib.sh"
 
@@ -26,7 +28,7 @@ usage()
     exit 2
 }
 
-pairs=8 connections=64 size=64 seconds=0.4 warmup_ms=100 mode=echo control=1 free=''
+pairs=12 connections=64 size=64 seconds=0.25 warmup_ms=100 mode=echo control=1 free=''
 while [[ ${1:-} == --* ]]; do
     case $1 in
         --pairs) pairs=${2:?} && shift ;;
@@ -106,25 +108,27 @@ ratios()
 }
 
 # What the control says can't be told apart.
-blur=
+blur=0
 if [ -n "$control" ]; then
-    values=$(ratios $((count - 1)) 0)
-    blur=$(awk -v low="$(least $values)" -v high="$(most $values)" \
+    read -r low high <<<"$(middle $(ratios $((count - 1)) 0))"
+    blur=$(awk -v low="$low" -v high="$high" \
         'BEGIN { printf "%.3f", (high - 1 > 1 - low ? high - 1 : 1 - low) }')
 fi
 
 # beside BASE NUMBER: the line of these two
 beside()
 {
-    local a=$1 b=$2 values ratio verdict=
+    local a=$1 b=$2 values ratio low high verdict=
     values=$(ratios $b $a)
     ratio=$(median $values)
+    read -r low high <<<"$(middle $values)"
     if [ -n "$control" ] && [ $b -lt $((count - 1)) ]; then
-        verdict=$(awk -v r="$ratio" -v blur="$blur" 'BEGIN { if (r < 1 + blur && r > 1 - blur)
-            print " not told apart: the control is within " blur }')
+        verdict=$(awk -v r="$ratio" -v low="$low" -v high="$high" -v blur="$blur" 'BEGIN {
+            if ((low <= 1 && high >= 1) || (r < 1 + blur && r > 1 - blur))
+                print " not told apart: the control is within " blur }')
     fi
     printf 'pairs %s %s ratio %.3f [%.3f-%.3f] (%d) ' "${names[a]}" "${names[b]}" "$ratio" \
-        "$(least $values)" "$(most $values)" "$pairs"
+        "$low" "$high" "$pairs"
     printf 'p50_us %.0f %.0f p99_us %.0f %.0f rate %.0f %.0f%s\n' "$(column $a 4)" \
         "$(column $b 4)" "$(column $a 5)" "$(column $b 5)" "$(column $a 3)" "$(column $b 3)" \
         "$verdict"
@@ -135,10 +139,10 @@ for ((i = 2; i < count - (control ? 1 : 0); i++)); do beside $i 1; done
 [ -n "${BENCH_JSON:-}" ] || exit 0
 for i in "${!names[@]}"; do
     values=$(ratios $i 0)
+    read -r low high <<<"$(middle $values)"
     name=${names[i]}
     [ -n "$control" ] && [ $i = $((count - 1)) ] && name+=_again
     bench_json "$mode $connections x $size" "$name" "per s" "$(column $i 3)" \
         "$(printf '"ratio":%s,"ratio_low":%s,"ratio_high":%s,"p50_us":%s,"p99_us":%s' \
-            "$(median $values)" "$(least $values)" "$(most $values)" "$(column $i 4)" \
-            "$(column $i 5)")"
+            "$(median $values)" "$low" "$high" "$(column $i 4)" "$(column $i 5)")"
 done
