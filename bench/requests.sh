@@ -1,6 +1,7 @@
 #!/bin/bash
 # requests.sh [options] EXE [ARGUMENT ...]: counts what one echo costs Wine's server, in requests,
-# for one echo server.
+# for one echo server. requests.sh --check: for the kit's [build/x64], and fails above the bounds
+# below; the last line is "N passed, N failed, N skipped".
 #
 # Under Wine nearly every call on a socket is a round trip to a single-threaded server process, and
 # the number of these is the only figure here that does not depend on the machine. It counts the
@@ -24,10 +25,14 @@
 
 . "$(dirname "$0")/lib.sh"
 
+# What Wine 8.0 is asked for one echo, and a little: whether bytes are there already is chance.
+bounds='pending 11.15 saturated 6.3 connection 22 1x64 6.8 64x16384 6.3'
+check=''
 names='' repeat=3 name='' divide=1 pause=0.3 few=6144
 option='' values='' cases='pending saturated connection'
 while [[ ${1:-} == --* ]]; do
     case $1 in
+        --check) check=1 repeat=1 ;;
         --names) names=1 ;;
         --quick) repeat=1 divide=4 pause=0.1 few=2048 ;;
         --repeat) repeat=$2 && shift ;;
@@ -38,6 +43,16 @@ while [[ ${1:-} == --* ]]; do
     esac
     shift
 done
+if [ -n "$check" ]; then
+    set -- build/x64/examples/echo_server.exe --threads 1
+    cases=$(xargs -n 2 <<<"$bounds" | cut -d ' ' -f 1 | xargs)
+    version=$($wine_command --version)
+    if [[ $version != wine-8.0* ]]; then
+        echo "SKIP requests: the bounds are those of Wine 8.0, this is $version"
+        echo "0 passed, 0 failed, 1 skipped"
+        exit 0
+    fi
+fi
 [ $# -gt 0 ] || { sed -n '2,/^$/s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 name=${name:-$(basename "$1" .exe)}
 
@@ -109,11 +124,12 @@ measure()
         END { printf "%.2f\n", total }')
 }
 
-# count_server NAME EXE ...: all repetitions of one server, then its line
+# count_server NAME EXE ...: all repetitions of one server, then its line; sets $found
+declare -A found
 count_server()
 {
     local name=$1 r case text
-    local -A found=([pending]=0 [saturated]=0 [connection]=0 [single]=0)
+    found=([pending]=0 [saturated]=0 [connection]=0 [single]=0)
     shift
     for case in $cases; do found[$case]=''; done
     counts=$bench_out/requests.$name
@@ -155,3 +171,18 @@ else
     count_server "$name" "$@"
 fi
 [ -n "${BENCH_SHARED:-}" ] || rm -f "$log"
+[ -n "$check" ] || exit 0
+
+over=''
+while read -r case most; do
+    if awk -v n="${found[$case]}" -v most="$most" 'BEGIN { exit n > 0 && n <= most }'; then
+        echo "$case: ${found[$case]} requests, at most $most"
+        over+=" $case"
+    fi
+done < <(xargs -n 2 <<<"$bounds")
+if [ -n "$over" ]; then
+    echo "FAIL requests:$over"
+    echo "0 passed, 1 failed, 0 skipped"
+    exit 1
+fi
+echo "1 passed, 0 failed, 0 skipped"

@@ -15,7 +15,6 @@ wine_begin || exit 1
 
 # Output goes to a file, shown as it grows: Wine's cmd and a pipe do not go together.
 said=build/msvc-said.txt
-: >$said
 child=''
 quit()
 {
@@ -25,11 +24,17 @@ quit()
 }
 trap wine_end EXIT
 trap quit INT TERM
-$wine_command cmd /c build.bat "$@" </dev/null >>$said 2>&1 9>&- &
-child=$!
-tail -n +1 -f --pid=$child -s 0.2 $said | sed -u 's/\r$//' &
-wait $child
-code=$?
-child=''
-wait
-exit $code
+# Wine's cmd does not always find a program that is there (Seen: Wine 8.0, once in 3000 calls):
+# that is said, and build.bat begins once more.
+for try in first second; do
+    : >$said
+    $wine_command cmd /c build.bat "$@" </dev/null >>$said 2>&1 9>&- &
+    child=$!
+    tail -n +1 -f --pid=$child -s 0.2 $said | sed -u 's/\r$//' &
+    wait $child
+    code=$?
+    child=''
+    wait
+    [ $try = first ] && grep -q "^Can't recognize 'cl " $said || exit $code
+    echo "msvc: Wine's cmd has not found cl; once more ..."
+done

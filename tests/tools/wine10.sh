@@ -1,7 +1,8 @@
 #!/bin/bash
-# wine10.sh [NAME ...]: builds the tests and runs them under Wine 10, first the x64 programs, then
-# the x86 ones, or those whose names contain a NAME. The last line is "N passed, N failed,
-# N skipped"; exit code 1 when anything failed.
+# wine10.sh [--prepare | NAME ...]: builds the tests and runs them under Wine 10, first the x64
+# programs, then the x86 ones, or those whose names contain a NAME. The last line is "N passed,
+# N failed, N skipped"; exit code 1 when anything failed. --prepare fetches and builds, and runs
+# nothing.
 #
 # Wine 10 is Debian's, in a root folder for each of the two: a 32-bit Wine is no part of a 64-bit
 # one. Each takes a minute or two and 1.1 GB the first time. It needs root, debootstrap, the network
@@ -192,6 +193,7 @@ for arch in $arches; do
 done
 wait
 fetching=()
+[ "${1:-}" != --prepare ] || exit 0
 
 sum_form='^([0-9]+) passed, ([0-9]+) failed, ([0-9]+) skipped$'
 for arch in $arches; do
