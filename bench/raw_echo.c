@@ -28,7 +28,7 @@
 //   send_socket 1              WSASend
 // The looks at the port are shared by all that is runnable and do not show. A connection that has
 // used up its turns waits in a list of its worker's own; with --post it goes by way of the port
-// instead, which costs 0.4 (add_completion and remove_completion, once in five echoes).
+// instead, which costs 2 (add_completion and remove_completion).
 //
 // One connect, echo and close, 20 when the server is busy, up to 2 more when it sleeps in between:
 //   get_handle_fd 3            WSARecv, WSASend, WSARecv
