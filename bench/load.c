@@ -253,6 +253,13 @@ static void advance(struct slot *s)
     }
 }
 
+// A run of so many seconds begins when each connection has had an echo: until then it is accepts
+// that are seen.
+static bool served(void)
+{
+    return set.count || ended + errors >= set.connections;
+}
+
 static void begin_clock(uint64_t at)
 {
     measure_ns = at + (uint64_t)set.warmup_ms * 1000000u;
@@ -277,7 +284,7 @@ static void usage(FILE *to)
             "  --seconds S               how long; hold: 0 is until a line or the end of stdin\n"
             "  --count N                 exactly so many echoes or connections instead\n"
             "  --think-ms T              pause between an answer and the next message\n"
-            "  --warmup-ms T             not measured at the start\n");
+            "  --warmup-ms T             not measured, after the first echo of each\n");
 }
 
 static bool whole(const char *text, long long least, long long most, long long *value)
@@ -369,7 +376,7 @@ int main(int argc, char **argv)
     long next = 0;
     uint32_t random = 2463534242u;
     double seconds;
-    bool together = false;
+    bool together = false, timed = false;
     uint64_t moved, stop_ns = 0;
     int rc = options(argc, argv);
 
@@ -396,8 +403,9 @@ int main(int argc, char **argv)
         slots[i].fd = -1;
         slots[i].number = (uint32_t)i;
     }
-    // The loops of echo mode begin together, when all are connected; the clock starts then.
+    // The loops of echo mode begin together, when all are connected.
     begin_clock(clock_ns);
+    if (set.mode == MODE_ECHO && !set.count) measure_ns = end_ns = UINT64_MAX;
     for (;;) {
         // Opened in waves: more SYNs at once than the listener's backlog would cost a second each.
         while (next < set.connections && !interrupted && connecting < 128 &&
@@ -407,7 +415,6 @@ int main(int argc, char **argv)
         clock_ns = now();
         if (set.mode == MODE_ECHO && !together && next == set.connections && !connecting) {
             together = true;
-            begin_clock(clock_ns);
             for (long i = 0; i < set.connections; i++) {
                 if (slots[i].state != WAIT_TURN) continue;
                 if (enough()) {
@@ -417,6 +424,10 @@ int main(int argc, char **argv)
                 }
                 advance(&slots[i]);
             }
+        }
+        if (together && !timed && served()) {
+            timed = true;
+            begin_clock(clock_ns);
         }
         while (think_head && think_head->due <= clock_ns) {
             struct slot *s = think_head;
