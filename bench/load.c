@@ -53,6 +53,7 @@ static struct {
 } set = { 0, 1, 64, 0, 0, 0, 0, MODE_ECHO };
 
 static unsigned char *block;
+static struct slot *slots;
 static int epoll_fd;
 static struct slot *think_head, **think_tail = &think_head;
 static long long begun, ended, measured, errors;
@@ -372,7 +373,6 @@ int main(int argc, char **argv)
     struct rlimit files;
     struct sigaction act = { .sa_handler = on_signal };
     struct epoll_event events[512];
-    struct slot *slots;
     long next = 0;
     uint32_t random = 2463534242u;
     double seconds;

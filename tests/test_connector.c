@@ -537,7 +537,7 @@ static iocpnet_address silent_address(void)
         peer_address(&name, &size, AF_INET, number);
         filler[i] = peer_socket(AF_INET, SOCK_STREAM);
         ioctlsocket(filler[i], (long)FIONBIO, &on);
-        connect(filler[i], (struct sockaddr *)&name, size);
+        (void)connect(filler[i], (struct sockaddr *)&name, size);
         Sleep(2);
     }
     FD_ZERO(&done);

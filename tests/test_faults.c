@@ -217,7 +217,7 @@ static void load_functions(void)
     const iocpnet_ext *ext = NULL;
     iocpnet_error error = iocpnet_ext_load(s, &ext);
     CHECK_EQ(error == 0, ext != NULL);
-    if (!error && ext->accept_ex && ext->connect_ex && ext->disconnect_ex && ext->transmit_file) {
+    if (ext && ext->accept_ex && ext->connect_ex && ext->disconnect_ex && ext->transmit_file) {
         finished = 1;
     }
     closesocket(s);

@@ -865,10 +865,12 @@ static int take_as_child(const char *path)
 {
     WSAPROTOCOL_INFOW info;
     FILE *file = fopen(path, "rb");
+    size_t got;
     SOCKET l;
     if (!file) return 1;
-    if (fread(&info, sizeof info, 1, file) != 1) return 2;
+    got = fread(&info, sizeof info, 1, file);
     fclose(file);
+    if (got != 1) return 2;
     l = WSASocketW(FROM_PROTOCOL_INFO, FROM_PROTOCOL_INFO, FROM_PROTOCOL_INFO, &info, 0,
                    WSA_FLAG_OVERLAPPED);
     while (l != INVALID_SOCKET) {  // its parent ends it

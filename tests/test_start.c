@@ -1294,13 +1294,12 @@ static void a_cancel_before_a_retry_calls_back_at_once(void)
 
 static void an_oversized_datagram_is_refused_before_the_call(void)
 {
+    static char data[70000];
     iocpnet_iocp *iocp = open_iocp(1, false);
     iocpnet_socket s;
     iocpnet_address at, peer_at, six, none;
     SOCKET peer;
     probe p;
-    char *data = (char *)calloc(1, 70000);
-    REQUIRE(data != NULL);
     REQUIRE(udp_pair(iocp, &s, &at, &peer, &peer_at));
     probe_init(&p);
     CHECK_ERR(iocpnet_address_parse(&six, "::1", 9), 0);
@@ -1316,7 +1315,6 @@ static void an_oversized_datagram_is_refused_before_the_call(void)
     PROBE_AWAIT(iocp, &p);
     CHECK_ERR(p.error, 0);
     CHECK_EQ(p.bytes, 65507);
-    free(data);
     closesocket(peer);
     CHECK_ERR(iocpnet_socket_close(&s), 0);
     close_iocp(iocp);
@@ -1353,9 +1351,8 @@ static void a_flood_on_one_connection_neither_recurses_nor_starves(void)
 {
     static const uint32_t limits[] = { 0, 1, 32 };
     enum { FLOOD = 64 * 1024 };
-    char *flood = (char *)malloc(FLOOD);
+    static char flood[FLOOD];
     int k;
-    REQUIRE(flood != NULL);
     memset(flood, 'f', FLOOD);
     for (k = 0; k < 3; k++) {
         iocpnet_iocp *iocp = NULL;
@@ -1410,7 +1407,6 @@ static void a_flood_on_one_connection_neither_recurses_nor_starves(void)
         CHECK_ERR(iocpnet_socket_close(&b.socket), 0);
         close_iocp(iocp);
     }
-    free(flood);
 }
 
 // Which of two has been served, one letter a callback, while both had much waiting.

@@ -89,6 +89,8 @@ case ${1:-} in
         need_compiler
         need cppcheck cppcheck
         need clang-tidy clang-tidy
+        need gcc gcc  # for the load generator, which runs on Linux itself
+        need /usr/include/stdio.h libc6-dev
         ;;
     format)
         need clang-format clang-format
