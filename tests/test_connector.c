@@ -314,17 +314,15 @@ typedef struct stream {
 static void send_stream(void *user)
 {
     stream *s = (stream *)user;
-    static const size_t each = 16384;
-    unsigned char *piece = (unsigned char *)malloc(each);
+    unsigned char piece[16384];
     size_t at, n;
     s->ok = 1;
     for (at = 0; at < s->total && s->ok; at += n) {
-        n = s->total - at < each ? s->total - at : each;
+        n = s->total - at < sizeof piece ? s->total - at : sizeof piece;
         peer_fill(piece, n, at, s->seed);
         if (!peer_send(s->to, piece, n)) s->ok = 0;
     }
     if (s->finish) shutdown(s->to, SD_SEND);
-    free(piece);
 }
 
 // Receives bytes of a seed until the end, or until total are there. Returns how many were right.

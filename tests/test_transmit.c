@@ -403,11 +403,10 @@ static void a_unit_is_the_same_bytes_in_every_mode(void)
         { "empty files", empties, 7 },
         { "file position", at_position, 3 },
     };
-    unsigned char *want = (unsigned char *)malloc(4 * FILE_SIZE);
+    static unsigned char want[4 * FILE_SIZE];
     int m;
     size_t c, total;
     T_LIMIT(40);
-    REQUIRE(want != NULL);
     peer_fill(memory, sizeof memory, 0, 2);
     for (m = 0; m < 6; m++) {
         HANDLE file, overlapped, empty;
@@ -448,7 +447,6 @@ static void a_unit_is_the_same_bytes_in_every_mode(void)
         CloseHandle(empty);
         end();
     }
-    free(want);
 }
 
 static void a_long_unit_is_cut_into_calls_of_many_pieces(void)
@@ -456,9 +454,8 @@ static void a_long_unit_is_cut_into_calls_of_many_pieces(void)
     enum { COUNT = 300 };
     static iocpnet_element elements[COUNT];
     static piece pieces[COUNT];
-    unsigned char *want = (unsigned char *)malloc(COUNT * 2000);
+    static unsigned char want[COUNT * 2000];
     int m, i;
-    REQUIRE(want != NULL);
     for (m = 0; m < 3; m++) {
         HANDLE file;
         unit u;
@@ -487,7 +484,6 @@ static void a_long_unit_is_cut_into_calls_of_many_pieces(void)
         CloseHandle(file);
         end();
     }
-    free(want);
 }
 
 static void nothing_but_empty_files_calls_back_once_with_nothing(void)
@@ -518,9 +514,8 @@ static void nothing_but_empty_files_calls_back_once_with_nothing(void)
 
 static void head_file_and_tail_in_the_form_of_transmit_file(void)
 {
+    static unsigned char want[FILE_SIZE + 100];
     int m, form;
-    unsigned char *want = (unsigned char *)malloc(FILE_SIZE + 100);
-    REQUIRE(want != NULL);
     peer_fill(memory, sizeof memory, 0, 2);
     for (m = 0; m < 3; m++) {
         for (form = 1; form < 8; form++) {  // bits: head, file, tail
@@ -567,7 +562,6 @@ static void head_file_and_tail_in_the_form_of_transmit_file(void)
             end();
         }
     }
-    free(want);
 }
 
 // ---- what is refused ----------------------------------------------------------------------------
@@ -973,9 +967,8 @@ static void a_cancelled_unit_calls_back_once(void)
 {
     static const int cancelled[] = { IOCPNET_TRANSMIT_FILE, IOCPNET_TRANSMIT_COPY };
     enum { BIG = 16 << 20 };
-    char *big = (char *)calloc(1, BIG);
+    static char big[BIG];
     int i, memory_only;
-    REQUIRE(big != NULL);
     for (i = 0; i < 2; i++) {
         for (memory_only = 0; memory_only < 2; memory_only++) {
             iocpnet_element e[2];
@@ -1012,7 +1005,6 @@ static void a_cancelled_unit_calls_back_once(void)
             end();
         }
     }
-    free(big);
 }
 
 static void no_step_follows_a_cancel(void)

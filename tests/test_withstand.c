@@ -317,9 +317,8 @@ static void ask_finish_and_take_the_answer(void *user)
     while ((left = InterlockedDecrement(&turns_left)) >= 0) {
         size_t size = 1 + (size_t)(left * 7919 % most);
         SOCKET s = peer_connect(port);
-        bool ok = peer_send(s, block + left % 1000, size) && shutdown(s, SD_SEND) == 0;
-        ok =
-            ok && got && peer_recv(s, got, size) == size && !memcmp(got, block + left % 1000, size);
+        bool ok = got && peer_send(s, block + left % 1000, size) && shutdown(s, SD_SEND) == 0;
+        ok = ok && peer_recv(s, got, size) == size && !memcmp(got, block + left % 1000, size);
         if (!ok || peer_end(s)) InterlockedIncrement(&turns_failed);
         closesocket(s);
     }
