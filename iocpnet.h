@@ -95,9 +95,9 @@
 //
 // What finishes at once needs no packet (FILE_SKIP_COMPLETION_PORT_ON_SUCCESS) on TCP sockets that
 // the kit made: it runs in place after the callback that started it, at most desc.inline_limit
-// times for a packet, or once where others wait for the same thread; then it is everybody else's
-// turn, so that one fast peer does not keep a thread from all others. Timers (10) run on the same
-// workers, in the same polls.
+// times for a packet, or once, a connection's sends aside, where others wait for the same thread;
+// then it is everybody else's turn, so that one fast peer does not keep a thread from all others.
+// Timers (10) run on the same workers, in the same polls.
 //
 // ---- M5 memory ----------------------------------------------------------------------------------
 //
@@ -2800,7 +2800,7 @@ typedef struct iocpnet__worker {
     volatile int32_t busy;            // it runs callbacks
     uint32_t ask, patience, full;     // packets to ask for; full batches before asking for more
     uintptr_t handle;  // whose packet is being run: only its operations finish in place
-    uint32_t inline_turn, inline_left;  // operations in place: of each turn, of this one
+    uint32_t inline_left, inline_kept;  // operations in place this turn has left; kept for sends
     iocpnet_op *inline_first, *inline_last;
     // What finished at once, over the bound, comes after the next batch; accepts after the others.
     iocpnet_op *later_first, *later_last;
@@ -2988,7 +2988,6 @@ static iocpnet__worker *iocpnet__worker_make(iocpnet_iocp *iocp)
     worker = (iocpnet__worker *)iocpnet__alloc(sizeof *worker);
     if (!worker) return NULL;
     worker->iocp = iocp;
-    worker->inline_turn = iocp->desc.inline_limit;
     worker->used = 1;
     worker->ask = 1;
     worker->patience = 1;
@@ -3190,17 +3189,18 @@ static void iocpnet__op_append(iocpnet_op **first, iocpnet_op **last, iocpnet_op
 static void iocpnet__op_finished_at_once(iocpnet_iocp *iocp, iocpnet_op *op, size_t bytes)
 {
     iocpnet__worker *worker = iocpnet__worker_here(iocp);
+    bool over = !worker || worker->inline_left <= worker->inline_kept;
 
     op->flags |= IOCPNET__POSTED;
     op->overlapped.internal = 0;
     op->overlapped.internal_high = bytes;
     if (worker) worker->at_once = op;
-    if (!worker || worker->handle != op->handle || (!worker->inline_left && !worker->steady)) {
+    if (!worker || worker->handle != op->handle || (over && !worker->steady)) {
         iocpnet__op_post(iocp, op);
         return;
     }
     iocpnet__count_here(worker, IOCPNET_COUNT_IN_PLACE, 1);
-    if (!worker->inline_left) {
+    if (over) {
         iocpnet__op_append(&worker->later_first, &worker->later_last, op);
         return;
     }
@@ -3222,7 +3222,7 @@ static iocpnet_error iocpnet__op_issued(iocpnet_iocp *iocp, iocpnet_op *op, bool
 static void iocpnet__run_op(iocpnet__worker *worker, iocpnet_op *op)
 {
     worker->handle = op->handle;
-    worker->inline_left = worker->inline_turn;
+    worker->inline_left = worker->iocp->desc.inline_limit;
     iocpnet__op_finish(worker, op);
     while (worker->inline_first) {
         op = worker->inline_first;
@@ -3272,37 +3272,44 @@ static void iocpnet__run_packet(iocpnet__worker *worker, const OVERLAPPED_ENTRY 
 
 // How much may be done in place in a turn. Whoever is alone goes on, up to the limit, for his next
 // turn costs a look at the port. Where several wait, one look serves all of them, so each gets an
-// answer away and then lets the others have theirs. A thread that may not poll again leaves nothing
-// for later.
+// answer away and then lets the others have theirs: of what calls somebody one is done in place;
+// the rest is kept for a connection's sends, which would only wait with their buffers. A thread
+// that may not poll again leaves nothing for later.
 static void iocpnet__share_turns(iocpnet__worker *worker, bool several)
 {
     uint32_t limit = worker->iocp->desc.inline_limit;
 
-    worker->inline_turn = several && limit && worker->steady ? 1 : limit;
+    worker->inline_kept = several && limit && worker->steady ? limit - 1 : 0;
 }
 
 // Runs what was over the bound in earlier turns; what is so now comes after the next batch. And
 // accepts, but not all at once: a new connection costs ten times what a message does, so a storm of
-// them goes behind what the others have to say, in its order.
+// them goes behind what the others have to say, in its order. So does what it receives first, for
+// the thread would keep a buffer for each of a storm.
 static void iocpnet__run_later(iocpnet__worker *worker)
 {
     iocpnet_op *op = worker->later_first;
     iocpnet_op *next;
-    uint32_t turn = worker->inline_turn;
+    uint32_t kept = worker->inline_kept;
+    uint32_t shared;
     int accepts = 0;
 
     iocpnet__share_turns(worker, op != worker->later_last);
+    shared = worker->inline_kept;
     worker->later_first = NULL;
     worker->later_last = NULL;
     for (; op; op = next) {
+        bool accept = op->kind == IOCPNET_OP_ACCEPT;
+
         next = iocpnet__op_next(op);
-        if (op->kind == IOCPNET_OP_ACCEPT && ++accepts > IOCPNET__ACCEPTS) {
+        if (accept && ++accepts > IOCPNET__ACCEPTS) {
             iocpnet__op_append(&worker->later_first, &worker->later_last, op);
-        } else {
-            iocpnet__run_op(worker, op);
+            continue;
         }
+        worker->inline_kept = accept && shared ? shared + 1 : shared;
+        iocpnet__run_op(worker, op);
     }
-    worker->inline_turn = turn;
+    worker->inline_kept = kept;
 }
 
 // Runs what waits in the overflow list, oldest first. True if there was something.

@@ -357,6 +357,50 @@ static void of_a_storm_a_few_come_in_a_turn_and_none_is_lost(void)
     }
 }
 
+// Buffers that are out at most while one of a storm is shown its bytes.
+static volatile LONG storm_inputs, storm_outputs;
+
+static void on_data_in_storm(iocpnet_conn conn, const void *data, size_t size)
+{
+    iocpnet_pool_stats stats;
+    iocpnet_pool_stats_read(listener->group.inputs, &stats);
+    if ((LONG)stats.out > storm_inputs) storm_inputs = (LONG)stats.out;
+    iocpnet_pool_stats_read(listener->group.buffers, &stats);
+    if ((LONG)stats.out > storm_outputs) storm_outputs = (LONG)stats.out;
+    on_echo(conn, data, size);
+}
+
+// With zero_byte a connection has a buffer while it is dealt with, and not while it waits for its
+// turn, neither to receive into nor to send.
+static void a_storm_waits_without_buffers(void)
+{
+    enum { CLIENTS = 64 };
+    char back[4];
+    int i;
+    prepare();
+    storm_inputs = storm_outputs = 0;
+    engine.threads = 1;
+    server.accepts_min = server.accepts_max = CLIENTS;
+    server.conn.zero_byte = true;
+    server.conn.on.data = on_data_in_storm;
+    REQUIRE(begin_idle());
+    gather(CLIENTS);
+    for (i = 0; i < CLIENTS; i++)
+        CHECK(peer_send(crowd[i], "abcd", 4));
+    CHECK_ERR(iocpnet_iocp_start(iocp), 0);
+    for (i = 0; i < CLIENTS; i++)
+        CHECK_EQ(peer_recv(crowd[i], back, 4), 4);
+    t__print("  %ld buffers to receive and %ld to send at most, %d operations in place",
+             (long)storm_inputs, (long)storm_outputs, (int)counted(IOCPNET_COUNT_IN_PLACE));
+    // Each has two receives and a send: where nearly all of them finish at once, none waits.
+    if (counted(IOCPNET_COUNT_IN_PLACE) * 10 >= CLIENTS * 3 * 9) {
+        CHECK(storm_inputs <= 2);
+        CHECK(storm_outputs <= 1);
+    }
+    scatter(CLIENTS);
+    end();
+}
+
 // The second worker can't be made, so the first has to leave, in the middle of a storm: what it has
 // put off is not its own.
 static DWORD starting;  // the thread that starts workers
@@ -1458,6 +1502,7 @@ int main(int argc, char **argv)
     T_RUN(accepts_grow_when_none_is_left_and_shrink_when_quiet);
     T_RUN(several_in_one_batch_are_a_reason_to_grow);
     T_RUN(of_a_storm_a_few_come_in_a_turn_and_none_is_lost);
+    T_RUN(a_storm_waits_without_buffers);
     T_RUN(a_worker_that_leaves_hands_on_what_it_has_put_off);
     T_RUN(silent_crowds_do_not_stop_a_client);
     T_RUN(without_the_event_the_tick_sees_silent_clients);
