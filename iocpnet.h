@@ -273,7 +273,8 @@ IOCPNET_API iocpnet_error iocpnet_error_from_status(uint32_t status);
 // ---- D3 os: Winsock started and ended -----------------------------------------------------------
 
 // Starts Winsock 2.2. Counted by the system, so a host program's own WSAStartup is not disturbed.
-// iocpnet_iocp_open does this itself; call it only to use sockets before that.
+// iocpnet_iocp_open does this itself; call it only to use sockets before that. The kit's own calls
+// come one at a time, for the count of some systems is no atomic one (Seen: Wine 8.0).
 //
 // Returns    0 or the code of WSAStartup.
 // Threads    any.
@@ -2023,7 +2024,8 @@ IOCPNET__DEF iocpnet_error iocpnet_error_from_status(uint32_t status)
 //   iocp.timer_lock   a timer is started, cancelled, taken to be run, or has been run
 //   listener.lock     an accept is started or has finished, a listener is closed, a socket is put
 //                     by for reuse or comes from the accept thread
-//   iocpnet__lock     first and last iocp, extension functions, a name is taken or freed
+//   iocpnet__lock     first and last iocp, Winsock's start and end, extension functions, a name is
+//                     taken or freed
 //   iocpnet__debug    the ledger, with IOCPNET_DEBUG only
 
 static SRWLOCK iocpnet__lock = SRWLOCK_INIT;
@@ -2066,13 +2068,22 @@ static uint64_t iocpnet__now(void)
 IOCPNET__DEF iocpnet_error iocpnet_os_init(void)
 {
     WSADATA data;
+    iocpnet_error error;
 
-    return IOCPNET_OS(WSAStartup)(MAKEWORD(2, 2), &data);
+    iocpnet__lock_enter(&iocpnet__lock);
+    error = IOCPNET_OS(WSAStartup)(MAKEWORD(2, 2), &data);
+    iocpnet__lock_leave(&iocpnet__lock);
+    return error;
 }
 
 IOCPNET__DEF iocpnet_error iocpnet_os_fini(void)
 {
-    return IOCPNET_OS(WSACleanup)() ? iocpnet__wsa_error() : 0;
+    iocpnet_error error;
+
+    iocpnet__lock_enter(&iocpnet__lock);
+    error = IOCPNET_OS(WSACleanup)() ? iocpnet__wsa_error() : 0;
+    iocpnet__lock_leave(&iocpnet__lock);
+    return error;
 }
 
 #ifdef IOCPNET_DEBUG

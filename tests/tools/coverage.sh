@@ -109,7 +109,7 @@ run_native()
             [ "$name" = test_play ] && [ "$seed" != 1 ] && continue
             [ -e "$program.gcda" ] && cp "$program.gcda" "$program.gcda.before"
             if SIM_SEED=$seed SIM_CALM=$([ "$seed" = calm ] && echo 1 || echo 0) \
-                PLAY_SEEDS=${SEEDS:-100} PLAY_STEPS=${STEPS:-2000} \
+                T_SECONDS=${T_SECONDS:-60} PLAY_SEEDS=${SEEDS:-100} PLAY_STEPS=${STEPS:-2000} \
                 timeout -k 5 "${T_NATIVE_SECONDS:-180}" "$program" \
                 </dev/null >"$program.$seed.txt" 2>&1; then
                 ran=$((ran + 1))
