@@ -2811,7 +2811,8 @@ typedef struct iocpnet__worker {
     volatile int32_t busy;            // it runs callbacks
     uint32_t ask, patience, full;     // packets to ask for; full batches before asking for more
     uintptr_t handle;  // whose packet is being run: only its operations finish in place
-    uint32_t inline_left, inline_kept;  // operations in place this turn has left; kept for sends
+    // Operations in place: in a turn, what this one has left, what of that is kept for sends.
+    uint32_t inline_limit, inline_left, inline_kept;
     iocpnet_op *inline_first, *inline_last;
     // What finished at once, over the bound, comes after the next batch; accepts after the others.
     iocpnet_op *later_first, *later_last;
@@ -2999,6 +3000,7 @@ static iocpnet__worker *iocpnet__worker_make(iocpnet_iocp *iocp)
     worker = (iocpnet__worker *)iocpnet__alloc(sizeof *worker);
     if (!worker) return NULL;
     worker->iocp = iocp;
+    worker->inline_limit = iocp->desc.inline_limit;
     worker->used = 1;
     worker->ask = 1;
     worker->patience = 1;
@@ -3233,7 +3235,7 @@ static iocpnet_error iocpnet__op_issued(iocpnet_iocp *iocp, iocpnet_op *op, bool
 static void iocpnet__run_op(iocpnet__worker *worker, iocpnet_op *op)
 {
     worker->handle = op->handle;
-    worker->inline_left = worker->iocp->desc.inline_limit;
+    worker->inline_left = worker->inline_limit;
     iocpnet__op_finish(worker, op);
     while (worker->inline_first) {
         op = worker->inline_first;
@@ -3288,16 +3290,16 @@ static void iocpnet__run_packet(iocpnet__worker *worker, const OVERLAPPED_ENTRY 
 // that may not poll again leaves nothing for later.
 static void iocpnet__share_turns(iocpnet__worker *worker, bool several)
 {
-    uint32_t limit = worker->iocp->desc.inline_limit;
+    bool shares = several && worker->inline_limit && worker->steady;
 
-    worker->inline_kept = several && limit && worker->steady ? limit - 1 : 0;
+    worker->inline_kept = shares ? worker->inline_limit - 1 : 0;
 }
 
 // Runs what was over the bound in earlier turns; what is so now comes after the next batch. And
 // accepts, but not all at once: a new connection costs ten times what a message does, so a storm of
 // them goes behind what the others have to say, in its order. So does what it receives first, for
 // the thread would keep a buffer for each of a storm.
-static void iocpnet__run_later(iocpnet__worker *worker)
+static __declspec(noinline) void iocpnet__run_later(iocpnet__worker *worker)
 {
     iocpnet_op *op = worker->later_first;
     iocpnet_op *next;

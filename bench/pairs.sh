@@ -3,8 +3,9 @@
 # word to the shell ('build/x64/bench/raw_echo.exe --inline 4').
 #
 # All run all the time on one Wine server, and one load generator turns from one to the next: A B C
-# C B A makes a round, C B A A B C the next. What counts is the ratio within a round, since absolute
-# figures drift within minutes. Servers and Wine's server share core 0, the load has core 1. The
+# C B A makes a round, B C A A C B the next: whoever has two turns on end finds its caches warm, so
+# each does in its round. What counts is the ratio within a round, since absolute figures drift
+# within minutes. Servers and Wine's server share core 0, the load has core 1. The
 # control, a second A, shows what the method can resolve: nearer to 1 than the middle half of its
 # rounds means nothing, nor does a middle half with 1 in it.
 #
@@ -15,8 +16,9 @@
 #   --free          nothing is bound to a core
 #
 # Prints each round, then for each of the others: pairs A B ratio M [low-high] (N) p50_us A B p99_us
-# A B rate A B, the ratio being B's rate by A's with the middle half of the rounds, and the rest the
-# medians of what the load saw between a message and its echo, and of the rates. Then the same for B
+# A B rate A B control W, the ratio being B's rate by A's with the middle half of the rounds, W how
+# far from 1 that of the control is at most [0 without one], and the rest the medians of what the
+# load saw between a message and its echo, and of the rates. Then the same for B
 # beside each that is behind it: pairs C B. With BENCH_JSON=FILE the ratios by A go there as JSON,
 # one on a line.
 
@@ -79,11 +81,12 @@ done
 # A line for each load: number of the server, round, rate, half, tail
 figures=$bench_out/pairs.figures
 : >"$figures"
-up=$(seq 0 $((count - 1)))
-down=$(seq $((count - 1)) -1 0)
 for ((round = 1; round <= pairs; round++)); do
-    order="$up $down"
-    ((round % 2)) || order="$down $up"
+    order=
+    for ((k = 0; k < count; k++)); do
+        i=$(((round - 1 + k) % count))
+        order="$i $order $i"
+    done
     for i in $order; do
         echo "$i $round $(rate "${ports[i]}")" >>"$figures"
     done
@@ -129,9 +132,9 @@ beside()
     fi
     printf 'pairs %s %s ratio %.3f [%.3f-%.3f] (%d) ' "${names[a]}" "${names[b]}" "$ratio" \
         "$low" "$high" "$pairs"
-    printf 'p50_us %.0f %.0f p99_us %.0f %.0f rate %.0f %.0f%s\n' "$(column $a 4)" \
+    printf 'p50_us %.0f %.0f p99_us %.0f %.0f rate %.0f %.0f control %s%s\n' "$(column $a 4)" \
         "$(column $b 4)" "$(column $a 5)" "$(column $b 5)" "$(column $a 3)" "$(column $b 3)" \
-        "$verdict"
+        "$blur" "$verdict"
 }
 
 for ((i = count - 1; i > 0; i--)); do beside 0 $i; done
