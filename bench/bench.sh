@@ -187,9 +187,12 @@ row()
     awk -v text="$1" -v raw="${2:--}" -v kit="${3:--}" -v limit="$4" -v sense="$5" -v blur="$6" '
     BEGIN {
         by = (sense == "most" ? kit - limit : limit - kit)
-        verdict = (kit == "-" ? "did not run" : by <= 0 ? "kept" : by > blur + 0 ? "MISSED" :
-            "not told apart: the control is within " blur)
-        printf "%-44s %9s %12s   at %-5s %6s  %s\n", text, raw, kit, sense, limit, verdict }'
+        verdict = "not told apart: the control is within " blur
+        if (by > blur + 0) verdict = "MISSED"
+        if (by <= 0) verdict = "kept"
+        if (kit == "-") verdict = "did not run"
+        printf "%-44s %9s %12s   at %-5s %6s  %s\n", text, raw, kit, sense, limit, verdict
+    }' || failed+=("$1")
 }
 
 # The lesser of the yardstick's figure and a number. Whether bytes wait already is chance now and
