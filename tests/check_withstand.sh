@@ -340,7 +340,9 @@ def churn(count, wine):
          % (count, count * 0.9 / took, start, files(), start_kib / 1024, kib() / 1024,
             '; Wine\'s server %.2f and %.2f MiB' % (start_wine / 1024, kib(wine) / 1024)
             if wine else ''))
-    require(kib() <= start_kib + 1024, 'memory grows: %d KiB, then %d' % (start_kib, kib()))
+    # What the threads' caches may come to hold is no leak: 58 buffers of each of two kinds, a page
+    # of each touched, for four threads on two processors.
+    require(kib() <= start_kib + 2048, 'memory grows: %d KiB, then %d' % (start_kib, kib()))
 
 
 globals()[sys.argv[4]](*map(int, sys.argv[5:]))

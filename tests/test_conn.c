@@ -1653,7 +1653,8 @@ static void the_process_limits_what_is_queued(void)
     CHECK_ERR(error, WSAEWOULDBLOCK);
     CHECK_ERR(iocpnet_conn_send(a, block, sizeof block), WSAEWOULDBLOCK);
     CHECK_ERR(iocpnet_conn_send(b, block, sizeof block), WSAEWOULDBLOCK);
-    CHECK_EQ(guests[1].drained, 0);
+    // The system may have gone on taking: then there is room, and nobody else is to fill it.
+    CHECK(!guests[1].drained || iocpnet__accounts[IOCPNET__QUEUED].left >= 100000);
 
     // It reads: both are told.
     peer_start(&sink_thread, sink, (void *)&first);
