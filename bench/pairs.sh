@@ -2,12 +2,12 @@
 # pairs.sh [options] A B [C ...]: compares the throughput of echo servers; each is a command in one
 # word to the shell ('build/x64/bench/raw_echo.exe --inline 4').
 #
-# All run all the time on one Wine server, and one load generator turns from one to the next: A B C
-# C B A makes a round, B C A A C B the next: whoever has two turns on end finds its caches warm, so
+# All run all the time on one Wine server, and one load generator turns from one to the next: C B A
+# A B C makes a round, A C B B C A the next: whoever has two turns on end finds its caches warm, so
 # each does in its round. What counts is the ratio within a round, since absolute figures drift
-# within minutes. Servers and Wine's server share core 0, the load has core 1. The
-# control, a second A, shows what the method can resolve: nearer to 1 than the middle half of its
-# rounds means nothing, nor does a middle half with 1 in it.
+# within minutes. Servers and Wine's server share core 0, the load has core 1. The control, a second
+# A, shows what the method can resolve: nearer to 1 than the middle half of its rounds means
+# nothing, nor does a middle half with 1 in it.
 #
 #   --pairs N       [12] rounds  --seconds S    of one load [0.25]
 #   --connections N [64]         --warmup-ms T  before it, not measured [100]
@@ -18,9 +18,8 @@
 # Prints each round, then for each of the others: pairs A B ratio M [low-high] (N) p50_us A B p99_us
 # A B rate A B control W, the ratio being B's rate by A's with the middle half of the rounds, W how
 # far from 1 that of the control is at most [0 without one], and the rest the medians of what the
-# load saw between a message and its echo, and of the rates. Then the same for B
-# beside each that is behind it: pairs C B. With BENCH_JSON=FILE the ratios by A go there as JSON,
-# one on a line.
+# load saw between a message and its echo, and of the rates. Then the same for B beside each that is
+# behind it: pairs C B. With BENCH_JSON=FILE the ratios by A go there as JSON, one on a line.
 
 . "$(dirname "$0")/lib.sh"
 
