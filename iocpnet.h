@@ -1215,21 +1215,25 @@ typedef enum iocpnet_reason {
     IOCPNET_CLOSED_HANDED_OVER      // iocpnet_conn_detach: see iocpnet_conn_handle
 } iocpnet_reason;
 
-// What a connection tells you. Calls for one connection never overlap, and close is the last.
+// What a connection tells you. Calls for one connection never overlap, and close is the last. user
+// is what iocpnet_conn_user returns: the desc's, or as given to iocpnet_conn_open, until
+// iocpnet_conn_set_user.
 typedef struct iocpnet_conn_events {
-    // There is a connection. user: of the desc, or as given to iocpnet_conn_open.
+    // There is a connection.
     void (*open)(iocpnet_conn conn, void *user);
     // Bytes have come, or, with desc.frame, one whole message; data is yours until you return (see
     // iocpnet_conn_take).
-    void (*data)(iocpnet_conn conn, const void *data, size_t size);
+    void (*data)(iocpnet_conn conn, void *user, const void *data, size_t size);
     // The peer has finished sending. You may go on, and end with iocpnet_conn_close. Without this
     // callback what was queued by then still goes out, and then the connection closes.
-    void (*finish)(iocpnet_conn conn);
+    void (*finish)(iocpnet_conn conn, void *user);
     // After a refused send: half the limit is free again.
-    void (*drain)(iocpnet_conn conn);
+    void (*drain)(iocpnet_conn conn, void *user);
     // It is over. Comes once for each open, and for each iocpnet_conn_open or iocpnet_conn_adopt
-    // that returned 0.
-    void (*close)(iocpnet_conn conn, iocpnet_reason reason, iocpnet_error error);
+    // that returned 0. The name is still good in here for iocpnet_conn_user, iocpnet_conn_set_user
+    // and iocpnet_conn_address (the peer's), and for iocpnet_conn_handle after a detach; every
+    // other call returns WSAENOTCONN. From the return on it is dead.
+    void (*close)(iocpnet_conn conn, void *user, iocpnet_reason reason, iocpnet_error error);
 } iocpnet_conn_events;
 
 // What stands between the socket and the program on each connection: TLS, compression and the like.
@@ -2785,6 +2789,7 @@ enum {
 enum {
     IOCPNET__BATCH = 256,
     IOCPNET__KEYS = 63,
+    IOCPNET__OWN_KEY = 1,  // of our own sockets, and of what we post ourselves
     IOCPNET__LONGEST_WAIT_MS = 1000,
     IOCPNET__TICK_MS = 50,
     IOCPNET__SLOW_MS = 50,
@@ -3172,7 +3177,7 @@ static void iocpnet__op_post(iocpnet_iocp *iocp, iocpnet_op *op)
 {
     void *first;
 
-    if (IOCPNET_OS(PostQueuedCompletionStatus)(iocp->handle, 0, 1,
+    if (IOCPNET_OS(PostQueuedCompletionStatus)(iocp->handle, 0, IOCPNET__OWN_KEY,
                                                (OVERLAPPED *)(void *)&op->overlapped)) {
         iocpnet__count(iocp, IOCPNET_COUNT_POSTS, 1);
         return;
@@ -3247,7 +3252,21 @@ static void iocpnet__run_op(iocpnet__worker *worker, iocpnet_op *op)
     worker->inline_left = 0;
 }
 
-static void iocpnet__run_packet(iocpnet__worker *worker, const OVERLAPPED_ENTRY *entry)
+// The packet of an op.
+static inline void iocpnet__run_own_packet(iocpnet__worker *worker, OVERLAPPED *overlapped)
+{
+    iocpnet_op *op = IOCPNET_OUTER(overlapped, iocpnet_op, overlapped);
+
+    if (op->kind == IOCPNET_OP_ACCEPT && worker->steady) {
+        iocpnet__op_append(&worker->later_first, &worker->later_last, op);
+    } else {
+        iocpnet__run_op(worker, op);
+    }
+}
+
+// All packets but those of ops on handles with the key of our own.
+static __declspec(noinline) void iocpnet__run_other_packet(iocpnet__worker *worker,
+                                                           const OVERLAPPED_ENTRY *entry)
 {
     iocpnet_iocp *iocp = worker->iocp;
     OVERLAPPED *overlapped = entry->lpOverlapped;
@@ -3273,13 +3292,16 @@ static void iocpnet__run_packet(iocpnet__worker *worker, const OVERLAPPED_ENTRY 
                  overlapped ? iocpnet_error_from_status((uint32_t)overlapped->Internal) : 0,
                  entry->dwNumberOfBytesTransferred);
     } else if (overlapped) {
-        iocpnet_op *op = IOCPNET_OUTER(overlapped, iocpnet_op, overlapped);
+        iocpnet__run_own_packet(worker, overlapped);
+    }
+}
 
-        if (op->kind == IOCPNET_OP_ACCEPT && worker->steady) {
-            iocpnet__op_append(&worker->later_first, &worker->later_last, op);
-        } else {
-            iocpnet__run_op(worker, op);
-        }
+static inline void iocpnet__run_packet(iocpnet__worker *worker, const OVERLAPPED_ENTRY *entry)
+{
+    if (entry->lpCompletionKey == IOCPNET__OWN_KEY && entry->lpOverlapped) {
+        iocpnet__run_own_packet(worker, entry->lpOverlapped);
+    } else {
+        iocpnet__run_other_packet(worker, entry);
     }
 }
 
@@ -3602,7 +3624,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_open(iocpnet_iocp **out, const iocpnet_i
     if (iocp->desc.no_inline) iocp->desc.inline_limit = 0;
     if (!iocp->desc.transmits) iocp->desc.transmits = iocpnet__transmit_cap();
     iocp->wine = iocpnet__is_wine();
-    iocp->attached = 1;  // key 1 is that of what we post ourselves
+    iocp->attached = IOCPNET__OWN_KEY;
     IOCPNET_OS(InitializeSRWLock)(&iocp->lock);
     IOCPNET_OS(InitializeSRWLock)(&iocp->timer_lock);
 
@@ -3644,7 +3666,7 @@ static int32_t iocpnet__key_number(iocpnet_iocp *iocp, uintptr_t key, iocpnet_ra
 {
     int32_t i;
 
-    for (i = 2; i <= iocp->attached; i++) {
+    for (i = IOCPNET__OWN_KEY + 1; i <= iocp->attached; i++) {
         const iocpnet__key *row = &iocp->keys[i];
         if (row->key == key && row->raw == raw && row->user == user) return i;
     }
@@ -3664,7 +3686,9 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_attach(iocpnet_iocp *iocp, uintptr_t han
 
     if (!raw && !key) {
         // Our own sockets, one for each connection: no row of their own, and no lock.
-        if (IOCPNET_OS(CreateIoCompletionPort)((HANDLE)handle, iocp->handle, 1, 0)) return 0;
+        if (IOCPNET_OS(CreateIoCompletionPort)((HANDLE)handle, iocp->handle, IOCPNET__OWN_KEY, 0)) {
+            return 0;
+        }
         return iocpnet__last_error();
     }
     iocpnet__lock_enter(&iocp->lock);
@@ -7470,7 +7494,7 @@ static void iocpnet__conn_finish_reading(iocpnet__conn *conn)
     if (conn->group->desc.frame && iocpnet_framer_kept(&conn->extra->framer)) {
         iocpnet__conn_because(conn, IOCPNET_CLOSED_PROTOCOL, 38);  // ERROR_HANDLE_EOF
     } else if (on->finish && !(conn->group->desc.filter && !conn->extra->filter_ready)) {
-        on->finish(iocpnet__conn_name(conn));
+        on->finish(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user));
         if (!conn->ending) return;
     }
     iocpnet__conn_because(conn, IOCPNET_CLOSED_FINISHED, 0);
@@ -7506,7 +7530,8 @@ static void iocpnet__conn_show_messages(iocpnet__conn *conn, const void *data, s
         extra->shown = (uint32_t)(bytes - size);
         if (!error) {
             iocpnet__count(conn->group->iocp, IOCPNET_COUNT_MESSAGES, 1);
-            conn->group->desc.on.data(iocpnet__conn_name(conn), message, message_size);
+            conn->group->desc.on.data(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user),
+                                      message, message_size);
         } else if (error == WSAENOBUFS) {
             error = iocpnet__conn_make_room(conn);
             conn->ready = waits && error;
@@ -7668,7 +7693,8 @@ static void iocpnet__conn_show(iocpnet__conn *conn)
         iocpnet__conn_show_messages(conn, conn->buffer->data, bytes);
     } else {
         conn->showing = true;
-        conn->group->desc.on.data(iocpnet__conn_name(conn), conn->buffer->data, bytes);
+        conn->group->desc.on.data(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user),
+                                  conn->buffer->data, bytes);
         conn->showing = false;
     }
 }
@@ -7739,7 +7765,8 @@ static inline bool iocpnet__conn_receive_usual(iocpnet__conn *conn)
     conn->receiving = false;
     conn->received_ms = iocpnet__now_32();
     conn->showing = true;
-    group->desc.on.data(iocpnet__conn_name(conn), conn->buffer->data, bytes);
+    group->desc.on.data(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user),
+                        conn->buffer->data, bytes);
     conn->showing = false;
     return true;
 }
@@ -8206,7 +8233,8 @@ static void iocpnet__conn_tell_drain(iocpnet__conn *conn, iocpnet__worker *worke
         conn->asked = iocpnet__load(&conn->refused) == IOCPNET__BY_PROCESS;
         iocpnet__exchange(&conn->refused, 0);
         iocpnet__count_here(worker, IOCPNET_COUNT_DRAINS, 1);
-        if (desc->on.drain) desc->on.drain(iocpnet__conn_name(conn));
+        if (desc->on.drain)
+            desc->on.drain(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user));
         queued = iocpnet__load(&conn->queued);
         iocpnet__conn_flush(conn, worker);
         if (iocpnet__load(&conn->queued) >= queued) return;
@@ -8350,7 +8378,8 @@ static void iocpnet__conn_end(iocpnet__conn *conn, iocpnet__worker *worker)
     }
     iocpnet__count(group->iocp, counters[conn->reason], 1);
     if (group->desc.on.close && conn->opened) {
-        group->desc.on.close(iocpnet__conn_name(conn), (iocpnet_reason)conn->reason, conn->error);
+        group->desc.on.close(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user),
+                             (iocpnet_reason)conn->reason, conn->error);
     }
     worker->running = NULL;
     iocpnet__name_leave(conn, true);  // BUSY stays set: nobody runs it again
@@ -8985,7 +9014,7 @@ IOCPNET__DEF iocpnet_error iocpnet_filter_show(iocpnet_conn name, const void *da
     if (conn->group->desc.frame) {
         iocpnet__conn_show_messages(conn, data, size);
     } else {
-        conn->group->desc.on.data(name, data, size);
+        conn->group->desc.on.data(name, iocpnet__load_pointer(&conn->user), data, size);
     }
     conn->extra->filtering = true;
     return 0;

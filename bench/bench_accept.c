@@ -58,8 +58,9 @@ struct arena {
 static arena arenas[COUNT];
 static double run_ns;
 
-static void on_data(iocpnet_conn conn, const void *data, size_t size)
+static void on_data(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
+    (void)user;
     iocpnet_conn_send(conn, data, size);
 }
 

@@ -70,8 +70,9 @@ static void there_open(iocpnet_conn conn, void *user)
 }
 
 // Any byte asks for a round.
-static void there_data(iocpnet_conn conn, const void *data, size_t size)
+static void there_data(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
+    (void)user;
     (void)data;
     if (size != 1) InterlockedIncrement(&at.wrong);
     at.ns[OWN] = time_user(conn, &mark);
@@ -80,8 +81,9 @@ static void there_data(iocpnet_conn conn, const void *data, size_t size)
 
 // ---- the connector's end ------------------------------------------------------------------------
 
-static void here_data(iocpnet_conn conn, const void *data, size_t size)
+static void here_data(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
+    (void)user;
     const char *bytes = (const char *)data;
     (void)conn;
     for (size_t i = 0; i < size; i++) {
@@ -91,8 +93,9 @@ static void here_data(iocpnet_conn conn, const void *data, size_t size)
     if (at.received % SENDS == 0) SetEvent(at.arrived);
 }
 
-static void here_close(iocpnet_conn conn, iocpnet_reason reason, iocpnet_error error)
+static void here_close(iocpnet_conn conn, void *user, iocpnet_reason reason, iocpnet_error error)
 {
+    (void)user;
     (void)conn;
     (void)reason;
     (void)error;

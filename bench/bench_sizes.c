@@ -91,13 +91,15 @@ static void on_open(iocpnet_conn conn, void *user)
     InterlockedIncrement(&opened);
 }
 
-static void on_data(iocpnet_conn conn, const void *data, size_t size)
+static void on_data(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
+    (void)user;
     iocpnet_conn_send(conn, data, size);
 }
 
-static void on_close(iocpnet_conn conn, iocpnet_reason reason, iocpnet_error error)
+static void on_close(iocpnet_conn conn, void *user, iocpnet_reason reason, iocpnet_error error)
 {
+    (void)user;
     (void)conn;
     (void)reason;
     (void)error;

@@ -50,13 +50,15 @@ struct echo {
 
 // ---- the server ---------------------------------------------------------------------------------
 
-static inline void echo_copied(iocpnet_conn conn, const void *data, size_t size)
+static inline void echo_copied(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
+    (void)user;
     iocpnet_conn_send(conn, data, size);
 }
 
-static inline void echo_handed_over(iocpnet_conn conn, const void *data, size_t size)
+static inline void echo_handed_over(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
+    (void)user;
     iocpnet_buffer *buffer = iocpnet_conn_take(conn);
     (void)data;
     (void)size;

@@ -330,9 +330,9 @@ static void on_open(iocpnet_conn conn, void *user)
     announce(g, g->nick, "has joined");
 }
 
-static void on_data(iocpnet_conn conn, const void *data, size_t size)
+static void on_data(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
-    guest *g = (guest *)iocpnet_conn_user(conn);
+    guest *g = (guest *)user;
     const char *text = (const char *)data;
     const char *end = text + size;
     line_state state;
@@ -349,9 +349,10 @@ static void on_data(iocpnet_conn conn, const void *data, size_t size)
 }
 
 // When the program stops everybody leaves, and nobody is left to be told.
-static void on_close(iocpnet_conn conn, iocpnet_reason reason, iocpnet_error error)
+static void on_close(iocpnet_conn conn, void *user, iocpnet_reason reason, iocpnet_error error)
 {
-    guest *g = (guest *)iocpnet_conn_user(conn);
+    guest *g = (guest *)user;
+    (void)conn;
     (void)error;
 
     if (!g) return;

@@ -38,8 +38,9 @@ static const common_option options[] = {
       "buffers without per-thread caches" },
 };
 
-static void echo(iocpnet_conn conn, const void *data, size_t size)
+static void echo(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
+    (void)user;
     // Copies. The result may be ignored: a connection that can't take more closes itself, and one
     // whose peer does not read is not read from.
     iocpnet_conn_send(conn, data, size);

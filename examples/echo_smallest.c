@@ -8,8 +8,9 @@
 #include "../iocpnet.h"
 #include <stdio.h>
 
-static void echo(iocpnet_conn conn, const void *data, size_t size)
+static void echo(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
+    (void)user;
     iocpnet_conn_send(conn, data, size);  // copies; if that fails, conn closes itself
 }
 

@@ -111,8 +111,9 @@ static void wait_for_room(end *to, iocpnet_buffer *buffer)
 }
 
 // Any other error than a full queue means that to is closing; its close ends this side too.
-static void on_data(iocpnet_conn conn, const void *data, size_t size)
+static void on_data(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
+    (void)user;
     end *to = end_of(conn)->other;
     iocpnet_buffer *buffer = iocpnet_conn_take(conn);
     (void)data;
@@ -125,11 +126,12 @@ static void on_data(iocpnet_conn conn, const void *data, size_t size)
 }
 
 // There is room: what waited goes first, then the other end is read from again.
-static void on_drain(iocpnet_conn conn)
+static void on_drain(iocpnet_conn conn, void *user)
 {
     end *to = end_of(conn);
     iocpnet_buffer *buffer;
 
+    (void)user;
     AcquireSRWLockExclusive(&to->lock);
     buffer = to->waiting;
     if (buffer && pass(to, buffer) == WSAEWOULDBLOCK) {
@@ -168,16 +170,18 @@ static void on_target_open(iocpnet_conn conn, void *user)
 
 // One side has sent all: the other is told after the last byte. It comes after what waited, because
 // a paused connection does not tell its end.
-static void on_finish(iocpnet_conn conn)
+static void on_finish(iocpnet_conn conn, void *user)
 {
+    (void)user;
     iocpnet_conn_shutdown(end_of(conn)->other->conn);
 }
 
 // When both have finished, each has closed by itself, and when the program stops, each drains.
 // Everything else (a reset, a time-out, a target that does not answer) is a reset on the other side
 // too: bytes may be missing, and a FIN would say that there are none.
-static void on_close(iocpnet_conn conn, iocpnet_reason reason, iocpnet_error error)
+static void on_close(iocpnet_conn conn, void *user, iocpnet_reason reason, iocpnet_error error)
 {
+    (void)user;
     end *e = end_of(conn);
     (void)error;
     if (!e) return;

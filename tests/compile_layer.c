@@ -23,8 +23,9 @@ static void due(iocpnet_timer *timer, iocpnet_error error)
 #endif
 
 #if LAYER == 12
-static void echo(iocpnet_conn conn, const void *data, size_t size)
+static void echo(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
+    (void)user;
     iocpnet_conn_send(conn, data, size);
 }
 #endif

@@ -89,26 +89,29 @@ static inline void on_open(iocpnet_conn conn, void *user)
     if (play_open) play_open(g);
 }
 
-static inline void on_data(iocpnet_conn conn, const void *data, size_t size)
+static inline void on_data(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
-    guest *g = (guest *)iocpnet_conn_user(conn);
+    guest *g = (guest *)user;
     CHECK_EQ(peer_differs(data, size, g->heard, SEED), size);
     g->heard += (uint32_t)size;
     CHECK_EQ(locks_held(), 0);
     play_data(g, data, size);
+    (void)conn;
 }
 
-static inline void on_drain(iocpnet_conn conn)
+static inline void on_drain(iocpnet_conn conn, void *user)
 {
-    guest *g = (guest *)iocpnet_conn_user(conn);
+    guest *g = (guest *)user;
     g->drained++;
     CHECK_EQ(locks_held(), 0);
     if (play_drain) play_drain(g);
+    (void)conn;
 }
 
-static inline void on_close(iocpnet_conn conn, iocpnet_reason reason, iocpnet_error error)
+static inline void on_close(iocpnet_conn conn, void *user, iocpnet_reason reason,
+                            iocpnet_error error)
 {
-    guest *g = (guest *)iocpnet_conn_user(conn);
+    guest *g = (guest *)user;
     g->reason = reason;
     g->error = error;
     if (reason == IOCPNET_CLOSED_HANDED_OVER) g->handle = iocpnet_conn_handle(conn);

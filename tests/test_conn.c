@@ -71,8 +71,9 @@ static void on_open(iocpnet_conn conn, void *user)
     leave(g);
 }
 
-static void on_echo(iocpnet_conn conn, const void *data, size_t size)
+static void on_echo(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
+    (void)user;
     guest *g = guest_of(conn);
     enter(g);
     g->received += (LONG64)size;
@@ -80,16 +81,18 @@ static void on_echo(iocpnet_conn conn, const void *data, size_t size)
     leave(g);
 }
 
-static void on_drain(iocpnet_conn conn)
+static void on_drain(iocpnet_conn conn, void *user)
 {
+    (void)user;
     guest *g = guest_of(conn);
     enter(g);
     g->drained++;
     leave(g);
 }
 
-static void on_close(iocpnet_conn conn, iocpnet_reason reason, iocpnet_error error)
+static void on_close(iocpnet_conn conn, void *user, iocpnet_reason reason, iocpnet_error error)
 {
+    (void)user;
     guest *g = guest_of(conn);
     enter(g);
     g->reason = reason;
@@ -464,8 +467,9 @@ static void sndbuf_0_goes_with_two_sends_outstanding(void)
 
 static volatile LONG wrong_bytes;
 
-static void on_counter(iocpnet_conn conn, const void *data, size_t size)
+static void on_counter(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
+    (void)user;
     guest *g = guest_of(conn);
     enter(g);
     if (peer_differs(data, size, (size_t)g->received, 3) != size)
@@ -561,13 +565,13 @@ static void an_idle_connection_has_one_buffer_or_none(void)
 static HANDLE let_go;
 static volatile LONG blocked;
 
-static void on_block(iocpnet_conn conn, const void *data, size_t size)
+static void on_block(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
     if (*(const char *)data == 'b') {
         InterlockedIncrement(&blocked);
         WaitForSingleObject(let_go, PEER_MS);
     }
-    on_echo(conn, data, size);
+    on_echo(conn, user, data, size);
 }
 
 // pitfall 41: there are twice as many threads as the concurrency, so that as many callbacks as
@@ -903,14 +907,15 @@ static void open_and_give(iocpnet_conn conn, void *user)
     give_more(conn);
 }
 
-static void drain_and_give(iocpnet_conn conn)
+static void drain_and_give(iocpnet_conn conn, void *user)
 {
-    on_drain(conn);
+    on_drain(conn, user);
     give_more(conn);
 }
 
-static void ignore(iocpnet_conn conn, const void *data, size_t size)
+static void ignore(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
+    (void)user;
     guest *g = guest_of(conn);
     (void)data;
     enter(g);
@@ -1614,8 +1619,9 @@ static void a_full_buffer_does_not_hide_the_next_receive(void)
     }
 }
 
-static void ignore_and_keep(iocpnet_conn conn, const void *data, size_t size)
+static void ignore_and_keep(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
+    (void)user;
     (void)conn;
     (void)data;
     (void)size;
@@ -1673,9 +1679,9 @@ static void the_process_limits_what_is_queued(void)
 
 static char big[1000000];
 
-static void drain_and_send(iocpnet_conn conn)
+static void drain_and_send(iocpnet_conn conn, void *user)
 {
-    on_drain(conn);
+    on_drain(conn, user);
     (void)iocpnet_conn_send(conn, big, 150000);
 }
 
@@ -1891,8 +1897,9 @@ static void several_receives_keep_the_limits(void)
 
 static volatile LONG seen_busy;
 
-static void think_then_echo(iocpnet_conn conn, const void *data, size_t size)
+static void think_then_echo(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
+    (void)user;
     iocpnet_stats stats;
     iocpnet_iocp_stats(iocp, &stats);
     seen_busy = (LONG)stats.busy;
@@ -2059,8 +2066,9 @@ static volatile LONG messages, message_bytes;
 static volatile LONG pause_each;
 
 // Each message is a length and then bytes that follow from it.
-static void on_message(iocpnet_conn conn, const void *data, size_t size)
+static void on_message(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
+    (void)user;
     guest *g = guest_of(conn);
     const unsigned char *bytes = (const unsigned char *)data;
     unsigned char head[4];

@@ -56,12 +56,12 @@ static iocpnet_listener *listener;
 static iocpnet_connector *connector;
 static uint16_t port;  // the listener's
 
-// Never NULL in a callback.
-static watched *of(iocpnet_conn conn)
+// Whose callback it is: never NULL, and what the name brings too, in on.close as well.
+static watched *of(iocpnet_conn conn, void *user)
 {
     static watched nobody;
-    watched *w = (watched *)iocpnet_conn_user(conn);
-    return CHECK(w != NULL) ? w : &nobody;
+    CHECK(iocpnet_conn_user(conn) == user);
+    return CHECK(user != NULL) ? (watched *)user : &nobody;
 }
 
 static watched *fresh(void)
@@ -124,33 +124,33 @@ static void count(watched *w, const void *data, size_t size)
     leave(w);
 }
 
-static void on_data(iocpnet_conn conn, const void *data, size_t size)
+static void on_data(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
-    count(of(conn), data, size);
+    count(of(conn, user), data, size);
 }
 
-static void on_echo(iocpnet_conn conn, const void *data, size_t size)
+static void on_echo(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
-    count(of(conn), data, size);
+    count(of(conn, user), data, size);
     iocpnet_conn_send(conn, data, size);
 }
 
-static void on_finish(iocpnet_conn conn)
+static void on_finish(iocpnet_conn conn, void *user)
 {
-    watched *w = of(conn);
+    watched *w = of(conn, user);
     enter(w, 'f');
     leave(w);
     w->finished++;
 }
 
-static void on_drain(iocpnet_conn conn)
+static void on_drain(iocpnet_conn conn, void *user)
 {
-    of(conn)->drained++;
+    of(conn, user)->drained++;
 }
 
-static void on_close(iocpnet_conn conn, iocpnet_reason reason, iocpnet_error error)
+static void on_close(iocpnet_conn conn, void *user, iocpnet_reason reason, iocpnet_error error)
 {
-    watched *w = of(conn);
+    watched *w = of(conn, user);
     enter(w, 'c');
     w->reason = reason;
     w->error = error;
@@ -592,9 +592,9 @@ static iocpnet_error end_it(iocpnet_conn conn)
     return verb == 0 ? iocpnet_conn_close(conn) : iocpnet_conn_abort(conn);
 }
 
-static void data_ends_another(iocpnet_conn conn, const void *data, size_t size)
+static void data_ends_another(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
-    on_echo(conn, data, size);
+    on_echo(conn, user, data, size);
     CHECK_ERR(end_it(victim), 0);
 }
 
@@ -954,9 +954,9 @@ static void open_and_detach(iocpnet_conn conn, void *user)
     if (detach_in == 1) CHECK_ERR(iocpnet_conn_detach(conn), 0);
 }
 
-static void data_and_detach(iocpnet_conn conn, const void *data, size_t size)
+static void data_and_detach(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
-    on_data(conn, data, size);
+    on_data(conn, user, data, size);
     CHECK_ERR(iocpnet_conn_send(conn, "bye", 3), detach_in == 2 ? 0 : WSAENOTCONN);
     CHECK_ERR(iocpnet_conn_detach(conn), 0);
 }
@@ -1041,11 +1041,11 @@ static void a_close_overtakes_a_hand_over(void)
 
 // ---- buffers without a copy ---------------------------------------------------------------------
 
-static void echo_the_buffer(iocpnet_conn conn, const void *data, size_t size)
+static void echo_the_buffer(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
     iocpnet_buffer *buffer;
     iocpnet_conn none;
-    count(of(conn), data, size);
+    count(of(conn, user), data, size);
     none.id = 0;
     CHECK(iocpnet_conn_take(none) == NULL);
     buffer = iocpnet_conn_take(conn);
@@ -1104,9 +1104,9 @@ static void tell_everybody(void)
     iocpnet_buffer_give(news);
 }
 
-static void data_tells_everybody(iocpnet_conn conn, const void *data, size_t size)
+static void data_tells_everybody(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
-    on_data(conn, data, size);
+    on_data(conn, user, data, size);
     tell_everybody();
 }
 
@@ -1159,12 +1159,12 @@ static void one_buffer_goes_to_everybody(void)
 }
 
 // Law 5: a buffer counts with its whole size, however little of it is used.
-static void data_fills_the_queue(iocpnet_conn conn, const void *data, size_t size)
+static void data_fills_the_queue(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
     iocpnet_error error = 0;
     iocpnet_buffer *buffer;
     int n = 0;
-    on_data(conn, data, size);
+    on_data(conn, user, data, size);
     while (n < 100) {
         buffer = iocpnet_pool_take(news_pool);
         buffer->used = 1;
@@ -1353,10 +1353,10 @@ static void while_paused_nothing_is_shown_and_nothing_lost(void)
 
 static volatile LONG holding, shown_while_held;
 
-static void data_and_pause(iocpnet_conn conn, const void *data, size_t size)
+static void data_and_pause(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
     if (holding) InterlockedIncrement(&shown_while_held);
-    on_data(conn, data, size);
+    on_data(conn, user, data, size);
     CHECK_ERR(iocpnet_conn_pause(conn), 0);
     InterlockedExchange(&holding, 1);
 }
@@ -1515,10 +1515,10 @@ static void without_a_finish_callback_the_peers_end_closes(void)
     end();
 }
 
-static void data_says_bye(iocpnet_conn conn, const void *data, size_t size)
+static void data_says_bye(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
-    bool first = of(conn)->received == 0;
-    on_data(conn, data, size);
+    bool first = of(conn, user)->received == 0;
+    on_data(conn, user, data, size);
     if (!first) return;
     CHECK_ERR(iocpnet_conn_send(conn, "bye", 3), 0);
     CHECK_ERR(iocpnet_conn_shutdown(conn), 0);
@@ -1558,9 +1558,9 @@ static void after_a_shutdown_reading_goes_on(void)
     }
 }
 
-static void finish_and_shut_down(iocpnet_conn conn)
+static void finish_and_shut_down(iocpnet_conn conn, void *user)
 {
-    on_finish(conn);
+    on_finish(conn, user);
     CHECK_ERR(iocpnet_conn_send(conn, "bye", 3), 0);
     CHECK_ERR(iocpnet_conn_shutdown(conn), 0);
 }
@@ -1583,15 +1583,15 @@ static void a_shutdown_in_finish_is_the_end(void)
     end();
 }
 
-static void data_then_detach(iocpnet_conn conn, const void *data, size_t size)
+static void data_then_detach(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
-    on_data(conn, data, size);
+    on_data(conn, user, data, size);
     CHECK_ERR(iocpnet_conn_detach(conn), 0);
 }
 
-static void data_then_close(iocpnet_conn conn, const void *data, size_t size)
+static void data_then_close(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
-    on_data(conn, data, size);
+    on_data(conn, user, data, size);
     CHECK_ERR(iocpnet_conn_close(conn), 0);
 }
 
@@ -1633,9 +1633,9 @@ static void a_detach_or_close_in_data_shown_late_is_heeded(void)
     }
 }
 
-static void drain_and_abort(iocpnet_conn conn)
+static void drain_and_abort(iocpnet_conn conn, void *user)
 {
-    on_drain(conn);
+    on_drain(conn, user);
     CHECK_ERR(iocpnet_conn_abort(conn), 0);
 }
 
@@ -1759,9 +1759,9 @@ static void read_ms_does_not_count_while_the_queue_is_full(void)
 
 static char much[8 << 20];
 
-static void answer_with_much(iocpnet_conn conn, const void *data, size_t size)
+static void answer_with_much(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
-    on_data(conn, data, size);
+    on_data(conn, user, data, size);
     CHECK_ERR(iocpnet_conn_send(conn, much, sizeof much), 0);
 }
 
@@ -1790,9 +1790,9 @@ static void read_ms_does_not_count_while_what_came_waits(void)
     end();
 }
 
-static void send_then_think(iocpnet_conn conn, const void *data, size_t size)
+static void send_then_think(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
-    on_echo(conn, data, size);
+    on_echo(conn, user, data, size);
     Sleep(300);
 }
 
@@ -2012,17 +2012,18 @@ static void race_open(iocpnet_conn conn, void *user)
     if (race_marks[i]) InterlockedIncrement(&race_after);
 }
 
-static void race_data(iocpnet_conn conn, const void *data, size_t size)
+static void race_data(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
-    LONG i = (LONG)(intptr_t)iocpnet_conn_user(conn);
+    LONG i = (LONG)(intptr_t)user;
+    (void)conn;
     (void)data;
     (void)size;
     if (race_marks[i]) InterlockedIncrement(&race_after);
 }
 
-static void race_close(iocpnet_conn conn, iocpnet_reason reason, iocpnet_error error)
+static void race_close(iocpnet_conn conn, void *user, iocpnet_reason reason, iocpnet_error error)
 {
-    LONG i = (LONG)(intptr_t)iocpnet_conn_user(conn);
+    LONG i = (LONG)(intptr_t)user;
     (void)error;
     if (InterlockedIncrement(&race_marks[i]) != 1) InterlockedIncrement(&race_twice);
     if (reason == IOCPNET_CLOSED_HANDED_OVER) fault_closesocket(iocpnet_conn_handle(conn));

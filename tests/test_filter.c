@@ -323,8 +323,9 @@ static void on_open(iocpnet_conn conn, void *user)
     InterlockedIncrement(&open_count);
 }
 
-static void on_echo(iocpnet_conn conn, const void *data, size_t size)
+static void on_echo(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
+    (void)user;
     guest *g = guest_of(conn);
     enter(g);
     iocpnet_conn_send(conn, data, size);
@@ -333,8 +334,9 @@ static void on_echo(iocpnet_conn conn, const void *data, size_t size)
 }
 
 // Checks what comes, and keeps it to itself.
-static void on_take_in(iocpnet_conn conn, const void *data, size_t size)
+static void on_take_in(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
+    (void)user;
     guest *g = guest_of(conn);
     enter(g);
     if (peer_differs(data, size, (uint64_t)g->received, g->wants) != size) g->wrong = true;
@@ -342,24 +344,27 @@ static void on_take_in(iocpnet_conn conn, const void *data, size_t size)
     leave(g);
 }
 
-static void on_finish(iocpnet_conn conn)
+static void on_finish(iocpnet_conn conn, void *user)
 {
+    (void)user;
     guest *g = guest_of(conn);
     enter(g);
     g->finished++;
     leave(g);
 }
 
-static void on_drain(iocpnet_conn conn)
+static void on_drain(iocpnet_conn conn, void *user)
 {
+    (void)user;
     guest *g = guest_of(conn);
     enter(g);
     g->drained++;
     leave(g);
 }
 
-static void on_close(iocpnet_conn conn, iocpnet_reason reason, iocpnet_error error)
+static void on_close(iocpnet_conn conn, void *user, iocpnet_reason reason, iocpnet_error error)
 {
+    (void)user;
     guest *g = guest_of(conn);
     if (InterlockedIncrement(&g->inside) != 1) InterlockedIncrement(&overlaps);
     if (g->closed) InterlockedIncrement(&out_of_order);
@@ -732,8 +737,9 @@ static void on_open_pour(iocpnet_conn conn, void *user)
     leave(g);
 }
 
-static void on_drain_pour(iocpnet_conn conn)
+static void on_drain_pour(iocpnet_conn conn, void *user)
 {
+    (void)user;
     guest *g = guest_of(conn);
     enter(g);
     pour(g);
@@ -1095,8 +1101,9 @@ static void a_truncated_stream_is_told(void)
 
 // ---- failures -----------------------------------------------------------------------------------
 
-static void on_data_send_much(iocpnet_conn conn, const void *data, size_t size)
+static void on_data_send_much(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
+    (void)user;
     guest *g = guest_of(conn);
     enter(g);
     (void)data;
@@ -1312,7 +1319,7 @@ static void a_silent_peer_times_out(void)
 
 // ---- pause, names, limits -----------------------------------------------------------------------
 
-static void on_data_pause(iocpnet_conn conn, const void *data, size_t size)
+static void on_data_pause(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
     guest *g = guest_of(conn);
     if (g->held && g->received - g->held_at > 16 * 1024 + MARK) g->wrong = true;
@@ -1322,7 +1329,7 @@ static void on_data_pause(iocpnet_conn conn, const void *data, size_t size)
         CHECK_ERR(iocpnet_conn_pause(conn), 0);
         InterlockedIncrement(&g->pauses);
     }
-    on_take_in(conn, data, size);
+    on_take_in(conn, user, data, size);
 }
 
 enum { PAUSED_BYTES = 300000 };
@@ -1379,7 +1386,7 @@ static void a_pause_in_data_loses_nothing(void)
 static iocpnet_conn other;
 static volatile LONG strange;
 
-static void on_data_misuse(iocpnet_conn conn, const void *data, size_t size)
+static void on_data_misuse(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
     if (iocpnet_filter_send(conn, "x", 1) != WSAENOTCONN) InterlockedIncrement(&strange);
     if (iocpnet_filter_show(conn, "x", 1) != WSAENOTCONN) InterlockedIncrement(&strange);
@@ -1387,7 +1394,7 @@ static void on_data_misuse(iocpnet_conn conn, const void *data, size_t size)
     if (iocpnet_filter_send(other, "x", 1) != WSAENOTCONN) InterlockedIncrement(&strange);
     if (iocpnet_conn_take(conn) != NULL) InterlockedIncrement(&strange);
     if (iocpnet_conn_detach(conn) != WSAEOPNOTSUPP) InterlockedIncrement(&strange);
-    on_echo(conn, data, size);
+    on_echo(conn, user, data, size);
 }
 
 // A filter's function that tries another connection.
@@ -1430,8 +1437,9 @@ static void filter_calls_elsewhere_do_nothing(void)
 
 static volatile LONG limit_error;
 
-static void on_data_over(iocpnet_conn conn, const void *data, size_t size)
+static void on_data_over(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
+    (void)user;
     guest *g = guest_of(conn);
     iocpnet_error error = 0;
     int i;

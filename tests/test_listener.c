@@ -39,13 +39,15 @@ static void on_open(iocpnet_conn conn, void *user)
     InterlockedIncrement(&opened);
 }
 
-static void on_echo(iocpnet_conn conn, const void *data, size_t size)
+static void on_echo(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
+    (void)user;
     iocpnet_conn_send(conn, data, size);
 }
 
-static void on_close(iocpnet_conn conn, iocpnet_reason reason, iocpnet_error error)
+static void on_close(iocpnet_conn conn, void *user, iocpnet_reason reason, iocpnet_error error)
 {
+    (void)user;
     (void)conn;
     (void)reason;
     (void)error;
@@ -360,14 +362,14 @@ static void of_a_storm_a_few_come_in_a_turn_and_none_is_lost(void)
 // Buffers that are out at most while one of a storm is shown its bytes.
 static volatile LONG storm_inputs, storm_outputs;
 
-static void on_data_in_storm(iocpnet_conn conn, const void *data, size_t size)
+static void on_data_in_storm(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
     iocpnet_pool_stats stats;
     iocpnet_pool_stats_read(listener->group.inputs, &stats);
     if ((LONG)stats.out > storm_inputs) storm_inputs = (LONG)stats.out;
     iocpnet_pool_stats_read(listener->group.buffers, &stats);
     if ((LONG)stats.out > storm_outputs) storm_outputs = (LONG)stats.out;
-    on_echo(conn, data, size);
+    on_echo(conn, user, data, size);
 }
 
 // With zero_byte a connection has a buffer while it is dealt with, and not while it waits for its

@@ -79,8 +79,9 @@ enum { MESSAGES = 500, BYTES = 64 };
 static uint16_t port;
 static volatile LONG pieces;  // in which the messages came: TCP keeps no boundaries
 
-static void echo(iocpnet_conn conn, const void *data, size_t size)
+static void echo(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
+    (void)user;
     if (counting) InterlockedIncrement(&pieces);
     iocpnet_conn_send(conn, data, size);
 }

@@ -132,29 +132,32 @@ static void opened(iocpnet_conn conn, void *user)
     if (on_first) on_first(s);
 }
 
-static void came(iocpnet_conn conn, const void *data, size_t size)
+static void came(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
-    side *s = (side *)iocpnet_conn_user(conn);
+    side *s = (side *)user;
     size_t part = s->size < sizeof s->got ? sizeof s->got - s->size : 0;
     memcpy(s->got + s->size - (part ? 0 : s->size), data, size < part ? size : part);
     s->size += size;
     if (on_bytes) on_bytes(s);
+    (void)conn;
 }
 
-static void drained(iocpnet_conn conn)
+static void drained(iocpnet_conn conn, void *user)
 {
-    side *s = (side *)iocpnet_conn_user(conn);
+    side *s = (side *)user;
     s->drained++;
     if (!s->opened) s->drained_early = true;
+    (void)conn;
 }
 
-static void closed(iocpnet_conn conn, iocpnet_reason reason, iocpnet_error error)
+static void closed(iocpnet_conn conn, void *user, iocpnet_reason reason, iocpnet_error error)
 {
-    side *s = (side *)iocpnet_conn_user(conn);
+    side *s = (side *)user;
     s->reason = reason;
     s->error = error;
     if (on_last) on_last(s);
     s->closed++;
+    (void)conn;
 }
 
 // Everything as it is without settings, no faults, nobody there.

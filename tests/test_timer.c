@@ -1328,8 +1328,9 @@ static void a_failed_start_of_workers_ends_no_timer(void)
     close_iocp(iocp);
 }
 
-static void echo(iocpnet_conn conn, const void *data, size_t size)
+static void echo(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
+    (void)user;
     iocpnet_conn_send(conn, data, size);
 }
 

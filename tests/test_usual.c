@@ -107,23 +107,26 @@ static void opened(iocpnet_conn conn, void *user)
     guest.opened++;
 }
 
-static void came(iocpnet_conn conn, const void *data, size_t size)
+static void came(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
+    (void)user;
     (void)conn;
     (void)data;
     guest.heard += size;
     if (on_bytes) on_bytes();
 }
 
-static void drained(iocpnet_conn conn)
+static void drained(iocpnet_conn conn, void *user)
 {
+    (void)user;
     (void)conn;
     guest.drained++;
     if (on_room) on_room();
 }
 
-static void closed(iocpnet_conn conn, iocpnet_reason reason, iocpnet_error error)
+static void closed(iocpnet_conn conn, void *user, iocpnet_reason reason, iocpnet_error error)
 {
+    (void)user;
     guest.reason = reason;
     guest.error = error;
     guest.handle = iocpnet_conn_handle(conn);

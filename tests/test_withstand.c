@@ -23,13 +23,15 @@ static void on_open(iocpnet_conn conn, void *user)
     InterlockedIncrement(&opened);
 }
 
-static void on_echo(iocpnet_conn conn, const void *data, size_t size)
+static void on_echo(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
+    (void)user;
     iocpnet_conn_send(conn, data, size);
 }
 
-static void on_close(iocpnet_conn conn, iocpnet_reason reason, iocpnet_error error)
+static void on_close(iocpnet_conn conn, void *user, iocpnet_reason reason, iocpnet_error error)
 {
+    (void)user;
     (void)conn;
     (void)error;
     InterlockedIncrement(&reasons[reason]);
@@ -229,8 +231,9 @@ static void trickle(int count, DWORD every_ms, DWORD until_ms, int *left)
         if (crowd[i] != INVALID_SOCKET) closesocket(crowd[i]);
 }
 
-static void on_line(iocpnet_conn conn, const void *data, size_t size)
+static void on_line(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
+    (void)user;
     iocpnet_conn_send(conn, data, size);
     iocpnet_conn_send(conn, "\n", 1);
 }

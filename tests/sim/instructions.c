@@ -31,8 +31,9 @@ static void on_open(iocpnet_conn conn, void *user)
     names[opened++] = conn;
 }
 
-static void on_data(iocpnet_conn conn, const void *data, size_t size)
+static void on_data(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
+    (void)user;
     iocpnet_conn_send(conn, data, size);
 }
 

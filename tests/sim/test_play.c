@@ -454,9 +454,9 @@ static void on_open(iocpnet_conn conn, void *user)
     leave(p);
 }
 
-static void on_data(iocpnet_conn conn, const void *data, size_t size)
+static void on_data(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
-    player *p = (player *)iocpnet_conn_user(conn);
+    player *p = (player *)user;
     if (!p || p < players || p >= players + PLAYERS) return;
     enter(p, "data");
     MUST_EQ(p->opened, 1);
@@ -474,9 +474,9 @@ static void on_data(iocpnet_conn conn, const void *data, size_t size)
     leave(p);
 }
 
-static void on_finish(iocpnet_conn conn)
+static void on_finish(iocpnet_conn conn, void *user)
 {
-    player *p = (player *)iocpnet_conn_user(conn);
+    player *p = (player *)user;
     if (!p || p < players || p >= players + PLAYERS) return;
     enter(p, "finish");
     MUST_EQ(p->finished, 0);
@@ -487,14 +487,15 @@ static void on_finish(iocpnet_conn conn)
     leave(p);
 }
 
-static void on_drain(iocpnet_conn conn)
+static void on_drain(iocpnet_conn conn, void *user)
 {
-    player *p = (player *)iocpnet_conn_user(conn);
+    player *p = (player *)user;
     if (!p || p < players || p >= players + PLAYERS) return;
     enter(p, "drain");
     InterlockedExchange(&p->refused, 0);
     maybe_act(p);
     leave(p);
+    (void)conn;
 }
 
 // Why a connection has ended fits the error beside it, which is of the one error space.
@@ -523,9 +524,9 @@ static void check_reason(iocpnet_reason reason, iocpnet_error error)
     }
 }
 
-static void on_close(iocpnet_conn conn, iocpnet_reason reason, iocpnet_error error)
+static void on_close(iocpnet_conn conn, void *user, iocpnet_reason reason, iocpnet_error error)
 {
-    player *p = (player *)iocpnet_conn_user(conn);
+    player *p = (player *)user;
     if (!p || p < players || p >= players + PLAYERS) return;
     enter(p, "close");
     p->reason = reason;
