@@ -35,7 +35,20 @@ typedef struct sim_world {
     uint32_t datagrams_lost;  // one in so many; 0: none
     uint32_t latency_us;      // of the network, at most; 0: 300
     bool teb_hidden;          // a thread's slots are not where they are documented to be
+    uint32_t gone;            // a client that has gone before its accept: SIM_GONE_ below
+    bool no_cancel;           // CancelIoEx says that it was asked, and nothing comes of it
+    bool skips_already;       // sockets are made in skip mode
 } sim_world;
+
+// What AcceptEx makes of a client that has reset while it waited in the backlog. Each of them is
+// documented, or was seen: an error in the packet; WSAECONNRESET of the call, which has taken the
+// client; a connection that is reset.
+enum {
+    SIM_GONE_ANY,  // one of the three by chance; the first in a calm world
+    SIM_GONE_PACKET,
+    SIM_GONE_CALL,
+    SIM_GONE_ACCEPTED
+};
 
 enum {
     SIM_ACCEPTEX = 1,

@@ -267,6 +267,7 @@ BOOL GetQueuedCompletionStatus(HANDLE h, DWORD *bytes, ULONG_PTR *key, OVERLAPPE
 enum {
     CANCELLED = (int)0xC0000120u,
     RESET = (int)0xC000020Du,
+    NAME_DELETED = (int)0xC00000C9u,
     LOCAL_DISCONNECT = (int)0xC000013Bu,
     ABORTED = (int)0xC0000241u,
     REFUSED = (int)0xC0000236u,
@@ -1159,13 +1160,36 @@ static void accept_takes(request *r, tcp_end *e, bool at_once)
     }
 }
 
+// A client that has gone while it was in the backlog: nobody will have this end.
+static void backlog_drop(tcp_end *e)
+{
+    e->closed = true;
+    end_drop(e);
+}
+
+static uint32_t gone_how(bool in_call)
+{
+    uint32_t how = sim.world.gone;
+    if (!how) how = sim.calm ? SIM_GONE_PACKET : SIM_GONE_PACKET + sim_any(3);
+    return how == SIM_GONE_CALL && !in_call ? SIM_GONE_PACKET : how;
+}
+
+// Source: AcceptEx, "Return value": WSAECONNRESET. Seen by others as ERROR_NETNAME_DELETED in the
+// packet: capnproto, pull request 2773; CPython, issue 93821.
 static void accept_next(sock *l)
 {
     while (l->backlog && l->accepts.first) {
         request *r = l->accepts.first;
+        tcp_end *e;
         if (r->next && sim_chance(4)) r = r->next;  // no order is promised
         queue_take(&l->accepts, r);
-        accept_takes(r, backlog_take(l), false);
+        e = backlog_take(l);
+        if (e->was_reset && gone_how(false) == SIM_GONE_PACKET) {
+            backlog_drop(e);
+            complete(r, (uint32_t)NAME_DELETED, 0, false);
+        } else {
+            accept_takes(r, e, false);
+        }
     }
     accept_event(l);
     sim_changed();
@@ -1467,6 +1491,7 @@ static SOCKET sock_open(int family, int type, int protocol, DWORD flags)
     s->object.refs = 1;
     s->object.closed = sock_closed;
     s->object.destroy = sock_destroy;
+    if (sim.world.skips_already) s->modes = FILE_SKIP_COMPLETION_PORT_ON_SUCCESS;
     s->family = family;
     s->type = type;
     s->protocol = protocol ? protocol : type == SOCK_STREAM ? IPPROTO_TCP : IPPROTO_UDP;
@@ -2125,6 +2150,10 @@ BOOL CancelIoEx(HANDLE h, OVERLAPPED *o)
         sim_leave();
         return sim_false(ERROR_INVALID_FUNCTION);
     }
+    if (sim.world.no_cancel) {
+        sim_leave();
+        return TRUE;
+    }
     n = mark_all(&s->recvs, o) + mark_all(&s->sends, o) + mark_all(&s->unacked, o) +
         mark_all(&s->accepts, o) + mark(s->connect, o) + mark(s->disconnect, o);
     // AcceptEx that waits for data belongs to the listener's handle.
@@ -2212,6 +2241,11 @@ static BOOL PASCAL sim_AcceptEx(SOCKET l, SOCKET a, void *data, DWORD size, DWOR
         return bool_fails(WSAEINVAL);
     }
     if (sim_fails()) return bool_fails(WSAENOBUFS);
+    if (s->backlog && s->backlog->was_reset && !s->accepts.first &&
+        gone_how(true) == SIM_GONE_CALL) {
+        backlog_drop(backlog_take(s));
+        return bool_fails(WSAECONNRESET);
+    }
     r = request_new(s, ACCEPT, o);
     sim_hold(&accepted->object);
     r->accepted = accepted;
@@ -2221,7 +2255,7 @@ static BOOL PASCAL sim_AcceptEx(SOCKET l, SOCKET a, void *data, DWORD size, DWOR
     r->peer_size = peer;
     sim_tell("AcceptEx(listener %u, socket %u)", sim_number((HANDLE)l), sim_number((HANDLE)a));
     s->accept_told = false;
-    if (!size && s->backlog && !s->accepts.first && sim_chance(2)) {
+    if (!size && s->backlog && !s->backlog->was_reset && !s->accepts.first && sim_chance(2)) {
         tcp_end *e = backlog_take(s);
         accept_takes(r, e, true);
         accept_event(s);

@@ -1521,6 +1521,7 @@ static void world_of(sim_world *w)
     if (one_in(8)) w->handles = 60 + any(100);
     if (one_in(8)) w->ports = 20 + any(40);
     if (one_in(3)) w->fail_one_in = 50 + any(1000);
+    if (one_in(3)) w->gone = 1 + any(3);
 }
 
 static int play(int steps)

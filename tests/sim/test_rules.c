@@ -1,6 +1,6 @@
 // test_rules.c - the simulator itself: it keeps the rules of Windows that Wine does not, or not
 // all. Each test names the page it stands on. Plain calls, nothing of the kit: on a real Windows
-// all but the last three, which need the simulator's settings, would say whether it is right.
+// all but the last six, which need the simulator's settings, would say whether it is right.
 
 #include <winsock2.h>
 #include <ws2tcpip.h>
@@ -793,6 +793,97 @@ static void a_workstation_runs_two_transfers_at_a_time(void)
     sim_change(NULL);
 }
 
+// AcceptEx, "Return value": WSAECONNRESET; an error in the packet, as capnproto (pull request 2773)
+// and CPython (issue 93821) met it; or a connection that is reset.
+static void a_client_that_has_gone_is_an_error_of_the_accept(void)
+{
+    sim_world w;
+    uint16_t number;
+    DWORD bytes, code;
+    uint32_t gone;
+    taker t;
+    SOCKET l;
+    begin();
+    l = listener(&number);
+    attach(l);
+    memset(&w, 0, sizeof w);
+    for (gone = SIM_GONE_PACKET; gone <= SIM_GONE_ACCEPTED; gone++) {
+        BOOL ok;
+        T_NOTE("gone %u", gone);
+        w.gone = gone;
+        sim_change(&w);
+        reset(caller(number));
+        Sleep(100);
+        ok = take(&t, l, 0);
+        code = ok ? 0 : (DWORD)WSAGetLastError();
+        if (gone == SIM_GONE_CALL) {
+            CHECK_EQ(code, WSAECONNRESET);
+            CHECK(packet(100, &bytes, &code) == NULL);
+        } else {
+            CHECK(ok || code == WSA_IO_PENDING);
+            CHECK(packet(5000, &bytes, &code) == &t.o);
+            CHECK_EQ(code, gone == SIM_GONE_PACKET ? ERROR_NETNAME_DELETED : 0);
+        }
+        closesocket(t.s);
+    }
+    sim_change(NULL);
+    closesocket(l);
+    end();
+}
+
+// CancelIoEx, Remarks: there is no guarantee that a request is cancelled.
+static void a_cancel_may_never_be_honoured(void)
+{
+    sim_world w;
+    SOCKET ends[2];
+    static char data[100];
+    WSABUF buf = { sizeof data, data };
+    OVERLAPPED o;
+    DWORD got, flags = 0, bytes, code;
+    begin();
+    pair(ends);
+    memset(&w, 0, sizeof w);
+    w.no_cancel = true;
+    sim_change(&w);
+    memset(&o, 0, sizeof o);
+    CHECK_EQ(WSARecv(ends[0], &buf, 1, &got, &flags, &o, NULL), SOCKET_ERROR);
+    CHECK_EQ(WSAGetLastError(), WSA_IO_PENDING);
+    CHECK(CancelIoEx((HANDLE)ends[0], &o));
+    CHECK(packet(5000, &bytes, &code) == NULL);
+    closesocket(ends[0]);  // that always ends it
+    CHECK(packet(5000, &bytes, &code) == &o);
+    CHECK(code != 0);
+    sim_change(NULL);
+    closesocket(ends[1]);
+    end();
+}
+
+// SetFileCompletionNotificationModes: a mode is the file object's, whoever has set it.
+static void a_socket_may_come_in_skip_mode(void)
+{
+    sim_world w;
+    SOCKET ends[2];
+    WSABUF buf = { 5, (char *)(uintptr_t) "hello" };
+    OVERLAPPED o;
+    DWORD got, bytes, code;
+    begin();
+    memset(&w, 0, sizeof w);
+    w.skips_already = true;
+    sim_change(&w);
+    pair(ends);
+    memset(&o, 0, sizeof o);
+    if (!WSASend(ends[0], &buf, 1, &got, 0, &o, NULL)) {
+        CHECK(packet(100, &bytes, &code) == NULL);
+    } else {
+        CHECK_EQ(WSAGetLastError(), WSA_IO_PENDING);
+        CHECK(packet(5000, &bytes, &code) == &o);
+    }
+    sim_change(NULL);
+    closesocket(ends[0]);
+    closesocket(ends[1]);
+    end();
+}
+
 int main(int argc, char **argv)
 {
     t_begin(argc, argv, "rules");
@@ -813,5 +904,8 @@ int main(int argc, char **argv)
     T_RUN(handles_and_ports_run_out);
     T_RUN(more_bytes_than_can_be_locked_are_refused);
     T_RUN(a_workstation_runs_two_transfers_at_a_time);
+    T_RUN(a_client_that_has_gone_is_an_error_of_the_accept);
+    T_RUN(a_cancel_may_never_be_honoured);
+    T_RUN(a_socket_may_come_in_skip_mode);
     return t_end();
 }
