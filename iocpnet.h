@@ -159,7 +159,8 @@
 // Accept with first data (accept_data_ms): a client that connects and says nothing holds one of the
 // waiting accepts until the sweep closes it. When silent ones hold them all, more are made, up to
 // accepts_max, and then further clients are taken without first data: those become connections at
-// once, which idle_ms bounds. Without accept_data_ms (the default) there is nothing to hold.
+// once, and close with the reason time-out if nothing has come for accept_data_ms. Without
+// accept_data_ms (the default) there is nothing to hold.
 //
 // Windows 8 and Server 2012 without KB2779768 may stop completing AcceptEx under load.
 // SIO_LOOPBACK_FAST_PATH is not offered: Microsoft has deprecated it. Issue from any thread: since
@@ -319,8 +320,9 @@ enum {
     IOCPNET_COUNT_BYTES_SENT,
     IOCPNET_COUNT_DATAGRAM_RESETS,  // ICMP errors that a datagram receive survived
     IOCPNET_COUNT_TRANSMIT_COPIES,  // units that fell back to read and send
-    IOCPNET_COUNT_ACCEPTS_FAILED,
-    IOCPNET_COUNT_ACCEPTS_REAPED,   // silent ones closed by the sweep
+    IOCPNET_COUNT_ACCEPTS_FAILED,   // for a reason of the system's; see accepts_reset
+    IOCPNET_COUNT_ACCEPTS_RESET,    // whose client had gone before it was accepted
+    IOCPNET_COUNT_ACCEPTS_REAPED,   // silent clients closed after accept_data_ms
     IOCPNET_COUNT_ACCEPTS_GROWN,    // times more were kept waiting, since none was left
     IOCPNET_COUNT_ACCEPTS_BARE,     // taken without first data, since silent ones held the others
     IOCPNET_COUNT_ACCEPT_SIGNALS,   // times FD_ACCEPT told that clients wait
@@ -1298,8 +1300,8 @@ typedef struct iocpnet_listener_desc {
     bool reuse;               // sockets are used again through DisconnectEx
     uint32_t accepts_min;     // AcceptEx calls kept waiting, at least [32]
     uint32_t accepts_max;     // and at most [128]
-    uint32_t accept_data_ms;  // AcceptEx also takes the first bytes; silent ones are closed after
-                              // this [0: no first bytes, the safe way]
+    uint32_t accept_data_ms;  // AcceptEx also takes the first bytes; a client that sends none for
+                              // this long is closed [0: no first bytes, the safe way]
     bool accept_thread;       // new sockets are made on a thread of their own, which keeps up to
                               // accepts_min ready: layered providers can make that slow
     uint32_t bind_retry_ms;   // try this long for an address in use: a restart while connections of
@@ -1312,8 +1314,9 @@ typedef struct iocpnet_listener_desc {
 
 // Listens, and accepts on the iocp's workers: exclusive bind, sockets not inherited. Between
 // accepts_min and accepts_max AcceptEx calls wait: twice as many when none was left, fewer again
-// when it has been quiet for 5 s. An accept that fails is counted and replaced, after 50 ms to 1 s
-// if it keeps failing; nothing that a client does ends the listener.
+// when it has been quiet for 5 s. An accept whose client has gone is counted and replaced at once.
+// One that the system fails is counted and replaced too, after 50 ms to 1 s if it keeps failing.
+// Nothing that a client does ends the listener or slows it down.
 //
 // With spread a connection lives on one of several iocps, each with workers of its own: one for
 // each processor, say. It is the connector's, by its settings and from its pools; such a listener
@@ -1970,6 +1973,7 @@ static const struct {
     { 0xC000013Bu, WSAECONNABORTED },        // STATUS_LOCAL_DISCONNECT
     { 0xC000013Cu, WSAECONNRESET },          // STATUS_REMOTE_DISCONNECT
     { 0xC000013Eu, WSAENOBUFS },             // STATUS_LINK_FAILED and STATUS_REMOTE_RESOURCES
+    { 0xC0000140u, WSAENOTCONN },            // STATUS_INVALID_CONNECTION
     { 0xC0000141u, WSAEADDRNOTAVAIL },       // STATUS_INVALID_ADDRESS
     { 0xC0000207u, WSAEADDRNOTAVAIL },       // STATUS_INVALID_ADDRESS_COMPONENT
     { 0xC0000208u, WSAENOBUFS },             // STATUS_TOO_MANY_ADDRESSES
@@ -2230,7 +2234,7 @@ IOCPNET__DEF const char *iocpnet_stats_name(int counter)
     static const char *const names[IOCPNET_COUNTERS] = {
         "polls", "packets", "in_place", "posts", "post_failures", "stray_packets", "slow_turns",
         "receives", "bytes_received", "sends", "bytes_sent", "datagram_resets", "transmit_copies",
-        "accepts_failed", "accepts_reaped", "accepts_grown", "accepts_bare", "accept_signals",
+        "accepts_failed", "accepts_reset", "accepts_reaped", "accepts_grown", "accepts_bare", "accept_signals",
         "refused", "opened", "closed",
         "closed_finished", "closed_reset", "closed_local", "closed_timeout", "closed_limit",
         "closed_stop", "closed_protocol", "closed_filter", "closed_connect_failed",
@@ -5948,8 +5952,9 @@ typedef struct iocpnet__accepts {
     volatile int32_t waiting;  // posted, and their packets not dealt with
 } iocpnet__accepts;
 
-// Rung by threads that are not ours, any number of times; answered once, in a poll. Its op is in
-// flight from the day it is armed, so that a stop waits for it and nothing is posted too late.
+// Rung by threads that are not ours, or where others shall have a turn first, any number of times;
+// answered once, in a poll. Its op is in flight from the day it is armed, so that a stop waits for
+// it and nothing is posted too late.
 typedef struct iocpnet__bell {
     iocpnet_op op;
     volatile int32_t armed;  // whoever takes this posts the op
@@ -5996,7 +6001,7 @@ struct iocpnet_listener {
     HANDLE wait;  // for event
     bool timed, deficit, grown, full, paused, deaf;
     bool crowded;                    // the deficit is only that every connector is full
-    uint32_t failed;                 // accepts, one after the other
+    uint32_t failed;                 // accepts that the system failed, one after the other
     uint32_t retry_ms;               // between tries to make a deficit good
     volatile int32_t posted;         // accepts, ever; read without the lock
     uint64_t retry_due, shrink_due;  // ms
@@ -6022,11 +6027,14 @@ enum {
     IOCPNET__SHRINK_MS = 500,   // then each such time an eighth of what is above the least
     IOCPNET__CALM_MS = 1000,    // without being held up by silent clients, until bare accepts end
     IOCPNET__CANCEL_MS = 1000,  // a cancel of an accept is repeated this long
+    IOCPNET__GONE_MOST = 64,    // clients found gone by AcceptEx itself, before others have a turn
     IOCPNET__NO_ROOM = -1,      // as an error: every connector is full
+    IOCPNET__MANY_GONE = -2,    // as an error: GONE_MOST of them
     IOCPNET__STATUS_PENDING = 0x103
 };
 
 static void iocpnet__listener_fill(iocpnet_listener *listener);
+static void iocpnet__bell_ring(iocpnet_listener *listener);
 static void iocpnet__listener_plain(const iocpnet_listener *listener, uintptr_t handle);
 static void iocpnet__conn_accepted(iocpnet__waiting *slot,
                                    size_t bytes);  // accepting makes connections
@@ -6034,6 +6042,27 @@ static void iocpnet__conn_accepted(iocpnet__waiting *slot,
 static uint32_t iocpnet__or_default(uint32_t value, uint32_t normal)
 {
     return value ? value : normal;
+}
+
+// The client was in the backlog and has gone, or the network has cut it off: that says nothing of
+// the listener. Source: MS Learn, AcceptEx, "Return value" (WSAECONNRESET); an update of the accept
+// context then fails with WSAENOTCONN.
+static bool iocpnet__is_client_gone(iocpnet_error error)
+{
+    switch (error) {
+    case WSAECONNRESET:
+    case WSAECONNABORTED:
+    case WSAENOTCONN:
+    case WSAENETRESET:
+    case WSAETIMEDOUT:
+    case WSAEDISCON:
+    case WSAESHUTDOWN:
+    case WSAEHOSTUNREACH:
+    case WSAENETUNREACH:
+        return true;
+    default:
+        return false;
+    }
 }
 
 static iocpnet__accepts *iocpnet__accepts_of(iocpnet__waiting *slot)
@@ -6129,20 +6158,25 @@ static void iocpnet__listener_put_back(iocpnet__waiting *slot, bool often)
 }
 
 // What the accept's packet says of the listener; from here on the sweep leaves the slot alone.
-// True: this fails so often that only the tick goes on.
+// True: the system fails it so often that only the tick goes on.
 static bool iocpnet__listener_note(iocpnet__waiting *slot, iocpnet_error *error)
 {
     iocpnet_listener *listener = slot->listener;
-    bool closed, often;
+    bool closed, often, served;
 
     iocpnet__lock_enter(&listener->lock);
     slot->posted = false;
     if (!*error && slot->socket.handle == INVALID_SOCKET) *error = WSA_OPERATION_ABORTED;
     closed = iocpnet__load(&listener->group.closed) != 0;
-    listener->failed = *error && !slot->reaped_ms ? listener->failed + 1 : 0;
+    served = !*error || iocpnet__is_client_gone(*error);
+    if (served || slot->reaped_ms) {
+        listener->failed = 0;
+    } else {
+        listener->failed++;
+    }
     often = listener->failed > listener->desc.accepts_max;
-    if (!*error) listener->retry_ms = 0;
-    if (!*error && !closed) iocpnet__listener_judge(listener, iocpnet__accepts_of(slot));
+    if (served) listener->retry_ms = 0;
+    if (served && !closed) iocpnet__listener_judge(listener, iocpnet__accepts_of(slot));
     iocpnet__lock_leave(&listener->lock);
     return often;
 }
@@ -6214,7 +6248,10 @@ static void iocpnet__listener_accepted(iocpnet_op *op, iocpnet_error error, size
     iocpnet__waiting_unlock(slot);
     if (error) {
         if (!iocpnet__load(&listener->group.closed) && !slot->reaped_ms) {
-            iocpnet__count(iocp, IOCPNET_COUNT_ACCEPTS_FAILED, 1);
+            iocpnet__count(iocp,
+                           iocpnet__is_client_gone(error) ? IOCPNET_COUNT_ACCEPTS_RESET
+                                                          : IOCPNET_COUNT_ACCEPTS_FAILED,
+                           1);
         }
         iocpnet_socket_close(&slot->socket);
         iocpnet__waiting_drop(slot);
@@ -6256,6 +6293,7 @@ static iocpnet_error iocpnet__listener_post(iocpnet_listener *listener, iocpnet_
     iocpnet_error error = 0;
     void *data = NULL;
     size_t size = 0;
+    uint32_t gone = 0;
 
     slot->group = iocpnet__listener_group(listener);
     if (!slot->group) return IOCPNET__NO_ROOM;
@@ -6273,7 +6311,12 @@ static iocpnet_error iocpnet__listener_post(iocpnet_listener *listener, iocpnet_
     slot->posted = true;
     slot->accept.op.done = iocpnet__listener_accepted;
     iocpnet__add(&accepts->waiting, 1);
-    error = iocpnet_start_accept(&slot->accept, &listener->socket, &slot->socket, data, size);
+    // A call that fails for a client that has gone has taken it from the backlog.
+    do {
+        error = iocpnet_start_accept(&slot->accept, &listener->socket, &slot->socket, data, size);
+    } while (iocpnet__is_client_gone(error) && ++gone < IOCPNET__GONE_MOST);
+    if (gone) iocpnet__count(listener->group.iocp, IOCPNET_COUNT_ACCEPTS_RESET, gone);
+    if (iocpnet__is_client_gone(error)) error = IOCPNET__MANY_GONE;
     if (!error) {
         accepts->newest = slot;
         iocpnet__store(&listener->posted, listener->posted + 1);
@@ -6315,17 +6358,18 @@ static iocpnet_error iocpnet__listener_top_up(iocpnet_listener *listener, iocpne
 }
 
 // Brings the number of waiting accepts to where it should be. What fails is tried again by the
-// tick.
+// tick. Where very many clients have gone, the bell has it go on in another turn.
 static void iocpnet__listener_fill(iocpnet_listener *listener)
 {
     iocpnet__accepts *common = &listener->common;
     iocpnet_error error;
-    bool told;
+    bool told, many_gone;
 
     iocpnet__lock_enter(&listener->lock);
     error = iocpnet__listener_top_up(listener, common);
     if (!error) error = iocpnet__listener_top_up(listener, &listener->bare);
-    if (iocpnet__load(&listener->group.closed) || error == WSAEWOULDBLOCK) error = 0;
+    many_gone = error == IOCPNET__MANY_GONE;
+    if (iocpnet__load(&listener->group.closed) || error == WSAEWOULDBLOCK || many_gone) error = 0;
     listener->full = !error && (uint32_t)iocpnet__load(&common->waiting) >= common->target;
     told = !error || error == IOCPNET__NO_ROOM || (listener->deficit && !listener->crowded);
     listener->crowded = error == IOCPNET__NO_ROOM;
@@ -6335,6 +6379,7 @@ static void iocpnet__listener_fill(iocpnet_listener *listener)
         listener->retry_due = iocpnet__now() + IOCPNET__TICK_MS;
     }
     iocpnet__lock_leave(&listener->lock);
+    if (many_gone) iocpnet__bell_ring(listener);
     if (!told) iocpnet__report(listener->group.iocp, error, "AcceptEx");
 }
 
@@ -6828,6 +6873,7 @@ struct iocpnet__conn {
     // whether a deadline may have passed. Clocks are the low 32 bits of the time in ms.
     volatile uint32_t began_ms;              // when closing or connecting began
     volatile uint32_t received_ms, sent_ms;  // when something last came; when something last left
+    volatile uint32_t silent_ms;  // how long the first bytes may take; 0: any time, or they came
     iocpnet_error error;
     volatile uint8_t timed;  // 1 has a deadline of its own; 2 wants every tick
     volatile bool closed;
@@ -7039,7 +7085,14 @@ static void iocpnet__conn_free(iocpnet__conn *conn)
     iocpnet__undraw(iocpnet__conn_worker(conn), IOCPNET__QUEUED, conn->queued);
     iocpnet__conn_unmake(conn);
     iocpnet__add(&group->open, -1);
-    if (listener && !iocpnet__load(&group->closed)) iocpnet__listener_fill(listener);
+    if (listener && !iocpnet__load(&group->closed)) {
+        // On a thread of the program's own, which may be in a send, nothing is made or reported.
+        if (iocpnet__worker_here(group->iocp)) {
+            iocpnet__listener_fill(listener);
+        } else {
+            iocpnet__bell_ring(listener);
+        }
+    }
     iocpnet__count(group->iocp, IOCPNET_COUNT_CLOSED, 1);  // last: a stop waits for it
 }
 
@@ -7159,6 +7212,20 @@ static void iocpnet__conn_time(iocpnet__conn *conn, int timed)
     conn->timed = (uint8_t)timed;
     iocpnet__add(&iocp->timed, (timed > 0) - (was > 0));
     iocpnet__add(&iocp->hurried, (timed > 1) - (was > 1));
+}
+
+// It has a deadline of its own: to close, to get its filter ready, or to send its first bytes.
+static bool iocpnet__conn_waits(const iocpnet__conn *conn)
+{
+    return conn->awaits || conn->silent_ms ||
+           (conn->group->desc.filter && !conn->extra->filter_ready);
+}
+
+// The first bytes have come, or the peer's end.
+static void iocpnet__conn_speaks(iocpnet__conn *conn)
+{
+    conn->silent_ms = 0;
+    if (conn->timed == 1 && !iocpnet__conn_waits(conn)) iocpnet__conn_time(conn, 0);
 }
 
 static void iocpnet__conn_drop_queue(iocpnet__conn *conn)
@@ -7733,6 +7800,7 @@ static void iocpnet__conn_receive_done(iocpnet__conn *conn, iocpnet__worker *wor
         return;
     }
     if (!conn->zero) conn->received_ms = iocpnet__now_32();
+    if (conn->silent_ms && !conn->zero) iocpnet__conn_speaks(conn);
     conn->more = conn->zero || bytes == conn->buffer->size;
     conn->ready = !conn->zero;
     if (conn->ready) iocpnet__conn_show(conn);
@@ -7744,7 +7812,8 @@ static void iocpnet__conn_receive_done(iocpnet__conn *conn, iocpnet__worker *wor
 static bool iocpnet__conn_is_usual(const iocpnet__conn *conn)
 {
     if (!conn->group->plain || !conn->receiving || conn->closed) return false;
-    return !conn->zero && !conn->starved && !conn->paused && !conn->awaits && !conn->ending;
+    return !conn->zero && !conn->starved && !conn->paused && !conn->awaits && !conn->ending &&
+           !conn->silent_ms;
 }
 
 // What most receives bring: bytes, on a connection of which nothing else is to be thought. The same
@@ -8007,6 +8076,7 @@ static bool iocpnet__conn_is_late(const iocpnet__conn *conn)
     if (desc->filter && !conn->extra->filter_ready) {
         return now - conn->began_ms > desc->connect_ms;
     }
+    if (conn->silent_ms && now - conn->began_ms > conn->silent_ms) return true;
     if (desc->idle_ms && unread > desc->idle_ms && unsent > desc->idle_ms) return true;
     if (desc->read_ms && iocpnet__conn_receives(conn) && !iocpnet__load(&conn->held) &&
         !conn->paused && !conn->ready && unread > desc->read_ms) {
@@ -8026,6 +8096,9 @@ static void iocpnet__conn_late(iocpnet__conn *conn)
     } else if (conn->disconnecting) {
         iocpnet__conn_cut(conn, false);
     } else {
+        if (conn->silent_ms && !conn->awaits) {
+            iocpnet__count(conn->group->iocp, IOCPNET_COUNT_ACCEPTS_REAPED, 1);
+        }
         conn->reasoned = false;  // a close that took too long has ended as a time-out
         iocpnet__conn_because(conn, IOCPNET_CLOSED_TIMEOUT, WSAETIMEDOUT);
         iocpnet__conn_cut(conn, true);
@@ -8105,12 +8178,6 @@ static void iocpnet__conn_connect_done(iocpnet__conn *conn)
     conn->sent_ms = conn->began_ms;
     if (!conn->awaits) iocpnet__conn_time(conn, 0);
     iocpnet__conn_established(conn, true);
-}
-
-// It has a deadline of its own: to close, or to get its filter ready.
-static bool iocpnet__conn_waits(const iocpnet__conn *conn)
-{
-    return conn->awaits || (conn->group->desc.filter && !conn->extra->filter_ready);
 }
 
 static void iocpnet__conn_sent_by(iocpnet__conn *conn, iocpnet__worker *worker, iocpnet__send *send)
@@ -8474,6 +8541,7 @@ static void iocpnet__conn_first_run(iocpnet__conn *conn)
     if (iocpnet__worker_here(iocp)) {
         iocpnet__conn_run(conn, iocpnet__conn_bits(conn));
     } else if (iocpnet_iocp_post(iocp, &conn->notify, 0, 0)) {
+        iocpnet__conn_time(conn, 0);
         iocpnet__conn_close_socket(conn);
         iocpnet__count(iocp, IOCPNET_COUNT_CLOSED_STOP, 1);
         iocpnet__name_leave(conn, true);
@@ -8508,6 +8576,9 @@ static void iocpnet__conn_accepted(iocpnet__waiting *slot, size_t bytes)
         iocpnet__or(&conn->bits, IOCPNET__RECEIVED);
         if (bytes) iocpnet__count(group->iocp, IOCPNET_COUNT_RECEIVES, 1);
         iocpnet__count(group->iocp, IOCPNET_COUNT_BYTES_RECEIVED, bytes);
+    } else if (listener->desc.accept_data_ms) {
+        conn->silent_ms = listener->desc.accept_data_ms;
+        iocpnet__conn_time(conn, 1);
     }
     slot->socket.handle = INVALID_SOCKET;
     if (group == &listener->group) {
@@ -8996,7 +9067,7 @@ IOCPNET__DEF iocpnet_error iocpnet_filter_ready(iocpnet_conn name)
     if (!conn) return WSAENOTCONN;
     if (conn->extra->filter_ready) return 0;
     conn->extra->filter_ready = true;
-    if (!conn->awaits && conn->timed == 1) iocpnet__conn_time(conn, 0);
+    if (!iocpnet__conn_waits(conn) && conn->timed == 1) iocpnet__conn_time(conn, 0);
     conn->received_ms = iocpnet__now_32();
     conn->sent_ms = conn->received_ms;
     iocpnet__conn_tell_open(conn);
@@ -9236,6 +9307,29 @@ static void iocpnet__server_close(iocpnet_iocp *iocp)
     }
 }
 
+// Connections have deadlines of ms: they are looked at often enough.
+static void iocpnet__sweep_within(iocpnet_iocp *iocp, uint32_t ms)
+{
+    int32_t was;
+
+    do {
+        was = iocpnet__load(&iocp->sweep_ms);
+    } while ((!was || (int32_t)(ms / 8) < was) &&
+             !iocpnet__cas(&iocp->sweep_ms, was, (int32_t)(ms / 8)));
+}
+
+// Those that a listener makes have one for their first bytes.
+static void iocpnet__listener_sweeps(const iocpnet_listener *listener)
+{
+    uint32_t ms = listener->desc.accept_data_ms;
+    uint32_t i;
+
+    if (!ms) return;
+    iocpnet__sweep_within(listener->group.iocp, ms);
+    for (i = 0; i < listener->desc.spread_count; i++)
+        iocpnet__sweep_within(listener->spread[i]->iocp, ms);
+}
+
 // The iocp knows the group from now on, and closes and frees it.
 static void iocpnet__group_join(iocpnet__group *group)
 {
@@ -9243,7 +9337,6 @@ static void iocpnet__group_join(iocpnet__group *group)
     const iocpnet_conn_desc *desc = &group->desc;
     uint32_t least[5];
     uint32_t ms = 8000;
-    int32_t was;
     void *first;
     size_t i;
 
@@ -9255,10 +9348,7 @@ static void iocpnet__group_join(iocpnet__group *group)
     for (i = 0; i < 5; i++) {
         if (least[i] && least[i] < ms) ms = least[i];
     }
-    do {
-        was = iocpnet__load(&iocp->sweep_ms);
-    } while ((!was || (int32_t)(ms / 8) < was) &&
-             !iocpnet__cas(&iocp->sweep_ms, was, (int32_t)(ms / 8)));
+    iocpnet__sweep_within(iocp, ms);
     iocp->on_stop = iocpnet__server_stop;
     iocp->on_tick = iocpnet__server_tick;
     iocp->on_close = iocpnet__server_close;
@@ -9489,8 +9579,9 @@ IOCPNET__DEF iocpnet_error iocpnet_listener_open(iocpnet_listener **out, iocpnet
 
     iocpnet__listener_gives(listener, 1);
     iocpnet__group_join(&listener->group);
+    iocpnet__listener_sweeps(listener);
     iocpnet__listener_time(listener, &listener->timed, listener->desc.accept_data_ms != 0);
-    if (desc->accept_thread || desc->accept_data_ms) iocpnet__bell_arm(listener);
+    iocpnet__bell_arm(listener);
     if (desc->accept_data_ms) iocpnet__listener_watch(listener);
     if (out) *out = listener;
     if (iocpnet__load(&iocp->state))

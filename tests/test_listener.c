@@ -31,11 +31,12 @@ static iocpnet_listener_desc server;  // what the next open takes
 static iocpnet_iocp_desc engine;
 static uint16_t port;
 static volatile LONG opened, closed, reports;
+static iocpnet_conn last_opened;
 
 static void on_open(iocpnet_conn conn, void *user)
 {
-    (void)conn;
     (void)user;
+    InterlockedExchange64((volatile LONG64 *)&last_opened.id, (LONG64)conn.id);
     InterlockedIncrement(&opened);
 }
 
@@ -462,18 +463,19 @@ static void crowd_beside_clients(const char *what, int n)
     for (i = 0; i < 5; i++)
         CHECK(serve_one());
 
-    // The silent ones are closed when their time is over: here 5 s and 20 s from now.
+    // The silent ones are closed when their time is over: here 5 s or 20 s from now.
     CHECK_EQ(counted(IOCPNET_COUNT_ACCEPTS_REAPED), 0);
-    skip(5100);
-    AWAIT((int)counted(IOCPNET_COUNT_ACCEPTS_REAPED) + opened == n + 11, PEER_MS);
     if (server.accept_data_ms) {
-        CHECK(counted(IOCPNET_COUNT_ACCEPTS_REAPED) >= server.accepts_max / 2);
+        skip(5100);
+        AWAIT((int)counted(IOCPNET_COUNT_ACCEPTS_REAPED) == n, PEER_MS);  // however it was taken
         CHECK(counted(IOCPNET_COUNT_ACCEPTS_BARE) >= (uint64_t)n / 4);
-        CHECK(counted(IOCPNET_COUNT_ACCEPTS_REAPED) <= server.accepts_max);
         CHECK(counted(IOCPNET_COUNT_ACCEPT_SIGNALS) > 0);
         CHECK_EQ(counted(IOCPNET_COUNT_ACCEPTS_FAILED), 0);
+        CHECK_EQ(counted(IOCPNET_COUNT_ACCEPTS_RESET), 0);
+    } else {
+        AWAIT(opened == n + 11, PEER_MS);
+        skip(21000);
     }
-    skip(21000);
     AWAIT(closed == opened, PEER_MS);
     for (i = 0; i < n; i++)
         CHECK(is_ended(crowd[i]));
@@ -702,11 +704,175 @@ static void resets_do_not_end_the_listener(void)
 }
 
 // The only accept brings a client that has gone: another one takes its place at once.
+// ---- clients that have gone ---------------------------------------------------------------------
+
+#ifdef SIM_WINDOWS_H
+enum { MANY_RESETS = 600, RESETS_A_THREAD = 200 };
+#else
+enum { MANY_RESETS = 2000, RESETS_A_THREAD = 750 };
+#endif
+
+static int serve_in_ms(void)
+{
+    uint64_t from = GetTickCount64();
+    CHECK(serve_one());
+    return (int)(GetTickCount64() - from);
+}
+
+// Milliseconds until a client is served behind very many that have gone.
+static int serve_behind_the_gone(void)
+{
+    int i, ms;
+    CHECK_ERR(iocpnet_listener_pause(listener), 0);
+    for (i = 0; i < 40; i++)
+        peer_abort(peer_connect(port));  // what waits already takes these
+    Sleep(100);
+    for (i = 0; i < MANY_RESETS; i++)
+        peer_abort(peer_connect(port));
+    CHECK_ERR(iocpnet_listener_resume(listener), 0);
+    ms = serve_in_ms();
+    AWAIT(counted(IOCPNET_COUNT_ACCEPTS_RESET) + (uint64_t)opened >= MANY_RESETS, PEER_MS);
+    CHECK_EQ(counted(IOCPNET_COUNT_ACCEPTS_FAILED), 0);
+    CHECK_EQ(reports, 0);
+    AWAIT(waiting() >= 32, PEER_MS);
+    return ms;
+}
+
+// Clients cause these errors: they are replaced at once, however many, and are no failures of the
+// system. More than accepts_max, so that a listener which throttles itself would show it: it took
+// 57 s. Up to three tries, since the machine has others to serve.
+static void clients_gone_from_the_backlog_delay_nobody(void)
+{
+    int round, tries, ms;
+    T_LIMIT(90);
+    for (round = 0; round < 2; round++) {
+        ms = 100000;
+        for (tries = 0; tries < 3 && ms >= 2000; tries++) {
+            prepare();
+            server.accept_data_ms = round ? 5000 : 0;
+            T_NOTE("%s first data", round ? "with" : "without");
+            REQUIRE(begin());
+            ms = serve_behind_the_gone();
+            end();
+        }
+        T_SAY("  %d clients have gone: the next is served in %d ms", MANY_RESETS, ms);
+        CHECK(ms < 2000);
+    }
+}
+
+static volatile LONG attacking;
+
+// Up to `user` resets, each 4 ms, or until it is told.
+static void reset_in_a_row(void *user)
+{
+    intptr_t left = (intptr_t)user;
+    for (; left > 0 && attacking; left--) {
+        SOCKET s = peer_connect(port);
+        if (s != INVALID_SOCKET) peer_abort(s);
+        Sleep(4);
+    }
+}
+
+static void a_storm_of_resets_ends_with_its_last(void)
+{
+    peer_thread threads[4];
+    int i, ms;
+    T_LIMIT(60);
+    prepare();
+    REQUIRE(begin());
+    attacking = 1;
+    for (i = 0; i < 4; i++)
+        peer_start(&threads[i], reset_in_a_row, (void *)(intptr_t)RESETS_A_THREAD);
+    for (i = 0; i < 4; i++)
+        peer_join(&threads[i]);
+    ms = serve_in_ms();
+    T_SAY("  after %d resets of four threads a client is served in %d ms", 4 * RESETS_A_THREAD, ms);
+    CHECK(ms < 1000);
+    CHECK_EQ(counted(IOCPNET_COUNT_ACCEPTS_FAILED), 0);
+    end();
+}
+
+static void beside_resets_clients_are_served_as_before(void)
+{
+    peer_thread threads[2];
+    int before, i, ms, worst = 0;
+    T_LIMIT(60);
+    prepare();
+    REQUIRE(begin());
+    before = time_to_serve();
+    attacking = 1;
+    for (i = 0; i < 2; i++)
+        peer_start(&threads[i], reset_in_a_row, (void *)(intptr_t)100000);
+    AWAIT(counted(IOCPNET_COUNT_ACCEPTS_RESET) + (uint64_t)opened > 200, PEER_MS);
+    for (i = 0; i < 5; i++) {
+        ms = serve_in_ms();
+        if (ms > worst) worst = ms;
+    }
+    attacking = 0;
+    for (i = 0; i < 2; i++)
+        peer_join(&threads[i]);
+    T_SAY("  beside some 400 resets a second a client is served in %d ms at most, before in %d",
+          worst, before);
+    CHECK(worst < before + 100);
+    CHECK_EQ(counted(IOCPNET_COUNT_ACCEPTS_FAILED), 0);
+    end();
+}
+
+// The same where the call itself tells: it is made again at once, 64 times in a turn, for others
+// must have theirs, and no tick is waited for.
+static void gone_clients_told_by_the_call_are_replaced_at_once(void)
+{
+    uint64_t from;
+    prepare();
+    server.accepts_min = 4;
+    CHECK_ERR(iocpnet_iocp_open(&iocp, &engine), 0);
+    fault_fail(FAULT_AcceptEx, 1, 1000, WSAECONNRESET);
+    REQUIRE(CHECK_ERR(iocpnet_listener_open(&listener, iocp, &server), 0));
+    port = port_of(listener);
+    CHECK_EQ(counted(IOCPNET_COUNT_ACCEPTS_RESET), 64);
+    CHECK_EQ(waiting(), 0);
+    CHECK_ERR(iocpnet_iocp_poll(iocp, 0), 0);
+    CHECK_EQ(counted(IOCPNET_COUNT_ACCEPTS_RESET), 128);
+    from = GetTickCount64();
+    PUMP(iocp, waiting() == 4, PEER_MS);
+    CHECK(GetTickCount64() - from < 500);  // ten ticks would bring no more than 640
+    CHECK_EQ(counted(IOCPNET_COUNT_ACCEPTS_RESET), 1000);
+    CHECK_EQ(counted(IOCPNET_COUNT_ACCEPTS_FAILED), 0);
+    CHECK_EQ(reports, 0);
+    CHECK(!listener->deficit);
+    CHECK_ERR(iocpnet_iocp_start(iocp), 0);
+    CHECK(serve_one());
+    end();
+}
+
+// A call that only gives back a reference, such as a send on a dead name, makes no sockets and
+// reports nothing, though the connection that ends was the one there was room for.
+static void the_last_reference_may_be_a_strangers(void)
+{
+    iocpnet__conn *conn;
+    int sockets;
+    prepare();
+    server.conn.max_connections = 1;
+    REQUIRE(begin_idle());
+    gather(1);
+    PUMP(iocp, opened == 1, PEER_MS);
+    conn = iocpnet__name_enter(last_opened.id);
+    REQUIRE(CHECK(conn != NULL));
+    scatter(1);
+    PUMP(iocp, closed == 1, PEER_MS);
+    CHECK_EQ(waiting(), 0);
+    sockets = fault_count(FAULT_WSASocketW);
+    iocpnet__name_leave(conn, false);
+    CHECK_EQ(fault_count(FAULT_WSASocketW), sockets);
+    PUMP(iocp, waiting() == 1, PEER_MS);
+    end();
+}
+
 static void an_accept_whose_client_has_gone_is_followed_by_another(void)
 {
     static const uint32_t gone[] = { 0xC000020Du,    // STATUS_CONNECTION_RESET
                                      0xC0000241u,    // STATUS_CONNECTION_ABORTED
-                                     0xC000009Au };  // STATUS_INSUFFICIENT_RESOURCES
+                                     0xC000009Au };  // STATUS_INSUFFICIENT_RESOURCES: the system's
     int i;
     for (i = 0; i < 3; i++) {
         prepare();
@@ -716,7 +882,9 @@ static void an_accept_whose_client_has_gone_is_followed_by_another(void)
         CHECK_EQ(waiting(), 1);
         fault_packet(&listener->slots[0].accept.op.overlapped, (LONG)gone[i]);
         crowd[0] = peer_connect(port);
-        PUMP(iocp, counted(IOCPNET_COUNT_ACCEPTS_FAILED) == 1, PEER_MS);
+        PUMP(iocp, counted(i < 2 ? IOCPNET_COUNT_ACCEPTS_RESET : IOCPNET_COUNT_ACCEPTS_FAILED) == 1,
+             PEER_MS);
+        CHECK_EQ(counted(IOCPNET_COUNT_ACCEPTS_RESET) + counted(IOCPNET_COUNT_ACCEPTS_FAILED), 1);
         CHECK_EQ(waiting(), 1);
         CHECK(!listener->deficit);
         CHECK(is_ended(crowd[0]));
@@ -1514,6 +1682,11 @@ int main(int argc, char **argv)
     T_RUN(a_deficit_is_made_good_ever_more_seldom);
     T_RUN(resets_do_not_end_the_listener);
     T_RUN(an_accept_whose_client_has_gone_is_followed_by_another);
+    T_RUN(clients_gone_from_the_backlog_delay_nobody);
+    T_RUN(a_storm_of_resets_ends_with_its_last);
+    T_RUN(beside_resets_clients_are_served_as_before);
+    T_RUN(gone_clients_told_by_the_call_are_replaced_at_once);
+    T_RUN(the_last_reference_may_be_a_strangers);
     T_RUN(nobody_else_can_take_the_port);
     T_RUN(children_keep_no_socket_alive);
     T_RUN(another_process_may_be_quicker);
