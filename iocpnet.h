@@ -1098,8 +1098,8 @@ typedef struct iocpnet_frame_desc {
     uint16_t header_bytes;        // LENGTH: the whole header [length_offset + length_bytes]
     uint16_t counted_bytes;       // LENGTH: how many bytes of the header the length counts too:
                                   // length_bytes if itself, header_bytes if all of it [0]
-    uint8_t delimiter_bytes;      // DELIMITER: 1 to 8, required
-    char delimiter[8];            // DELIMITER: "\r\n", "\n", "\0" ...
+    uint8_t delimiter_bytes;      // DELIMITER: 1 to 8 [those of delimiter before its first NUL]
+    char delimiter[8];            // DELIMITER: "\r\n", "\n", ..., required
     iocpnet_frame_scan_fn *scan;  // SCAN: required
     void *user;                   // SCAN: given to it
 } iocpnet_frame_desc;
@@ -5615,9 +5615,18 @@ static size_t iocpnet__frame_header_bytes(const iocpnet_frame_desc *desc)
     return desc->length_offset + iocpnet__frame_length_bytes(desc);
 }
 
+static size_t iocpnet__frame_delimiter_bytes(const iocpnet_frame_desc *desc)
+{
+    size_t bytes = desc->delimiter_bytes;
+
+    while (!desc->delimiter_bytes && bytes < sizeof desc->delimiter && desc->delimiter[bytes])
+        bytes++;
+    return bytes;
+}
+
 IOCPNET__DEF iocpnet_error iocpnet_frame_check(const iocpnet_frame_desc *desc)
 {
-    size_t length, header;
+    size_t length, header, bytes;
 
     if (!desc) return WSAEINVAL;
     switch (desc->kind) {
@@ -5629,9 +5638,9 @@ IOCPNET__DEF iocpnet_error iocpnet_frame_check(const iocpnet_frame_desc *desc)
         if (desc->counted_bytes > header) return WSAEINVAL;
         return header > iocpnet__frame_max(desc) ? WSAEINVAL : 0;
     case IOCPNET_FRAME_DELIMITER:
-        if (!desc->delimiter_bytes) return WSAEINVAL;
-        if (desc->delimiter_bytes > sizeof desc->delimiter) return WSAEINVAL;
-        return desc->delimiter_bytes > iocpnet__frame_max(desc) ? WSAEINVAL : 0;
+        bytes = iocpnet__frame_delimiter_bytes(desc);
+        if (!bytes || bytes > sizeof desc->delimiter) return WSAEINVAL;
+        return bytes > iocpnet__frame_max(desc) ? WSAEINVAL : 0;
     case IOCPNET_FRAME_SCAN:
         return desc->scan ? 0 : WSAEINVAL;
     default:
@@ -5648,9 +5657,10 @@ IOCPNET__DEF size_t iocpnet_frame_header(const iocpnet_frame_desc *desc, uint64_
 
     if (iocpnet_frame_check(desc) || desc->kind == IOCPNET_FRAME_SCAN) return 0;
     if (desc->kind == IOCPNET_FRAME_DELIMITER) {
-        if (payload > iocpnet__frame_max(desc) - desc->delimiter_bytes) return 0;
-        if (out) memcpy(out, desc->delimiter, desc->delimiter_bytes);
-        return desc->delimiter_bytes;
+        bytes = iocpnet__frame_delimiter_bytes(desc);
+        if (payload > iocpnet__frame_max(desc) - bytes) return 0;
+        if (out) memcpy(out, desc->delimiter, bytes);
+        return bytes;
     }
     bytes = iocpnet__frame_length_bytes(desc);
     header_bytes = iocpnet__frame_header_bytes(desc);
@@ -5708,7 +5718,7 @@ static bool iocpnet__frame_delimited(const iocpnet_framer *framer, const unsigne
                                      size_t end)
 {
     const iocpnet_frame_desc *desc = framer->desc;
-    size_t bytes = desc->delimiter_bytes, i;
+    size_t bytes = iocpnet__frame_delimiter_bytes(desc), i;
 
     if (end < bytes) return false;
     for (i = 0; i < bytes; i++) {
@@ -5724,7 +5734,7 @@ static iocpnet_error iocpnet__frame_delimiter(iocpnet_framer *framer, const unsi
                                               size_t size)
 {
     const iocpnet_frame_desc *desc = framer->desc;
-    unsigned char last = (unsigned char)desc->delimiter[desc->delimiter_bytes - 1];
+    unsigned char last = (unsigned char)desc->delimiter[iocpnet__frame_delimiter_bytes(desc) - 1];
     size_t room = iocpnet__frame_max(desc) - framer->kept, at = 0;
 
     if (size > room) size = room;
@@ -5819,7 +5829,7 @@ static void iocpnet__frame_give(iocpnet_framer *framer, const unsigned char *byt
         *message = bytes + iocpnet__frame_header_bytes(desc);
         *message_size -= iocpnet__frame_header_bytes(desc);
     } else if (desc->kind == IOCPNET_FRAME_DELIMITER) {
-        *message_size -= desc->delimiter_bytes;
+        *message_size -= iocpnet__frame_delimiter_bytes(desc);
     }
 }
 

@@ -521,6 +521,31 @@ static void zero_is_a_length_of_four_bytes_in_network_order(void)
     CHECK(got.message == bytes + 4);
 }
 
+// Its length need not be told, unless a NUL is part of it.
+static void a_delimiter_is_as_long_as_it_looks(void)
+{
+    static const char *const delimiters[] = { "\n", "\r\n", "--end--", "12345678" };
+    iocpnet_framer framer;
+    size_t i;
+
+    for (i = 0; i < sizeof delimiters / sizeof *delimiters; i++) {
+        size_t n = strlen(delimiters[i]);
+        iocpnet_frame_desc desc = of_delimiter(delimiters[i], n);
+        char bytes[32] = "word", made[8];
+
+        T_NOTE("%s", delimiters[i]);
+        desc.delimiter_bytes = 0;
+        memcpy(bytes + 4, delimiters[i], n);
+        CHECK_ERR(iocpnet_frame_check(&desc), 0);
+        CHECK_EQ(iocpnet_frame_header(&desc, 4, made), n);
+        CHECK_MEM(made, delimiters[i], n);
+        CHECK_ERR(iocpnet_framer_init(&framer, &desc), 0);
+        CHECK_ERR(next(&framer, bytes, 4 + n + 3), 0);
+        CHECK_EQ(got.size, 4);
+        CHECK_EQ(got.taken, 4 + n);
+    }
+}
+
 static void says_which_settings_cannot_be(void)
 {
     iocpnet_frame_desc desc = of_kind(IOCPNET_FRAME_LENGTH);
@@ -1494,6 +1519,7 @@ int main(int argc, char **argv)
 {
     t_begin(argc, argv, "frame");
     T_RUN(zero_is_a_length_of_four_bytes_in_network_order);
+    T_RUN(a_delimiter_is_as_long_as_it_looks);
     T_RUN(says_which_settings_cannot_be);
     T_RUN(reads_lengths_of_every_size_order_place_and_count);
     T_RUN(reads_a_length_whose_every_byte_counts);
