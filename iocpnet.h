@@ -6324,9 +6324,9 @@ static iocpnet_error iocpnet__listener_post(iocpnet_listener *listener, iocpnet_
     // A call that fails for a client that has gone has taken it from the backlog.
     do {
         error = iocpnet_start_accept(&slot->accept, &listener->socket, &slot->socket, data, size);
-    } while (iocpnet__is_client_gone(error) && ++gone < IOCPNET__GONE_MOST);
+    } while (error == WSAECONNRESET && ++gone < IOCPNET__GONE_MOST);
     if (gone) iocpnet__count(listener->group.iocp, IOCPNET_COUNT_ACCEPTS_RESET, gone);
-    if (iocpnet__is_client_gone(error)) error = IOCPNET__MANY_GONE;
+    if (error == WSAECONNRESET) error = IOCPNET__MANY_GONE;
     if (!error) {
         accepts->newest = slot;
         iocpnet__store(&listener->posted, listener->posted + 1);
