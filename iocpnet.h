@@ -1615,15 +1615,34 @@ IOCPNET__STATIC_ASSERT(IOCPNET_ACCEPT_ROOM == 2 * (sizeof(struct sockaddr_storag
                        accept_room);
 IOCPNET__STATIC_ASSERT(sizeof(LONG) == sizeof(int32_t), long_size);
 
-// Atomics, in one place. All are full barriers but the two loads and the store, which are an
-// acquire and a release.
+// x86 keeps loads and stores in order, but for a store and a load behind it. ARM64EC defines what
+// x64 does, and is ARM.
+#if (defined(_M_IX86) || defined(_M_X64) || defined(__i386__) || defined(__x86_64__)) && \
+    !defined(_M_ARM64EC) && !defined(__arm64ec__)
+#define IOCPNET__X86
+#endif
+
+// Atomics, in one place. The three loads are an acquire, the store is a release, and all others are
+// full barriers, a compare-exchange that fails too.
 
 static void iocpnet__fence(void)
 {
-#if defined(_M_IX86) || defined(_M_X64) || defined(__i386__) || defined(__x86_64__)
-    _ReadWriteBarrier();  // x86 keeps loads and stores in order; the compiler has to as well
+#if defined(IOCPNET__X86)
+    _ReadWriteBarrier();  // for the compiler; the processor needs none
+#elif defined(_MSC_VER)
+    __dmb(_ARM64_BARRIER_ISH);
 #else
     MemoryBarrier();
+#endif
+}
+
+// Completes an Interlocked function to a full barrier. On x86 it is one. On ARM clang makes an
+// acquire and a release of it, behind which a load may be done before its store; and one that
+// compares and fails is only a load. Source: clang 19's code for aarch64-w64-windows-gnu.
+static void iocpnet__full(void)
+{
+#if !defined(IOCPNET__X86)
+    iocpnet__fence();
 #endif
 }
 
@@ -1642,30 +1661,43 @@ static void iocpnet__store(volatile int32_t *p, int32_t value)
 
 static int32_t iocpnet__add(volatile int32_t *p, int32_t n)
 {
-    return (int32_t)InterlockedExchangeAdd((volatile LONG *)p, n) + n;
+    int32_t was = (int32_t)InterlockedExchangeAdd((volatile LONG *)p, n);
+    iocpnet__full();
+    return was + n;
 }
 
 static int32_t iocpnet__exchange(volatile int32_t *p, int32_t value)
 {
-    return (int32_t)InterlockedExchange((volatile LONG *)p, value);
+    int32_t was = (int32_t)InterlockedExchange((volatile LONG *)p, value);
+    iocpnet__full();
+    return was;
 }
 
 #ifndef IOCPNET_NO_SERVER
 static int32_t iocpnet__or(volatile int32_t *p, int32_t bits)
 {
-    return (int32_t)InterlockedOr((volatile LONG *)p, bits);
+    int32_t was = (int32_t)InterlockedOr((volatile LONG *)p, bits);
+    iocpnet__full();
+    return was;
 }
 #endif
 
 static bool iocpnet__cas(volatile int32_t *p, int32_t from, int32_t to)
 {
-    return (int32_t)InterlockedCompareExchange((volatile LONG *)p, to, from) == from;
+    int32_t was;
+    iocpnet__full();
+    was = (int32_t)InterlockedCompareExchange((volatile LONG *)p, to, from);
+    iocpnet__full();
+    return was == from;
 }
 
 static bool iocpnet__cas64(volatile int64_t *p, int64_t from, int64_t to)
 {
-    return (int64_t)InterlockedCompareExchange64((volatile LONG64 *)p, (LONG64)to, (LONG64)from) ==
-           from;
+    int64_t was;
+    iocpnet__full();
+    was = (int64_t)InterlockedCompareExchange64((volatile LONG64 *)p, (LONG64)to, (LONG64)from);
+    iocpnet__full();
+    return was == from;
 }
 
 static int64_t iocpnet__load64(volatile int64_t *p)
@@ -1688,12 +1720,18 @@ static void *iocpnet__load_pointer(void *const volatile *p)
 
 static void *iocpnet__exchange_pointer(void *volatile *p, void *value)
 {
-    return InterlockedExchangePointer((PVOID volatile *)p, value);
+    void *was = InterlockedExchangePointer((PVOID volatile *)p, value);
+    iocpnet__full();
+    return was;
 }
 
 static bool iocpnet__cas_pointer(void *volatile *p, void *from, void *to)
 {
-    return InterlockedCompareExchangePointer((PVOID volatile *)p, to, from) == from;
+    void *was;
+    iocpnet__full();
+    was = InterlockedCompareExchangePointer((PVOID volatile *)p, to, from);
+    iocpnet__full();
+    return was == from;
 }
 
 // ---- I2 error: the one error space, names and texts ---------------------------------------------
@@ -2127,9 +2165,9 @@ static void iocpnet__free(void *p, size_t size)
 // (winternl.h)".
 static void *iocpnet__teb_read(DWORD offset)
 {
-#if defined(_M_X64) || defined(__x86_64__)
+#if defined(IOCPNET__X86) && defined(_WIN64)
     return (void *)(uintptr_t)__readgsqword(offset);
-#elif defined(_M_IX86) || defined(__i386__)
+#elif defined(IOCPNET__X86)
     return (void *)(uintptr_t)__readfsdword(offset);
 #else
     return *(void *const volatile *)(void *)((char *)NtCurrentTeb() + offset);
@@ -2222,7 +2260,10 @@ static void iocpnet__count_shared(volatile int64_t *counter, int64_t n)
 static inline void iocpnet__count_own(volatile int64_t *counter, int64_t n)
 {
 #if defined(_WIN64)
-    *counter = *counter + n;
+    int64_t value = *counter + n;
+
+    iocpnet__full();  // who sees this one sees those before it: a finish comes with its start
+    *counter = value;
 #else
     iocpnet__count_shared(counter, n);  // a 64-bit store is two, and a reader could see one of them
 #endif
@@ -4216,7 +4257,8 @@ IOCPNET__DEF char *iocpnet_address_text(const iocpnet_address *address, char *te
 
     if (!size) return text;
     if (!address->size ||
-        !IOCPNET_OS(inet_ntop)(address->u.family, (PVOID)(address->u.bytes + (v6 ? 8 : 4)), host,
+        !IOCPNET_OS(inet_ntop)(address->u.family,
+                               (PVOID)(uintptr_t)(address->u.bytes + (v6 ? 8 : 4)), host,
                                sizeof host)) {
         (void)iocpnet__put_text(to, end, "(none)");
         return text;
@@ -6505,7 +6547,7 @@ static void iocpnet__bell_arm(iocpnet_listener *listener)
     closed = iocpnet__load(&listener->group.closed) != 0;
     if (!closed && !iocpnet__op_begin(&bell->op, listener->group.iocp, 0, IOCPNET_OP_POST)) {
         bell->op.flags = IOCPNET__POSTED;
-        iocpnet__store(&bell->armed, 1);
+        iocpnet__exchange(&bell->armed, 1);  // before rung is read
     }
     iocpnet__lock_leave(&listener->lock);
     if (!closed && iocpnet__load(&bell->rung)) iocpnet__bell_ring(listener);

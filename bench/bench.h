@@ -65,8 +65,8 @@ static inline const char *bench_system(void)
     wine_fn wine;
     version_fn version;
     if (text[0]) return text;
-    wine = ntdll ? (wine_fn)(void *)GetProcAddress(ntdll, "wine_get_version") : NULL;
-    version = ntdll ? (version_fn)(void *)GetProcAddress(ntdll, "RtlGetVersion") : NULL;
+    wine = ntdll ? (wine_fn)(void (*)(void))GetProcAddress(ntdll, "wine_get_version") : NULL;
+    version = ntdll ? (version_fn)(void (*)(void))GetProcAddress(ntdll, "RtlGetVersion") : NULL;
     if (version) version(&info);
     if (wine) {
         snprintf(text, sizeof text, "Wine %.40s", wine());

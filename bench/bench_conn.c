@@ -44,7 +44,7 @@ static double time_user(iocpnet_conn conn, const void *wanted)
     }
     start = bench_now() - start;
     InterlockedExchangeAdd(&at.wrong, wrong);
-    return start / CALLS;
+    return start / (double)CALLS;
 }
 
 static double time_send(iocpnet_conn conn)
@@ -57,7 +57,7 @@ static double time_send(iocpnet_conn conn)
     }
     start = bench_now() - start;
     InterlockedExchangeAdd(&at.wrong, wrong);
-    return start / SENDS;
+    return start / (double)SENDS;
 }
 
 // ---- the listener's end, on the worker ----------------------------------------------------------

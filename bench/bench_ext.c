@@ -99,7 +99,7 @@ static double run_one(void *user)
         }
     }
     took = bench_now() - took;
-    return take_back(CALLS) ? took / CALLS : 0;
+    return take_back(CALLS) ? took / (double)CALLS : 0;
 }
 
 static SOCKET make_socket(void)

@@ -112,7 +112,7 @@ static double throughput(int stream, bool whole, int rounds)
     char name[64];
     for (int tried = 0; tried == 0 || (tried < TRIES && bench_too_wide(f, 0.25)); tried++) {
         for (int r = 0; r < rounds; r++)
-            gbs[r] = (double)buffers * BUFFER / run_short(stream, whole, buffers);
+            gbs[r] = (double)buffers * (double)BUFFER / run_short(stream, whole, buffers);
         f = bench_summary(gbs, (size_t)rounds);
     }
     snprintf(name, sizeof name, "%s, 64 bytes, %s", stream_names[stream], whole ? "whole" : "cut");

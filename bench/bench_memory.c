@@ -273,7 +273,7 @@ static double run_steady(void *user)
     if (good) {
         start = bench_now();
         good = serve_both(EVENTS);
-        took = (bench_now() - start) / (2.0 * EVENTS);
+        took = (bench_now() - start) / (2.0 * (double)EVENTS);
     }
     end(a);
     return good ? took : 0;

@@ -286,7 +286,7 @@ static int enough(which_case which, int candidate, double ns)
         double took = run(which, candidate, count);
         if (took > ns / 4 || count > (1 << 24)) {
             double n = count * ns / (took + 1);
-            return n < BURST ? BURST : (int)(n / BURST) * BURST;
+            return n < (double)BURST ? BURST : (int)(n / (double)BURST) * BURST;
         }
         count *= 4;
     }

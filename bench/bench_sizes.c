@@ -161,7 +161,7 @@ static bool server(bool zero_byte)
     }
     if (!awaited(&opened, CONNECTIONS)) goto failed;
     snprintf(name, sizeof name, "%s: an idle one, both ends, resident", how);
-    bench_exact("sizes", name, "bytes", (resident() - own) / CONNECTIONS);
+    bench_exact("sizes", name, "bytes", (resident() - own) / (double)CONNECTIONS);
     for (i = 0; i < CONNECTIONS; i++)
         closesocket(clients[i]);
     made = 0;

@@ -51,7 +51,7 @@ static double start_and_cancel(void *user)
         error = iocpnet_timer_cancel(&ours[i]);
     took = bench_now() - took;
     if (error) printf("  %s\n", iocpnet_error_text(error));
-    return error ? 0 : took / EACH;
+    return error ? 0 : took / (double)EACH;
 }
 
 // What a deadline does that is put off at each message.
@@ -68,7 +68,7 @@ static double put_off(void *user)
     }
     took = bench_now() - took;
     if (error) printf("  %s\n", iocpnet_error_text(error));
-    return error ? 0 : took / EACH;
+    return error ? 0 : took / (double)EACH;
 }
 
 static double run_now(void *user)
@@ -83,7 +83,7 @@ static double run_now(void *user)
     while (!error && ran - before < EACH && bench_now() - took < 1e10)
         iocpnet_iocp_poll(iocp, 0);
     took = bench_now() - took;
-    if (!error && ran - before == EACH) return took / EACH;
+    if (!error && ran - before == EACH) return took / (double)EACH;
     printf("  %s\n", error ? iocpnet_error_text(error) : "not all timers ran");
     return 0;
 }
@@ -110,7 +110,7 @@ static double of_the_system(void *user)
             return 0;
         }
     }
-    return (bench_now() - took) / EACH;
+    return (bench_now() - took) / (double)EACH;
 }
 
 int main(void)

@@ -11,6 +11,7 @@ mkdir -p "$work"
 
 warnings="-Wall -Wextra -Wshadow -Wconversion -Wundef -Werror"
 c="$warnings -Wstrict-prototypes"
+strict="-Wcast-qual -Wsign-conversion"
 gcc=x86_64-w64-mingw32-gcc
 gxx=x86_64-w64-mingw32-g++
 gcc32=i686-w64-mingw32-gcc
@@ -50,7 +51,65 @@ if ! command -v $gcc >/dev/null; then
     exit 1
 fi
 
+# barriers arm|x64|x86 COMMAND... -o FILE: the command makes the assembly of compile_atomics.c, and
+# each function there has the barriers that its name promises. A path is what the text has between
+# an access and the next return. On ARM: one behind each load and each access of a full one, before
+# each store, and before a compare-exchange too, which may fail and be no more than a load. On x86:
+# a locked instruction makes a full one, no other has one on x64, and none has a fence.
+barriers()
+{
+    local kind=$1
+    shift
+    "$@" || return
+    awk -v kind="$kind" '
+        function wrong(what) { print name ": " what; bad = 1 }
+        function leave()
+        {
+            if (name == "") return
+            if (kind == "arm" && !accesses) wrong("no access is found")
+            if (kind != "arm" && full && locked != 1) wrong(locked + 0 " locked instructions")
+            if (kind == "x64" && !full && locked) wrong("a locked instruction")
+            if (kind != "arm" && fences) wrong("a fence")
+            name = ""
+        }
+        /^["#_]*atomic_[a-z0-9_]*"?:/ {
+            leave()
+            name = $1
+            gsub(/[":#]/, "", name)
+            sub(/^_/, "", name)
+            full = name ~ /^atomic_full/
+            store = name ~ /^atomic_store/
+            accesses = locked = fences = passed = 0
+            found++
+            next
+        }
+        /^[^ \t.#\/L]/ { leave() }
+        name == "" { next }
+        { instruction = $1 }
+        instruction == "lock" || instruction ~ /^xchg/ { locked++ }
+        instruction ~ /^[lms]fence/ { fences++ }
+        kind != "arm" { next }
+        instruction == "dmb" && $2 ~ /^(sy|ish)$/ { passed = 1 }
+        instruction ~ /^(ld|st|cas|swp)/ {
+            if (instruction ~ /^st/ && store && !passed) wrong("no barrier before the store")
+            if (!accesses && !passed && name ~ /_cas/) wrong("no barrier before it")
+            accesses++
+            passed = 0
+        }
+        instruction == "ret" {
+            if (!store && !passed) wrong("no barrier behind it")
+            passed = 0
+        }
+        END {
+            leave()
+            if (found != 12) { print found + 0 " functions, not 12"; bad = 1 }
+            exit bad
+        }' "${@: -1}"
+}
+export -f barriers
+
 all=tests/compile_all.c
+atomics=tests/compile_atomics.c
 compiles "gcc c99 -O2" $gcc -std=c99 -pedantic-errors $c -O2 -c $all
 compiles "gcc c99 -O0" $gcc -std=c99 -pedantic-errors $c -O0 -c $all
 compiles "gcc c11" $gcc -std=c11 -pedantic-errors $c -fsyntax-only $all
@@ -77,6 +136,13 @@ stops "ALLOC without FREE" "define both" $gcc -std=c99 $c "-DIOCPNET_ALLOC=x" -f
 stops "too old a Windows" "needs Windows 7" $gcc -std=c99 $c -D_WIN32_WINNT=0x0501 \
     -fsyntax-only $all
 
+compiles "gcc barriers" barriers x64 $gcc -std=c99 $c -O2 -S $atomics
+
+# Warnings that programs may have beside ours.
+for mode in "" "-DIOCPNET_DEBUG" "-DIOCPNET_NO_SERVER" "-DIOCPNET_STATIC"; do
+    compiles "gcc strict $mode" $gcc -std=c99 $c $strict $mode -fsyntax-only $all
+done
+
 for layer in 1 2 3 4 5 6 7 8 9 10 11 12; do
     for optimise in -O0 -O2; do
         case $layer$optimise in 1-O2 | 3-O2 | 4-O2 | 7-O2 | 8-O2) continue ;; esac
@@ -92,6 +158,10 @@ if command -v $gxx >/dev/null; then
     compiles "g++ c++17" $gxx -x c++ -std=c++17 -pedantic-errors $warnings -fsyntax-only $all
     compiles "g++ static, debug" $gxx -x c++ -std=c++11 $warnings -DIOCPNET_STATIC -DIOCPNET_DEBUG \
         -c $all
+    for mode in "" "-DIOCPNET_DEBUG" "-DIOCPNET_NO_SERVER" "-DIOCPNET_STATIC"; do
+        compiles "g++ strict $mode" $gxx -x c++ -std=c++11 $warnings $strict $mode \
+            -fsyntax-only $all
+    done
     for layer in 5 9 10 11 12; do
         compiles "g++ layer $layer alone" $gxx -x c++ -std=c++11 $warnings -DLAYER=$layer \
             -c tests/compile_layer.c
@@ -108,6 +178,10 @@ if [ -n "$gcc32" ] && command -v $gcc32 >/dev/null; then
     done
     compiles "gcc x86 layer 11 alone" $gcc32 -std=c99 -pedantic-errors $c -O2 -DLAYER=11 \
         -c tests/compile_layer.c
+    compiles "gcc x86 barriers" barriers x86 $gcc32 -std=c99 $c -O2 -S $atomics
+    for mode in "" "-DIOCPNET_DEBUG" "-DIOCPNET_NO_SERVER" "-DIOCPNET_STATIC"; do
+        compiles "gcc x86 strict $mode" $gcc32 -std=c99 $c $strict $mode -fsyntax-only $all
+    done
 else
     left_out "x86: no i686-w64-mingw32-gcc"
 fi
@@ -128,6 +202,15 @@ if [ -n "$clang" ]; then
         done
         compiles "clang C++11" $x64 -x c++ -std=c++11 -pedantic-errors $warnings -c $all
         compiles "clang no GNU extensions" $x64 -std=c99 -pedantic-errors $c -Wgnu -Wvla -c $all
+        compiles "clang strict" $x64 -std=c99 $c $strict -fsyntax-only $all
+        compiles "clang barriers" barriers x64 $x64 -std=c99 $c -O2 -S $atomics
+        # The programs too, as "make CC=clang-19" compiles them.
+        for program in tests/test_*.c examples/*.c bench/bench_*.c bench/peers/*.c; do
+            mode=
+            case $program in tests/*) mode=-DIOCPNET_DEBUG ;; esac
+            compiles "clang $program" $x64 -std=c99 -D_WIN32_WINNT=0x0601 $c -Wpedantic $mode \
+                -fsyntax-only $program
+        done
     else
         left_out "clang for x64: it does not find MinGW's headers"
     fi
@@ -135,9 +218,24 @@ if [ -n "$clang" ]; then
     if echo '#include <windows.h>' | $arm -x c -fsyntax-only - 2>/dev/null; then
         compiles "clang ARM64" $arm -std=c99 $c -fsyntax-only $all
         compiles "clang ARM64 debug" $arm -std=c99 $c -DIOCPNET_DEBUG -fsyntax-only $all
+        compiles "clang ARM64 barriers" barriers arm $arm -std=c99 $c -O2 -S $atomics
     else
         left_out "ARM64: these headers or this clang know none (check_msvc.sh compiles for it)"
     fi
+    # As cl sees them, with Wine's headers.
+    . tests/msvc/names.sh
+    wine=/usr/include/wine/wine
+    for target in aarch64 arm64ec x86_64; do
+        kind=arm
+        [ $target = x86_64 ] && kind=x64
+        msvc="$clang --target=$target-pc-windows-msvc -fms-compatibility-version=19.39"
+        msvc="$msvc $(wine_functions $target-C) -isystem $wine/msvcrt -isystem $wine/windows"
+        if echo '#include <windows.h>' | $msvc -x c -fsyntax-only - 2>/dev/null; then
+            compiles "clang as cl, $target barriers" barriers $kind $msvc -O2 -S $atomics
+        else
+            left_out "barriers as cl for $target makes them: no libwine-dev, or not for this clang"
+        fi
+    done
 else
     left_out "clang, ARM64: not installed"
 fi

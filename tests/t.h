@@ -64,6 +64,8 @@
     do {                                                                      \
         if (!t__check((cond) ? 1 : 0, T__HERE, "REQUIRE(" #cond ")")) return; \
     } while (0)
+// At a place that is never to be reached.
+#define CHECK_NEVER(what) t__check(0, T__HERE, "CHECK_NEVER(" #what ")")
 #define T_SKIP(why)              \
     do {                         \
         t__skip(T__HERE, (why)); \

@@ -932,6 +932,7 @@ static void an_address_that_is_none_has_a_text(void)
     iocpnet_address address;
     char text[64] = "kept";
 
+    memset(&address, 0, sizeof address);
     CHECK(iocpnet_address_text(&address, text, 0) == text);
     CHECK(strcmp(text, "kept") == 0);
     CHECK_ERR(iocpnet_address_parse(&address, "127.0.0.1", 80), 0);

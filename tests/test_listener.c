@@ -1552,7 +1552,7 @@ static bool short_life(void)
     for (i = 0; i < 3; i++) {
         if (iocpnet_iocp_close(iocp) == 0) return got == 4;
     }
-    CHECK(!"the iocp did not close");
+    CHECK_NEVER("the iocp did not close");
     return false;
 }
 

@@ -73,7 +73,7 @@ static void ring(iocpnet_timer *timer, iocpnet_error error)
     alarm_clock *a = IOCPNET_OUTER(timer, alarm_clock, timer);
     CHECK_EQ(InterlockedIncrement(&a->inside), 1);
     a->at = now();
-    if (!error && a->at < a->due) CHECK(!"early");
+    if (!error && a->at < a->due) CHECK_NEVER("early");
     a->error = error;
     a->number = InterlockedIncrement(&rung);
     if (error) InterlockedIncrement(&a->aborted);

@@ -12,6 +12,10 @@ mkdir -p "$out"
 
 wine_begin || exit 1
 trap wine_end EXIT
+if [ "${ARCH:-x64}" = x86 ] && ! wine_runs_x86 "$out/probe.txt"; then
+    echo "this Wine runs no 32-bit programs (Debian, Ubuntu: wine32)"
+    exit 1
+fi
 
 wine_exec "$folder/examples/echo_server.exe" --port 0 --seconds 300 \
     </dev/null >"$out/server.txt" 2>"$out/server.err" &

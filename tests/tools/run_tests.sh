@@ -80,22 +80,36 @@ judge()
     } 8>"$out/lock"
 }
 
+# end PROCESS...: ends these children. A wait in a trap returns at once if the trap came in a wait.
+end()
+{
+    local process
+    kill -TERM "$@" 2>/dev/null
+    for process; do
+        while kill -0 "$process" 2>/dev/null; do wait "$process"; done
+    done
+}
+
 # INT first, so that a program can say where it hangs; TERM would end it without a word. At full
 # size what it says is shown while it runs.
 run()
 {
-    local name=$1 topic=$2 child
+    local name=$1 topic=$2 child tail='' code
     shift 2
     : >"$out/$name.txt"
     timeout -s INT -k 5 "$limit" "$@" </dev/null >"$out/$name.txt" 2>&1 9>&- &
     child=$!
-    trap 'kill -TERM $child; wait $child; exit 143' TERM  # its group is timeout's own
+    # Its group is timeout's own. INT is not ignored here, for the script has a trap for it.
+    trap 'end $child; exit 143' INT TERM
     if [ -n "${FULL:-}" ]; then
         echo "---- $name runs ..."
-        tail -n +1 -f --pid=$child -s 0.2 "$out/$name.txt" 9>&-
+        tail -n +1 -f --pid=$child -s 0.2 "$out/$name.txt" 9>&- &  # behind: a signal is heard
+        tail=$!
     fi
     wait $child
-    judge "$name" "$topic" $?
+    code=$?
+    [ -z "$tail" ] || wait $tail
+    judge "$name" "$topic" $code
 }
 
 run_program()
@@ -136,16 +150,10 @@ if ! wine_begin; then
     exit 1
 fi
 trap wine_end EXIT
-trap 'kill $(jobs -p) 2>/dev/null; wait; exit 130' INT TERM
+trap 'end $(jobs -p); exit 130' INT TERM
 
-# A 64-bit Wine runs a 32-bit program by doing nothing, with success. So ask one of Wine's own; in a
-# prefix that is 32-bit as a whole it is elsewhere.
 if [ "${ARCH:-x64}" = x86 ] && [ ${#programs[@]} -gt 0 ]; then
-    probe='C:\windows\syswow64\cmd.exe'
-    grep -qx '#arch=win32' "$WINEPREFIX/system.reg" && probe='C:\windows\system32\cmd.exe'
-    timeout -s INT -k 5 60 $wine_command "$probe" /c echo runs \
-        </dev/null >"$out/probe.txt" 2>&1 9>&-
-    if ! grep -q '^runs' "$out/probe.txt"; then
+    if ! wine_runs_x86 "$out/probe.txt"; then
         for name in "${programs[@]}"; do
             echo "SKIP ${name#test_}: this Wine runs no 32-bit programs (wine32)"
             if [ -n "${T_NO_SKIP:-}" ]; then echo 0 1 0; else echo 0 0 1; fi >"$out/$name.sum"

@@ -28,6 +28,13 @@ wine_server=${WINESERVER:-${wine_command%64}server}
 case $wine_command in
     /usr/lib/wine/wine64) wine_server=wineserver ;;
 esac
+# Some packages have no command for the server: it is beside Wine's libraries.
+if [ -z "${WINE:-}${WINESERVER:-}" ] && ! command -v "$wine_server" >/dev/null; then
+    for wine_server in "$(dirname "$(readlink -f "$wine_command")")/wineserver" \
+        /usr/lib/wine/wineserver /usr/lib/*/wine/wineserver /opt/wine-*/bin/wineserver; do
+        [ ! -x "$wine_server" ] || break
+    done
+fi
 
 # Wine links the prefix's Desktop and Documents to those of HOME, and a program that deletes a
 # folder there follows the link. So they lead to a folder of ours.
@@ -57,6 +64,10 @@ wine_begin()
     [ -e "$WINEPREFIX/made" ] || flock -x 9
     if [ ! -e "$WINEPREFIX/made" ]; then
         rm -rf "$WINEPREFIX"
+        if ! command -v "${wine_server%% *}" >/dev/null; then
+            echo "wine: there is no '$wine_server'; WINESERVER='command' names it" >&2
+            return 1
+        fi
         wine_quiet $wine_command wineboot -i
         wine_quiet $wine_command winecfg /v win10
         wine_quiet $wine_server -k
@@ -77,6 +88,16 @@ wine_begin()
 wine_exec()
 {
     exec $wine_command "$@" 9>&-
+}
+
+# Whether it runs 32-bit programs: one that can't does nothing, with success. So ask one of Wine's
+# own; in a prefix that is 32-bit as a whole it is elsewhere. FILE takes what it says.
+wine_runs_x86()
+{
+    local file=$1 probe='C:\windows\syswow64\cmd.exe'
+    grep -qx '#arch=win32' "$WINEPREFIX/system.reg" && probe='C:\windows\system32\cmd.exe'
+    timeout -s INT -k 5 60 $wine_command "$probe" /c echo runs </dev/null >"$file" 2>&1 9>&-
+    grep -q '^runs' "$file"
 }
 
 # Processes of Wine in our prefix.
