@@ -222,23 +222,36 @@ extern "C" {
 // A Windows error code, a Winsock one where there is one: 10054 is WSAECONNRESET. 0 is success.
 typedef int iocpnet_error;
 
-// The codes that this kit returns of its own accord, for programs without winsock2.h. The numbers
-// are Winsock's and Win32's; IOCPNET_EINVAL is WSAEINVAL and so on.
+// Codes that the comments of this file name, for programs without winsock2.h. The numbers are
+// Winsock's and Win32's; IOCPNET_EINVAL is WSAEINVAL and so on.
 enum {
-    IOCPNET_EINVALIDDATA = 13,    // ERROR_INVALID_DATA: bytes that are no message
-    IOCPNET_ENOTFOUND = 1168,     // ERROR_NOT_FOUND: nothing to cancel
-    IOCPNET_ABORTED = 995,        // WSA_OPERATION_ABORTED
-    IOCPNET_EINVAL = 10022,       // WSAEINVAL
-    IOCPNET_EMFILE = 10024,       // WSAEMFILE
-    IOCPNET_EWOULDBLOCK = 10035,  // WSAEWOULDBLOCK
-    IOCPNET_EINPROGRESS = 10036,  // WSAEINPROGRESS
-    IOCPNET_EMSGSIZE = 10040,     // WSAEMSGSIZE
-    IOCPNET_EOPNOTSUPP = 10045,   // WSAEOPNOTSUPP
-    IOCPNET_ECONNRESET = 10054,   // WSAECONNRESET
-    IOCPNET_ENOBUFS = 10055,      // WSAENOBUFS
-    IOCPNET_ENOTCONN = 10057,     // WSAENOTCONN
-    IOCPNET_ESHUTDOWN = 10058,    // WSAESHUTDOWN
-    IOCPNET_ETIMEDOUT = 10060     // WSAETIMEDOUT
+    IOCPNET_EINVALIDHANDLE = 6,      // ERROR_INVALID_HANDLE: of a file, a pipe, an event
+    IOCPNET_ENOMEMORY = 8,           // ERROR_NOT_ENOUGH_MEMORY
+    IOCPNET_EINVALIDDATA = 13,       // ERROR_INVALID_DATA: bytes that are no message
+    IOCPNET_EHANDLEEOF = 38,         // ERROR_HANDLE_EOF: a file or a message ends too early
+    IOCPNET_WAIT_TIMEOUT = 258,      // WSA_WAIT_TIMEOUT: iocpnet_iocp_poll has found nothing
+    IOCPNET_ENOMOREITEMS = 259,      // ERROR_NO_MORE_ITEMS: no TLS or FLS index is left
+    IOCPNET_ABORTED = 995,           // WSA_OPERATION_ABORTED
+    IOCPNET_ENOTFOUND = 1168,        // ERROR_NOT_FOUND: nothing to cancel
+    IOCPNET_EACCES = 10013,          // WSAEACCES
+    IOCPNET_EINVAL = 10022,          // WSAEINVAL
+    IOCPNET_EMFILE = 10024,          // WSAEMFILE
+    IOCPNET_EWOULDBLOCK = 10035,     // WSAEWOULDBLOCK
+    IOCPNET_EINPROGRESS = 10036,     // WSAEINPROGRESS
+    IOCPNET_ENOTSOCK = 10038,        // WSAENOTSOCK
+    IOCPNET_EMSGSIZE = 10040,        // WSAEMSGSIZE
+    IOCPNET_EOPNOTSUPP = 10045,      // WSAEOPNOTSUPP
+    IOCPNET_EADDRINUSE = 10048,      // WSAEADDRINUSE: also when the system is out of ports
+    IOCPNET_EADDRNOTAVAIL = 10049,   // WSAEADDRNOTAVAIL
+    IOCPNET_ENETRESET = 10052,       // WSAENETRESET
+    IOCPNET_ECONNABORTED = 10053,    // WSAECONNABORTED
+    IOCPNET_ECONNRESET = 10054,      // WSAECONNRESET
+    IOCPNET_ENOBUFS = 10055,         // WSAENOBUFS: the system or a pool is out of buffers
+    IOCPNET_ENOTCONN = 10057,        // WSAENOTCONN
+    IOCPNET_ESHUTDOWN = 10058,       // WSAESHUTDOWN
+    IOCPNET_ETIMEDOUT = 10060,       // WSAETIMEDOUT
+    IOCPNET_ECONNREFUSED = 10061,    // WSAECONNREFUSED
+    IOCPNET_ESYSCALLFAILURE = 10107  // WSASYSCALLFAILURE: a call failed and gave no code
 };
 
 // The name of a code: "WSAECONNRESET".
@@ -250,25 +263,35 @@ IOCPNET_API const char *iocpnet_error_name(iocpnet_error error);
 
 // Number, name and text of a code: "10054 WSAECONNRESET An existing connection was forcibly ...".
 //
-// Returns    the text, never NULL. A code that is not in the table is shown with the system's own
-//            text; room is kept for 32 such codes, later ones read "unknown error".
+// Returns    the text, never NULL. A code that is not in the table is shown with the first line of
+//            the system's own text, cut behind a word if all together is longer than 239 bytes;
+//            room is kept for 32 such codes, later ones read "unknown error".
 // Owns       the text is static; it stays as it is.
 // Threads    any.
 // Source     MS Learn, "Windows Sockets Error Codes" and "System Error Codes".
 IOCPNET_API const char *iocpnet_error_text(iocpnet_error error);
 
-// The Winsock code of a Win32 code, as GetQueuedCompletionStatus or GetLastError gives it: 64
-// ERROR_NETNAME_DELETED is 10054. Codes without a Winsock one come back unchanged.
+// The Winsock code of a Win32 code, as GetQueuedCompletionStatus or GetLastError gives it for an
+// operation on a socket: ERROR_NETNAME_DELETED (64) is WSAECONNRESET (10054). Codes without a
+// Winsock one come back unchanged. Seven codes mean something else for a file, a pipe or an event:
+// ERROR_ACCESS_DENIED (5), ERROR_INVALID_HANDLE (6), ERROR_NOT_READY (21), ERROR_SHARING_VIOLATION
+// (32), ERROR_INSUFFICIENT_BUFFER (122), ERROR_PIPE_NOT_CONNECTED (233), ERROR_INVALID_USER_BUFFER
+// (1784). The kit hands them out as they are unless the handle is a socket.
 //
 // Returns    the code.
 // Threads    any.
+// Source     MS Learn, "Windows Sockets Error Codes" and "System Error Codes".
 IOCPNET_API iocpnet_error iocpnet_error_from_win32(uint32_t code);
 
-// The Winsock code of an NTSTATUS, as OVERLAPPED.Internal and GetQueuedCompletionStatusEx give it.
+// The Winsock code of an NTSTATUS, as OVERLAPPED.Internal and GetQueuedCompletionStatusEx give it
+// for an operation on a socket. It is the code that iocpnet_error_from_win32 makes of the Win32
+// code of that NTSTATUS, except where that Win32 code stands for several events that Winsock tells
+// apart: STATUS_LOCAL_DISCONNECT is WSAECONNABORTED, though its Win32 code is that of a reset.
 // Warnings that deliver data (STATUS_BUFFER_OVERFLOW) are errors here: WSAEMSGSIZE.
 //
 // Returns    the code; 0 for every success status.
 // Threads    any.
+// Source     [MS-ERREF] 2.3.1; MS Learn, RtlNtStatusToDosError, WSAGetOverlappedResult.
 IOCPNET_API iocpnet_error iocpnet_error_from_status(uint32_t status);
 
 // ---- D3 os: Winsock started and ended -----------------------------------------------------------
@@ -479,7 +502,8 @@ typedef struct iocpnet_op iocpnet_op;
 //
 //   user, key   as given to iocpnet_iocp_attach
 //   overlapped  your OVERLAPPED, from the packet
-//   error       0 or the Winsock code of the packet's status
+//   error       0 or the Winsock code of the packet's status; for a handle that may be a file or
+//               a pipe: on a socket pass it through iocpnet_error_from_win32
 //   bytes       bytes moved
 typedef void iocpnet_raw_fn(void *user, uintptr_t key, void *overlapped, iocpnet_error error,
                             size_t bytes);
@@ -523,8 +547,8 @@ IOCPNET_API iocpnet_error iocpnet_iocp_open(iocpnet_iocp **iocp, const iocpnet_i
 //   key        names the kind of handle, never one connection; at most 62 of (key, raw, user)
 //   raw        NULL: the packets are iocpnet_ops. Else all its packets go to raw
 //
-// Returns    0; WSAEINVAL: attached already, not overlapped, or no handle; WSAENOBUFS: too many
-//            keys.
+// Returns    0; WSAEINVAL: attached already, or not overlapped; ERROR_INVALID_HANDLE (6): it is no
+//            handle; WSAENOBUFS: too many keys.
 // Threads    any.
 // Source     MS Learn, CreateIoCompletionPort, "Remarks".
 IOCPNET_API iocpnet_error iocpnet_iocp_attach(iocpnet_iocp *iocp, uintptr_t handle, uintptr_t key,
@@ -546,7 +570,7 @@ IOCPNET_API iocpnet_error iocpnet_iocp_post(iocpnet_iocp *iocp, iocpnet_op *op, 
 //   timeout_ms how long to wait for the first packet; 0: not at all; IOCPNET_FOREVER. A longer wait
 //              may end early, with WSA_WAIT_TIMEOUT (258): call again
 //
-// Returns    0: something was run. 258: nothing came. WSAEINVAL: called in a callback.
+// Returns    0: something was run. WSA_WAIT_TIMEOUT (258): nothing came. WSAEINVAL: in a callback.
 //            WSAESHUTDOWN: the iocp has stopped; do not call again. Else the system's code.
 // Threads    any number of threads.
 // Source     MS Learn, GetQueuedCompletionStatusEx.
@@ -786,7 +810,8 @@ IOCPNET_API iocpnet_error iocpnet_socket_close(iocpnet_socket *socket);
 //   address    NULL: the wildcard of the socket's family and any port, for a connect
 //   backlog    0: as large as the system allows
 //
-// Returns    0 or the code of bind or listen (10048 WSAEADDRINUSE, 10013 WSAEACCES).
+// Returns    0 or the code of bind or listen: WSAEADDRINUSE (10048), also when the system has to
+//            choose a port and none is left; WSAEACCES (10013): reserved, or held exclusively.
 // Threads    any.
 IOCPNET_API iocpnet_error iocpnet_socket_bind(const iocpnet_socket *socket,
                                               const iocpnet_address *address);
@@ -838,7 +863,8 @@ IOCPNET_API iocpnet_error iocpnet_start_accept(iocpnet_accept *accept,
 //
 //   data       NULL or bytes to send as soon as connected; bytes tells how many were taken
 //
-// Returns    0, or WSAEINVAL, WSAEOPNOTSUPP (no ConnectEx), the code of bind or ConnectEx.
+// Returns    0, or WSAEINVAL, WSAEOPNOTSUPP (no ConnectEx), the code of bind or ConnectEx;
+//            WSAEADDRINUSE (10048), here or in the callback: the system is out of ports.
 // Threads    any.
 // Source     MS Learn, ConnectEx; SOL_SOCKET Socket Options, SO_UPDATE_CONNECT_CONTEXT.
 IOCPNET_API iocpnet_error iocpnet_start_connect(iocpnet_op *op, const iocpnet_socket *socket,
@@ -1327,7 +1353,8 @@ typedef struct iocpnet_listener_desc {
 //
 //   listener   set to the listener; may be NULL if you do not need it
 //
-// Returns    0 or the code of the call that failed: 10048 WSAEADDRINUSE, 10049 WSAEADDRNOTAVAIL ...
+// Returns    0 or the code of the call that failed: WSAEADDRINUSE (10048), WSAEADDRNOTAVAIL (10049)
+//            and others.
 //            WSAEINVAL: settings out of range, or that exclude each other: spread with reuse or
 //            accept_thread; recvs above 1 with zero_byte; spread to another iocp while another's
 //            listener gives to this one; bind_retry_ms in a callback. WSAESHUTDOWN: the iocp stops.
@@ -1589,6 +1616,9 @@ extern "C" {
 #ifndef FILE_SKIP_SET_EVENT_ON_HANDLE
 #define FILE_SKIP_SET_EVENT_ON_HANDLE 0x2
 #endif
+#ifndef ERROR_HANDLES_CLOSED
+#define ERROR_HANDLES_CLOSED 676
+#endif
 #define IOCPNET__KEEPALIVE         (IOC_IN | IOC_VENDOR | 4)   // SIO_KEEPALIVE_VALS
 #define IOCPNET__UDP_CONNRESET     (IOC_IN | IOC_VENDOR | 12)  // SIO_UDP_CONNRESET
 #define IOCPNET__UDP_NETRESET      (IOC_IN | IOC_VENDOR | 15)  // SIO_UDP_NETRESET
@@ -1741,102 +1771,119 @@ typedef struct iocpnet__error_row {
     const char *name, *text;
 } iocpnet__error_row;
 
-#define IOCPNET__ROW(code, name, text)        \
-    {                                         \
-        code, #name, #code " " #name " " text \
-    }
-static const iocpnet__error_row iocpnet__errors[] = {
-    { 0, "0", "0 no error" },
-    IOCPNET__ROW(2, ERROR_FILE_NOT_FOUND, "There is no such file"),
-    IOCPNET__ROW(3, ERROR_PATH_NOT_FOUND, "There is no such folder"),
-    IOCPNET__ROW(4, ERROR_TOO_MANY_OPEN_FILES, "The process can open no more files"),
-    IOCPNET__ROW(5, ERROR_ACCESS_DENIED, "Access is denied"),
-    IOCPNET__ROW(6, ERROR_INVALID_HANDLE, "The handle is not valid"),
-    IOCPNET__ROW(8, ERROR_NOT_ENOUGH_MEMORY, "There is not enough memory"),
-    IOCPNET__ROW(13, ERROR_INVALID_DATA, "The data is not valid"),
-    IOCPNET__ROW(14, ERROR_OUTOFMEMORY, "There is not enough memory"),
-    IOCPNET__ROW(32, ERROR_SHARING_VIOLATION, "The file is in use by another process"),
-    IOCPNET__ROW(38, ERROR_HANDLE_EOF, "The end of the file was reached"),
-    IOCPNET__ROW(50, ERROR_NOT_SUPPORTED, "The request is not supported"),
-    IOCPNET__ROW(64, ERROR_NETNAME_DELETED, "The connection is gone"),
-    IOCPNET__ROW(87, ERROR_INVALID_PARAMETER, "A parameter is wrong"),
-    IOCPNET__ROW(109, ERROR_BROKEN_PIPE, "The pipe has ended"),
-    IOCPNET__ROW(121, ERROR_SEM_TIMEOUT, "The time-out period has passed"),
-    IOCPNET__ROW(122, ERROR_INSUFFICIENT_BUFFER, "The room given is too small"),
-    IOCPNET__ROW(127, ERROR_PROC_NOT_FOUND, "There is no such function"),
-    IOCPNET__ROW(233, ERROR_PIPE_NOT_CONNECTED, "No process is at the other end of the pipe"),
-    IOCPNET__ROW(234, ERROR_MORE_DATA, "There is more data"),
-    IOCPNET__ROW(258, WAIT_TIMEOUT, "The wait has timed out"),
-    IOCPNET__ROW(259, ERROR_NO_MORE_ITEMS, "There are no more items"),
-    IOCPNET__ROW(735, ERROR_ABANDONED_WAIT_0, "The completion port was closed during the wait"),
-    IOCPNET__ROW(995, WSA_OPERATION_ABORTED, "The operation was cancelled"),
-    IOCPNET__ROW(996, WSA_IO_INCOMPLETE, "The operation has not finished"),
-    IOCPNET__ROW(997, WSA_IO_PENDING, "The operation is in progress"),
-    IOCPNET__ROW(998, ERROR_NOACCESS, "A memory address is not accessible"),
-    IOCPNET__ROW(1168, ERROR_NOT_FOUND, "There is nothing to find or to cancel"),
-    IOCPNET__ROW(1225, ERROR_CONNECTION_REFUSED, "The remote computer refused the connection"),
-    IOCPNET__ROW(1226, ERROR_GRACEFUL_DISCONNECT, "The connection was closed gracefully"),
-    IOCPNET__ROW(1229, ERROR_CONNECTION_INVALID, "There is no such connection"),
-    IOCPNET__ROW(1230, ERROR_CONNECTION_ACTIVE, "The connection is active already"),
-    IOCPNET__ROW(1231, ERROR_NETWORK_UNREACHABLE, "The network cannot be reached"),
-    IOCPNET__ROW(1232, ERROR_HOST_UNREACHABLE, "The remote computer cannot be reached"),
-    IOCPNET__ROW(1233, ERROR_PROTOCOL_UNREACHABLE, "The remote computer lacks the protocol"),
-    IOCPNET__ROW(1234, ERROR_PORT_UNREACHABLE, "Nobody listens on the remote port"),
-    IOCPNET__ROW(1235, ERROR_REQUEST_ABORTED, "The request was aborted"),
-    IOCPNET__ROW(1236, ERROR_CONNECTION_ABORTED, "The connection was aborted by this computer"),
-    IOCPNET__ROW(1450, ERROR_NO_SYSTEM_RESOURCES, "The system is out of resources"),
-    IOCPNET__ROW(1453, ERROR_WORKING_SET_QUOTA,
-                 "The working set is too small for the pages to lock"),
-    IOCPNET__ROW(1455, ERROR_COMMITMENT_LIMIT, "The paging file is too small"),
-    IOCPNET__ROW(1460, ERROR_TIMEOUT, "The time-out period has passed"),
-    IOCPNET__ROW(1816, ERROR_NOT_ENOUGH_QUOTA, "The quota is used up"),
-    IOCPNET__ROW(10004, WSAEINTR, "The call was interrupted"),
-    IOCPNET__ROW(10009, WSAEBADF, "The file handle is not valid"),
-    IOCPNET__ROW(10013, WSAEACCES,
-                 "Access to the address was denied: it is reserved or held exclusively"),
-    IOCPNET__ROW(10014, WSAEFAULT, "A pointer is not valid"),
-    IOCPNET__ROW(10022, WSAEINVAL, "An argument is not valid, or not in this state"),
-    IOCPNET__ROW(10024, WSAEMFILE, "No more sockets can be opened"),
-    IOCPNET__ROW(10035, WSAEWOULDBLOCK, "It cannot be done now without waiting"),
-    IOCPNET__ROW(10036, WSAEINPROGRESS, "Something is still in progress"),
-    IOCPNET__ROW(10037, WSAEALREADY, "It is in progress already"),
-    IOCPNET__ROW(10038, WSAENOTSOCK, "This is not a socket"),
-    IOCPNET__ROW(10039, WSAEDESTADDRREQ, "A destination address is needed"),
-    IOCPNET__ROW(10040, WSAEMSGSIZE, "The message is larger than the room or the limit for it"),
-    IOCPNET__ROW(10041, WSAEPROTOTYPE, "The protocol does not fit the type of socket"),
-    IOCPNET__ROW(10042, WSAENOPROTOOPT, "The option is not known or not supported"),
-    IOCPNET__ROW(10043, WSAEPROTONOSUPPORT, "The protocol is not supported"),
-    IOCPNET__ROW(10044, WSAESOCKTNOSUPPORT, "The type of socket is not supported"),
-    IOCPNET__ROW(10045, WSAEOPNOTSUPP, "The operation is not supported by this kind of object"),
-    IOCPNET__ROW(10046, WSAEPFNOSUPPORT, "The protocol family is not supported"),
-    IOCPNET__ROW(10047, WSAEAFNOSUPPORT, "The address family is not supported"),
-    IOCPNET__ROW(10048, WSAEADDRINUSE, "The address is in use"),
-    IOCPNET__ROW(10049, WSAEADDRNOTAVAIL, "The address is not one of this computer"),
-    IOCPNET__ROW(10050, WSAENETDOWN, "The network is down"),
-    IOCPNET__ROW(10051, WSAENETUNREACH, "The network cannot be reached"),
-    IOCPNET__ROW(10052, WSAENETRESET, "The network has reset the connection"),
-    IOCPNET__ROW(10053, WSAECONNABORTED, "The connection was aborted by this computer"),
-    IOCPNET__ROW(10054, WSAECONNRESET,
-                 "An existing connection was forcibly closed by the remote computer"),
-    IOCPNET__ROW(10055, WSAENOBUFS, "The system or a pool is out of buffers"),
-    IOCPNET__ROW(10056, WSAEISCONN, "The socket is connected already"),
-    IOCPNET__ROW(10057, WSAENOTCONN, "There is no such connection"),
-    IOCPNET__ROW(10058, WSAESHUTDOWN, "It has been shut down"),
-    IOCPNET__ROW(10059, WSAETOOMANYREFS, "There are too many references"),
-    IOCPNET__ROW(10060, WSAETIMEDOUT, "The time-out period has passed"),
-    IOCPNET__ROW(10061, WSAECONNREFUSED, "Nobody listens there: the connection was refused"),
-    IOCPNET__ROW(10064, WSAEHOSTDOWN, "The remote computer is down"),
-    IOCPNET__ROW(10065, WSAEHOSTUNREACH, "The remote computer cannot be reached"),
-    IOCPNET__ROW(10067, WSAEPROCLIM, "Too many processes use Winsock"),
-    IOCPNET__ROW(10091, WSASYSNOTREADY, "The network subsystem is not ready"),
-    IOCPNET__ROW(10092, WSAVERNOTSUPPORTED, "This version of Winsock is not supported"),
-    IOCPNET__ROW(10093, WSANOTINITIALISED, "Winsock has not been started"),
-    IOCPNET__ROW(10101, WSAEDISCON, "The remote computer is shutting down"),
-    IOCPNET__ROW(10106, WSAEPROVIDERFAILEDINIT, "The network provider has failed to start"),
-    IOCPNET__ROW(10107, WSASYSCALLFAILURE, "A system call that should never fail has failed"),
-    IOCPNET__ROW(11001, WSAHOST_NOT_FOUND, "There is no such host")
-};
+// Every code that has a name here: X(number, name, text). The tests expand the lists of this
+// section again, beside the system's headers.
+#define IOCPNET__ERRORS(X)                                                                       \
+    X(1, ERROR_INVALID_FUNCTION, "The function is not supported by this kind of object")         \
+    X(2, ERROR_FILE_NOT_FOUND, "There is no such file")                                          \
+    X(3, ERROR_PATH_NOT_FOUND, "There is no such folder")                                        \
+    X(4, ERROR_TOO_MANY_OPEN_FILES, "The process can open no more files")                        \
+    X(5, ERROR_ACCESS_DENIED, "Access is denied")                                                \
+    X(6, ERROR_INVALID_HANDLE, "The handle is not valid")                                        \
+    X(8, ERROR_NOT_ENOUGH_MEMORY, "There is not enough memory")                                  \
+    X(13, ERROR_INVALID_DATA, "The data is not valid")                                           \
+    X(14, ERROR_OUTOFMEMORY, "There is not enough memory")                                       \
+    X(21, ERROR_NOT_READY, "The device is not ready")                                            \
+    X(32, ERROR_SHARING_VIOLATION, "The file is in use by another process")                      \
+    X(38, ERROR_HANDLE_EOF, "The end of the file was reached")                                   \
+    X(50, ERROR_NOT_SUPPORTED, "The request is not supported")                                   \
+    X(51, ERROR_REM_NOT_LIST, "The remote computer does not listen")                             \
+    X(52, ERROR_DUP_NAME, "The name or address is in use on the network")                        \
+    X(53, ERROR_BAD_NETPATH, "The network path was not found")                                   \
+    X(54, ERROR_NETWORK_BUSY, "The network is busy")                                             \
+    X(58, ERROR_BAD_NET_RESP, "The server cannot perform the operation")                         \
+    X(59, ERROR_UNEXP_NET_ERR, "The network has failed unexpectedly")                            \
+    X(64, ERROR_NETNAME_DELETED, "The connection is gone")                                       \
+    X(68, ERROR_TOO_MANY_NAMES, "The system is out of ports or addresses")                       \
+    X(71, ERROR_REQ_NOT_ACCEP, "The remote computer takes no more connections now")              \
+    X(87, ERROR_INVALID_PARAMETER, "A parameter is wrong")                                       \
+    X(109, ERROR_BROKEN_PIPE, "The pipe has ended")                                              \
+    X(121, ERROR_SEM_TIMEOUT, "The time-out period has passed")                                  \
+    X(122, ERROR_INSUFFICIENT_BUFFER, "The room given is too small")                             \
+    X(127, ERROR_PROC_NOT_FOUND, "There is no such function")                                    \
+    X(233, ERROR_PIPE_NOT_CONNECTED, "No process is at the other end of the pipe")               \
+    X(234, ERROR_MORE_DATA, "There is more data")                                                \
+    X(258, WAIT_TIMEOUT, "The wait has timed out")                                               \
+    X(259, ERROR_NO_MORE_ITEMS, "There are no more items")                                       \
+    X(317, ERROR_MR_MID_NOT_FOUND, "The system has no Win32 code for this NTSTATUS")             \
+    X(487, ERROR_INVALID_ADDRESS, "The range of memory addresses is not valid")                  \
+    X(676, ERROR_HANDLES_CLOSED, "The handle was closed during the operation")                   \
+    X(735, ERROR_ABANDONED_WAIT_0, "The completion port was closed during the wait")             \
+    X(995, WSA_OPERATION_ABORTED, "The operation was cancelled")                                 \
+    X(996, WSA_IO_INCOMPLETE, "The operation has not finished")                                  \
+    X(997, WSA_IO_PENDING, "The operation is in progress")                                       \
+    X(998, ERROR_NOACCESS, "A memory address is not accessible")                                 \
+    X(1168, ERROR_NOT_FOUND, "There is nothing to find or to cancel")                            \
+    X(1214, ERROR_INVALID_NETNAME, "The network address is not valid")                           \
+    X(1225, ERROR_CONNECTION_REFUSED, "The remote computer refused the connection")              \
+    X(1226, ERROR_GRACEFUL_DISCONNECT, "The connection was closed gracefully")                   \
+    X(1227, ERROR_ADDRESS_ALREADY_ASSOCIATED, "The address is in use")                           \
+    X(1228, ERROR_ADDRESS_NOT_ASSOCIATED, "The socket has no address")                           \
+    X(1229, ERROR_CONNECTION_INVALID, "There is no such connection")                             \
+    X(1230, ERROR_CONNECTION_ACTIVE, "The connection is active already")                         \
+    X(1231, ERROR_NETWORK_UNREACHABLE, "The network cannot be reached")                          \
+    X(1232, ERROR_HOST_UNREACHABLE, "The remote computer cannot be reached")                     \
+    X(1233, ERROR_PROTOCOL_UNREACHABLE, "The remote computer lacks the protocol")                \
+    X(1234, ERROR_PORT_UNREACHABLE, "Nobody listens on the remote port")                         \
+    X(1235, ERROR_REQUEST_ABORTED, "The request was aborted")                                    \
+    X(1236, ERROR_CONNECTION_ABORTED, "The connection was aborted by this computer")             \
+    X(1256, ERROR_HOST_DOWN, "The remote computer is down")                                      \
+    X(1450, ERROR_NO_SYSTEM_RESOURCES, "The system is out of resources")                         \
+    X(1453, ERROR_WORKING_SET_QUOTA, "The working set is too small for the pages to lock")       \
+    X(1454, ERROR_PAGEFILE_QUOTA, "The quota of the paging file is used up")                     \
+    X(1455, ERROR_COMMITMENT_LIMIT, "The paging file is too small")                              \
+    X(1460, ERROR_TIMEOUT, "The time-out period has passed")                                     \
+    X(1784, ERROR_INVALID_USER_BUFFER, "The size of the buffer is not valid")                    \
+    X(1816, ERROR_NOT_ENOUGH_QUOTA, "The quota is used up")                                      \
+    X(10004, WSAEINTR, "The call was interrupted")                                               \
+    X(10009, WSAEBADF, "The file handle is not valid")                                           \
+    X(10013, WSAEACCES, "Access to the address was denied: it is reserved or held exclusively")  \
+    X(10014, WSAEFAULT, "A pointer is not valid")                                                \
+    X(10022, WSAEINVAL, "An argument is not valid, or not in this state")                        \
+    X(10024, WSAEMFILE, "No more sockets can be opened")                                         \
+    X(10035, WSAEWOULDBLOCK, "It cannot be done now without waiting")                            \
+    X(10036, WSAEINPROGRESS, "Something is still in progress")                                   \
+    X(10037, WSAEALREADY, "It is in progress already")                                           \
+    X(10038, WSAENOTSOCK, "This is not a socket")                                                \
+    X(10039, WSAEDESTADDRREQ, "A destination address is needed")                                 \
+    X(10040, WSAEMSGSIZE, "The message is larger than the room or the limit for it")             \
+    X(10041, WSAEPROTOTYPE, "The protocol does not fit the type of socket")                      \
+    X(10042, WSAENOPROTOOPT, "The option is not known or not supported")                         \
+    X(10043, WSAEPROTONOSUPPORT, "The protocol is not supported")                                \
+    X(10044, WSAESOCKTNOSUPPORT, "The type of socket is not supported")                          \
+    X(10045, WSAEOPNOTSUPP, "The operation is not supported by this kind of object")             \
+    X(10046, WSAEPFNOSUPPORT, "The protocol family is not supported")                            \
+    X(10047, WSAEAFNOSUPPORT, "The address family is not supported")                             \
+    X(10048, WSAEADDRINUSE, "The address is in use, or the system is out of ports")              \
+    X(10049, WSAEADDRNOTAVAIL, "The address is not one of this computer")                        \
+    X(10050, WSAENETDOWN, "The network is down")                                                 \
+    X(10051, WSAENETUNREACH, "The network cannot be reached")                                    \
+    X(10052, WSAENETRESET, "The network has reset the connection")                               \
+    X(10053, WSAECONNABORTED, "The connection was aborted by this computer")                     \
+    X(10054, WSAECONNRESET, "An existing connection was forcibly closed by the remote computer") \
+    X(10055, WSAENOBUFS, "The system or a pool is out of buffers")                               \
+    X(10056, WSAEISCONN, "The socket is connected already")                                      \
+    X(10057, WSAENOTCONN, "There is no such connection")                                         \
+    X(10058, WSAESHUTDOWN, "It has been shut down")                                              \
+    X(10059, WSAETOOMANYREFS, "There are too many references")                                   \
+    X(10060, WSAETIMEDOUT, "The time-out period has passed")                                     \
+    X(10061, WSAECONNREFUSED, "Nobody listens there: the connection was refused")                \
+    X(10064, WSAEHOSTDOWN, "The remote computer is down")                                        \
+    X(10065, WSAEHOSTUNREACH, "The remote computer cannot be reached")                           \
+    X(10067, WSAEPROCLIM, "Too many processes use Winsock")                                      \
+    X(10091, WSASYSNOTREADY, "The network subsystem is not ready")                               \
+    X(10092, WSAVERNOTSUPPORTED, "This version of Winsock is not supported")                     \
+    X(10093, WSANOTINITIALISED, "Winsock has not been started")                                  \
+    X(10101, WSAEDISCON, "The remote computer is shutting down")                                 \
+    X(10106, WSAEPROVIDERFAILEDINIT, "The network provider has failed to start")                 \
+    X(10107, WSASYSCALLFAILURE, "A system call that should never fail has failed")               \
+    X(11001, WSAHOST_NOT_FOUND, "There is no such host")
+
+static const iocpnet__error_row iocpnet__errors[] = { { 0, "0", "0 no error" },
+#define IOCPNET__ROW(code, name, text) { code, #name, #code " " #name " " text },
+                                                      IOCPNET__ERRORS(IOCPNET__ROW)
 #undef IOCPNET__ROW
+};
 
 static const iocpnet__error_row *iocpnet__error_find(iocpnet_error error)
 {
@@ -1858,7 +1905,7 @@ IOCPNET__DEF const char *iocpnet_error_name(iocpnet_error error)
 // Texts of codes that the table lacks: made once each, then only read.
 typedef struct iocpnet__error_extra {
     volatile int32_t code, ready;
-    char text[120];
+    char text[240];
 } iocpnet__error_extra;
 
 static iocpnet__error_extra iocpnet__error_extras[32];
@@ -1884,20 +1931,30 @@ static char *iocpnet__put_number(char *to, char *end, uint64_t number)
     return iocpnet__put_text(to, end, p);
 }
 
+// The first line of the system's text, cut behind a word where it is too long. FormatMessageA fails
+// unless there is room for all of a text, and the longest have more than a thousand bytes.
 static void iocpnet__error_describe(iocpnet__error_extra *extra, iocpnet_error error)
 {
+    char line[4096];
     char *end = extra->text + sizeof extra->text - 1;
     char *to = iocpnet__put_number(extra->text, end, (uint32_t)error);
+    DWORD room;
     DWORD size;
+    DWORD i;
 
     to = iocpnet__put_text(to, end, " unknown ");
+    room = (DWORD)(end - to);
     size = IOCPNET_OS(FormatMessageA)(FORMAT_MESSAGE_FROM_SYSTEM | FORMAT_MESSAGE_IGNORE_INSERTS,
-                                      NULL, (DWORD)error, 0, to, (DWORD)(end - to), NULL);
-    if (!size) (void)iocpnet__put_text(to, end, "error");
-    for (to = extra->text; *to; to++) {
-        if (*to == '\r' || *to == '\n') *to = 0;
-        if (!*to) break;
+                                      NULL, (DWORD)error, 0, line, sizeof line, NULL);
+    for (i = 0; i < size && line[i] && line[i] != '\r' && line[i] != '\n'; i++) {
     }
+    if (i > room) {
+        for (i = room; i && line[i] != ' '; i--) {
+        }
+        if (!i) i = room;
+    }
+    line[i] = 0;
+    (void)iocpnet__put_text(to, end, size ? line : "error");
 }
 
 IOCPNET__DEF const char *iocpnet_error_text(iocpnet_error error)
@@ -1918,144 +1975,210 @@ IOCPNET__DEF const char *iocpnet_error_text(iocpnet_error error)
     return "unknown error";
 }
 
-IOCPNET__DEF iocpnet_error iocpnet_error_from_win32(uint32_t code)
+// How a Win32 code reads in this error space: X(Win32 code, code, socket). A row with socket true
+// holds for operations on sockets only: on a file, a pipe or an event that code says something
+// else, and stays. Codes without a row stay as they are.
+// ERROR_TOO_MANY_NAMES is the Win32 code of STATUS_TOO_MANY_ADDRESSES: no port is left. Windows
+// says WSAENOBUFS for it where it binds and WSAEADDRINUSE where it connects; here it is always the
+// second, since the first means memory, for which it is worth waiting.
+// ERROR_HANDLES_CLOSED: Seen: Wine 8.0, closesocket under a receive.
+// Source: MS Learn, "Windows Sockets Error Codes", "System Error Codes".
+#define IOCPNET__WIN32_CODES(X)                               \
+    X(ERROR_INVALID_FUNCTION, WSAEOPNOTSUPP, false)           \
+    X(ERROR_TOO_MANY_OPEN_FILES, WSAEMFILE, false)            \
+    X(ERROR_ACCESS_DENIED, WSAEACCES, true)                   \
+    X(ERROR_INVALID_HANDLE, WSAENOTSOCK, true)                \
+    X(ERROR_NOT_ENOUGH_MEMORY, WSAENOBUFS, false)             \
+    X(ERROR_OUTOFMEMORY, WSAENOBUFS, false)                   \
+    X(ERROR_NOT_READY, WSAEWOULDBLOCK, true)                  \
+    X(ERROR_SHARING_VIOLATION, WSAEADDRINUSE, true)           \
+    X(ERROR_NOT_SUPPORTED, WSAEOPNOTSUPP, false)              \
+    X(ERROR_REM_NOT_LIST, WSAECONNREFUSED, false)             \
+    X(ERROR_DUP_NAME, WSAEADDRINUSE, false)                   \
+    X(ERROR_BAD_NETPATH, WSAENETUNREACH, false)               \
+    X(ERROR_NETWORK_BUSY, WSAENETDOWN, false)                 \
+    X(ERROR_BAD_NET_RESP, WSAENETDOWN, false)                 \
+    X(ERROR_UNEXP_NET_ERR, WSAECONNRESET, false)              \
+    X(ERROR_NETNAME_DELETED, WSAECONNRESET, false)            \
+    X(ERROR_TOO_MANY_NAMES, WSAEADDRINUSE, false)             \
+    X(ERROR_REQ_NOT_ACCEP, WSAEWOULDBLOCK, false)             \
+    X(ERROR_INVALID_PARAMETER, WSAEINVAL, false)              \
+    X(ERROR_SEM_TIMEOUT, WSAETIMEDOUT, false)                 \
+    X(ERROR_INSUFFICIENT_BUFFER, WSAEFAULT, true)             \
+    X(ERROR_PIPE_NOT_CONNECTED, WSAESHUTDOWN, true)           \
+    X(ERROR_MORE_DATA, WSAEMSGSIZE, false)                    \
+    X(ERROR_HANDLES_CLOSED, WSA_OPERATION_ABORTED, false)     \
+    X(ERROR_NOACCESS, WSAEFAULT, false)                       \
+    X(ERROR_INVALID_NETNAME, WSAEADDRNOTAVAIL, false)         \
+    X(ERROR_CONNECTION_REFUSED, WSAECONNREFUSED, false)       \
+    X(ERROR_GRACEFUL_DISCONNECT, WSAEDISCON, false)           \
+    X(ERROR_ADDRESS_ALREADY_ASSOCIATED, WSAEADDRINUSE, false) \
+    X(ERROR_ADDRESS_NOT_ASSOCIATED, WSAEINVAL, false)         \
+    X(ERROR_CONNECTION_INVALID, WSAENOTCONN, false)           \
+    X(ERROR_CONNECTION_ACTIVE, WSAEISCONN, false)             \
+    X(ERROR_NETWORK_UNREACHABLE, WSAENETUNREACH, false)       \
+    X(ERROR_HOST_UNREACHABLE, WSAEHOSTUNREACH, false)         \
+    X(ERROR_PROTOCOL_UNREACHABLE, WSAENETUNREACH, false)      \
+    X(ERROR_PORT_UNREACHABLE, WSAECONNRESET, false)           \
+    X(ERROR_REQUEST_ABORTED, WSA_OPERATION_ABORTED, false)    \
+    X(ERROR_CONNECTION_ABORTED, WSAECONNABORTED, false)       \
+    X(ERROR_HOST_DOWN, WSAEHOSTDOWN, false)                   \
+    X(ERROR_NO_SYSTEM_RESOURCES, WSAENOBUFS, false)           \
+    X(ERROR_WORKING_SET_QUOTA, WSAENOBUFS, false)             \
+    X(ERROR_PAGEFILE_QUOTA, WSAENOBUFS, false)                \
+    X(ERROR_COMMITMENT_LIMIT, WSAENOBUFS, false)              \
+    X(ERROR_TIMEOUT, WSAETIMEDOUT, false)                     \
+    X(ERROR_INVALID_USER_BUFFER, WSAEMSGSIZE, true)           \
+    X(ERROR_NOT_ENOUGH_QUOTA, WSAENOBUFS, false)
+
+// The Win32 codes of the NTSTATUS values that sockets meet, as RtlNtStatusToDosError has them:
+// X(name without STATUS_, number, Win32 code).
+// Source: [MS-ERREF] 2.3.1; MS Learn, RtlNtStatusToDosError.
+#define IOCPNET__STATUSES(X)                                                     \
+    X(TIMEOUT, 0x00000102u, ERROR_TIMEOUT)                                       \
+    X(DATATYPE_MISALIGNMENT, 0x80000002u, ERROR_NOACCESS)                        \
+    X(BUFFER_OVERFLOW, 0x80000005u, ERROR_MORE_DATA)                             \
+    X(HANDLES_CLOSED, 0x8000000Au, ERROR_HANDLES_CLOSED)                         \
+    X(NOT_IMPLEMENTED, 0xC0000002u, ERROR_INVALID_FUNCTION)                      \
+    X(ACCESS_VIOLATION, 0xC0000005u, ERROR_NOACCESS)                             \
+    X(PAGEFILE_QUOTA, 0xC0000007u, ERROR_PAGEFILE_QUOTA)                         \
+    X(INVALID_HANDLE, 0xC0000008u, ERROR_INVALID_HANDLE)                         \
+    X(INVALID_PARAMETER, 0xC000000Du, ERROR_INVALID_PARAMETER)                   \
+    X(INVALID_DEVICE_REQUEST, 0xC0000010u, ERROR_INVALID_FUNCTION)               \
+    X(END_OF_FILE, 0xC0000011u, ERROR_HANDLE_EOF)                                \
+    X(NO_MEMORY, 0xC0000017u, ERROR_NOT_ENOUGH_MEMORY)                           \
+    X(ACCESS_DENIED, 0xC0000022u, ERROR_ACCESS_DENIED)                           \
+    X(BUFFER_TOO_SMALL, 0xC0000023u, ERROR_INSUFFICIENT_BUFFER)                  \
+    X(OBJECT_TYPE_MISMATCH, 0xC0000024u, ERROR_INVALID_HANDLE)                   \
+    X(SHARING_VIOLATION, 0xC0000043u, ERROR_SHARING_VIOLATION)                   \
+    X(QUOTA_EXCEEDED, 0xC0000044u, ERROR_NOT_ENOUGH_QUOTA)                       \
+    X(INSUFFICIENT_RESOURCES, 0xC000009Au, ERROR_NO_SYSTEM_RESOURCES)            \
+    X(WORKING_SET_QUOTA, 0xC00000A1u, ERROR_WORKING_SET_QUOTA)                   \
+    X(DEVICE_NOT_READY, 0xC00000A3u, ERROR_NOT_READY)                            \
+    X(PIPE_DISCONNECTED, 0xC00000B0u, ERROR_PIPE_NOT_CONNECTED)                  \
+    X(IO_TIMEOUT, 0xC00000B5u, ERROR_SEM_TIMEOUT)                                \
+    X(NOT_SUPPORTED, 0xC00000BBu, ERROR_NOT_SUPPORTED)                           \
+    X(REMOTE_NOT_LISTENING, 0xC00000BCu, ERROR_REM_NOT_LIST)                     \
+    X(BAD_NETWORK_PATH, 0xC00000BEu, ERROR_BAD_NETPATH)                          \
+    X(NETWORK_BUSY, 0xC00000BFu, ERROR_NETWORK_BUSY)                             \
+    X(INVALID_NETWORK_RESPONSE, 0xC00000C3u, ERROR_BAD_NET_RESP)                 \
+    X(NETWORK_NAME_DELETED, 0xC00000C9u, ERROR_NETNAME_DELETED)                  \
+    X(REQUEST_NOT_ACCEPTED, 0xC00000D0u, ERROR_REQ_NOT_ACCEP)                    \
+    X(TOO_MANY_OPENED_FILES, 0xC000011Fu, ERROR_TOO_MANY_OPEN_FILES)             \
+    X(CANCELLED, 0xC0000120u, ERROR_OPERATION_ABORTED)                           \
+    X(COMMITMENT_LIMIT, 0xC000012Du, ERROR_COMMITMENT_LIMIT)                     \
+    X(REMOTE_DISCONNECT, 0xC000013Cu, ERROR_NETNAME_DELETED)                     \
+    X(LINK_FAILED, 0xC000013Eu, ERROR_UNEXP_NET_ERR)                             \
+    X(INVALID_BUFFER_SIZE, 0xC0000206u, ERROR_INVALID_USER_BUFFER)               \
+    X(INVALID_ADDRESS_COMPONENT, 0xC0000207u, ERROR_INVALID_NETNAME)             \
+    X(INVALID_ADDRESS_WILDCARD, 0xC0000208u, ERROR_INVALID_NETNAME)              \
+    X(TOO_MANY_ADDRESSES, 0xC0000209u, ERROR_TOO_MANY_NAMES)                     \
+    X(ADDRESS_ALREADY_EXISTS, 0xC000020Au, ERROR_DUP_NAME)                       \
+    X(CONNECTION_DISCONNECTED, 0xC000020Cu, ERROR_NETNAME_DELETED)               \
+    X(CONNECTION_RESET, 0xC000020Du, ERROR_NETNAME_DELETED)                      \
+    X(CONNECTION_REFUSED, 0xC0000236u, ERROR_CONNECTION_REFUSED)                 \
+    X(GRACEFUL_DISCONNECT, 0xC0000237u, ERROR_GRACEFUL_DISCONNECT)               \
+    X(ADDRESS_ALREADY_ASSOCIATED, 0xC0000238u, ERROR_ADDRESS_ALREADY_ASSOCIATED) \
+    X(ADDRESS_NOT_ASSOCIATED, 0xC0000239u, ERROR_ADDRESS_NOT_ASSOCIATED)         \
+    X(CONNECTION_INVALID, 0xC000023Au, ERROR_CONNECTION_INVALID)                 \
+    X(CONNECTION_ACTIVE, 0xC000023Bu, ERROR_CONNECTION_ACTIVE)                   \
+    X(NETWORK_UNREACHABLE, 0xC000023Cu, ERROR_NETWORK_UNREACHABLE)               \
+    X(HOST_UNREACHABLE, 0xC000023Du, ERROR_HOST_UNREACHABLE)                     \
+    X(PROTOCOL_UNREACHABLE, 0xC000023Eu, ERROR_PROTOCOL_UNREACHABLE)             \
+    X(PORT_UNREACHABLE, 0xC000023Fu, ERROR_PORT_UNREACHABLE)                     \
+    X(REQUEST_ABORTED, 0xC0000240u, ERROR_REQUEST_ABORTED)                       \
+    X(CONNECTION_ABORTED, 0xC0000241u, ERROR_CONNECTION_ABORTED)                 \
+    X(DATATYPE_MISALIGNMENT_ERROR, 0xC00002C5u, ERROR_NOACCESS)                  \
+    X(HOST_DOWN, 0xC0000350u, ERROR_HOST_DOWN)
+
+// The NTSTATUS values whose Win32 code is that of other events too, or of none, while Winsock has a
+// code for each: X(name without STATUS_, number, code).
+// Source: MS Learn, WSAGetOverlappedResult, "Windows Sockets Error Codes".
+#define IOCPNET__STATUSES_APART(X)                       \
+    X(CONFLICTING_ADDRESSES, 0xC0000018u, WSAENOBUFS)    \
+    X(LOCAL_DISCONNECT, 0xC000013Bu, WSAECONNABORTED)    \
+    X(REMOTE_RESOURCES, 0xC000013Du, WSAENOBUFS)         \
+    X(LINK_TIMEOUT, 0xC000013Fu, WSAETIMEDOUT)           \
+    X(INVALID_CONNECTION, 0xC0000140u, WSAENOTCONN)      \
+    X(INVALID_ADDRESS, 0xC0000141u, WSAEADDRNOTAVAIL)    \
+    X(ADDRESS_CLOSED, 0xC000020Bu, WSAEADDRNOTAVAIL)     \
+    X(TRANSACTION_ABORTED, 0xC000020Fu, WSAECONNABORTED) \
+    X(HOPLIMIT_EXCEEDED, 0xC000A012u, WSAENETRESET)
+
+static iocpnet_error iocpnet__error_of_win32(uint32_t code, bool socket)
 {
-    switch (code) {
-    case 4:
-        return WSAEMFILE;
-    case 6:
-        return WSAENOTSOCK;
-    case 8:
-    case 14:
-    case 1450:
-    case 1453:
-    case 1455:
-    case 1816:
-        return WSAENOBUFS;
-    case 50:
-        return WSAEOPNOTSUPP;
-    case 64:
-    case 233:
-        return WSAECONNRESET;
-    case 87:
-        return WSAEINVAL;
-    case 121:
-        return WSAETIMEDOUT;
-    case 234:
-        return WSAEMSGSIZE;
-    case 676:
-        return WSA_OPERATION_ABORTED;  // Seen: Wine 8.0, closesocket under a receive
-    case 998:
-        return WSAEFAULT;
-    case 1225:
-        return WSAECONNREFUSED;
-    case 1226:
-        return WSAEDISCON;
-    case 1227:
-        return WSAEADDRINUSE;
-    case 1229:
-        return WSAENOTCONN;
-    case 1230:
-        return WSAEISCONN;
-    case 1231:
-        return WSAENETUNREACH;
-    case 1232:
-        return WSAEHOSTUNREACH;
-    case 1233:
-        return WSAENETUNREACH;
-    case 1234:
-        return WSAECONNRESET;  // ICMP port unreachable
-    case 1235:
-        return WSA_OPERATION_ABORTED;
-    case 1236:
-        return WSAECONNABORTED;
-    case 1460:
-        return WSAETIMEDOUT;
-    default:
-        return (iocpnet_error)code;
+    static const struct {
+        uint32_t win32;
+        int code;
+        bool socket;
+    } rows[] = {
+#define IOCPNET__ROW(win32, code, socket) { win32, code, socket },
+        IOCPNET__WIN32_CODES(IOCPNET__ROW)
+#undef IOCPNET__ROW
+    };
+    size_t i;
+
+    for (i = 0; i < sizeof rows / sizeof *rows; i++) {
+        if (rows[i].win32 == code) return socket || !rows[i].socket ? rows[i].code : (int)code;
     }
+    return (iocpnet_error)code;
 }
 
-// NTSTATUS values and their Winsock codes. Source: [MS-ERREF] 2.3.1; MS Learn,
-// WSAGetOverlappedResult.
-static const struct {
-    uint32_t status;
-    int code;
-} iocpnet__statuses[] = {
-    { 0x00000102u, WSAETIMEDOUT },           // STATUS_TIMEOUT
-    { 0x80000005u, WSAEMSGSIZE },            // STATUS_BUFFER_OVERFLOW
-    { 0x8000000Au, WSA_OPERATION_ABORTED },  // STATUS_HANDLES_CLOSED
-    { 0x8000000Du, WSAEMSGSIZE },            // STATUS_PARTIAL_COPY
-    { 0x80000014u, WSAEWOULDBLOCK },         // STATUS_DEVICE_NOT_READY and the like
-    { 0xC0000005u, WSAEFAULT },              // STATUS_ACCESS_VIOLATION
-    { 0xC0000008u, WSAENOTSOCK },            // STATUS_INVALID_HANDLE
-    { 0xC000000Du, WSAEINVAL },              // STATUS_INVALID_PARAMETER
-    { 0xC0000010u, WSAEOPNOTSUPP },          // STATUS_INVALID_DEVICE_REQUEST
-    { 0xC0000011u, 38 },                     // STATUS_END_OF_FILE: ERROR_HANDLE_EOF
-    { 0xC0000016u, WSAEMSGSIZE },            // STATUS_MORE_PROCESSING_REQUIRED
-    { 0xC0000017u, WSAENOBUFS },             // STATUS_NO_MEMORY
-    { 0xC0000022u, WSAEACCES },              // STATUS_ACCESS_DENIED
-    { 0xC0000023u, WSAEFAULT },              // STATUS_BUFFER_TOO_SMALL
-    { 0xC0000024u, WSAENOTSOCK },            // STATUS_OBJECT_TYPE_MISMATCH
-    { 0xC0000044u, WSAENOBUFS },             // STATUS_QUOTA_EXCEEDED
-    { 0xC000009Au, WSAENOBUFS },             // STATUS_INSUFFICIENT_RESOURCES
-    { 0xC00000A1u, WSAENOBUFS },             // STATUS_WORKING_SET_QUOTA
-    { 0xC00000B0u, WSAENOTCONN },            // STATUS_PIPE_DISCONNECTED
-    { 0xC00000B5u, WSAETIMEDOUT },           // STATUS_IO_TIMEOUT
-    { 0xC00000BBu, WSAEOPNOTSUPP },          // STATUS_NOT_SUPPORTED
-    { 0xC00000BEu, WSAEHOSTUNREACH },        // STATUS_BAD_NETWORK_PATH
-    { 0xC00000C9u, WSAECONNRESET },          // STATUS_NETWORK_NAME_DELETED
-    { 0xC0000120u, WSA_OPERATION_ABORTED },  // STATUS_CANCELLED
-    { 0xC000011Fu, WSAEMFILE },              // STATUS_TOO_MANY_OPENED_FILES
-    { 0xC000012Du, WSAENOBUFS },             // STATUS_COMMITMENT_LIMIT
-    { 0xC000013Bu, WSAECONNABORTED },        // STATUS_LOCAL_DISCONNECT
-    { 0xC000013Cu, WSAECONNRESET },          // STATUS_REMOTE_DISCONNECT
-    { 0xC000013Eu, WSAENOBUFS },             // STATUS_LINK_FAILED and STATUS_REMOTE_RESOURCES
-    { 0xC0000140u, WSAENOTCONN },            // STATUS_INVALID_CONNECTION
-    { 0xC0000141u, WSAEADDRNOTAVAIL },       // STATUS_INVALID_ADDRESS
-    { 0xC0000207u, WSAEADDRNOTAVAIL },       // STATUS_INVALID_ADDRESS_COMPONENT
-    { 0xC0000208u, WSAENOBUFS },             // STATUS_TOO_MANY_ADDRESSES
-    { 0xC000020Au, WSAEADDRINUSE },          // STATUS_ADDRESS_ALREADY_EXISTS
-    { 0xC000020Bu, WSAEADDRNOTAVAIL },       // STATUS_ADDRESS_CLOSED
-    { 0xC000020Cu, WSAECONNABORTED },        // STATUS_CONNECTION_DISCONNECTED
-    { 0xC000020Du, WSAECONNRESET },          // STATUS_CONNECTION_RESET
-    { 0xC0000236u, WSAECONNREFUSED },        // STATUS_CONNECTION_REFUSED
-    { 0xC0000237u, WSAEDISCON },             // STATUS_GRACEFUL_DISCONNECT
-    { 0xC0000238u, WSAEADDRINUSE },          // STATUS_ADDRESS_ALREADY_ASSOCIATED
-    { 0xC000023Au, WSAENOTCONN },            // STATUS_CONNECTION_INVALID
-    { 0xC000023Bu, WSAEISCONN },             // STATUS_CONNECTION_ACTIVE
-    { 0xC000023Cu, WSAENETUNREACH },         // STATUS_NETWORK_UNREACHABLE
-    { 0xC000023Du, WSAEHOSTUNREACH },        // STATUS_HOST_UNREACHABLE
-    { 0xC000023Eu, WSAENETUNREACH },         // STATUS_PROTOCOL_UNREACHABLE
-    { 0xC000023Fu, WSAECONNRESET },          // STATUS_PORT_UNREACHABLE
-    { 0xC0000240u, WSA_OPERATION_ABORTED },  // STATUS_REQUEST_ABORTED
-    { 0xC0000241u, WSAECONNABORTED },        // STATUS_CONNECTION_ABORTED
-    { 0xC0000259u, WSAENETDOWN },            // STATUS_HOST_DOWN
-    { 0xC00002D7u, WSAEFAULT }               // STATUS_DATATYPE_MISALIGNMENT_ERROR
-};
-
-IOCPNET__DEF iocpnet_error iocpnet_error_from_status(uint32_t status)
+// The Win32 code of a failure's NTSTATUS. The system is asked for those that the table lacks: they
+// are rare enough to look its function up each time.
+static uint32_t iocpnet__win32_of_status(uint32_t status)
 {
     typedef ULONG(WINAPI * to_dos)(LONG status);
-    to_dos convert = NULL;
-    iocpnet_error code = 0;
+    static const struct {
+        uint32_t status, win32;
+    } rows[] = {
+#define IOCPNET__ROW(name, status, win32) { status, win32 },
+        IOCPNET__STATUSES(IOCPNET__ROW)
+#undef IOCPNET__ROW
+    };
+    to_dos convert;
     HMODULE ntdll;
     size_t i;
 
-    if (status < 0x80000000u && status != 0x102u) return 0;
-    for (i = 0; i < sizeof iocpnet__statuses / sizeof *iocpnet__statuses; i++) {
-        if (iocpnet__statuses[i].status == status) return iocpnet__statuses[i].code;
+    for (i = 0; i < sizeof rows / sizeof *rows; i++) {
+        if (rows[i].status == status) return rows[i].win32;
     }
-
-    // A rare one: the system knows its Win32 code. Rare enough to look the function up each time.
     ntdll = IOCPNET_OS(GetModuleHandleA)("ntdll.dll");
-    if (ntdll) {
-        convert =
-            (to_dos)(iocpnet_ext_fn *)IOCPNET_OS(GetProcAddress)(ntdll, "RtlNtStatusToDosError");
+    if (!ntdll) return 0;
+    convert = (to_dos)(iocpnet_ext_fn *)IOCPNET_OS(GetProcAddress)(ntdll, "RtlNtStatusToDosError");
+    return convert ? (uint32_t)convert((LONG)status) : 0;
+}
+
+static iocpnet_error iocpnet__error_of_status(uint32_t status, bool socket)
+{
+    static const struct {
+        uint32_t status;
+        int code;
+    } apart[] = {
+#define IOCPNET__ROW(name, status, code) { status, code },
+        IOCPNET__STATUSES_APART(IOCPNET__ROW)
+#undef IOCPNET__ROW
+    };
+    uint32_t win32;
+    size_t i;
+
+    if (status < 0x80000000u && status != WAIT_TIMEOUT) return 0;  // it is STATUS_TIMEOUT too
+    for (i = 0; i < sizeof apart / sizeof *apart; i++) {
+        if (apart[i].status == status) return apart[i].code;
     }
     // Of some, such as 0xC0010000, the system makes 0: a failure must not look like success.
-    if (convert) code = iocpnet_error_from_win32((uint32_t)convert((LONG)status));
-    return code ? code : WSASYSCALLFAILURE;
+    win32 = iocpnet__win32_of_status(status);
+    return win32 ? iocpnet__error_of_win32(win32, socket) : WSASYSCALLFAILURE;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_error_from_win32(uint32_t code)
+{
+    return iocpnet__error_of_win32(code, true);
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_error_from_status(uint32_t status)
+{
+    return iocpnet__error_of_status(status, true);
 }
 
 // ---- I3 os: every Windows call we make ----------------------------------------------------------
@@ -2086,11 +2209,12 @@ static void iocpnet__lock_leave(void *lock)
     IOCPNET_OS(ReleaseSRWLockExclusive)((SRWLOCK *)lock);
 }
 
+// The code of a Win32 call that has failed, on a handle that is no socket: never 0.
 static iocpnet_error iocpnet__last_error(void)
 {
     DWORD code = IOCPNET_OS(GetLastError)();
 
-    return code ? iocpnet_error_from_win32(code) : WSASYSCALLFAILURE;
+    return code ? iocpnet__error_of_win32(code, false) : WSASYSCALLFAILURE;
 }
 
 // The code of a Winsock call that has failed: never 0, which would read as success.
@@ -2211,12 +2335,12 @@ static inline void *iocpnet__local_get(const iocpnet__local *local)
 static iocpnet_error iocpnet__local_init(iocpnet__local *local, PFLS_CALLBACK_FUNCTION ended)
 {
     local->tls = IOCPNET_OS(TlsAlloc)();
-    if (local->tls == TLS_OUT_OF_INDEXES) return 259;
+    if (local->tls == TLS_OUT_OF_INDEXES) return ERROR_NO_MORE_ITEMS;
     local->offset = iocpnet__teb_offset(local->tls);
     local->fls = IOCPNET_OS(FlsAlloc)(ended);
     if (local->fls != FLS_OUT_OF_INDEXES) return 0;
     IOCPNET_OS(TlsFree)(local->tls);
-    return 259;
+    return ERROR_NO_MORE_ITEMS;
 }
 
 static void iocpnet__local_fini(iocpnet__local *local)
@@ -2415,7 +2539,7 @@ IOCPNET__DEF iocpnet_error iocpnet_pool_create(iocpnet_pool **out, const iocpnet
     pool =
         (iocpnet_pool *)IOCPNET_OS(VirtualAlloc)(NULL, fixed + shelf_bytes + depot * magazine_bytes,
                                                  MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE);
-    if (!pool) return 8;
+    if (!pool) return ERROR_NOT_ENOUGH_MEMORY;
     IOCPNET__LEDGER(blocks, 1);
     pool->shelf = (void **)(void *)((char *)pool + fixed);
     pool->magazines = (iocpnet__magazine *)(void *)((char *)pool + fixed + shelf_bytes);
@@ -2439,7 +2563,7 @@ IOCPNET__DEF iocpnet_error iocpnet_pool_create(iocpnet_pool **out, const iocpnet
     IOCPNET_OS(InitializeSListHead)(&pool->full);
     IOCPNET_OS(InitializeSListHead)(&pool->empty);
 
-    error = 8;
+    error = ERROR_NOT_ENOUGH_MEMORY;
     pool->data = (unsigned char *)IOCPNET_OS(VirtualAlloc)(NULL, pool->data_bytes, MEM_RESERVE,
                                                            PAGE_READWRITE);
     if (!pool->data) goto free_pool;
@@ -3334,7 +3458,7 @@ static __declspec(noinline) void iocpnet__run_other_packet(iocpnet__worker *work
     key = &iocp->keys[number];
     if (key->raw) {
         key->raw(key->user, key->key, overlapped,
-                 overlapped ? iocpnet_error_from_status((uint32_t)overlapped->Internal) : 0,
+                 overlapped ? iocpnet__error_of_status((uint32_t)overlapped->Internal, false) : 0,
                  entry->dwNumberOfBytesTransferred);
     } else if (overlapped) {
         iocpnet__run_own_packet(worker, overlapped);
@@ -3657,7 +3781,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_open(iocpnet_iocp **out, const iocpnet_i
     if (error) return error;
     error = WSAEINVAL;
     if (desc && (desc->threads > 4096 || desc->concurrency > 4096)) goto end_winsock;
-    error = 8;
+    error = ERROR_NOT_ENOUGH_MEMORY;
     iocp = (iocpnet_iocp *)iocpnet__alloc(sizeof *iocp);
     if (!iocp) goto end_winsock;
     if (desc) iocp->desc = *desc;
@@ -3673,7 +3797,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_open(iocpnet_iocp **out, const iocpnet_i
     IOCPNET_OS(InitializeSRWLock)(&iocp->lock);
     IOCPNET_OS(InitializeSRWLock)(&iocp->timer_lock);
 
-    error = 259;
+    error = ERROR_NO_MORE_ITEMS;
     if (!iocpnet__current_acquire(&iocp->desc)) goto free_iocp;
     error = iocpnet__local_init(&iocp->local, iocpnet__iocp_thread_ended);
     if (error) goto release_current;
@@ -3808,7 +3932,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_start(iocpnet_iocp *iocp)
     if (iocpnet__worker_here(iocp) || iocp->threads || iocpnet__load(&iocp->state))
         return WSAEINVAL;
     iocp->threads = (HANDLE *)iocpnet__alloc(iocp->desc.threads * sizeof *iocp->threads);
-    if (!iocp->threads) return 8;
+    if (!iocp->threads) return ERROR_NOT_ENOUGH_MEMORY;
     for (i = 0; i < iocp->desc.threads; i++) {
         HANDLE thread = IOCPNET_OS(CreateThread)(NULL, 0, iocpnet__worker_main, iocp, 0, NULL);
         if (!thread) {
@@ -4016,7 +4140,7 @@ IOCPNET__DEF iocpnet_error iocpnet_op_cancel(iocpnet_op *op)
     iocpnet_error error = 0;
 
     if (!iocpnet_op_pending(op)) return WSAEINVAL;
-    if (!op->handle) return 1168;  // posted: on its way
+    if (!op->handle) return ERROR_NOT_FOUND;  // posted: on its way
 
     // A datagram receive may be between an ICMP error and its next try, which is made under the
     // lock: either that sees the state, or the system has it by then.
@@ -4397,6 +4521,7 @@ IOCPNET__DEF iocpnet_error iocpnet_socket_adopt(iocpnet_socket *socket, iocpnet_
 static iocpnet_error iocpnet__bind(const iocpnet_socket *socket, const iocpnet_address *address)
 {
     iocpnet_address any;
+    iocpnet_error error;
 
     if (!address) {
         memset(&any, 0, sizeof any);
@@ -4408,7 +4533,10 @@ static iocpnet_error iocpnet__bind(const iocpnet_socket *socket, const iocpnet_a
                           address->size)) {
         return 0;
     }
-    return iocpnet__wsa_error();
+    // Where the system is to choose the port, WSAENOBUFS says that none is left.
+    // Source: Microsoft KB 196271; dotnet/runtime issue 48219.
+    error = iocpnet__wsa_error();
+    return error == WSAENOBUFS && !iocpnet_address_port(address) ? WSAEADDRINUSE : error;
 }
 
 IOCPNET__DEF iocpnet_error iocpnet_socket_bind(const iocpnet_socket *socket,
@@ -4941,7 +5069,7 @@ static void iocpnet__transmit_stepped(iocpnet_op *op, iocpnet_error error, size_
     iocpnet_transmit *transmit = IOCPNET_OUTER(op, iocpnet_transmit, step);
 
     if (transmit->stage != IOCPNET__STAGE_DISCONNECT) {
-        if (!error && !bytes) error = 38;  // the file has ended early: it would never end otherwise
+        if (!error && !bytes) error = ERROR_HANDLE_EOF;  // the file has ended early
         transmit->total += bytes;
         if (!error) iocpnet__transmit_moved(transmit, bytes);
     }
@@ -5106,7 +5234,7 @@ static iocpnet_error iocpnet__transmit_by_copy(iocpnet_transmit *transmit, HANDL
         IOCPNET_OS(WaitForSingleObject)(transmit->copy_event, INFINITE);
     }
     if (overlapped.Internal) return iocpnet_error_from_status((uint32_t)overlapped.Internal);
-    if (!overlapped.InternalHigh) return 38;
+    if (!overlapped.InternalHigh) return ERROR_HANDLE_EOF;
     vec.data = transmit->copy;
     vec.size = (uint32_t)overlapped.InternalHigh;
     return iocpnet_start_send(&transmit->step, &transmit->socket, &vec, 1);
@@ -6671,7 +6799,7 @@ static iocpnet_error iocpnet__maker_begin(iocpnet_listener *listener)
 {
     listener->stock =
         (iocpnet_socket *)iocpnet__alloc(listener->desc.accepts_min * sizeof *listener->stock);
-    if (!listener->stock) return 8;
+    if (!listener->stock) return ERROR_NOT_ENOUGH_MEMORY;
     listener->maker_wake = IOCPNET_OS(CreateEventW)(NULL, FALSE, FALSE, NULL);
     if (!listener->maker_wake) return iocpnet__last_error();
     listener->maker = IOCPNET_OS(CreateThread)(NULL, 0, iocpnet__maker_main, listener, 0, NULL);
@@ -7611,7 +7739,7 @@ static void iocpnet__conn_finish_reading(iocpnet__conn *conn)
     conn->finished = true;
     if (iocpnet__load(&conn->closing) == IOCPNET__CLOSING || conn->leaving) return;
     if (conn->group->desc.frame && iocpnet_framer_kept(&conn->extra->framer)) {
-        iocpnet__conn_because(conn, IOCPNET_CLOSED_PROTOCOL, 38);  // ERROR_HANDLE_EOF
+        iocpnet__conn_because(conn, IOCPNET_CLOSED_PROTOCOL, ERROR_HANDLE_EOF);
     } else if (on->finish && !(conn->group->desc.filter && !conn->extra->filter_ready)) {
         on->finish(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user));
         if (!conn->ending) return;
@@ -9501,7 +9629,7 @@ IOCPNET__DEF iocpnet_error iocpnet_connector_open(iocpnet_connector **out, iocpn
     if (!desc->on.data) return WSAEINVAL;
     if (iocpnet__load(&iocp->state)) return WSAESHUTDOWN;
     connector = (iocpnet_connector *)iocpnet__alloc(sizeof *connector);
-    if (!connector) return 8;
+    if (!connector) return ERROR_NOT_ENOUGH_MEMORY;
     error = iocpnet__group_init(&connector->group, iocp, desc);
     if (!error) error = iocpnet__group_pools(&connector->group, 0);
     if (error) {
@@ -9576,7 +9704,7 @@ static iocpnet_error iocpnet__listener_prepare(iocpnet_listener *listener, iocpn
     listener->slots =
         (iocpnet__waiting *)iocpnet__alloc(listener->slot_count * sizeof *listener->slots);
     listener->spare = (uintptr_t *)iocpnet__alloc(desc->accepts_max * sizeof *listener->spare);
-    if (!listener->slots || !listener->spare) return 8;
+    if (!listener->slots || !listener->spare) return ERROR_NOT_ENOUGH_MEMORY;
     for (i = 0; i < listener->slot_count; i++) {
         iocpnet__waiting *slot = &listener->slots[i];
         iocpnet__accepts *accepts;
@@ -9617,7 +9745,7 @@ IOCPNET__DEF iocpnet_error iocpnet_listener_open(iocpnet_listener **out, iocpnet
     if (iocpnet__load(&iocp->state)) return WSAESHUTDOWN;
     if (desc->bind_retry_ms && iocpnet__local_get(&iocpnet__current)) return WSAEINVAL;
     listener = (iocpnet_listener *)iocpnet__alloc(sizeof *listener);
-    if (!listener) return 8;
+    if (!listener) return ERROR_NOT_ENOUGH_MEMORY;
     listener->desc = *desc;
     listener->group.iocp = iocp;
     listener->group.listener = listener;

@@ -142,6 +142,24 @@ for where, prose in (('manual', manual), ('README.md', readme),
     for word in sorted(set(re.findall(r'\b(?:iocpnet|IOCPNET)_\w+', prose))):
         check(known(word), '%s: %s is not declared' % (where, word))
 
+test('every code that a comment names has a constant, and no number stands without its name')
+codes = re.search(r'enum \{\n    IOCPNET_EINVALIDHANDLE.*?\n\};', declared, re.S).group(0)
+constants = dict((n, c) for c, n in re.findall(r' = (\d+),? +// (\w+)', codes))
+about = re.findall(r'//[^\n]*', declared.replace(codes, ''))
+# What the system says, before the kit makes another code of it.
+theirs = {'ERROR_NETNAME_DELETED', 'ERROR_ACCESS_DENIED', 'ERROR_NOT_READY',
+          'ERROR_SHARING_VIOLATION', 'ERROR_INSUFFICIENT_BUFFER', 'ERROR_PIPE_NOT_CONNECTED',
+          'ERROR_INVALID_USER_BUFFER'}
+check(len(constants) >= 26, 'only %d constants found' % len(constants))
+named = set(re.findall(r'\b(?:WSAE[A-Z]+|ERROR_[A-Z_]+|WSA_(?!FLAG)[A-Z_]+|WSASYS\w+)\b',
+                       '\n'.join(about)))
+for word in sorted(named - theirs - set(constants)):
+    check(False, '%s is named, and has no constant' % word)
+bare = r'(?<!\[)\b(258|259|995|1168|100[0-6]\d|10107)\b(?! WSAE| is WSAE| \*)'
+for line in about:
+    for number in re.findall(bare, line):
+        check(re.search(r'\b[A-Z_]+ \(%s\)' % number, line), 'a bare number: ' + line)
+
 test('every file and test that README names is there')
 for path in sorted(set(re.findall(r'`((?:examples|tests|bench)/[\w./]+\w)`', readme))):
     check(os.path.exists(path), path)

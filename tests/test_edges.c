@@ -34,7 +34,11 @@ static DWORD odd_FormatMessageA(DWORD flags, const void *source, DWORD code, DWO
                                 char *text, DWORD size, va_list *more)
 {
     if (!odd.text) return fault_FormatMessageA(flags, source, code, language, text, size, more);
-    snprintf(text, size, "%s", odd.text);
+    if (strlen(odd.text) >= size) {  // as the system's: all or nothing
+        SetLastError(ERROR_INSUFFICIENT_BUFFER);
+        return 0;
+    }
+    strcpy(text, odd.text);
     return (DWORD)strlen(text);
 }
 
@@ -192,7 +196,7 @@ static void every_win32_code_is_mapped(void)
         { 64, WSAECONNRESET },
         { 87, WSAEINVAL },
         { 121, WSAETIMEDOUT },
-        { 233, WSAECONNRESET },
+        { 233, WSAESHUTDOWN },
         { 234, WSAEMSGSIZE },
         { 676, WSA_OPERATION_ABORTED },
         { 995, WSA_OPERATION_ABORTED },
@@ -246,6 +250,32 @@ static void only_the_first_line_of_the_systems_text_is_shown(void)
     CHECK(strcmp(iocpnet_error_text(19002), "19002 unknown first") == 0);
     odd.text = "";
     CHECK(strcmp(iocpnet_error_text(19003), "19003 unknown error") == 0);
+    usual();
+}
+
+// Of the system's texts some have more than a thousand bytes: what there is room for is shown.
+static void a_long_text_of_the_system_is_cut_behind_a_word(void)
+{
+    static char words[3000];
+    const char *text;
+    size_t i;
+
+    usual();
+    for (i = 0; i < sizeof words - 1; i++)
+        words[i] = i % 8 == 7 ? ' ' : 'w';
+    odd.text = words;
+    text = iocpnet_error_text(19005);
+    CHECK(strlen(text) >= 230 && strlen(text) <= 239);
+    CHECK_MEM(text, "19005 unknown wwwwwww wwwwwww", 29);
+    CHECK(strcmp(text + strlen(text) - 8, " wwwwwww") == 0);
+    for (i = 0; i < sizeof words - 1; i++)
+        words[i] = 'w';
+    text = iocpnet_error_text(19006);
+    CHECK_EQ(strlen(text), 239);
+    words[239 - 14] = 0;  // just fits
+    text = iocpnet_error_text(19007);
+    CHECK_EQ(strlen(text), 239);
+    CHECK(strcmp(text + 14, words) == 0);
     usual();
 }
 
@@ -1389,6 +1419,7 @@ int main(int argc, char **argv)
     T_RUN(every_win32_code_is_mapped);
     T_RUN(a_failure_is_never_told_as_success);
     T_RUN(only_the_first_line_of_the_systems_text_is_shown);
+    T_RUN(a_long_text_of_the_system_is_cut_behind_a_word);
     T_RUN(a_text_that_is_being_made_is_not_shown);
     T_RUN(an_index_beyond_the_first_64_serves_as_well);
     T_RUN(nothing_is_given_back_without_harm);

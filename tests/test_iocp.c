@@ -335,6 +335,66 @@ static void raw_done(void *user, uintptr_t key, void *overlapped, iocpnet_error 
     InterlockedIncrement(&r->calls);
 }
 
+// What the handle is, only the program knows: a code that would say "no socket" stays what it is.
+static void a_raw_packets_code_fits_files_and_pipes(void)
+{
+    static const struct {
+        uint32_t status;
+        int want;
+    } map[] = {
+        { 0xC000020D, WSAECONNRESET },             // STATUS_CONNECTION_RESET
+        { 0xC0000120, WSA_OPERATION_ABORTED },     // STATUS_CANCELLED
+        { 0xC0000008, ERROR_INVALID_HANDLE },      // STATUS_INVALID_HANDLE
+        { 0xC0000024, ERROR_INVALID_HANDLE },      // STATUS_OBJECT_TYPE_MISMATCH
+        { 0xC00000B0, ERROR_PIPE_NOT_CONNECTED },  // STATUS_PIPE_DISCONNECTED
+        { 0xC0000022, ERROR_ACCESS_DENIED },       // STATUS_ACCESS_DENIED
+    };
+    size_t i;
+    for (i = 0; i < sizeof map / sizeof map[0]; i++) {
+        iocpnet_iocp *iocp = open_iocp(0, 0);
+        SOCKET pair[2];
+        OVERLAPPED o;
+        raw_result r;
+        probe p;
+        char data[8];
+        WSABUF buf;
+        DWORD flags = 0, got;
+        iocpnet_socket s;
+        T_NOTE("status 0x%08x", (unsigned)map[i].status);
+        memset(&o, 0, sizeof o);
+        memset(&r, 0, sizeof r);
+        probe_init(&p);
+        buf.buf = data;
+        buf.len = sizeof data;
+        REQUIRE(peer_pair(pair));
+        CHECK_ERR(iocpnet_iocp_attach(iocp, pair[0], 1, raw_done, &r), 0);
+        CHECK_ERR(iocpnet_socket_adopt(&s, iocp, pair[1]), 0);
+        fault_packet(&o, (LONG)map[i].status);
+        CHECK(WSARecv(pair[0], &buf, 1, &got, &flags, &o, NULL) == 0 ||
+              WSAGetLastError() == WSA_IO_PENDING);
+        CHECK(peer_send(pair[1], "r", 1));
+        PUMP(iocp, r.calls == 1, PEER_MS);
+        CHECK_ERR(r.error, map[i].want);
+        // An operation that the kit has started is a socket's.
+        fault_packet(&p.op.overlapped, (LONG)map[i].status);
+        CHECK_ERR(iocpnet_start_recv(&p.op, &s, data, sizeof data), 0);
+        CHECK(peer_send(pair[0], "k", 1));
+        PROBE_AWAIT(iocp, &p);
+        CHECK_ERR(p.error, iocpnet_error_from_win32((uint32_t)map[i].want));
+        closesocket(pair[0]);
+        iocpnet_socket_close(&s);
+        close_iocp(iocp);
+    }
+}
+
+static void what_is_no_handle_is_told_as_that(void)
+{
+    iocpnet_iocp *iocp = open_iocp(0, 0);
+    CHECK_ERR(iocpnet_iocp_attach(iocp, (uintptr_t)0x7FFFFFF4, 1, raw_done, NULL),
+              ERROR_INVALID_HANDLE);
+    close_iocp(iocp);
+}
+
 // pitfall 11: the key comes back whole, all its 32 or 64 bits.
 static void the_programs_own_operations_share_the_iocp(void)
 {
@@ -934,6 +994,8 @@ int main(int argc, char **argv)
     T_RUN(what_pends_is_never_told_too_small);
     T_RUN(null_packets_and_stray_keys_do_not_stop_a_worker);
     T_RUN(the_programs_own_operations_share_the_iocp);
+    T_RUN(a_raw_packets_code_fits_files_and_pipes);
+    T_RUN(what_is_no_handle_is_told_as_that);
     T_RUN(a_second_attach_is_refused_and_harms_nothing);
     T_RUN(sixty_two_kinds_of_handle_and_no_more);
     T_RUN(any_number_of_threads_starts_and_leaves);

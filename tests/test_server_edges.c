@@ -886,6 +886,49 @@ static void a_receive_that_ends_for_want_of_memory_is_tried_again(void)
     end();
 }
 
+// A link that has failed is gone: a receive that were tried again would wait for ever.
+static void a_receive_that_ends_since_the_link_has_failed_is_a_reset(void)
+{
+    SOCKET other;
+    side *s;
+
+    usual();
+    begin();
+    connect_too();
+    s = adopted(&other);
+    PUMP(iocp, inside(s)->receiving, PEER_MS);
+    fault_packet(&inside(s)->recv.overlapped, (LONG)0xC000013E);  // STATUS_LINK_FAILED
+    CHECK(peer_send(other, "x", 1));
+    PUMP(iocp, s->closed == 1, PEER_MS);
+    CHECK_EQ(s->reason, IOCPNET_CLOSED_RESET);
+    CHECK_ERR(s->error, WSAECONNRESET);
+    CHECK_EQ(counted(IOCPNET_COUNT_NO_BUFFERS), 0);
+    closesocket(other);
+    end();
+}
+
+// The bind before a connect says WSAENOBUFS when no port is left: that is no want of memory.
+static void a_connect_that_finds_no_port_says_so(void)
+{
+    iocpnet_address to;
+    iocpnet_conn name;
+    side *s;
+
+    usual();
+    begin();
+    connect_too();
+    CHECK_ERR(iocpnet_address_parse(&to, NULL, 9), 0);
+    fault_fail(FAULT_bind, 1, 1, WSAENOBUFS);
+    s = new_side();
+    CHECK_ERR(iocpnet_conn_open(&name, connector, &to, 1, s), 0);
+    PUMP(iocp, s->closed == 1, PEER_MS);
+    CHECK_EQ(s->reason, IOCPNET_CLOSED_CONNECT_FAILED);
+    CHECK_ERR(s->error, WSAEADDRINUSE);
+    CHECK(strstr(iocpnet_error_text(s->error), "out of ports"));
+    CHECK_EQ(counted(IOCPNET_COUNT_NO_BUFFERS), 0);
+    end();
+}
+
 // Of several receives the first has a buffer, and there is no memory for another.
 static void one_receive_is_enough_where_there_is_no_memory_for_more(void)
 {
@@ -1831,6 +1874,8 @@ int main(int argc, char **argv)
     T_RUN(a_client_whose_iocp_has_stopped_meanwhile_is_let_go);
     T_RUN(a_long_queue_keeps_its_order_when_a_send_fails);
     T_RUN(a_receive_that_ends_for_want_of_memory_is_tried_again);
+    T_RUN(a_receive_that_ends_since_the_link_has_failed_is_a_reset);
+    T_RUN(a_connect_that_finds_no_port_says_so);
     T_RUN(one_receive_is_enough_where_there_is_no_memory_for_more);
     T_RUN(bytes_that_wait_for_room_are_no_silence);
     T_RUN(a_try_that_comes_too_late_does_no_harm);

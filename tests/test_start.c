@@ -497,6 +497,28 @@ static void a_refused_connect_is_10061_on_every_path(void)
     close_iocp(iocp);
 }
 
+// No port is left where the system is to choose one: no want of memory.
+static void a_bind_that_finds_no_port_says_so(void)
+{
+    iocpnet_iocp *iocp = open_iocp(0, false);
+    iocpnet_address any, fixed;
+    iocpnet_socket s;
+    probe p;
+
+    probe_init(&p);
+    CHECK_ERR(iocpnet_address_parse(&any, NULL, 0), 0);
+    CHECK_ERR(iocpnet_address_parse(&fixed, NULL, 9), 0);
+    CHECK_ERR(iocpnet_socket_open(&s, iocp, AF_INET, false), 0);
+    fault_fail(FAULT_bind, 1, 3, WSAENOBUFS);
+    CHECK_ERR(iocpnet_socket_bind(&s, &any), WSAEADDRINUSE);
+    CHECK_ERR(iocpnet_start_connect(&p.op, &s, &fixed, NULL, 0), WSAEADDRINUSE);
+    CHECK_ERR(iocpnet_socket_bind(&s, &fixed), WSAENOBUFS);
+    fault_reset();
+    CHECK_EQ(p.calls, 0);
+    iocpnet_socket_close(&s);
+    close_iocp(iocp);
+}
+
 static void a_connect_without_an_address_is_refused(void)
 {
     iocpnet_iocp *iocp = open_iocp(1, false);
@@ -1752,6 +1774,7 @@ int main(int argc, char **argv)
     T_RUN(a_connected_sockets_context_is_updated);
     T_RUN(without_port_sharing_a_connect_works_too);
     T_RUN(a_refused_connect_is_10061_on_every_path);
+    T_RUN(a_bind_that_finds_no_port_says_so);
     T_RUN(a_connect_without_an_address_is_refused);
     T_RUN(a_taken_address_is_told_by_its_code);
     T_RUN(a_disconnect_sends_fin);

@@ -9,6 +9,7 @@ static struct {
     uint32_t code;     // what it says
     const char *text;  // what FormatMessage says
     size_t text_size;
+    char copy[8192];  // the same, ended by a NUL
 } world;
 
 static ULONG WINAPI to_dos(LONG status)
@@ -48,15 +49,25 @@ static DWORD fuzz_FormatMessageA(DWORD flags, const void *source, DWORD code, DW
 #define IOCPNET_STATIC
 #include "../../iocpnet.h"
 
-// Whether a status is one of the table's, and what it is turned into.
-FUZZ_SLOW bool slow_table(uint32_t status, iocpnet_error *code)
+// What the lists say about a status: its code, or its Win32 code.
+FUZZ_SLOW bool slow_list(uint32_t status, bool socket, iocpnet_error *code)
 {
-    for (size_t i = 0; i < sizeof iocpnet__statuses / sizeof *iocpnet__statuses; i++) {
-        if (iocpnet__statuses[i].status != status) continue;
-        *code = iocpnet__statuses[i].code;
+    switch (status) {
+#define ROW(name, number, code_) \
+    case number:                 \
+        *code = code_;           \
         return true;
+        IOCPNET__STATUSES_APART(ROW)
+#undef ROW
+#define ROW(name, number, win32)                        \
+    case number:                                        \
+        *code = iocpnet__error_of_win32(win32, socket); \
+        return true;
+        IOCPNET__STATUSES(ROW)
+#undef ROW
+    default:
+        return false;
     }
-    return false;
 }
 
 static void code_is_judged(uint32_t code)
@@ -71,24 +82,25 @@ static void code_is_judged(uint32_t code)
     FUZZ_CHECK(strcmp(iocpnet_error_name(error), "unknown"));
 }
 
-static void status_is_judged(uint32_t status)
+static void status_is_judged(uint32_t status, bool socket)
 {
-    iocpnet_error error = iocpnet_error_from_status(status), wanted = 0;
+    iocpnet_error error = iocpnet__error_of_status(status, socket), wanted = 0;
     bool failure = status >= 0x80000000u || status == 0x102;
 
     FUZZ_CHECK((error != 0) == failure);
+    FUZZ_CHECK(!socket || iocpnet_error_from_status(status) == error);
     if (!failure) return;
-    if (!slow_table(status, &wanted))
-        wanted =
-            world.nobody || !world.code ? WSASYSCALLFAILURE : iocpnet_error_from_win32(world.code);
+    if (!slow_list(status, socket, &wanted))
+        wanted = world.nobody || !world.code ? WSASYSCALLFAILURE
+                                             : iocpnet__error_of_win32(world.code, socket);
     FUZZ_CHECK(error == wanted);
 }
 
 // Number, name and text. A code that is not in the table has the first line of the system's text,
-// if that is one of 119 bytes with all before it.
+// or the words of it for which there is room.
 static void text_is_judged(iocpnet_error code)
 {
-    char wanted[256];
+    char wanted[256], line[256];
     const char *name = iocpnet_error_name(code), *text = iocpnet_error_text(code);
     size_t size;
 
@@ -98,13 +110,14 @@ static void text_is_judged(iocpnet_error code)
     FUZZ_CHECK(!memcmp(text, wanted, size) && strlen(text) >= size);
     if (strcmp(name, "unknown")) return;
 
-    size_t room = 119 - size, line = 0;
-    while (line < world.text_size && world.text[line] && world.text[line] != '\r' &&
-           world.text[line] != '\n')
-        line++;
-    bool there = world.text_size && world.text_size < room;
-    snprintf(wanted + size, sizeof wanted - size, "%.*s", there ? (int)line : 5,
-             there ? world.text : "error");
+    size_t room = 239 - size, all = strcspn(world.copy, "\r\n");
+    snprintf(line, sizeof line, "%.*s", (int)(all < room ? all : room), world.copy);
+    if (all > room && world.copy[room] != ' ') {
+        char *space = strrchr(line, ' ');
+        if (space > line) *space = 0;
+    }
+    bool there = world.text_size && world.text_size < 4096;
+    snprintf(wanted + size, sizeof wanted - size, "%s", there ? line : "error");
     FUZZ_CHECK(!strcmp(text, wanted));
 }
 
@@ -124,9 +137,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         world.code = world.code << 8 | *in.at++;
     if (flags & 8) world.code <<= 16;
     world.text = (const char *)in.at;
-    world.text_size = in.size;
+    world.text_size = in.size < sizeof world.copy ? in.size : sizeof world.copy - 1;
+    memcpy(world.copy, world.text, world.text_size);
 
-    status_is_judged(code);
+    status_is_judged(code, true);
+    status_is_judged(code, false);
     code_is_judged(code);
     code_is_judged(code & 0x3FFF);
     text_is_judged((iocpnet_error)code);
