@@ -85,6 +85,11 @@
 // start. The callback of an op may be running on another thread before its start has returned:
 // write what it needs before the start, and look at nothing of it after.
 //
+// Callbacks, on_error included, may come on any thread, so in them no call blocks: close, run, start
+// and poll of any iocp return WSAEINVAL there, and a stop only asks. A callback has to return. Do
+// not leave one by longjmp or by a C++ exception: the poll that called it would be running for ever,
+// so that thread's next poll returns WSAEINVAL (and asserts in debug), and no stop ends.
+//
 // Two ops on one socket are two callbacks, which may run at once on two threads. A connection (13)
 // is more: its callbacks are one at a time.
 //
@@ -484,7 +489,8 @@ typedef struct iocpnet_op iocpnet_op;
 typedef void iocpnet_raw_fn(void *user, uintptr_t key, void *overlapped, iocpnet_error error,
                             size_t bytes);
 
-// Told of a system failure that nobody's return value shows: place is the name of the call.
+// Called for system errors that no return value can report; place names the Windows call. It is a
+// callback: what M4 says of callbacks holds in it, on whichever thread it comes.
 typedef void iocpnet_error_fn(void *user, iocpnet_error error, const char *place);
 
 // How an iocp works. Zero means [the default].
@@ -546,7 +552,8 @@ IOCPNET_API iocpnet_error iocpnet_iocp_post(iocpnet_iocp *iocp, iocpnet_op *op, 
 //   timeout_ms how long to wait for the first packet; 0: not at all; IOCPNET_FOREVER. A longer wait
 //              may end early, with WSA_WAIT_TIMEOUT (258): call again
 //
-// Returns    0: something was run. 258: nothing came. WSAEINVAL: called in a callback.
+// Returns    0: something was run. 258: nothing came. WSAEINVAL: called in a callback of any iocp,
+//            or a callback on this thread was left by longjmp or an exception (asserts in debug).
 //            WSAESHUTDOWN: the iocp has stopped; do not call again. Else the system's code.
 // Threads    any number of threads.
 // Source     MS Learn, GetQueuedCompletionStatusEx.
@@ -555,7 +562,7 @@ IOCPNET_API iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeout
 // Starts the workers (desc.threads). Once for an iocp.
 //
 // Returns    0; WSAEINVAL: started before, or stopped; the code of the thread's creation: no worker
-//            is left.
+//            is left; WSAEINVAL too in a callback of any iocp.
 // Threads    any, not in a callback.
 IOCPNET_API iocpnet_error iocpnet_iocp_start(iocpnet_iocp *iocp);
 
@@ -565,8 +572,9 @@ IOCPNET_API iocpnet_error iocpnet_iocp_start(iocpnet_iocp *iocp);
 //              close: at most 4000, since Windows ends the process after about 5 s)
 //
 // Returns    0; WSAETIMEDOUT, when a stop could not end in time (see iocpnet_iocp_stop; workers are
-//            still running); the code of iocpnet_iocp_start.
-// Threads    not in a callback.
+//            still running); the code of iocpnet_iocp_start; WSAEINVAL: in a callback of any iocp,
+//            or another iocpnet_iocp_run with ctrl_c_ms is running.
+// Threads    any, not in a callback.
 IOCPNET_API iocpnet_error iocpnet_iocp_run(iocpnet_iocp *iocp, uint32_t ctrl_c_ms);
 
 // Stops: listeners close, connections drain and close; after the deadline what is left is aborted.
@@ -575,7 +583,7 @@ IOCPNET_API iocpnet_error iocpnet_iocp_run(iocpnet_iocp *iocp, uint32_t ctrl_c_m
 //
 // Returns    0: nothing is pending; every worker leaves. WSAETIMEDOUT: something is still pending
 //            two seconds after the deadline; everything is kept and stop may be called again.
-//            In a callback it returns 0 at once, and the workers finish it.
+//            In a callback of any iocp it returns 0 at once, and the workers finish it.
 // Threads    any, more than once.
 IOCPNET_API iocpnet_error iocpnet_iocp_stop(iocpnet_iocp *iocp, uint32_t deadline_ms);
 
@@ -584,8 +592,9 @@ IOCPNET_API iocpnet_error iocpnet_iocp_stop(iocpnet_iocp *iocp, uint32_t deadlin
 //
 //   iocp       NULL is fine
 //
-// Returns    0. WSAETIMEDOUT: as iocpnet_iocp_stop; nothing was freed. WSAEINVAL: in a callback; or
-//            a listener of another iocp spreads to a connector of this one.
+// Returns    0. WSAETIMEDOUT: as iocpnet_iocp_stop; nothing was freed. WSAEINVAL: in a callback of
+//            any iocp, on_error included; or a listener of another iocp spreads to a connector of
+//            this one.
 // Threads    any, once; no other thread may be in a call with iocp.
 IOCPNET_API iocpnet_error iocpnet_iocp_close(iocpnet_iocp *iocp);
 
@@ -1596,6 +1605,13 @@ extern "C" {
 #define IOCPNET__PORT_SCALABILITY  0x3006                      // SO_PORT_SCALABILITY
 #define IOCPNET__LINE              64                          // bytes of a cache line
 #define IOCPNET__PAGE              4096
+
+// Where the running function's frame is on the stack.
+#if defined(_MSC_VER) && !defined(__clang__)
+#define IOCPNET__FRAME() _AddressOfReturnAddress()
+#else
+#define IOCPNET__FRAME() __builtin_frame_address(0)
+#endif
 
 #define IOCPNET__STATIC_ASSERT(cond, name) typedef char iocpnet__assert_##name[(cond) ? 1 : -1]
 IOCPNET__STATIC_ASSERT(sizeof(((iocpnet_op *)0)->overlapped) == sizeof(OVERLAPPED),
@@ -2828,7 +2844,10 @@ typedef struct iocpnet__worker {
     bool steady;                // the kit's own thread: it will poll again
     const iocpnet_op *at_once;  // the last that a start found finished; only to compare with
     void *running;              // the connection whose callbacks may be running
-    volatile int64_t wake_at;   // its wait ends by then; 0: it does not wait, or did not say
+#ifdef IOCPNET_DEBUG
+    const void *frame;  // of the poll that runs: a callback's frames are below it
+#endif
+    volatile int64_t wake_at;  // its wait ends by then; 0: it does not wait, or did not say
 
     // The timer whose callback runs. Under iocp.timer_lock; others write again.
     const struct iocpnet_timer *firing;  // only to compare with: it may be gone
@@ -2895,8 +2914,15 @@ struct iocpnet_iocp {
 // The worker whose poll this thread is in, whichever iocp's. One index for all iocps of the
 // process.
 static iocpnet__local iocpnet__current = { TLS_OUT_OF_INDEXES, FLS_OUT_OF_INDEXES, 0 };
-static uint32_t iocpnet__opened;             // iocps open; iocpnet__lock
+static iocpnet__worker iocpnet__reporting;  // current, in an on_error outside of a poll: of no iocp
+static uint32_t iocpnet__opened;            // iocps open; iocpnet__lock
 static volatile int32_t iocpnet__transmits;  // native file transfers running in this process
+
+// In a callback of whichever iocp.
+static bool iocpnet__in_callback(void)
+{
+    return iocpnet__local_get(&iocpnet__current) != NULL;
+}
 
 static inline iocpnet__worker *iocpnet__worker_here(const iocpnet_iocp *iocp)
 {
@@ -2984,7 +3010,13 @@ static void iocpnet__accounts_close(void)
 
 static void iocpnet__report(iocpnet_iocp *iocp, iocpnet_error error, const char *place)
 {
-    if (iocp->desc.on_error) iocp->desc.on_error(iocp->desc.user, error, place);
+    bool outside = !iocpnet__in_callback();
+
+    // It may come where no poll runs: what may not be called in a callback is refused there too.
+    if (!iocp->desc.on_error) return;
+    if (outside) IOCPNET_OS(TlsSetValue)(iocpnet__current.tls, &iocpnet__reporting);
+    iocp->desc.on_error(iocp->desc.user, error, place);
+    if (outside) IOCPNET_OS(TlsSetValue)(iocpnet__current.tls, NULL);
 }
 
 static void WINAPI iocpnet__iocp_thread_ended(void *value)
@@ -3458,6 +3490,20 @@ static void iocpnet__wait_ended(iocpnet__worker *worker)
     if (until) iocpnet__cas64(&worker->wake_at, until, 0);
 }
 
+// In debug: refuses a poll in a callback, and asserts if the callback is over and its poll is not.
+// Every Windows stack grows downwards.
+#ifdef IOCPNET_DEBUG
+static void iocpnet__check_left(const void *frame)
+{
+    const iocpnet__worker *worker = (const iocpnet__worker *)iocpnet__local_get(&iocpnet__current);
+
+    IOCPNET_ASSERT((worker == &iocpnet__reporting || (uintptr_t)frame < (uintptr_t)worker->frame) &&
+                   "a callback was left by longjmp or an exception: this thread cannot poll again");
+    (void)worker;
+    (void)frame;
+}
+#endif
+
 IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeout_ms)
 {
     iocpnet__worker *worker = (iocpnet__worker *)iocpnet__local_get(&iocp->local);
@@ -3470,9 +3516,17 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeou
     uint64_t began;
     ULONG got = 0;
 
+    if (iocpnet__in_callback()) {
+#ifdef IOCPNET_DEBUG
+        iocpnet__check_left(IOCPNET__FRAME());
+#endif
+        return WSAEINVAL;
+    }
     if (!worker) worker = iocpnet__worker_make(iocp);
     if (!worker) return WSAENOBUFS;
-    if (iocpnet__local_get(&iocpnet__current)) return WSAEINVAL;  // in a callback of any iocp
+#ifdef IOCPNET_DEBUG
+    worker->frame = IOCPNET__FRAME();
+#endif
     state = iocpnet__load(&iocp->state);
     if (state == IOCPNET__STOPPED) return WSAESHUTDOWN;
     if (!IOCPNET_OS(TlsSetValue)(iocpnet__current.tls, worker)) return iocpnet__last_error();
@@ -3764,8 +3818,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_start(iocpnet_iocp *iocp)
     iocpnet_error error = 0;
     uint32_t i;
 
-    if (iocpnet__worker_here(iocp) || iocp->threads || iocpnet__load(&iocp->state))
-        return WSAEINVAL;
+    if (iocpnet__in_callback() || iocp->threads || iocpnet__load(&iocp->state)) return WSAEINVAL;
     iocp->threads = (HANDLE *)iocpnet__alloc(iocp->desc.threads * sizeof *iocp->threads);
     if (!iocp->threads) return 8;
     for (i = 0; i < iocp->desc.threads; i++) {
@@ -3792,7 +3845,6 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_start(iocpnet_iocp *iocp)
 
 IOCPNET__DEF iocpnet_error iocpnet_iocp_stop(iocpnet_iocp *iocp, uint32_t deadline_ms)
 {
-    const void *outer = iocpnet__local_get(&iocpnet__current);  // in a callback, of whichever iocp
     int64_t deadline = (int64_t)(iocpnet__now() + deadline_ms);
     iocpnet_error error = 0;
     iocpnet_stats stats;
@@ -3814,7 +3866,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_stop(iocpnet_iocp *iocp, uint32_t deadli
         // Something was started after the stop: it ends as the rest did.
         iocpnet__cas(&iocp->state, IOCPNET__STOPPED, IOCPNET__STOPPING);
     }
-    if (outer) return 0;
+    if (iocpnet__in_callback()) return 0;
 
     for (;;) {
         error = iocpnet_iocp_poll(iocp, IOCPNET__TICK_MS / 2);
@@ -3910,7 +3962,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_run(iocpnet_iocp *iocp, uint32_t ctrl_c_
     HANDLE waits[3];
     int32_t i;
 
-    if (iocpnet__worker_here(iocp)) return WSAEINVAL;
+    if (iocpnet__in_callback()) return WSAEINVAL;
     if (ctrl_c_ms) error = iocpnet__ctrl_begin(iocp);
     if (error) return error;
     error = iocpnet_iocp_start(iocp);
@@ -3941,7 +3993,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_close(iocpnet_iocp *iocp)
     iocpnet_error error;
 
     if (!iocp) return 0;
-    if (iocpnet__worker_here(iocp) || iocpnet__load(&iocp->givers)) return WSAEINVAL;
+    if (iocpnet__in_callback() || iocpnet__load(&iocp->givers)) return WSAEINVAL;
     error = iocpnet_iocp_stop(iocp, 5000);
     if (error) return error;
 
@@ -9572,8 +9624,8 @@ IOCPNET__DEF iocpnet_error iocpnet_listener_open(iocpnet_listener **out, iocpnet
     iocpnet_error error;
 
     if (out) *out = NULL;
+    if (desc->bind_retry_ms && iocpnet__in_callback()) return WSAEINVAL;
     if (iocpnet__load(&iocp->state)) return WSAESHUTDOWN;
-    if (desc->bind_retry_ms && iocpnet__local_get(&iocpnet__current)) return WSAEINVAL;
     listener = (iocpnet_listener *)iocpnet__alloc(sizeof *listener);
     if (!listener) return 8;
     listener->desc = *desc;

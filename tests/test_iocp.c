@@ -10,6 +10,8 @@ static volatile LONG misused;
 #include "../iocpnet.h"
 #include "peer.h"
 
+#include <setjmp.h>
+
 static iocpnet_iocp *open_iocp(uint32_t threads, uint32_t batch)
 {
     iocpnet_iocp *iocp = NULL;
@@ -130,6 +132,180 @@ static void a_poll_in_a_callback_is_refused(void)
     probe_init(&p);
     CHECK_ERR(iocpnet_iocp_post(iocp, &p.op, 0, 0), 0);
     PROBE_AWAIT(iocp, &p);
+    misused = 0;
+    close_iocp(iocp);
+}
+
+// ---- what may not be called in a callback -------------------------------------------------------
+
+// Every call that can block, on an iocp that may be another one than the callback's.
+typedef struct forbidden {
+    iocpnet_error poll, close, start, run, stop, listen;
+    volatile LONG calls;
+} forbidden;
+
+static void nothing_comes(iocpnet_conn conn, void *user, const void *data, size_t size)
+{
+    (void)conn, (void)user, (void)data, (void)size;
+    CHECK(false);
+}
+
+static forbidden asked;
+static iocpnet_iocp *neighbour;
+
+static void try_all_that_blocks(iocpnet_iocp *iocp)
+{
+    iocpnet_listener_desc server;
+    memset(&server, 0, sizeof server);
+    server.conn.on.data = nothing_comes;
+    server.bind_retry_ms = 60000;
+    asked.poll = iocpnet_iocp_poll(iocp, 1000);
+    asked.close = iocpnet_iocp_close(iocp);
+    asked.start = iocpnet_iocp_start(iocp);
+    asked.run = iocpnet_iocp_run(iocp, 0);
+    asked.listen = iocpnet_listener_open(NULL, iocp, &server);
+    asked.stop = iocpnet_iocp_stop(iocp, 60000);
+    InterlockedIncrement(&asked.calls);
+}
+
+static void all_that_blocks_was_refused(void)
+{
+    CHECK_ERR(asked.poll, WSAEINVAL);
+    CHECK_ERR(asked.close, WSAEINVAL);
+    CHECK_ERR(asked.start, WSAEINVAL);
+    CHECK_ERR(asked.run, WSAEINVAL);
+    CHECK_ERR(asked.listen, WSAEINVAL);
+    CHECK_ERR(asked.stop, 0);
+}
+
+static void try_on_the_neighbour(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    try_all_that_blocks(neighbour);
+    probe_done(op, error, bytes);
+}
+
+// Something of the other iocp is in flight: to close it would free what that refers to.
+static void nothing_blocks_in_a_callback_of_another_iocp(void)
+{
+    iocpnet_iocp *iocp = open_iocp(0, 0);
+    SOCKET pair[2];
+    iocpnet_socket s;
+    probe p, pending;
+    char byte;
+    neighbour = open_iocp(1, 0);
+    memset((void *)&asked, 0, sizeof asked);
+    REQUIRE(peer_pair(pair));
+    probe_init(&pending);
+    CHECK_ERR(iocpnet_socket_adopt(&s, neighbour, pair[0]), 0);
+    CHECK_ERR(iocpnet_start_recv(&pending.op, &s, &byte, 1), 0);
+    probe_init(&p);
+    p.op.done = try_on_the_neighbour;
+    CHECK_ERR(iocpnet_iocp_post(iocp, &p.op, 0, 0), 0);
+    PROBE_AWAIT(iocp, &p);
+    all_that_blocks_was_refused();
+    CHECK(iocpnet_op_pending(&pending.op));
+    CHECK_ERR(iocpnet_op_cancel(&pending.op), 0);
+    PROBE_AWAIT(neighbour, &pending);
+    CHECK_ERR(pending.error, WSA_OPERATION_ABORTED);
+    CHECK_ERR(iocpnet_socket_close(&s), 0);
+    closesocket(pair[1]);
+    CHECK_ERR(iocpnet_iocp_close(neighbour), 0);
+    close_iocp(iocp);
+}
+
+static iocpnet_iocp *failing;
+static void try_in_on_error(void *user, iocpnet_error error, const char *place)
+{
+    (void)user, (void)error, (void)place;
+    fault_disarm();
+    try_all_that_blocks(failing);
+}
+
+static iocpnet_iocp *open_failing(void)
+{
+    iocpnet_iocp_desc desc;
+    memset(&desc, 0, sizeof desc);
+    memset((void *)&asked, 0, sizeof asked);
+    desc.threads = 1;
+    desc.on_error = try_in_on_error;
+    fault_reset();
+    CHECK_ERR(iocpnet_iocp_open(&failing, &desc), 0);
+    return failing;
+}
+
+static void close_failing(void)
+{
+    AWAIT(asked.calls, PEER_MS);
+    all_that_blocks_was_refused();
+    fault_reset();
+    close_iocp(failing);
+}
+
+// on_error is a callback on whichever thread it comes: a worker outside of its poll, the program's
+// own in a stop, in a call that makes accepts, and the thread that makes a listener's sockets.
+static void nothing_blocks_in_on_error(void)
+{
+    iocpnet_listener_desc server;
+
+    T_NOTE("on a worker");
+    open_failing();
+    fault_fail(FAULT_GetQueuedCompletionStatusEx, 1, 1, ERROR_NO_SYSTEM_RESOURCES);
+    CHECK_ERR(iocpnet_iocp_start(failing), 0);
+    close_failing();
+
+    T_NOTE("in a stop");
+    open_failing();
+    fault_fail(FAULT_GetQueuedCompletionStatusEx, 1, 1, ERROR_NO_SYSTEM_RESOURCES);
+    CHECK_ERR(iocpnet_iocp_stop(failing, 1000), 0);
+    close_failing();
+
+    T_NOTE("in a listener's open");
+    open_failing();
+    memset(&server, 0, sizeof server);
+    server.conn.on.data = nothing_comes;
+    fault_fail(FAULT_WSASocketW, 2, 1000, WSAENOBUFS);
+    CHECK_ERR(iocpnet_listener_open(NULL, failing, &server), 0);
+    close_failing();
+
+    T_NOTE("on the thread that makes sockets");
+    open_failing();
+    server.accept_thread = true;
+    fault_fail(FAULT_WSASocketW, 2, 1000, WSAENOBUFS);
+    CHECK_ERR(iocpnet_listener_open(NULL, failing, &server), 0);
+    close_failing();
+}
+
+// The poll of a callback that was left that way is never over. The next one on that thread says so.
+static jmp_buf out_of_it;
+static void leave_by_longjmp(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    (void)op, (void)error, (void)bytes;
+    longjmp(out_of_it, 1);
+}
+
+static void leave_a_callback(void *user)
+{
+    iocpnet_iocp *iocp = (iocpnet_iocp *)user;
+    probe p;
+    probe_init(&p);
+    p.op.done = leave_by_longjmp;
+    CHECK_ERR(iocpnet_iocp_post(iocp, &p.op, 0, 0), 0);
+    if (!setjmp(out_of_it)) iocpnet_iocp_poll(iocp, PEER_MS);
+    CHECK_EQ(misused, 0);
+    CHECK_ERR(iocpnet_iocp_poll(iocp, 0), WSAEINVAL);
+    CHECK_EQ(misused, 1);
+    // What no program can: the poll and its operation are over.
+    CHECK(TlsSetValue(iocpnet__current.tls, NULL));
+    iocpnet__count_shared(&iocp->foreign.finished[IOCPNET_OP_POST], 1);
+}
+
+static void a_callback_that_was_left_is_told_in_debug(void)
+{
+    iocpnet_iocp *iocp = open_iocp(0, 0);
+    peer_thread thread;
+    misused = 0;
+    peer_start(&thread, leave_a_callback, iocp);
+    peer_join(&thread);
     misused = 0;
     close_iocp(iocp);
 }
@@ -926,6 +1102,9 @@ int main(int argc, char **argv)
     T_RUN(a_poll_ends_in_time);
     T_RUN(a_wait_may_cross_two_to_the_32_milliseconds);
     T_RUN(a_poll_in_a_callback_is_refused);
+    T_RUN(nothing_blocks_in_a_callback_of_another_iocp);
+    T_RUN(nothing_blocks_in_on_error);
+    T_RUN(a_callback_that_was_left_is_told_in_debug);
     T_RUN(an_op_in_flight_is_not_posted_again);
     T_RUN(batches_grow_while_full_and_never_pass_the_setting);
     T_RUN(a_failed_wait_loses_nothing);
