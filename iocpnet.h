@@ -542,7 +542,8 @@ IOCPNET_API iocpnet_error iocpnet_iocp_attach(iocpnet_iocp *iocp, uintptr_t hand
 //
 // Returns    0: the callback will come exactly once. WSAEINVAL: op is in flight; WSAESHUTDOWN: the
 //            iocp has stopped.
-// Threads    any. If the system can't take the packet, the op waits in a list; it is never lost.
+// Threads    any. If the system cannot take the packet, the op waits in a list, which polls run in at
+//            most a second; it is never lost.
 IOCPNET_API iocpnet_error iocpnet_iocp_post(iocpnet_iocp *iocp, iocpnet_op *op, iocpnet_error error,
                                             size_t bytes);
 
@@ -2815,7 +2816,8 @@ enum {
     IOCPNET__SLOW_MS = 50,
     IOCPNET__ACCEPTS = 8,  // run in one batch
     IOCPNET__SHED_AFTER_MS = 1000,
-    IOCPNET__GRACE_MS = 2000
+    IOCPNET__GRACE_MS = 2000,
+    IOCPNET__HINDERED_MS = 3000  // more than the longest wait
 };
 
 // What the process may have of something, over all iocps. A worker draws from it in lots, so that
@@ -2868,9 +2870,11 @@ typedef struct iocpnet__key {
 struct iocpnet_iocp {
     HANDLE handle;
     iocpnet_iocp_desc desc;
-    iocpnet__local local;     // this thread's worker
-    void *volatile workers;   // all that there ever were
-    void *volatile overflow;  // ops whose post failed, newest first
+    iocpnet__local local;             // this thread's worker
+    void *volatile workers;           // all that there ever were
+    void *volatile overflow;          // ops whose post failed, newest first
+    volatile int32_t hindered;        // posts fail: waits are short, as one of what is timed
+    volatile int64_t hindered_until;  // unless one fails again
     volatile int32_t state, aborted, attached;
     volatile int32_t ended;   // it has stopped, or its start has failed: its threads end
     volatile int32_t givers;  // listeners of other iocps that spread to connectors of this one
@@ -3212,6 +3216,7 @@ static void iocpnet__op_finish(iocpnet__worker *worker, iocpnet_op *op)
 static void iocpnet__op_post(iocpnet_iocp *iocp, iocpnet_op *op)
 {
     void *first;
+    int64_t until;
 
     if (IOCPNET_OS(PostQueuedCompletionStatus)(iocp->handle, 0, IOCPNET__OWN_KEY,
                                                (OVERLAPPED *)(void *)&op->overlapped)) {
@@ -3223,6 +3228,16 @@ static void iocpnet__op_post(iocpnet_iocp *iocp, iocpnet_op *op)
         first = iocpnet__load_pointer(&iocp->overflow);
         op->overlapped.event = first;
     } while (!iocpnet__cas_pointer(&iocp->overflow, first, op));
+
+    // Waits are short from now on, so that none passes this list by for long. One that has begun
+    // may last a second yet, and it can be this thread's poll that comes next, or a packet without
+    // an op gets through.
+    until = iocpnet__load64(&iocp->hindered_until);
+    iocpnet__cas64(&iocp->hindered_until, until, (int64_t)iocpnet__now() + IOCPNET__HINDERED_MS);
+    if (iocpnet__cas(&iocp->hindered, 0, 1)) iocpnet__add(&iocp->timed, 1);
+    if (!iocpnet__worker_here(iocp)) {
+        IOCPNET_OS(PostQueuedCompletionStatus)(iocp->handle, 0, 0, NULL);
+    }
 }
 
 static void iocpnet__op_append(iocpnet_op **first, iocpnet_op **last, iocpnet_op *op)
@@ -3464,7 +3479,11 @@ static void iocpnet__tick(iocpnet_iocp *iocp)
     int64_t due = iocpnet__load64(&iocp->tick_due);
 
     if (now < due || !iocpnet__cas64(&iocp->tick_due, due, now + IOCPNET__TICK_MS)) return;
-    iocp->on_tick(iocp, (uint64_t)now);  // set before anything wants the tick
+    if (iocpnet__load(&iocp->hindered) && now >= iocpnet__load64(&iocp->hindered_until) &&
+        iocpnet__cas(&iocp->hindered, 1, 0)) {
+        iocpnet__add(&iocp->timed, -1);
+    }
+    if (iocp->on_tick) iocp->on_tick(iocp, (uint64_t)now);
 }
 
 // Timers wait: how long may this thread, which was to wait so many ms? It says until when it will,

@@ -380,8 +380,9 @@ static void a_failed_post_is_delivered_all_the_same(void)
     iocpnet_iocp *iocp = open_iocp(0, 0);
     int i;
     fault_reset();
-    fault_fail(FAULT_PostQueuedCompletionStatus, 11, 30, ERROR_NO_SYSTEM_RESOURCES);
     for (i = 0; i < COUNT; i++) {
+        if (i == 10) fault_fail(FAULT_PostQueuedCompletionStatus, 1, 1000000, 0);
+        if (i == 40) fault_reset();
         probe_init(&p[i]);
         CHECK_ERR(iocpnet_iocp_post(iocp, &p[i].op, 0, (size_t)i), 0);
     }
@@ -397,24 +398,35 @@ static void a_failed_post_is_delivered_all_the_same(void)
     close_iocp(iocp);
 }
 
-// The same while workers sleep in a wait without end.
-static void a_failed_post_wakes_up_in_bounded_time(void)
+// The same while a worker sleeps in its longest wait, a second: one post that fails, with which the
+// next packet wakes it, and many one after the other, from the second of which on waits are short.
+static void a_failed_post_waits_for_no_long_wait(void)
 {
-    iocpnet_iocp *iocp = open_iocp(2, 0);
+    static const int times[] = { 1, 1000000 };
+    enum { COUNT = 8 };
+    iocpnet_iocp *iocp;
+    uint64_t start;
     probe p;
-    int i;
-    fault_reset();
-    CHECK_ERR(iocpnet_iocp_start(iocp), 0);
-    for (i = 0; i < 3; i++) {
-        probe_init(&p);
-        fault_fail(FAULT_PostQueuedCompletionStatus, 1, 1, ERROR_NO_SYSTEM_RESOURCES);
-        CHECK_ERR(iocpnet_iocp_post(iocp, &p.op, 0, 0), 0);
-        AWAIT(p.calls == 1, 4000);
-        Sleep(20);
+    int i, k;
+    for (k = 0; k < 2; k++) {
+        T_NOTE("%d posts fail", times[k]);
+        iocp = open_iocp(1, 0);
+        fault_reset();
+        CHECK_ERR(iocpnet_iocp_start(iocp), 0);
+        AWAIT(counted(iocp, IOCPNET_COUNT_POLLS) >= 1, PEER_MS);
+        start = GetTickCount64();
+        for (i = 0; i < COUNT; i++) {
+            probe_init(&p);
+            fault_fail(FAULT_PostQueuedCompletionStatus, 1, times[k], 0);
+            CHECK_ERR(iocpnet_iocp_post(iocp, &p.op, 0, 0), 0);
+            AWAIT(p.calls == 1, 4000);
+        }
+        CHECK(GetTickCount64() - start < (COUNT - 1) * 1000 / 2);
+        fault_reset();
+        if (k == 0) AWAIT(!iocpnet__load(&iocp->timed), PEER_MS);  // then they are long again
         CHECK_EQ(p.calls, 1);
+        close_iocp(iocp);
     }
-    fault_reset();
-    close_iocp(iocp);
 }
 
 // An op that is posted anew in its callback pends all the time. So it is told, wherever between two
@@ -1109,7 +1121,7 @@ int main(int argc, char **argv)
     T_RUN(batches_grow_while_full_and_never_pass_the_setting);
     T_RUN(a_failed_wait_loses_nothing);
     T_RUN(a_failed_post_is_delivered_all_the_same);
-    T_RUN(a_failed_post_wakes_up_in_bounded_time);
+    T_RUN(a_failed_post_waits_for_no_long_wait);
     T_RUN(what_pends_is_never_told_too_small);
     T_RUN(null_packets_and_stray_keys_do_not_stop_a_worker);
     T_RUN(the_programs_own_operations_share_the_iocp);
