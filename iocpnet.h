@@ -307,6 +307,7 @@ enum {
     IOCPNET_OP_SENDTO,
     IOCPNET_OP_TRANSMIT,  // a whole unit
     IOCPNET_OP_POST,      // iocpnet_iocp_post
+    IOCPNET_OP_OTHER,     // a call of the program's own: iocpnet_op_begin
     IOCPNET_OP_KINDS
 };
 
@@ -317,7 +318,7 @@ enum {
     IOCPNET_COUNT_IN_PLACE,       // operations finished in place, without a packet
     IOCPNET_COUNT_POSTS,          // packets posted by the kit
     IOCPNET_COUNT_POST_FAILURES,  // posts that failed; the op went to the overflow list
-    IOCPNET_COUNT_STRAY_PACKETS,  // packets with a key that was never attached
+    IOCPNET_COUNT_STRAY_PACKETS,  // with a key that was never attached, or of an op not in flight
     IOCPNET_COUNT_SLOW_TURNS,     // batches whose callbacks took 50 ms or more
     IOCPNET_COUNT_RECEIVES,       // receives that brought bytes
     IOCPNET_COUNT_BYTES_RECEIVED,
@@ -526,11 +527,19 @@ IOCPNET_API iocpnet_error iocpnet_iocp_open(iocpnet_iocp **iocp, const iocpnet_i
 // in the handle's life, and only with one iocp.
 //
 //   handle     HANDLE or SOCKET
-//   key        names the kind of handle, never one connection; at most 62 of (key, raw, user)
-//   raw        NULL: the packets are iocpnet_ops. Else all its packets go to raw
+//   key        identifies a class of handles, not one connection; an iocp holds at most 62 distinct
+//              (key, raw, user)
+//   raw        NULL: every operation on it is an iocpnet_op, from a start or iocpnet_op_begin. Else
+//              all its packets go to raw, with any OVERLAPPED of yours
+//   user       for raw
 //
-// Returns    0; WSAEINVAL: attached already, not overlapped, or no handle; WSAENOBUFS: too many
-//            keys.
+// The iocp does not know of operations that go to raw: it neither counts, awaits nor cancels them.
+// Before a stop cancel them, and poll until raw has had every packet; count them yourself for that.
+// A packet that is late for iocpnet_iocp_close is lost, yet until then the system writes to your
+// OVERLAPPED and your buffer: free neither. With iocpnet_op_begin all this is done for you.
+//
+// Returns    0; WSAEINVAL: attached already, not overlapped, or user without raw; 6
+//            (ERROR_INVALID_HANDLE): no handle; WSAENOBUFS: too many keys.
 // Threads    any.
 // Source     MS Learn, CreateIoCompletionPort, "Remarks".
 IOCPNET_API iocpnet_error iocpnet_iocp_attach(iocpnet_iocp *iocp, uintptr_t handle, uintptr_t key,
@@ -579,8 +588,9 @@ IOCPNET_API iocpnet_error iocpnet_iocp_start(iocpnet_iocp *iocp);
 IOCPNET_API iocpnet_error iocpnet_iocp_run(iocpnet_iocp *iocp, uint32_t ctrl_c_ms);
 
 // Stops: listeners close, connections drain and close; after the deadline what is left is aborted.
-// Operations that you started yourself are yours to cancel; stop counts and awaits them. Callbacks
-// run on this thread too until it is over.
+// Operations that you started yourself, by a start or iocpnet_op_begin, are yours to cancel; stop
+// counts and awaits them. It does not know of those that go to a raw callback: have their packets
+// before (see iocpnet_iocp_attach). Callbacks run on this thread too until it is over.
 //
 // Returns    0: nothing is pending; every worker leaves. WSAETIMEDOUT: something is still pending
 //            two seconds after the deadline; everything is kept and stop may be called again.
@@ -589,7 +599,8 @@ IOCPNET_API iocpnet_error iocpnet_iocp_run(iocpnet_iocp *iocp, uint32_t ctrl_c_m
 IOCPNET_API iocpnet_error iocpnet_iocp_stop(iocpnet_iocp *iocp, uint32_t deadline_ms);
 
 // Frees a stopped iocp, joins its workers, ends its Winsock. Stops it first, with a deadline of
-// 5 s, if that was not done.
+// 5 s, if that was not done. Operations of raw handles must be over by now: the packets of later
+// ones are lost (see iocpnet_iocp_attach).
 //
 //   iocp       NULL is fine
 //
@@ -610,7 +621,9 @@ IOCPNET_API void iocpnet_iocp_stats(iocpnet_iocp *iocp, iocpnet_stats *stats);
 
 // Told once, in a poll, that an operation whose start returned 0 has finished.
 //
-//   error      0 or a Winsock code; WSA_OPERATION_ABORTED after a cancel or a close
+//   error      0 or a Winsock code; WSA_OPERATION_ABORTED (995) after a cancel or a close. Of an
+//              operation begun by iocpnet_op_begin: the code that GetLastError would give, such as
+//              109 ERROR_BROKEN_PIPE (iocpnet_error_from_win32 makes a Winsock code of a socket's)
 //   bytes      bytes moved; a receive of 0 bytes into a buffer with room: the peer has finished
 //
 // Owns       op and its buffers are yours again from the first line of this function; you may start
@@ -639,14 +652,48 @@ struct iocpnet_op {
 #endif
 };
 
+// Puts op in flight for an overlapped call of your own: ReadFile, WriteFile, ConnectNamedPipe,
+// DeviceIoControl, WSARecvMsg. It is tracked, cancelled, counted and awaited like those of the kit.
+// Begin, make the call, and say how it went by iocpnet_op_issued:
+//
+//     error = iocpnet_op_begin(op, iocp, (uintptr_t)file);
+//     if (error) return error;
+//     op->overlapped.offset = 4096;  // what the call wants there
+//     ok = ReadFile(file, data, size, NULL, (OVERLAPPED *)(void *)&op->overlapped);
+//     return iocpnet_op_issued(op, ok ? 0 : GetLastError(), false);
+//
+//   op         idle, with done set; overlapped is zeroed
+//   handle     attached to iocp with raw NULL, or an iocpnet_socket's
+//
+// Returns    0: iocpnet_op_issued has to follow, whether the call is made or not. WSAEINVAL: op is
+//            in flight, or done is not set.
+// Threads    any; the call and iocpnet_op_issued on the same one.
+IOCPNET_API iocpnet_error iocpnet_op_begin(iocpnet_op *op, iocpnet_iocp *iocp, uintptr_t handle);
+
+// Says how the call went that op was begun for. op may be gone already, unless the call failed or
+// succeeded without a packet: read nothing of it before this.
+//
+//   code       0: the call has succeeded. Else its GetLastError or WSAGetLastError; any error if
+//              the call was not made
+//   skip       the handle has FILE_SKIP_COMPLETION_PORT_ON_SUCCESS (iocpnet_socket.skip): a call
+//              that has succeeded at once sends no packet. The callback comes all the same
+//
+// Returns    0: op->done comes exactly once: for code 0, for ERROR_IO_PENDING (997), and for
+//            ERROR_MORE_DATA (234) and WSAEMSGSIZE, which are warnings: the bytes that fit are there.
+//            Else code, and op is yours: no callback comes. Some of these are no failures: 38
+//            ERROR_HANDLE_EOF at the end of a file, 535 ERROR_PIPE_CONNECTED.
+// Threads    the one that called iocpnet_op_begin.
+// Source     MS Learn, ReadFile, "Remarks"; SetFileCompletionNotificationModes.
+IOCPNET_API iocpnet_error iocpnet_op_issued(iocpnet_op *op, uint32_t code, bool skip);
+
 // Asks for an operation to be cancelled. It is a request: the callback still comes, once, with
 // WSA_OPERATION_ABORTED or with what was done before. A cancelled TCP receive or send leaves the
 // stream in an unknown place: close the connection.
 //
 //   op         must be there until this call returns: cancel from where you know that
 //
-// Returns    0: asked. ERROR_NOT_FOUND (1168): nothing to cancel, the callback is on its way.
-//            WSAEINVAL: op is idle.
+// Returns    0: asked. ERROR_NOT_FOUND (1168): nothing to cancel, the callback is on its way, or
+//            another thread has not made the call yet that starts it. WSAEINVAL: op is idle.
 // Threads    any.
 // Source     MS Learn, CancelIoEx.
 IOCPNET_API iocpnet_error iocpnet_op_cancel(iocpnet_op *op);
@@ -2013,27 +2060,38 @@ static const struct {
     { 0xC00002D7u, WSAEFAULT }               // STATUS_DATATYPE_MISALIGNMENT_ERROR
 };
 
-IOCPNET__DEF iocpnet_error iocpnet_error_from_status(uint32_t status)
+static bool iocpnet__is_success(uint32_t status)
+{
+    return status < 0x80000000u && status != 0x102u;  // STATUS_TIMEOUT
+}
+
+// The system's own Win32 code of an NTSTATUS that is no success; 0: it has none. Rare enough to
+// look the function up each time.
+static uint32_t iocpnet__status_to_win32(uint32_t status)
 {
     typedef ULONG(WINAPI * to_dos)(LONG status);
     to_dos convert = NULL;
-    iocpnet_error code = 0;
-    HMODULE ntdll;
-    size_t i;
+    HMODULE ntdll = IOCPNET_OS(GetModuleHandleA)("ntdll.dll");
 
-    if (status < 0x80000000u && status != 0x102u) return 0;
-    for (i = 0; i < sizeof iocpnet__statuses / sizeof *iocpnet__statuses; i++) {
-        if (iocpnet__statuses[i].status == status) return iocpnet__statuses[i].code;
-    }
-
-    // A rare one: the system knows its Win32 code. Rare enough to look the function up each time.
-    ntdll = IOCPNET_OS(GetModuleHandleA)("ntdll.dll");
     if (ntdll) {
         convert =
             (to_dos)(iocpnet_ext_fn *)IOCPNET_OS(GetProcAddress)(ntdll, "RtlNtStatusToDosError");
     }
+    return convert ? (uint32_t)convert((LONG)status) : 0;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_error_from_status(uint32_t status)
+{
+    iocpnet_error code;
+    size_t i;
+
+    if (iocpnet__is_success(status)) return 0;
+    for (i = 0; i < sizeof iocpnet__statuses / sizeof *iocpnet__statuses; i++) {
+        if (iocpnet__statuses[i].status == status) return iocpnet__statuses[i].code;
+    }
+
     // Of some, such as 0xC0010000, the system makes 0: a failure must not look like success.
-    if (convert) code = iocpnet_error_from_win32((uint32_t)convert((LONG)status));
+    code = iocpnet_error_from_win32(iocpnet__status_to_win32(status));
     return code ? code : WSASYSCALLFAILURE;
 }
 
@@ -2269,7 +2327,7 @@ IOCPNET__DEF const char *iocpnet_stats_kind(int kind)
     static const char *const names[IOCPNET_OP_KINDS] = { "none",       "accept", "connect",
                                                          "disconnect", "recv",   "send",
                                                          "recvfrom",   "sendto", "transmit",
-                                                         "post" };
+                                                         "post",       "other" };
 
     return kind >= 0 && kind < IOCPNET_OP_KINDS ? names[kind] : NULL;
 }
@@ -3202,13 +3260,25 @@ static inline void iocpnet__op_done(iocpnet__worker *worker, iocpnet_op *op, int
     iocpnet__count_own(&worker->counters.finished[kind], 1);
 }
 
+// The error of a packet's status. The program's own calls have the system's codes, which files and
+// pipes have no Winsock ones for.
+static __declspec(noinline) iocpnet_error iocpnet__op_error(const iocpnet_op *op, uint32_t status)
+{
+    iocpnet_error code = 0;
+
+    if (op->kind == IOCPNET_OP_OTHER && !iocpnet__is_success(status)) {
+        code = (iocpnet_error)iocpnet__status_to_win32(status);
+    }
+    return code ? code : iocpnet_error_from_status(status);
+}
+
 // An op's result is there: what the kit does first, then the callback.
 static void iocpnet__op_finish(iocpnet__worker *worker, iocpnet_op *op)
 {
     size_t bytes = op->overlapped.internal_high;
     uint32_t code = (uint32_t)op->overlapped.internal;
 
-    if (code && !(op->flags & IOCPNET__POSTED)) code = (uint32_t)iocpnet_error_from_status(code);
+    if (code && !(op->flags & IOCPNET__POSTED)) code = (uint32_t)iocpnet__op_error(op, code);
     iocpnet__start_finish(worker, op, (iocpnet_error)code, bytes);
 }
 
@@ -3755,18 +3825,28 @@ static int32_t iocpnet__key_number(iocpnet_iocp *iocp, uintptr_t key, iocpnet_ra
     return i;
 }
 
+// What is no handle need not be meant for a socket.
+static iocpnet_error iocpnet__attach_error(void)
+{
+    DWORD code = IOCPNET_OS(GetLastError)();
+
+    if (code == ERROR_INVALID_HANDLE) return (iocpnet_error)code;
+    return code ? iocpnet_error_from_win32(code) : WSASYSCALLFAILURE;
+}
+
 IOCPNET__DEF iocpnet_error iocpnet_iocp_attach(iocpnet_iocp *iocp, uintptr_t handle, uintptr_t key,
                                                iocpnet_raw_fn *raw, void *user)
 {
     iocpnet_error error = WSAENOBUFS;
     int32_t before, number;
 
+    if (!raw && user) return WSAEINVAL;
     if (!raw && !key) {
         // Our own sockets, one for each connection: no row of their own, and no lock.
         if (IOCPNET_OS(CreateIoCompletionPort)((HANDLE)handle, iocp->handle, IOCPNET__OWN_KEY, 0)) {
             return 0;
         }
-        return iocpnet__last_error();
+        return iocpnet__attach_error();
     }
     iocpnet__lock_enter(&iocp->lock);
     before = iocp->attached;
@@ -3775,7 +3855,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_attach(iocpnet_iocp *iocp, uintptr_t han
         error = 0;
         if (!IOCPNET_OS(CreateIoCompletionPort)((HANDLE)handle, iocp->handle, (ULONG_PTR)number,
                                                 0)) {
-            error = iocpnet__last_error();
+            error = iocpnet__attach_error();
             iocpnet__store(&iocp->attached, before);
         }
     }
@@ -4059,7 +4139,51 @@ IOCPNET__DEF iocpnet_error iocpnet_op_cancel(iocpnet_op *op)
     return error;
 }
 
+// A message or datagram that was larger than the room, at once: a packet comes all the same, and
+// brings the bytes. To the port only an error is a failure, and this is a warning
+// (STATUS_BUFFER_OVERFLOW). In skip mode no packet comes: it did not pend.
+// Source: MS Learn, SetFileCompletionNotificationModes, "Remarks". Seen: Wine 8.0, both.
+static bool iocpnet__is_cut(int code)
+{
+    return code == WSAEMSGSIZE || code == ERROR_MORE_DATA;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_op_begin(iocpnet_op *op, iocpnet_iocp *iocp, uintptr_t handle)
+{
+    return iocpnet__op_begin(op, iocp, handle, IOCPNET_OP_OTHER);
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_op_issued(iocpnet_op *op, uint32_t code, bool skip)
+{
+    bool cut = iocpnet__is_cut((int)code);
+
+    if (code == ERROR_IO_PENDING || (cut && !skip)) return 0;
+    if (code && !cut) return iocpnet__op_undo(op, (iocpnet_error)code);
+    if (!skip) return 0;
+    if (!cut) {
+        iocpnet__op_finished_at_once(op->iocp, op, op->overlapped.internal_high);
+        return 0;
+    }
+    op->flags = IOCPNET__POSTED;
+    op->overlapped.internal = code;
+    iocpnet__op_post(op->iocp, op);
+    return 0;
+}
+
 #ifdef IOCPNET_DEBUG
+static char *iocpnet__put_hex(char *to, char *end, uint64_t number)
+{
+    char digits[24];
+    char *p = digits + sizeof digits - 1;
+
+    *p = 0;
+    do {
+        *--p = "0123456789abcdef"[number % 16];
+        number /= 16;
+    } while (number);
+    return iocpnet__put_text(iocpnet__put_text(to, end, "0x"), end, p);
+}
+
 static void iocpnet__ledger_line(iocpnet_ledger_fn *line, void *user, const char *what, int32_t n)
 {
     char text[96];
@@ -4089,7 +4213,7 @@ IOCPNET__DEF size_t iocpnet_ledger(iocpnet_ledger_fn *line, void *user)
         if (!line) continue;
         to = iocpnet__put_text(text, end, iocpnet_stats_kind(op->kind));
         to = iocpnet__put_text(to, end, " on ");
-        to = iocpnet__put_number(to, end, op->handle);
+        to = iocpnet__put_hex(to, end, op->handle);
         to = iocpnet__put_text(to, end, " for ");
         to = iocpnet__put_number(to, end, now - op->started_ms);
         (void)iocpnet__put_text(to, end, " ms");
@@ -4722,14 +4846,6 @@ IOCPNET__DEF iocpnet_error iocpnet_start_send(iocpnet_op *op, const iocpnet_sock
     return iocpnet__op_issued(iocp, op, skip, code, bytes);
 }
 
-// A datagram that was larger than the room, at once: a packet comes all the same, and brings the
-// bytes. To the port only an error is a failure, and this is a warning (STATUS_BUFFER_OVERFLOW).
-// Source: MS Learn, SetFileCompletionNotificationModes, "Remarks". Seen: Wine 8.0.
-static bool iocpnet__is_cut(int code)
-{
-    return code == WSAEMSGSIZE || code == ERROR_MORE_DATA;
-}
-
 static bool iocpnet__is_datagram_reset(iocpnet_error error)
 {
     return error == WSAECONNRESET || error == WSAENETRESET || error == WSAECONNREFUSED;
@@ -4886,7 +5002,12 @@ static void iocpnet__start_finish(iocpnet__worker *worker, iocpnet_op *op, iocpn
         iocpnet__recvfrom_finish(worker, op, error, bytes);
         break;
     default:
-        iocpnet__op_done(worker, op, op->kind, error, bytes);
+        IOCPNET_ASSERT(op->state != IOCPNET__IDLE && "call iocpnet_op_begin before your own call");
+        if (op->state == IOCPNET__IDLE) {
+            iocpnet__count_here(worker, IOCPNET_COUNT_STRAY_PACKETS, 1);
+        } else {
+            iocpnet__op_done(worker, op, op->kind, error, bytes);
+        }
         break;
     }
 }

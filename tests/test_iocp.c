@@ -597,8 +597,9 @@ static void a_second_attach_is_refused_and_harms_nothing(void)
         CHECK_ERR(iocpnet_socket_adopt(&again, iocp, pair[0]), WSAEINVAL);
     }
     CHECK(iocpnet_iocp_attach(iocp, (uintptr_t)INVALID_HANDLE_VALUE, 1, NULL, NULL) != 0);
-    CHECK(iocpnet_iocp_attach(iocp, 0, 1, NULL, NULL) != 0);
-    CHECK(iocpnet_iocp_attach(iocp, 0x7FFFFFF4, 1, NULL, NULL) != 0);
+    CHECK_ERR(iocpnet_iocp_attach(iocp, 0, 1, NULL, NULL), ERROR_INVALID_HANDLE);
+    CHECK_ERR(iocpnet_iocp_attach(iocp, 0x7FFFFFF4, 0, NULL, NULL), ERROR_INVALID_HANDLE);
+    CHECK_ERR(iocpnet_iocp_attach(iocp, pair[1], 0, NULL, &s), WSAEINVAL);  // a user of no callback
     CHECK_ERR(iocpnet_start_recv(&p.op, &s, &byte, 1), 0);
     CHECK(peer_send(pair[1], "x", 1));
     PROBE_AWAIT(iocp, &p);
@@ -1102,6 +1103,7 @@ static void counters_have_names(void)
     CHECK(iocpnet_stats_kind(-1) == NULL);
     CHECK(iocpnet_stats_kind(IOCPNET_OP_KINDS) == NULL);
     CHECK(strcmp(iocpnet_stats_kind(IOCPNET_OP_RECV), "recv") == 0);
+    CHECK(strcmp(iocpnet_stats_kind(IOCPNET_OP_OTHER), "other") == 0);
 }
 
 int main(int argc, char **argv)
