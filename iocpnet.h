@@ -85,6 +85,11 @@
 // start. The callback of an op may be running on another thread before its start has returned:
 // write what it needs before the start, and look at nothing of it after.
 //
+// Callbacks, on_error included, may come on any thread, so in them no call blocks: close, run, start
+// and poll of any iocp return WSAEINVAL there, and a stop only asks. A callback has to return. Do
+// not leave one by longjmp or by a C++ exception: the poll that called it would be running for ever,
+// so that thread's next poll returns WSAEINVAL (and asserts in debug), and no stop ends.
+//
 // Two ops on one socket are two callbacks, which may run at once on two threads. A connection (13)
 // is more: its callbacks are one at a time.
 //
@@ -325,6 +330,7 @@ enum {
     IOCPNET_OP_SENDTO,
     IOCPNET_OP_TRANSMIT,  // a whole unit
     IOCPNET_OP_POST,      // iocpnet_iocp_post
+    IOCPNET_OP_OTHER,     // a call of the program's own: iocpnet_op_begin
     IOCPNET_OP_KINDS
 };
 
@@ -335,7 +341,7 @@ enum {
     IOCPNET_COUNT_IN_PLACE,       // operations finished in place, without a packet
     IOCPNET_COUNT_POSTS,          // packets posted by the kit
     IOCPNET_COUNT_POST_FAILURES,  // posts that failed; the op went to the overflow list
-    IOCPNET_COUNT_STRAY_PACKETS,  // packets with a key that was never attached
+    IOCPNET_COUNT_STRAY_PACKETS,  // with a key that was never attached, or of an op not in flight
     IOCPNET_COUNT_SLOW_TURNS,     // batches whose callbacks took 50 ms or more
     IOCPNET_COUNT_RECEIVES,       // receives that brought bytes
     IOCPNET_COUNT_BYTES_RECEIVED,
@@ -508,7 +514,8 @@ typedef struct iocpnet_op iocpnet_op;
 typedef void iocpnet_raw_fn(void *user, uintptr_t key, void *overlapped, iocpnet_error error,
                             size_t bytes);
 
-// Told of a system failure that nobody's return value shows: place is the name of the call.
+// Called for system errors that no return value can report; place names the Windows call. It is a
+// callback: what M4 says of callbacks holds in it, on whichever thread it comes.
 typedef void iocpnet_error_fn(void *user, iocpnet_error error, const char *place);
 
 // How an iocp works. Zero means [the default].
@@ -544,11 +551,19 @@ IOCPNET_API iocpnet_error iocpnet_iocp_open(iocpnet_iocp **iocp, const iocpnet_i
 // in the handle's life, and only with one iocp.
 //
 //   handle     HANDLE or SOCKET
-//   key        names the kind of handle, never one connection; at most 62 of (key, raw, user)
-//   raw        NULL: the packets are iocpnet_ops. Else all its packets go to raw
+//   key        identifies a class of handles, not one connection; an iocp holds at most 62 distinct
+//              (key, raw, user)
+//   raw        NULL: every operation on it is an iocpnet_op, from a start or iocpnet_op_begin. Else
+//              all its packets go to raw, with any OVERLAPPED of yours
+//   user       for raw
 //
-// Returns    0; WSAEINVAL: attached already, or not overlapped; ERROR_INVALID_HANDLE (6): it is no
-//            handle; WSAENOBUFS: too many keys.
+// The iocp does not know of operations that go to raw: it neither counts, awaits nor cancels them.
+// Before a stop cancel them, and poll until raw has had every packet; count them yourself for that.
+// A packet that is late for iocpnet_iocp_close is lost, yet until then the system writes to your
+// OVERLAPPED and your buffer: free neither. With iocpnet_op_begin all this is done for you.
+//
+// Returns    0; WSAEINVAL: attached already, not overlapped, or user without raw;
+//            ERROR_INVALID_HANDLE (6): it is no handle; WSAENOBUFS: too many keys.
 // Threads    any.
 // Source     MS Learn, CreateIoCompletionPort, "Remarks".
 IOCPNET_API iocpnet_error iocpnet_iocp_attach(iocpnet_iocp *iocp, uintptr_t handle, uintptr_t key,
@@ -560,7 +575,8 @@ IOCPNET_API iocpnet_error iocpnet_iocp_attach(iocpnet_iocp *iocp, uintptr_t hand
 //
 // Returns    0: the callback will come exactly once. WSAEINVAL: op is in flight; WSAESHUTDOWN: the
 //            iocp has stopped.
-// Threads    any. If the system can't take the packet, the op waits in a list; it is never lost.
+// Threads    any. If the system cannot take the packet, the op waits in a list, which polls run in at
+//            most a second; it is never lost.
 IOCPNET_API iocpnet_error iocpnet_iocp_post(iocpnet_iocp *iocp, iocpnet_op *op, iocpnet_error error,
                                             size_t bytes);
 
@@ -570,7 +586,9 @@ IOCPNET_API iocpnet_error iocpnet_iocp_post(iocpnet_iocp *iocp, iocpnet_op *op, 
 //   timeout_ms how long to wait for the first packet; 0: not at all; IOCPNET_FOREVER. A longer wait
 //              may end early, with WSA_WAIT_TIMEOUT (258): call again
 //
-// Returns    0: something was run. WSA_WAIT_TIMEOUT (258): nothing came. WSAEINVAL: in a callback.
+// Returns    0: something was run. WSA_WAIT_TIMEOUT (258): nothing came. WSAEINVAL: in a callback of
+//            any iocp, or a callback on this thread was left by longjmp or an exception (asserts in
+//            debug).
 //            WSAESHUTDOWN: the iocp has stopped; do not call again. Else the system's code.
 // Threads    any number of threads.
 // Source     MS Learn, GetQueuedCompletionStatusEx.
@@ -579,7 +597,7 @@ IOCPNET_API iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeout
 // Starts the workers (desc.threads). Once for an iocp.
 //
 // Returns    0; WSAEINVAL: started before, or stopped; the code of the thread's creation: no worker
-//            is left.
+//            is left; WSAEINVAL too in a callback of any iocp.
 // Threads    any, not in a callback.
 IOCPNET_API iocpnet_error iocpnet_iocp_start(iocpnet_iocp *iocp);
 
@@ -589,27 +607,31 @@ IOCPNET_API iocpnet_error iocpnet_iocp_start(iocpnet_iocp *iocp);
 //              close: at most 4000, since Windows ends the process after about 5 s)
 //
 // Returns    0; WSAETIMEDOUT, when a stop could not end in time (see iocpnet_iocp_stop; workers are
-//            still running); the code of iocpnet_iocp_start.
-// Threads    not in a callback.
+//            still running); the code of iocpnet_iocp_start; WSAEINVAL: in a callback of any iocp,
+//            or another iocpnet_iocp_run with ctrl_c_ms is running.
+// Threads    any, not in a callback.
 IOCPNET_API iocpnet_error iocpnet_iocp_run(iocpnet_iocp *iocp, uint32_t ctrl_c_ms);
 
 // Stops: listeners close, connections drain and close; after the deadline what is left is aborted.
-// Operations that you started yourself are yours to cancel; stop counts and awaits them. Callbacks
-// run on this thread too until it is over.
+// Operations that you started yourself, by a start or iocpnet_op_begin, are yours to cancel; stop
+// counts and awaits them. It does not know of those that go to a raw callback: have their packets
+// before (see iocpnet_iocp_attach). Callbacks run on this thread too until it is over.
 //
 // Returns    0: nothing is pending; every worker leaves. WSAETIMEDOUT: something is still pending
 //            two seconds after the deadline; everything is kept and stop may be called again.
-//            In a callback it returns 0 at once, and the workers finish it.
+//            In a callback of any iocp it returns 0 at once, and the workers finish it.
 // Threads    any, more than once.
 IOCPNET_API iocpnet_error iocpnet_iocp_stop(iocpnet_iocp *iocp, uint32_t deadline_ms);
 
 // Frees a stopped iocp, joins its workers, ends its Winsock. Stops it first, with a deadline of
-// 5 s, if that was not done.
+// 5 s, if that was not done. Operations of raw handles must be over by now: the packets of later
+// ones are lost (see iocpnet_iocp_attach).
 //
 //   iocp       NULL is fine
 //
-// Returns    0. WSAETIMEDOUT: as iocpnet_iocp_stop; nothing was freed. WSAEINVAL: in a callback; or
-//            a listener of another iocp spreads to a connector of this one.
+// Returns    0. WSAETIMEDOUT: as iocpnet_iocp_stop; nothing was freed. WSAEINVAL: in a callback of
+//            any iocp, on_error included; or a listener of another iocp spreads to a connector of
+//            this one.
 // Threads    any, once; no other thread may be in a call with iocp.
 IOCPNET_API iocpnet_error iocpnet_iocp_close(iocpnet_iocp *iocp);
 
@@ -624,7 +646,9 @@ IOCPNET_API void iocpnet_iocp_stats(iocpnet_iocp *iocp, iocpnet_stats *stats);
 
 // Told once, in a poll, that an operation whose start returned 0 has finished.
 //
-//   error      0 or a Winsock code; WSA_OPERATION_ABORTED after a cancel or a close
+//   error      0 or a Winsock code; WSA_OPERATION_ABORTED (995) after a cancel or a close. Of an
+//              operation begun by iocpnet_op_begin: the code that GetLastError would give, such as
+//              109 ERROR_BROKEN_PIPE (iocpnet_error_from_win32 makes a Winsock code of a socket's)
 //   bytes      bytes moved; a receive of 0 bytes into a buffer with room: the peer has finished
 //
 // Owns       op and its buffers are yours again from the first line of this function; you may start
@@ -653,14 +677,48 @@ struct iocpnet_op {
 #endif
 };
 
+// Puts op in flight for an overlapped call of your own: ReadFile, WriteFile, ConnectNamedPipe,
+// DeviceIoControl, WSARecvMsg. It is tracked, cancelled, counted and awaited like those of the kit.
+// Begin, make the call, and say how it went by iocpnet_op_issued:
+//
+//     error = iocpnet_op_begin(op, iocp, (uintptr_t)file);
+//     if (error) return error;
+//     op->overlapped.offset = 4096;  // what the call wants there
+//     ok = ReadFile(file, data, size, NULL, (OVERLAPPED *)(void *)&op->overlapped);
+//     return iocpnet_op_issued(op, ok ? 0 : GetLastError(), false);
+//
+//   op         idle, with done set; overlapped is zeroed
+//   handle     attached to iocp with raw NULL, or an iocpnet_socket's
+//
+// Returns    0: iocpnet_op_issued has to follow, whether the call is made or not. WSAEINVAL: op is
+//            in flight, or done is not set.
+// Threads    any; the call and iocpnet_op_issued on the same one.
+IOCPNET_API iocpnet_error iocpnet_op_begin(iocpnet_op *op, iocpnet_iocp *iocp, uintptr_t handle);
+
+// Says how the call went that op was begun for. op may be gone already, unless the call failed or
+// succeeded without a packet: read nothing of it before this.
+//
+//   code       0: the call has succeeded. Else its GetLastError or WSAGetLastError; any error if
+//              the call was not made
+//   skip       the handle has FILE_SKIP_COMPLETION_PORT_ON_SUCCESS (iocpnet_socket.skip): a call
+//              that has succeeded at once sends no packet. The callback comes all the same
+//
+// Returns    0: op->done comes exactly once: for code 0, for ERROR_IO_PENDING (997), and for
+//            ERROR_MORE_DATA (234) and WSAEMSGSIZE, which are warnings: the bytes that fit are there.
+//            Else code, and op is yours: no callback comes. Some of these are no failures: 38
+//            ERROR_HANDLE_EOF at the end of a file, 535 ERROR_PIPE_CONNECTED.
+// Threads    the one that called iocpnet_op_begin.
+// Source     MS Learn, ReadFile, "Remarks"; SetFileCompletionNotificationModes.
+IOCPNET_API iocpnet_error iocpnet_op_issued(iocpnet_op *op, uint32_t code, bool skip);
+
 // Asks for an operation to be cancelled. It is a request: the callback still comes, once, with
 // WSA_OPERATION_ABORTED or with what was done before. A cancelled TCP receive or send leaves the
 // stream in an unknown place: close the connection.
 //
 //   op         must be there until this call returns: cancel from where you know that
 //
-// Returns    0: asked. ERROR_NOT_FOUND (1168): nothing to cancel, the callback is on its way.
-//            WSAEINVAL: op is idle.
+// Returns    0: asked. ERROR_NOT_FOUND (1168): nothing to cancel, the callback is on its way, or
+//            another thread has not made the call yet that starts it. WSAEINVAL: op is idle.
 // Threads    any.
 // Source     MS Learn, CancelIoEx.
 IOCPNET_API iocpnet_error iocpnet_op_cancel(iocpnet_op *op);
@@ -2124,6 +2182,11 @@ static iocpnet_error iocpnet__error_of_win32(uint32_t code, bool socket)
     return (iocpnet_error)code;
 }
 
+static bool iocpnet__is_success(uint32_t status)
+{
+    return status < 0x80000000u && status != WAIT_TIMEOUT;  // that is STATUS_TIMEOUT too
+}
+
 // The Win32 code of a failure's NTSTATUS. The system is asked for those that the table lacks: they
 // are rare enough to look its function up each time.
 static uint32_t iocpnet__win32_of_status(uint32_t status)
@@ -2162,10 +2225,11 @@ static iocpnet_error iocpnet__error_of_status(uint32_t status, bool socket)
     uint32_t win32;
     size_t i;
 
-    if (status < 0x80000000u && status != WAIT_TIMEOUT) return 0;  // it is STATUS_TIMEOUT too
+    if (iocpnet__is_success(status)) return 0;
     for (i = 0; i < sizeof apart / sizeof *apart; i++) {
         if (apart[i].status == status) return apart[i].code;
     }
+
     // Of some, such as 0xC0010000, the system makes 0: a failure must not look like success.
     win32 = iocpnet__win32_of_status(status);
     return win32 ? iocpnet__error_of_win32(win32, socket) : WSASYSCALLFAILURE;
@@ -2417,7 +2481,7 @@ IOCPNET__DEF const char *iocpnet_stats_kind(int kind)
     static const char *const names[IOCPNET_OP_KINDS] = { "none",       "accept", "connect",
                                                          "disconnect", "recv",   "send",
                                                          "recvfrom",   "sendto", "transmit",
-                                                         "post" };
+                                                         "post",       "other" };
 
     return kind >= 0 && kind < IOCPNET_OP_KINDS ? names[kind] : NULL;
 }
@@ -2964,7 +3028,8 @@ enum {
     IOCPNET__SLOW_MS = 50,
     IOCPNET__ACCEPTS = 8,  // run in one batch
     IOCPNET__SHED_AFTER_MS = 1000,
-    IOCPNET__GRACE_MS = 2000
+    IOCPNET__GRACE_MS = 2000,
+    IOCPNET__HINDERED_MS = 3000  // more than the longest wait
 };
 
 // What the process may have of something, over all iocps. A worker draws from it in lots, so that
@@ -2993,7 +3058,10 @@ typedef struct iocpnet__worker {
     bool steady;                // the kit's own thread: it will poll again
     const iocpnet_op *at_once;  // the last that a start found finished; only to compare with
     void *running;              // the connection whose callbacks may be running
-    volatile int64_t wake_at;   // its wait ends by then; 0: it does not wait, or did not say
+#ifdef IOCPNET_DEBUG
+    const void *frame;  // within that of the poll that runs; its callbacks have lower ones
+#endif
+    volatile int64_t wake_at;  // its wait ends by then; 0: it does not wait, or did not say
 
     // The timer whose callback runs. Under iocp.timer_lock; others write again.
     const struct iocpnet_timer *firing;  // only to compare with: it may be gone
@@ -3014,9 +3082,11 @@ typedef struct iocpnet__key {
 struct iocpnet_iocp {
     HANDLE handle;
     iocpnet_iocp_desc desc;
-    iocpnet__local local;     // this thread's worker
-    void *volatile workers;   // all that there ever were
-    void *volatile overflow;  // ops whose post failed, newest first
+    iocpnet__local local;             // this thread's worker
+    void *volatile workers;           // all that there ever were
+    void *volatile overflow;          // ops whose post failed, newest first
+    volatile int32_t hindered;        // posts fail: waits are short, as one of what is timed
+    volatile int64_t hindered_until;  // unless one fails again
     volatile int32_t state, aborted, attached;
     volatile int32_t ended;   // it has stopped, or its start has failed: its threads end
     volatile int32_t givers;  // listeners of other iocps that spread to connectors of this one
@@ -3060,8 +3130,15 @@ struct iocpnet_iocp {
 // The worker whose poll this thread is in, whichever iocp's. One index for all iocps of the
 // process.
 static iocpnet__local iocpnet__current = { TLS_OUT_OF_INDEXES, FLS_OUT_OF_INDEXES, 0 };
-static uint32_t iocpnet__opened;             // iocps open; iocpnet__lock
+static iocpnet__worker iocpnet__reporting;  // current, in an on_error outside of a poll: of no iocp
+static uint32_t iocpnet__opened;            // iocps open; iocpnet__lock
 static volatile int32_t iocpnet__transmits;  // native file transfers running in this process
+
+// In a callback of whichever iocp.
+static bool iocpnet__in_callback(void)
+{
+    return iocpnet__local_get(&iocpnet__current) != NULL;
+}
 
 static inline iocpnet__worker *iocpnet__worker_here(const iocpnet_iocp *iocp)
 {
@@ -3149,7 +3226,13 @@ static void iocpnet__accounts_close(void)
 
 static void iocpnet__report(iocpnet_iocp *iocp, iocpnet_error error, const char *place)
 {
-    if (iocp->desc.on_error) iocp->desc.on_error(iocp->desc.user, error, place);
+    bool outside = !iocpnet__in_callback();
+
+    // It may come where no poll runs: what may not be called in a callback is refused there too.
+    if (!iocp->desc.on_error) return;
+    if (outside) IOCPNET_OS(TlsSetValue)(iocpnet__current.tls, &iocpnet__reporting);
+    iocp->desc.on_error(iocp->desc.user, error, place);
+    if (outside) IOCPNET_OS(TlsSetValue)(iocpnet__current.tls, NULL);
 }
 
 static void WINAPI iocpnet__iocp_thread_ended(void *value)
@@ -3331,13 +3414,26 @@ static inline void iocpnet__op_done(iocpnet__worker *worker, iocpnet_op *op, int
     iocpnet__count_own(&worker->counters.finished[kind], 1);
 }
 
+// The error of a packet's status. The program's own calls have the system's codes, which files and
+// pipes have no Winsock ones for.
+static __declspec(noinline) iocpnet_error iocpnet__op_error(const iocpnet_op *op, uint32_t status)
+{
+    uint32_t win32;
+
+    if (op->kind != IOCPNET_OP_OTHER || iocpnet__is_success(status)) {
+        return iocpnet_error_from_status(status);
+    }
+    win32 = iocpnet__win32_of_status(status);
+    return win32 ? (iocpnet_error)win32 : WSASYSCALLFAILURE;
+}
+
 // An op's result is there: what the kit does first, then the callback.
 static void iocpnet__op_finish(iocpnet__worker *worker, iocpnet_op *op)
 {
     size_t bytes = op->overlapped.internal_high;
     uint32_t code = (uint32_t)op->overlapped.internal;
 
-    if (code && !(op->flags & IOCPNET__POSTED)) code = (uint32_t)iocpnet_error_from_status(code);
+    if (code && !(op->flags & IOCPNET__POSTED)) code = (uint32_t)iocpnet__op_error(op, code);
     iocpnet__start_finish(worker, op, (iocpnet_error)code, bytes);
 }
 
@@ -3345,6 +3441,7 @@ static void iocpnet__op_finish(iocpnet__worker *worker, iocpnet_op *op)
 static void iocpnet__op_post(iocpnet_iocp *iocp, iocpnet_op *op)
 {
     void *first;
+    int64_t until;
 
     if (IOCPNET_OS(PostQueuedCompletionStatus)(iocp->handle, 0, IOCPNET__OWN_KEY,
                                                (OVERLAPPED *)(void *)&op->overlapped)) {
@@ -3356,6 +3453,16 @@ static void iocpnet__op_post(iocpnet_iocp *iocp, iocpnet_op *op)
         first = iocpnet__load_pointer(&iocp->overflow);
         op->overlapped.event = first;
     } while (!iocpnet__cas_pointer(&iocp->overflow, first, op));
+
+    // Waits are short from now on, so that none passes this list by for long. One that has begun
+    // may last a second yet, and it can be this thread's poll that comes next, or a packet without
+    // an op gets through.
+    until = iocpnet__load64(&iocp->hindered_until);
+    iocpnet__cas64(&iocp->hindered_until, until, (int64_t)iocpnet__now() + IOCPNET__HINDERED_MS);
+    if (iocpnet__cas(&iocp->hindered, 0, 1)) iocpnet__add(&iocp->timed, 1);
+    if (!iocpnet__worker_here(iocp)) {
+        IOCPNET_OS(PostQueuedCompletionStatus)(iocp->handle, 0, 0, NULL);
+    }
 }
 
 static void iocpnet__op_append(iocpnet_op **first, iocpnet_op **last, iocpnet_op *op)
@@ -3597,7 +3704,11 @@ static void iocpnet__tick(iocpnet_iocp *iocp)
     int64_t due = iocpnet__load64(&iocp->tick_due);
 
     if (now < due || !iocpnet__cas64(&iocp->tick_due, due, now + IOCPNET__TICK_MS)) return;
-    iocp->on_tick(iocp, (uint64_t)now);  // set before anything wants the tick
+    if (iocpnet__load(&iocp->hindered) && now >= iocpnet__load64(&iocp->hindered_until) &&
+        iocpnet__cas(&iocp->hindered, 1, 0)) {
+        iocpnet__add(&iocp->timed, -1);
+    }
+    if (iocp->on_tick) iocp->on_tick(iocp, (uint64_t)now);
 }
 
 // Timers wait: how long may this thread, which was to wait so many ms? It says until when it will,
@@ -3623,6 +3734,20 @@ static void iocpnet__wait_ended(iocpnet__worker *worker)
     if (until) iocpnet__cas64(&worker->wake_at, until, 0);
 }
 
+// In debug: refuses a poll in a callback, and asserts if the callback is over and its poll is not.
+// Every Windows stack grows downwards.
+#ifdef IOCPNET_DEBUG
+static void iocpnet__check_left(const void *frame)
+{
+    const iocpnet__worker *worker = (const iocpnet__worker *)iocpnet__local_get(&iocpnet__current);
+
+    IOCPNET_ASSERT((worker == &iocpnet__reporting || (uintptr_t)frame < (uintptr_t)worker->frame) &&
+                   "a callback was left by longjmp or an exception: this thread cannot poll again");
+    (void)worker;
+    (void)frame;
+}
+#endif
+
 IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeout_ms)
 {
     iocpnet__worker *worker = (iocpnet__worker *)iocpnet__local_get(&iocp->local);
@@ -3635,9 +3760,17 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeou
     uint64_t began;
     ULONG got = 0;
 
+    if (iocpnet__in_callback()) {
+#ifdef IOCPNET_DEBUG
+        iocpnet__check_left(&got);
+#endif
+        return WSAEINVAL;
+    }
     if (!worker) worker = iocpnet__worker_make(iocp);
     if (!worker) return WSAENOBUFS;
-    if (iocpnet__local_get(&iocpnet__current)) return WSAEINVAL;  // in a callback of any iocp
+#ifdef IOCPNET_DEBUG
+    worker->frame = &got;
+#endif
     state = iocpnet__load(&iocp->state);
     if (state == IOCPNET__STOPPED) return WSAESHUTDOWN;
     if (!IOCPNET_OS(TlsSetValue)(iocpnet__current.tls, worker)) return iocpnet__last_error();
@@ -3853,6 +3986,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_attach(iocpnet_iocp *iocp, uintptr_t han
     iocpnet_error error = WSAENOBUFS;
     int32_t before, number;
 
+    if (!raw && user) return WSAEINVAL;
     if (!raw && !key) {
         // Our own sockets, one for each connection: no row of their own, and no lock.
         if (IOCPNET_OS(CreateIoCompletionPort)((HANDLE)handle, iocp->handle, IOCPNET__OWN_KEY, 0)) {
@@ -3929,8 +4063,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_start(iocpnet_iocp *iocp)
     iocpnet_error error = 0;
     uint32_t i;
 
-    if (iocpnet__worker_here(iocp) || iocp->threads || iocpnet__load(&iocp->state))
-        return WSAEINVAL;
+    if (iocpnet__in_callback() || iocp->threads || iocpnet__load(&iocp->state)) return WSAEINVAL;
     iocp->threads = (HANDLE *)iocpnet__alloc(iocp->desc.threads * sizeof *iocp->threads);
     if (!iocp->threads) return ERROR_NOT_ENOUGH_MEMORY;
     for (i = 0; i < iocp->desc.threads; i++) {
@@ -3957,7 +4090,6 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_start(iocpnet_iocp *iocp)
 
 IOCPNET__DEF iocpnet_error iocpnet_iocp_stop(iocpnet_iocp *iocp, uint32_t deadline_ms)
 {
-    const void *outer = iocpnet__local_get(&iocpnet__current);  // in a callback, of whichever iocp
     int64_t deadline = (int64_t)(iocpnet__now() + deadline_ms);
     iocpnet_error error = 0;
     iocpnet_stats stats;
@@ -3979,7 +4111,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_stop(iocpnet_iocp *iocp, uint32_t deadli
         // Something was started after the stop: it ends as the rest did.
         iocpnet__cas(&iocp->state, IOCPNET__STOPPED, IOCPNET__STOPPING);
     }
-    if (outer) return 0;
+    if (iocpnet__in_callback()) return 0;
 
     for (;;) {
         error = iocpnet_iocp_poll(iocp, IOCPNET__TICK_MS / 2);
@@ -4075,7 +4207,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_run(iocpnet_iocp *iocp, uint32_t ctrl_c_
     HANDLE waits[3];
     int32_t i;
 
-    if (iocpnet__worker_here(iocp)) return WSAEINVAL;
+    if (iocpnet__in_callback()) return WSAEINVAL;
     if (ctrl_c_ms) error = iocpnet__ctrl_begin(iocp);
     if (error) return error;
     error = iocpnet_iocp_start(iocp);
@@ -4106,7 +4238,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_close(iocpnet_iocp *iocp)
     iocpnet_error error;
 
     if (!iocp) return 0;
-    if (iocpnet__worker_here(iocp) || iocpnet__load(&iocp->givers)) return WSAEINVAL;
+    if (iocpnet__in_callback() || iocpnet__load(&iocp->givers)) return WSAEINVAL;
     error = iocpnet_iocp_stop(iocp, 5000);
     if (error) return error;
 
@@ -4153,7 +4285,51 @@ IOCPNET__DEF iocpnet_error iocpnet_op_cancel(iocpnet_op *op)
     return error;
 }
 
+// A message or datagram that was larger than the room, at once: a packet comes all the same, and
+// brings the bytes. To the port only an error is a failure, and this is a warning
+// (STATUS_BUFFER_OVERFLOW). In skip mode no packet comes: it did not pend.
+// Source: MS Learn, SetFileCompletionNotificationModes, "Remarks". Seen: Wine 8.0, both.
+static bool iocpnet__is_cut(int code)
+{
+    return code == WSAEMSGSIZE || code == ERROR_MORE_DATA;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_op_begin(iocpnet_op *op, iocpnet_iocp *iocp, uintptr_t handle)
+{
+    return iocpnet__op_begin(op, iocp, handle, IOCPNET_OP_OTHER);
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_op_issued(iocpnet_op *op, uint32_t code, bool skip)
+{
+    bool cut = iocpnet__is_cut((int)code);
+
+    if (code == ERROR_IO_PENDING || (cut && !skip)) return 0;
+    if (code && !cut) return iocpnet__op_undo(op, (iocpnet_error)code);
+    if (!skip) return 0;
+    if (!cut) {
+        iocpnet__op_finished_at_once(op->iocp, op, op->overlapped.internal_high);
+        return 0;
+    }
+    op->flags = IOCPNET__POSTED;
+    op->overlapped.internal = code;
+    iocpnet__op_post(op->iocp, op);
+    return 0;
+}
+
 #ifdef IOCPNET_DEBUG
+static char *iocpnet__put_hex(char *to, char *end, uint64_t number)
+{
+    char digits[24];
+    char *p = digits + sizeof digits - 1;
+
+    *p = 0;
+    do {
+        *--p = "0123456789abcdef"[number % 16];
+        number /= 16;
+    } while (number);
+    return iocpnet__put_text(iocpnet__put_text(to, end, "0x"), end, p);
+}
+
 static void iocpnet__ledger_line(iocpnet_ledger_fn *line, void *user, const char *what, int32_t n)
 {
     char text[96];
@@ -4183,7 +4359,7 @@ IOCPNET__DEF size_t iocpnet_ledger(iocpnet_ledger_fn *line, void *user)
         if (!line) continue;
         to = iocpnet__put_text(text, end, iocpnet_stats_kind(op->kind));
         to = iocpnet__put_text(to, end, " on ");
-        to = iocpnet__put_number(to, end, op->handle);
+        to = iocpnet__put_hex(to, end, op->handle);
         to = iocpnet__put_text(to, end, " for ");
         to = iocpnet__put_number(to, end, now - op->started_ms);
         (void)iocpnet__put_text(to, end, " ms");
@@ -4821,14 +4997,6 @@ IOCPNET__DEF iocpnet_error iocpnet_start_send(iocpnet_op *op, const iocpnet_sock
     return iocpnet__op_issued(iocp, op, skip, code, bytes);
 }
 
-// A datagram that was larger than the room, at once: a packet comes all the same, and brings the
-// bytes. To the port only an error is a failure, and this is a warning (STATUS_BUFFER_OVERFLOW).
-// Source: MS Learn, SetFileCompletionNotificationModes, "Remarks". Seen: Wine 8.0.
-static bool iocpnet__is_cut(int code)
-{
-    return code == WSAEMSGSIZE || code == ERROR_MORE_DATA;
-}
-
 static bool iocpnet__is_datagram_reset(iocpnet_error error)
 {
     return error == WSAECONNRESET || error == WSAENETRESET || error == WSAECONNREFUSED;
@@ -4985,7 +5153,12 @@ static void iocpnet__start_finish(iocpnet__worker *worker, iocpnet_op *op, iocpn
         iocpnet__recvfrom_finish(worker, op, error, bytes);
         break;
     default:
-        iocpnet__op_done(worker, op, op->kind, error, bytes);
+        IOCPNET_ASSERT(op->state != IOCPNET__IDLE && "call iocpnet_op_begin before your own call");
+        if (op->state == IOCPNET__IDLE) {
+            iocpnet__count_here(worker, IOCPNET_COUNT_STRAY_PACKETS, 1);
+        } else {
+            iocpnet__op_done(worker, op, op->kind, error, bytes);
+        }
         break;
     }
 }
@@ -9742,8 +9915,8 @@ IOCPNET__DEF iocpnet_error iocpnet_listener_open(iocpnet_listener **out, iocpnet
     iocpnet_error error;
 
     if (out) *out = NULL;
+    if (desc->bind_retry_ms && iocpnet__in_callback()) return WSAEINVAL;
     if (iocpnet__load(&iocp->state)) return WSAESHUTDOWN;
-    if (desc->bind_retry_ms && iocpnet__local_get(&iocpnet__current)) return WSAEINVAL;
     listener = (iocpnet_listener *)iocpnet__alloc(sizeof *listener);
     if (!listener) return ERROR_NOT_ENOUGH_MEMORY;
     listener->desc = *desc;

@@ -49,6 +49,8 @@ static function *const functions[] = {
     (function *)iocpnet_iocp_stop,
     (function *)iocpnet_iocp_close,
     (function *)iocpnet_iocp_stats,
+    (function *)iocpnet_op_begin,
+    (function *)iocpnet_op_issued,
     (function *)iocpnet_op_cancel,
     (function *)iocpnet_op_pending,
 #ifdef IOCPNET_DEBUG

@@ -587,7 +587,8 @@ static void post_again(iocpnet_op *op, iocpnet_error error, size_t bytes)
     CHECK_ERR(iocpnet_iocp_post(op->iocp, &again.op, 0, 0), 0);
 }
 
-// The system takes no packet, nor the next one, which the first one's callback posts.
+// The system takes no packet, nor a wake-up, nor the next packet, which the first one's callback
+// posts.
 static void posts_that_fail_one_after_the_other_are_delivered(void)
 {
     iocpnet_iocp *iocp = open_iocp(NULL);
@@ -598,7 +599,7 @@ static void posts_that_fail_one_after_the_other_are_delivered(void)
     probe_init(&p);
     probe_init(&again);
     p.op.done = post_again;
-    fault_fail(FAULT_PostQueuedCompletionStatus, 1, 2, 0);
+    fault_fail(FAULT_PostQueuedCompletionStatus, 1, 3, 0);
     CHECK_ERR(iocpnet_iocp_post(iocp, &p.op, 0, 0), 0);
     began = GetTickCount64();
     CHECK_ERR(iocpnet_iocp_poll(iocp, 2000), 0);

@@ -10,6 +10,8 @@ static volatile LONG misused;
 #include "../iocpnet.h"
 #include "peer.h"
 
+#include <setjmp.h>
+
 static iocpnet_iocp *open_iocp(uint32_t threads, uint32_t batch)
 {
     iocpnet_iocp *iocp = NULL;
@@ -134,6 +136,180 @@ static void a_poll_in_a_callback_is_refused(void)
     close_iocp(iocp);
 }
 
+// ---- what may not be called in a callback -------------------------------------------------------
+
+// Every call that can block, on an iocp that may be another one than the callback's.
+typedef struct forbidden {
+    iocpnet_error poll, close, start, run, stop, listen;
+    volatile LONG calls;
+} forbidden;
+
+static void nothing_comes(iocpnet_conn conn, void *user, const void *data, size_t size)
+{
+    (void)conn, (void)user, (void)data, (void)size;
+    CHECK(false);
+}
+
+static forbidden asked;
+static iocpnet_iocp *neighbour;
+
+static void try_all_that_blocks(iocpnet_iocp *iocp)
+{
+    iocpnet_listener_desc server;
+    memset(&server, 0, sizeof server);
+    server.conn.on.data = nothing_comes;
+    server.bind_retry_ms = 60000;
+    asked.poll = iocpnet_iocp_poll(iocp, 1000);
+    asked.close = iocpnet_iocp_close(iocp);
+    asked.start = iocpnet_iocp_start(iocp);
+    asked.run = iocpnet_iocp_run(iocp, 0);
+    asked.listen = iocpnet_listener_open(NULL, iocp, &server);
+    asked.stop = iocpnet_iocp_stop(iocp, 60000);
+    InterlockedIncrement(&asked.calls);
+}
+
+static void all_that_blocks_was_refused(void)
+{
+    CHECK_ERR(asked.poll, WSAEINVAL);
+    CHECK_ERR(asked.close, WSAEINVAL);
+    CHECK_ERR(asked.start, WSAEINVAL);
+    CHECK_ERR(asked.run, WSAEINVAL);
+    CHECK_ERR(asked.listen, WSAEINVAL);
+    CHECK_ERR(asked.stop, 0);
+}
+
+static void try_on_the_neighbour(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    try_all_that_blocks(neighbour);
+    probe_done(op, error, bytes);
+}
+
+// Something of the other iocp is in flight: to close it would free what that refers to.
+static void nothing_blocks_in_a_callback_of_another_iocp(void)
+{
+    iocpnet_iocp *iocp = open_iocp(0, 0);
+    SOCKET pair[2];
+    iocpnet_socket s;
+    probe p, pending;
+    char byte;
+    neighbour = open_iocp(1, 0);
+    memset((void *)&asked, 0, sizeof asked);
+    REQUIRE(peer_pair(pair));
+    probe_init(&pending);
+    CHECK_ERR(iocpnet_socket_adopt(&s, neighbour, pair[0]), 0);
+    CHECK_ERR(iocpnet_start_recv(&pending.op, &s, &byte, 1), 0);
+    probe_init(&p);
+    p.op.done = try_on_the_neighbour;
+    CHECK_ERR(iocpnet_iocp_post(iocp, &p.op, 0, 0), 0);
+    PROBE_AWAIT(iocp, &p);
+    all_that_blocks_was_refused();
+    CHECK(iocpnet_op_pending(&pending.op));
+    CHECK_ERR(iocpnet_op_cancel(&pending.op), 0);
+    PROBE_AWAIT(neighbour, &pending);
+    CHECK_ERR(pending.error, WSA_OPERATION_ABORTED);
+    CHECK_ERR(iocpnet_socket_close(&s), 0);
+    closesocket(pair[1]);
+    CHECK_ERR(iocpnet_iocp_close(neighbour), 0);
+    close_iocp(iocp);
+}
+
+static iocpnet_iocp *failing;
+static void try_in_on_error(void *user, iocpnet_error error, const char *place)
+{
+    (void)user, (void)error, (void)place;
+    fault_disarm();
+    try_all_that_blocks(failing);
+}
+
+static iocpnet_iocp *open_failing(void)
+{
+    iocpnet_iocp_desc desc;
+    memset(&desc, 0, sizeof desc);
+    memset((void *)&asked, 0, sizeof asked);
+    desc.threads = 1;
+    desc.on_error = try_in_on_error;
+    fault_reset();
+    CHECK_ERR(iocpnet_iocp_open(&failing, &desc), 0);
+    return failing;
+}
+
+static void close_failing(void)
+{
+    AWAIT(asked.calls, PEER_MS);
+    all_that_blocks_was_refused();
+    fault_reset();
+    close_iocp(failing);
+}
+
+// on_error is a callback on whichever thread it comes: a worker outside of its poll, the program's
+// own in a stop, in a call that makes accepts, and the thread that makes a listener's sockets.
+static void nothing_blocks_in_on_error(void)
+{
+    iocpnet_listener_desc server;
+
+    T_NOTE("on a worker");
+    open_failing();
+    fault_fail(FAULT_GetQueuedCompletionStatusEx, 1, 1, ERROR_NO_SYSTEM_RESOURCES);
+    CHECK_ERR(iocpnet_iocp_start(failing), 0);
+    close_failing();
+
+    T_NOTE("in a stop");
+    open_failing();
+    fault_fail(FAULT_GetQueuedCompletionStatusEx, 1, 1, ERROR_NO_SYSTEM_RESOURCES);
+    CHECK_ERR(iocpnet_iocp_stop(failing, 1000), 0);
+    close_failing();
+
+    T_NOTE("in a listener's open");
+    open_failing();
+    memset(&server, 0, sizeof server);
+    server.conn.on.data = nothing_comes;
+    fault_fail(FAULT_WSASocketW, 2, 1000, WSAENOBUFS);
+    CHECK_ERR(iocpnet_listener_open(NULL, failing, &server), 0);
+    close_failing();
+
+    T_NOTE("on the thread that makes sockets");
+    open_failing();
+    server.accept_thread = true;
+    fault_fail(FAULT_WSASocketW, 2, 1000, WSAENOBUFS);
+    CHECK_ERR(iocpnet_listener_open(NULL, failing, &server), 0);
+    close_failing();
+}
+
+// The poll of a callback that was left that way is never over. The next one on that thread says so.
+static jmp_buf out_of_it;
+static void leave_by_longjmp(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    (void)op, (void)error, (void)bytes;
+    longjmp(out_of_it, 1);
+}
+
+static void leave_a_callback(void *user)
+{
+    iocpnet_iocp *iocp = (iocpnet_iocp *)user;
+    probe p;
+    probe_init(&p);
+    p.op.done = leave_by_longjmp;
+    CHECK_ERR(iocpnet_iocp_post(iocp, &p.op, 0, 0), 0);
+    if (!setjmp(out_of_it)) iocpnet_iocp_poll(iocp, PEER_MS);
+    CHECK_EQ(misused, 0);
+    CHECK_ERR(iocpnet_iocp_poll(iocp, 0), WSAEINVAL);
+    CHECK_EQ(misused, 1);
+    // What no program can: the poll and its operation are over.
+    CHECK(TlsSetValue(iocpnet__current.tls, NULL));
+    iocpnet__count_shared(&iocp->foreign.finished[IOCPNET_OP_POST], 1);
+}
+
+static void a_callback_that_was_left_is_told_in_debug(void)
+{
+    iocpnet_iocp *iocp = open_iocp(0, 0);
+    peer_thread thread;
+    misused = 0;
+    peer_start(&thread, leave_a_callback, iocp);
+    peer_join(&thread);
+    misused = 0;
+    close_iocp(iocp);
+}
+
 static void an_op_in_flight_is_not_posted_again(void)
 {
     iocpnet_iocp *iocp = open_iocp(0, 0);
@@ -204,8 +380,9 @@ static void a_failed_post_is_delivered_all_the_same(void)
     iocpnet_iocp *iocp = open_iocp(0, 0);
     int i;
     fault_reset();
-    fault_fail(FAULT_PostQueuedCompletionStatus, 11, 30, ERROR_NO_SYSTEM_RESOURCES);
     for (i = 0; i < COUNT; i++) {
+        if (i == 10) fault_fail(FAULT_PostQueuedCompletionStatus, 1, 1000000, 0);
+        if (i == 40) fault_reset();
         probe_init(&p[i]);
         CHECK_ERR(iocpnet_iocp_post(iocp, &p[i].op, 0, (size_t)i), 0);
     }
@@ -221,24 +398,35 @@ static void a_failed_post_is_delivered_all_the_same(void)
     close_iocp(iocp);
 }
 
-// The same while workers sleep in a wait without end.
-static void a_failed_post_wakes_up_in_bounded_time(void)
+// The same while a worker sleeps in its longest wait, a second: one post that fails, with which the
+// next packet wakes it, and many one after the other, from the second of which on waits are short.
+static void a_failed_post_waits_for_no_long_wait(void)
 {
-    iocpnet_iocp *iocp = open_iocp(2, 0);
+    static const int times[] = { 1, 1000000 };
+    enum { COUNT = 8 };
+    iocpnet_iocp *iocp;
+    uint64_t start;
     probe p;
-    int i;
-    fault_reset();
-    CHECK_ERR(iocpnet_iocp_start(iocp), 0);
-    for (i = 0; i < 3; i++) {
-        probe_init(&p);
-        fault_fail(FAULT_PostQueuedCompletionStatus, 1, 1, ERROR_NO_SYSTEM_RESOURCES);
-        CHECK_ERR(iocpnet_iocp_post(iocp, &p.op, 0, 0), 0);
-        AWAIT(p.calls == 1, 4000);
-        Sleep(20);
+    int i, k;
+    for (k = 0; k < 2; k++) {
+        T_NOTE("%d posts fail", times[k]);
+        iocp = open_iocp(1, 0);
+        fault_reset();
+        CHECK_ERR(iocpnet_iocp_start(iocp), 0);
+        AWAIT(counted(iocp, IOCPNET_COUNT_POLLS) >= 1, PEER_MS);
+        start = GetTickCount64();
+        for (i = 0; i < COUNT; i++) {
+            probe_init(&p);
+            fault_fail(FAULT_PostQueuedCompletionStatus, 1, times[k], 0);
+            CHECK_ERR(iocpnet_iocp_post(iocp, &p.op, 0, 0), 0);
+            AWAIT(p.calls == 1, 4000);
+        }
+        CHECK(GetTickCount64() - start < (COUNT - 1) * 1000 / 2);
+        fault_reset();
+        if (k == 0) AWAIT(!iocpnet__load(&iocp->timed), PEER_MS);  // then they are long again
         CHECK_EQ(p.calls, 1);
+        close_iocp(iocp);
     }
-    fault_reset();
-    close_iocp(iocp);
 }
 
 // An op that is posted anew in its callback pends all the time. So it is told, wherever between two
@@ -469,8 +657,9 @@ static void a_second_attach_is_refused_and_harms_nothing(void)
         CHECK_ERR(iocpnet_socket_adopt(&again, iocp, pair[0]), WSAEINVAL);
     }
     CHECK(iocpnet_iocp_attach(iocp, (uintptr_t)INVALID_HANDLE_VALUE, 1, NULL, NULL) != 0);
-    CHECK(iocpnet_iocp_attach(iocp, 0, 1, NULL, NULL) != 0);
-    CHECK(iocpnet_iocp_attach(iocp, 0x7FFFFFF4, 1, NULL, NULL) != 0);
+    CHECK_ERR(iocpnet_iocp_attach(iocp, 0, 1, NULL, NULL), ERROR_INVALID_HANDLE);
+    CHECK_ERR(iocpnet_iocp_attach(iocp, 0x7FFFFFF4, 0, NULL, NULL), ERROR_INVALID_HANDLE);
+    CHECK_ERR(iocpnet_iocp_attach(iocp, pair[1], 0, NULL, &s), WSAEINVAL);  // a user of no callback
     CHECK_ERR(iocpnet_start_recv(&p.op, &s, &byte, 1), 0);
     CHECK(peer_send(pair[1], "x", 1));
     PROBE_AWAIT(iocp, &p);
@@ -974,6 +1163,7 @@ static void counters_have_names(void)
     CHECK(iocpnet_stats_kind(-1) == NULL);
     CHECK(iocpnet_stats_kind(IOCPNET_OP_KINDS) == NULL);
     CHECK(strcmp(iocpnet_stats_kind(IOCPNET_OP_RECV), "recv") == 0);
+    CHECK(strcmp(iocpnet_stats_kind(IOCPNET_OP_OTHER), "other") == 0);
 }
 
 int main(int argc, char **argv)
@@ -986,11 +1176,14 @@ int main(int argc, char **argv)
     T_RUN(a_poll_ends_in_time);
     T_RUN(a_wait_may_cross_two_to_the_32_milliseconds);
     T_RUN(a_poll_in_a_callback_is_refused);
+    T_RUN(nothing_blocks_in_a_callback_of_another_iocp);
+    T_RUN(nothing_blocks_in_on_error);
+    T_RUN(a_callback_that_was_left_is_told_in_debug);
     T_RUN(an_op_in_flight_is_not_posted_again);
     T_RUN(batches_grow_while_full_and_never_pass_the_setting);
     T_RUN(a_failed_wait_loses_nothing);
     T_RUN(a_failed_post_is_delivered_all_the_same);
-    T_RUN(a_failed_post_wakes_up_in_bounded_time);
+    T_RUN(a_failed_post_waits_for_no_long_wait);
     T_RUN(what_pends_is_never_told_too_small);
     T_RUN(null_packets_and_stray_keys_do_not_stop_a_worker);
     T_RUN(the_programs_own_operations_share_the_iocp);

@@ -734,6 +734,327 @@ static void a_local_close_is_told_as_cancelled(void)
     close_iocp(iocp);
 }
 
+// ---- the program's own calls --------------------------------------------------------------------
+
+// A receive of the program's own on a socket of the kit's.
+static iocpnet_error own_recv(iocpnet_op *op, const iocpnet_socket *s, void *data, size_t size)
+{
+    WSABUF buffer;
+    DWORD flags = 0;
+    int code = 0;
+    iocpnet_error error = iocpnet_op_begin(op, s->iocp, s->handle);
+    if (error) return error;
+    buffer.buf = (char *)data;
+    buffer.len = (ULONG)size;
+    if (WSARecv(s->handle, &buffer, 1, NULL, &flags, (OVERLAPPED *)(void *)&op->overlapped, NULL)) {
+        code = WSAGetLastError();
+    }
+    return iocpnet_op_issued(op, (uint32_t)code, s->skip);
+}
+
+static uint64_t others(iocpnet_iocp *iocp)
+{
+    iocpnet_stats stats;
+    iocpnet_iocp_stats(iocp, &stats);
+    CHECK_EQ(stats.pending[IOCPNET_OP_OTHER], stats.pending_all);
+    return stats.pending_all;
+}
+
+// Whatever a call of its own says, in both skip modes: once, counted while it pends, and cancelled.
+static void the_programs_own_calls_are_ops_like_ours(void)
+{
+    int mode;
+    for (mode = 0; mode < 4; mode++) {
+        iocpnet_iocp *iocp = open_iocp((mode & 1) != 0, (mode & 2) != 0);
+        iocpnet_socket s;
+        SOCKET peer;
+        char byte = 0;
+        int i;
+        T_NOTE("no_skip %d, no_inline %d", mode & 1, mode >> 1);
+        REQUIRE(connected(iocp, &s, &peer));
+        for (i = 0; i < 20; i++) {
+            probe p;
+            probe_init(&p);
+            if (i % 2) CHECK(peer_send(peer, "a", 1));
+            if (i % 2) until_readable(s.handle);
+            CHECK_ERR(own_recv(&p.op, &s, &byte, 1), 0);
+            CHECK(iocpnet_op_pending(&p.op));
+            CHECK_EQ(p.calls, 0);
+            CHECK_EQ(others(iocp), 1);
+            if (i % 2 == 0) peer_drain(iocp, 5);
+            if (i % 4 == 0) CHECK(peer_send(peer, "a", 1));
+            if (i % 4 == 2) CHECK_ERR(iocpnet_op_cancel(&p.op), 0);
+            PROBE_AWAIT(iocp, &p);
+            CHECK_ERR(p.error, i % 4 == 2 ? WSA_OPERATION_ABORTED : 0);
+            CHECK_EQ(p.bytes, i % 4 != 2);
+            peer_drain(iocp, 0);
+            CHECK_EQ(p.calls, 1);
+            CHECK(!iocpnet_op_pending(&p.op));
+            CHECK_EQ(others(iocp), 0);
+        }
+        disconnect(iocp, &s, peer);
+        close_iocp(iocp);
+    }
+}
+
+static void a_call_of_the_programs_that_fails_gives_its_code_and_no_callback(void)
+{
+    static const uint32_t codes[] = { ERROR_HANDLE_EOF, ERROR_PIPE_CONNECTED, ERROR_BROKEN_PIPE,
+                                      ERROR_INVALID_HANDLE, WSAECONNRESET };
+    iocpnet_iocp *iocp = open_iocp(false, false);
+    iocpnet_socket s;
+    SOCKET peer;
+    probe p;
+    int i;
+    REQUIRE(connected(iocp, &s, &peer));
+    for (i = 0; i < 5; i++) {
+        probe_init(&p);
+        CHECK_ERR(iocpnet_op_begin(&p.op, iocp, s.handle), 0);
+        CHECK_ERR(iocpnet_op_begin(&p.op, iocp, s.handle), WSAEINVAL);  // it is in flight
+        CHECK_EQ(others(iocp), 1);
+        CHECK_ERR(iocpnet_op_issued(&p.op, codes[i], s.skip), (iocpnet_error)codes[i]);
+        CHECK(!iocpnet_op_pending(&p.op));
+        CHECK_EQ(others(iocp), 0);
+        peer_drain(iocp, 5);
+        CHECK_EQ(p.calls, 0);
+    }
+    p.op.done = NULL;
+    CHECK_ERR(iocpnet_op_begin(&p.op, iocp, s.handle), WSAEINVAL);
+    CHECK_EQ(misused, 6);
+    misused = 0;
+    disconnect(iocp, &s, peer);
+    close_iocp(iocp);
+}
+
+// Files and pipes have no Winsock codes, so the system's come; of a socket's one can be made.
+static void a_call_of_the_programs_brings_the_systems_codes(void)
+{
+    static const struct {
+        uint32_t status;
+        int code, winsock;
+    } rows[] = { { 0x80000005u, ERROR_MORE_DATA, WSAEMSGSIZE },
+                 { 0xC000020Du, ERROR_NETNAME_DELETED, WSAECONNRESET },
+                 { 0xC000009Au, ERROR_NO_SYSTEM_RESOURCES, WSAENOBUFS } };
+    iocpnet_iocp *iocp = open_iocp(false, false);
+    iocpnet_socket s;
+    SOCKET peer;
+    char byte;
+    probe p;
+    int i;
+    REQUIRE(connected(iocp, &s, &peer));
+    for (i = 0; i < 3; i++) {
+        probe_init(&p);
+        fault_packet(&p.op.overlapped, (LONG)rows[i].status);
+        CHECK_ERR(own_recv(&p.op, &s, &byte, 1), 0);
+        CHECK(peer_send(peer, "a", 1));
+        PROBE_AWAIT(iocp, &p);
+        CHECK_ERR(p.error, rows[i].code);
+        CHECK_ERR(iocpnet_error_from_win32((uint32_t)p.error), rows[i].winsock);
+    }
+    fault_reset();
+    disconnect(iocp, &s, peer);
+    close_iocp(iocp);
+}
+
+static HANDLE own_file(void)
+{
+    char name[MAX_PATH + 40];
+    DWORD size = GetTempPathA(MAX_PATH, name);
+    HANDLE file;
+    snprintf(name + size, sizeof name - size, "iocpnet_own_%u.tmp",
+             (unsigned)GetCurrentProcessId());
+    file = CreateFileA(name, GENERIC_READ | GENERIC_WRITE, FILE_SHARE_READ, NULL, CREATE_ALWAYS,
+                       FILE_FLAG_OVERLAPPED | FILE_FLAG_DELETE_ON_CLOSE, NULL);
+    CHECK(file != INVALID_HANDLE_VALUE);
+    return file;
+}
+
+static iocpnet_error own_file_io(iocpnet_op *op, iocpnet_iocp *iocp, HANDLE file, bool writes,
+                                 uint32_t offset, char *data, DWORD size)
+{
+    OVERLAPPED *o = (OVERLAPPED *)(void *)&op->overlapped;
+    iocpnet_error error = iocpnet_op_begin(op, iocp, (uintptr_t)file);
+    BOOL ok;
+    if (error) return error;
+    op->overlapped.offset = offset;
+    ok = writes ? WriteFile(file, data, size, NULL, o) : ReadFile(file, data, size, NULL, o);
+    return iocpnet_op_issued(op, ok ? 0 : GetLastError(), false);
+}
+
+// The same with a file: its end is told once, whichever way, and with the file's own code.
+static void a_file_is_read_and_written_through_the_iocp(void)
+{
+    iocpnet_iocp *iocp = open_iocp(false, false);
+    HANDLE file = own_file();
+    char data[3000], back[3000];
+    iocpnet_error error;
+    probe p;
+    int i;
+    for (i = 0; i < 3000; i++)
+        data[i] = (char)(i * 7);
+    CHECK_ERR(iocpnet_iocp_attach(iocp, (uintptr_t)file, 0, NULL, NULL), 0);
+    probe_init(&p);
+    CHECK_ERR(own_file_io(&p.op, iocp, file, true, 0, data, 3000), 0);
+    PROBE_AWAIT(iocp, &p);
+    CHECK_ERR(p.error, 0);
+    CHECK_EQ(p.bytes, 3000);
+    for (i = 0; i < 3; i++) {
+        probe_init(&p);
+        memset(back, 0, sizeof back);
+        error = own_file_io(&p.op, iocp, file, false, (uint32_t)i * 1500, back, 3000);
+        if (i < 2) CHECK_ERR(error, 0);
+        if (!error) PROBE_AWAIT(iocp, &p);
+        if (error) peer_drain(iocp, 20);
+        CHECK_EQ(p.calls, error == 0);
+        if (!error) error = p.error;
+        CHECK_ERR(error, i < 2 ? 0 : ERROR_HANDLE_EOF);
+        CHECK_EQ(p.bytes, i == 0 ? 3000 : i == 1 ? 1500 : 0);
+        CHECK_MEM(back, data + i * 1500, p.bytes);
+        CHECK_EQ(others(iocp), 0);
+    }
+    CHECK(CloseHandle(file));
+    close_iocp(iocp);
+}
+
+// A packet of an op that was not begun: not called back, counted, and debug says so.
+static void an_own_call_that_was_not_begun_does_no_harm(void)
+{
+    iocpnet_iocp *iocp = open_iocp(false, false);
+    HANDLE file = own_file();
+    char data[8] = "";
+    iocpnet_stats stats;
+    probe p;
+    CHECK_ERR(iocpnet_iocp_attach(iocp, (uintptr_t)file, 0, NULL, NULL), 0);
+    probe_init(&p);
+    CHECK(WriteFile(file, data, 8, NULL, (OVERLAPPED *)(void *)&p.op.overlapped) ||
+          GetLastError() == ERROR_IO_PENDING);
+    PUMP(iocp, misused == 1, PEER_MS);
+    misused = 0;
+    CHECK_EQ(p.calls, 0);
+    iocpnet_iocp_stats(iocp, &stats);
+    CHECK_EQ(stats.count[IOCPNET_COUNT_STRAY_PACKETS], 1);
+    CHECK_EQ(stats.pending_all, 0);
+    CHECK(CloseHandle(file));
+    close_iocp(iocp);
+}
+
+static void a_stop_awaits_the_programs_own_calls(void)
+{
+    iocpnet_iocp *iocp = open_iocp(false, false);
+    iocpnet_socket s;
+    SOCKET peer;
+    char byte;
+    probe p;
+    REQUIRE(connected(iocp, &s, &peer));
+    probe_init(&p);
+    CHECK_ERR(own_recv(&p.op, &s, &byte, 1), 0);
+    CHECK_ERR(iocpnet_iocp_stop(iocp, 0), WSAETIMEDOUT);
+    CHECK_ERR(iocpnet_iocp_close(iocp), WSAETIMEDOUT);
+    CHECK_EQ(p.calls, 0);
+    CHECK_ERR(iocpnet_op_cancel(&p.op), 0);
+    CHECK_ERR(iocpnet_iocp_stop(iocp, 1000), 0);
+    CHECK_EQ(p.calls, 1);
+    closesocket(peer);
+    CHECK_ERR(iocpnet_socket_close(&s), 0);
+    close_iocp(iocp);
+}
+
+#ifndef SIM_WINDOWS_H  // which has no pipes with names
+
+typedef struct own_pipe {
+    HANDLE server, client;
+    iocpnet_iocp *iocp;
+} own_pipe;
+
+// A pipe of messages; its server's end is connected by an op.
+static bool pipe_open(own_pipe *pipe, bool skip)
+{
+    static int n;
+    char name[80];
+    probe p;
+    BOOL ok;
+    iocpnet_error error;
+    snprintf(name, sizeof name, "\\\\.\\pipe\\iocpnet_own_%u_%d", (unsigned)GetCurrentProcessId(),
+             n++);
+    pipe->iocp = open_iocp(false, false);
+    pipe->server =
+        CreateNamedPipeA(name, PIPE_ACCESS_DUPLEX | FILE_FLAG_OVERLAPPED,
+                         PIPE_TYPE_MESSAGE | PIPE_READMODE_MESSAGE, 1, 4096, 4096, 0, NULL);
+    if (!CHECK(pipe->server != INVALID_HANDLE_VALUE)) return false;
+    CHECK_ERR(iocpnet_iocp_attach(pipe->iocp, (uintptr_t)pipe->server, 0, NULL, NULL), 0);
+    if (skip) CHECK(SetFileCompletionNotificationModes(pipe->server, 1));
+    probe_init(&p);
+    CHECK_ERR(iocpnet_op_begin(&p.op, pipe->iocp, (uintptr_t)pipe->server), 0);
+    ok = ConnectNamedPipe(pipe->server, (OVERLAPPED *)(void *)&p.op.overlapped);
+    error = iocpnet_op_issued(&p.op, ok ? 0 : GetLastError(), skip);
+    CHECK_ERR(error, 0);
+    CHECK_EQ(others(pipe->iocp), 1);
+    pipe->client = CreateFileA(name, GENERIC_READ | GENERIC_WRITE, 0, NULL, OPEN_EXISTING, 0, NULL);
+    if (!CHECK(pipe->client != INVALID_HANDLE_VALUE)) return false;
+    PROBE_AWAIT(pipe->iocp, &p);
+    CHECK_ERR(p.error, 0);
+    return p.calls == 1;
+}
+
+static iocpnet_error pipe_read(own_pipe *pipe, iocpnet_op *op, char *data, DWORD size, bool skip)
+{
+    iocpnet_error error = iocpnet_op_begin(op, pipe->iocp, (uintptr_t)pipe->server);
+    BOOL ok;
+    if (error) return error;
+    ok = ReadFile(pipe->server, data, size, NULL, (OVERLAPPED *)(void *)&op->overlapped);
+    return iocpnet_op_issued(op, ok ? 0 : GetLastError(), skip);
+}
+
+// Of a message that is longer than the room the call fails, and a packet comes: it is a warning.
+static void a_pipes_messages_come_once_in_pieces_and_at_once(void)
+{
+    int mode;
+    for (mode = 0; mode < 2; mode++) {
+        own_pipe pipe;
+        char data[8];
+        DWORD written;
+        iocpnet_error error;
+        probe p;
+        int i;
+        T_NOTE("skip %d", mode);
+        REQUIRE(pipe_open(&pipe, mode == 1));
+        for (i = 0; i < 8; i++) {
+            T_NOTE("skip %d, %d", mode, i);
+            probe_init(&p);
+            if (i % 2) CHECK(WriteFile(pipe.client, "abcdef", 6, &written, NULL));
+            CHECK_ERR(pipe_read(&pipe, &p.op, data, i % 4 < 2 ? 4 : 8, mode == 1), 0);
+            if (i % 2 == 0) CHECK(WriteFile(pipe.client, "abcdef", 6, &written, NULL));
+            PROBE_AWAIT(pipe.iocp, &p);
+            peer_drain(pipe.iocp, 20);
+            CHECK_EQ(p.calls, 1);
+            CHECK_ERR(p.error, i % 4 < 2 ? ERROR_MORE_DATA : 0);
+            CHECK_EQ(p.bytes, i % 4 < 2 ? 4 : 6);
+            CHECK_MEM(data, "abcdef", p.bytes);
+            CHECK_EQ(others(pipe.iocp), 0);
+            if (i % 4 < 2) {
+                probe_init(&p);
+                CHECK_ERR(pipe_read(&pipe, &p.op, data, 8, mode == 1), 0);
+                PROBE_AWAIT(pipe.iocp, &p);
+                CHECK_EQ(p.bytes, 2);
+            }
+        }
+        probe_init(&p);
+        CHECK_ERR(pipe_read(&pipe, &p.op, data, 8, mode == 1), 0);
+        CloseHandle(pipe.client);
+        PROBE_AWAIT(pipe.iocp, &p);
+        CHECK_ERR(p.error, ERROR_BROKEN_PIPE);
+        probe_init(&p);
+        error = pipe_read(&pipe, &p.op, data, 8, mode == 1);
+        CHECK_ERR(error, ERROR_BROKEN_PIPE);
+        peer_drain(pipe.iocp, 20);
+        CHECK_EQ(p.calls, 0);
+        CHECK(CloseHandle(pipe.server));
+        close_iocp(pipe.iocp);
+    }
+}
+
+#endif
+
 // ---- the ledger ---------------------------------------------------------------------------------
 
 static char ledger_text[1024];
@@ -750,7 +1071,7 @@ static void the_ledger_names_what_is_pending_by_kind_and_age(void)
     iocpnet_socket s;
     SOCKET peer;
     probe p, q;
-    char byte;
+    char byte, want[60];
     size_t before, with;
     REQUIRE(connected(iocp, &s, &peer));
     probe_init(&p);
@@ -760,8 +1081,9 @@ static void the_ledger_names_what_is_pending_by_kind_and_age(void)
     CHECK_ERR(iocpnet_iocp_post(iocp, &q.op, 0, 0), 0);
     with = iocpnet_ledger(ledger_add, NULL);
     CHECK_EQ(with - before, 2);
-    CHECK(strstr(ledger_text, "recv") != NULL);
-    CHECK(strstr(ledger_text, "post") != NULL);
+    snprintf(want, sizeof want, "recv on 0x%llx for ", (unsigned long long)s.handle);
+    CHECK(strstr(ledger_text, want) != NULL);
+    CHECK(strstr(ledger_text, "post on 0x0 for ") != NULL);
     CHECK(strstr(ledger_text, " ms") != NULL);
     PROBE_AWAIT(iocp, &q);
     CHECK_ERR(iocpnet_op_cancel(&p.op), 0);
@@ -793,6 +1115,15 @@ int main(int argc, char **argv)
     T_RUN(a_callback_may_free_its_op);
     T_RUN(an_op_outlives_its_closed_socket);
     T_RUN(a_local_close_is_told_as_cancelled);
+    T_RUN(the_programs_own_calls_are_ops_like_ours);
+    T_RUN(a_call_of_the_programs_that_fails_gives_its_code_and_no_callback);
+    T_RUN(a_call_of_the_programs_brings_the_systems_codes);
+    T_RUN(a_file_is_read_and_written_through_the_iocp);
+    T_RUN(an_own_call_that_was_not_begun_does_no_harm);
+    T_RUN(a_stop_awaits_the_programs_own_calls);
+#ifndef SIM_WINDOWS_H
+    T_RUN(a_pipes_messages_come_once_in_pieces_and_at_once);
+#endif
     T_RUN(the_ledger_names_what_is_pending_by_kind_and_age);
     WSACleanup();
     return t_end();

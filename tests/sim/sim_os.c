@@ -1598,19 +1598,22 @@ BOOL DeleteFileA(const char *name)
     return unlink(name) == 0 ? TRUE : sim_false(from_errno());
 }
 
-typedef struct reading {
+// A read or a write that was begun with an OVERLAPPED.
+typedef struct moving {
     sim_file *file;
     OVERLAPPED *o;
     sim_event *event;
     void *data;
     DWORD size;
     uint64_t at;
-} reading;
+    bool writes;
+} moving;
 
-static void read_done(void *user)
+static void move_done(void *user)
 {
-    reading *r = user;
-    ssize_t got = pread(r->file->fd, r->data, r->size, (off_t)r->at);
+    moving *r = user;
+    ssize_t got = r->writes ? pwrite(r->file->fd, r->data, r->size, (off_t)r->at)
+                            : pread(r->file->fd, r->data, r->size, (off_t)r->at);
     uint32_t status = got < 0 ? 0xc0000185u : got == 0 && r->size ? 0xc0000011u : 0;
     bool packet = r->file->port && !((uintptr_t)r->o->hEvent & 1);
     r->o->InternalHigh = got > 0 ? (ULONG_PTR)got : 0;
@@ -1627,9 +1630,9 @@ static void read_done(void *user)
     free(r);
 }
 
-static BOOL read_later(sim_file *file, void *data, DWORD size, OVERLAPPED *o)
+static BOOL move_later(sim_file *file, void *data, DWORD size, OVERLAPPED *o, bool writes)
 {
-    reading *r = calloc(1, sizeof *r);
+    moving *r = calloc(1, sizeof *r);
     if (!r) abort();
     sim_hold(&file->object);
     r->file = file;
@@ -1640,10 +1643,11 @@ static BOOL read_later(sim_file *file, void *data, DWORD size, OVERLAPPED *o)
     r->data = data;
     r->size = size;
     r->at = (uint64_t)o->OffsetHigh << 32 | o->Offset;
+    r->writes = writes;
     o->Internal = SIM_PENDING;
     o->InternalHigh = 0;
     sim.requests++;
-    sim_at(sim_any(200), read_done, r);
+    sim_at(sim_any(200), move_done, r);
     return sim_false(ERROR_IO_PENDING);
 }
 
@@ -1662,7 +1666,7 @@ BOOL ReadFile(HANDLE h, void *data, DWORD size, DWORD *got, OVERLAPPED *o)
     } else if (sim_fails()) {
         ok = sim_false(ERROR_READ_FAULT);
     } else if (file->overlapped && o) {
-        ok = read_later(file, data, size, o);
+        ok = move_later(file, data, size, o, false);
     } else {
         uint64_t at = o ? (uint64_t)o->OffsetHigh << 32 | o->Offset : file->position;
         n = pread(file->fd, data, size, (off_t)at);
@@ -1686,6 +1690,8 @@ BOOL WriteFile(HANDLE h, const void *data, DWORD size, DWORD *written, OVERLAPPE
     file = (sim_file *)sim_object_of(h, SIM_FILE);
     if (!file) {
         sim_false(ERROR_INVALID_HANDLE);
+    } else if (file->overlapped && o) {
+        move_later(file, (void *)(uintptr_t)data, size, o, true);
     } else {
         uint64_t at = o ? (uint64_t)o->OffsetHigh << 32 | o->Offset : file->position;
         n = file->standard ? write(file->fd, data, size) : pwrite(file->fd, data, size, (off_t)at);

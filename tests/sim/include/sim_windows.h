@@ -425,6 +425,7 @@ typedef struct sim_fd_set {
 #define ERROR_NO_MORE_ITEMS              259
 #define ERROR_MR_MID_NOT_FOUND           317
 #define ERROR_INVALID_ADDRESS            487
+#define ERROR_PIPE_CONNECTED             535
 #define ERROR_HANDLES_CLOSED             676
 #define ERROR_ABANDONED_WAIT_0           735
 #define ERROR_OPERATION_ABORTED          995
