@@ -321,7 +321,7 @@ enum {
     IOCPNET_OP_DISCONNECT,
     IOCPNET_OP_RECV,
     IOCPNET_OP_SEND,
-    IOCPNET_OP_RECVFROM,
+    IOCPNET_OP_RECVFROM,  // also a receive by iocpnet_start_recv on a datagram socket
     IOCPNET_OP_SENDTO,
     IOCPNET_OP_TRANSMIT,  // a whole unit
     IOCPNET_OP_POST,      // iocpnet_iocp_post
@@ -646,7 +646,7 @@ struct iocpnet_op {
     volatile int32_t state;
     uint8_t kind;  // IOCPNET_OP_
     uint8_t flags;
-    uint16_t unused;
+    uint16_t room;
 #ifdef IOCPNET_DEBUG
     iocpnet_op *older, *newer;
     uint64_t started_ms;
@@ -729,8 +729,8 @@ typedef struct iocpnet_socket {
     iocpnet_iocp *iocp;      // where it is attached
     const iocpnet_ext *ext;  // its provider's extension functions
     uint16_t family;         // AF_INET 2, AF_INET6 23
-    bool datagram;
-    bool skip;  // no packet when an operation finishes at once
+    bool datagram;           // it has messages, not a stream: SOCK_DGRAM, or an adopted SOCK_RAW
+    bool skip;               // no packet when an operation finishes at once
 } iocpnet_socket;
 
 // An address in the system's own form: a sockaddr_in or sockaddr_in6.
@@ -881,10 +881,15 @@ IOCPNET_API iocpnet_error iocpnet_start_connect(iocpnet_op *op, const iocpnet_so
 IOCPNET_API iocpnet_error iocpnet_start_disconnect(iocpnet_op *op, const iocpnet_socket *socket,
                                                    bool reuse);
 
-// Starts a receive.
+// Starts a receive, on a stream or on a datagram socket.
 //
 //   data       where the bytes go; size 0 (data may be NULL) is a zero-byte receive: it finishes
-//              when there is something to read, or the peer has finished, and locks no memory
+//              when there is something to read, or the peer has finished, and locks no memory. It
+//              takes nothing: a datagram stays where it is
+//
+// A datagram that is larger than the room is cut: the callback has WSAEMSGSIZE, and bytes is the
+// room. An ICMP error ends the receive: iocpnet_start_recvfrom goes on, here nothing is kept to go
+// on with.
 //
 // Returns    0, or WSAEINVAL (more than INT32_MAX bytes; op in flight), WSAECONNRESET, WSAENOBUFS,
 //            the system's code.
@@ -896,9 +901,11 @@ IOCPNET_API iocpnet_error iocpnet_start_recv(iocpnet_op *op, const iocpnet_socke
 // Starts a send of many pieces in one call, in order.
 //
 //   vec        count pieces, 1 .. 1024, together at most INT32_MAX bytes; the array is read before
-//              the start returns, the bytes stay the system's until the callback
+//              the start returns, the bytes stay the system's until the callback. On a connected
+//              datagram socket they are one datagram: see iocpnet_start_sendto for its size
 //
-// Returns    0, or WSAEINVAL, WSAECONNRESET, WSAESHUTDOWN, WSAENOBUFS, the system's code.
+// Returns    0, or WSAEINVAL, WSAEMSGSIZE, WSAECONNRESET, WSAESHUTDOWN, WSAENOBUFS, the system's
+//            code.
 // Threads    any; sends of two threads on one stream at once may be mixed.
 // Source     MS Learn, WSASend. Seen: Wine 8.0 fails more than 1024 pieces and posts all the same.
 IOCPNET_API iocpnet_error iocpnet_start_send(iocpnet_op *op, const iocpnet_socket *socket,
@@ -908,7 +915,7 @@ IOCPNET_API iocpnet_error iocpnet_start_send(iocpnet_op *op, const iocpnet_socke
 typedef struct iocpnet_datagram {
     iocpnet_op op;
     iocpnet_address peer;  // who sent it; valid in the callback
-    bool truncated;        // it was larger than the room; error is 0, bytes is the room
+    bool truncated;        // it was larger than the room: error is 0, bytes is the room
     void *data;            // private, as all below
     uint32_t size;
     iocpnet_socket socket;
@@ -918,19 +925,25 @@ typedef struct iocpnet_datagram {
 // Starts a datagram receive. An ICMP error of an earlier send (WSAECONNRESET, WSAENETRESET) does
 // not end it: the receive is started again and counted.
 //
-// Returns    0, or WSAEINVAL, the system's code.
+//   data       where the bytes go; size 0 (data may be NULL) waits for a datagram, tells who sent
+//              it, and leaves it where it is
+//
+// Returns    0, or WSAEINVAL, WSAEOPNOTSUPP (a stream socket), the system's code.
 // Threads    any.
-// Source     MS Learn, WSARecvFrom: address and its length must stay until completion.
+// Source     MS Learn, WSARecvFrom: address and its length must stay until completion. MSG_PEEK,
+//            which the page allows for other sockets only, is what libuv and Go have used with
+//            overlapped receives for years. Seen: Wine 8.0.
 IOCPNET_API iocpnet_error iocpnet_start_recvfrom(iocpnet_datagram *datagram,
                                                  const iocpnet_socket *socket, void *data,
                                                  size_t size);
 
 // Starts a datagram send of one piece.
 //
-//   size       at most 65507 (IPv4) or 65527 (IPv6): more is refused here with WSAEMSGSIZE, since
-//              some systems fail such a call and post a packet all the same (Seen: Wine 8.0)
+//   size       at most 65507 (IPv4, mapped addresses too) or 65527 (IPv6): more is refused here
+//              with WSAEMSGSIZE, since some systems fail such a call and post a packet all the
+//              same (Seen: Wine 8.0)
 //
-// Returns    0, or WSAEINVAL, WSAEMSGSIZE, the system's code.
+// Returns    0, or WSAEINVAL, WSAEMSGSIZE, WSAEOPNOTSUPP (a stream socket), the system's code.
 // Threads    any.
 IOCPNET_API iocpnet_error iocpnet_start_sendto(iocpnet_op *op, const iocpnet_socket *socket,
                                                const void *data, size_t size,
@@ -2952,8 +2965,9 @@ IOCPNET__DEF iocpnet_error iocpnet_pool_destroy(iocpnet_pool *pool)
 enum { IOCPNET__RUNNING, IOCPNET__STOPPING, IOCPNET__STOPPED };  // iocp.state
 enum { IOCPNET__IDLE, IOCPNET__IN_FLIGHT, IOCPNET__CANCELLED };  // op.state
 enum {
-    IOCPNET__POSTED = 1,  // op.flags: overlapped.internal is a Winsock code, not an NTSTATUS
-    IOCPNET__REUSING = 2  // op.flags: a disconnect with reuse
+    IOCPNET__POSTED = 1,   // op.flags: overlapped.internal is a Winsock code, not an NTSTATUS
+    IOCPNET__REUSING = 2,  // op.flags: a disconnect with reuse
+    IOCPNET__BARE = 4      // op.flags: a datagram receive without an iocpnet_datagram round it
 };
 enum {
     IOCPNET__BATCH = 256,
@@ -4340,6 +4354,13 @@ enum { IOCPNET__PIECES = 16 };                         // elements given to the 
 static const uint64_t iocpnet__unit_max = 2147483646;  // bytes of one call; MS Learn, TransmitFile
 static const char iocpnet__nothing[1] = { 0 };         // where a zero-byte receive points
 
+// Bytes of one datagram at most: 65,535 less the headers of UDP and IPv4. IPv6 does not count its
+// own. Source: RFC 768, RFC 791, RFC 8200.
+enum { IOCPNET__DATAGRAM_MAX = 65507, IOCPNET__DATAGRAM_MAX_V6 = 65527 };
+
+// Where the address lies in a sockaddr_in and in a sockaddr_in6.
+enum { IOCPNET__V4_ADDRESS = 4, IOCPNET__V6_ADDRESS = 8 };
+
 IOCPNET__DEF iocpnet_error iocpnet_address_parse(iocpnet_address *address, const char *text,
                                                  uint16_t port)
 {
@@ -4375,14 +4396,14 @@ IOCPNET__DEF uint16_t iocpnet_address_port(const iocpnet_address *address)
 IOCPNET__DEF char *iocpnet_address_text(const iocpnet_address *address, char *text, size_t size)
 {
     bool v6 = address->size && address->u.family == AF_INET6;
+    int at = v6 ? IOCPNET__V6_ADDRESS : IOCPNET__V4_ADDRESS;
     char *end = text + size - 1;
     char *to = text;
     char host[64];
 
     if (!size) return text;
     if (!address->size ||
-        !IOCPNET_OS(inet_ntop)(address->u.family,
-                               (PVOID)(uintptr_t)(address->u.bytes + (v6 ? 8 : 4)), host,
+        !IOCPNET_OS(inet_ntop)(address->u.family, (PVOID)(uintptr_t)(address->u.bytes + at), host,
                                sizeof host)) {
         (void)iocpnet__put_text(to, end, "(none)");
         return text;
@@ -4508,7 +4529,7 @@ IOCPNET__DEF iocpnet_error iocpnet_socket_adopt(iocpnet_socket *socket, iocpnet_
         return iocpnet__wsa_error();
     }
     socket->family = (uint16_t)info.iAddressFamily;
-    socket->datagram = info.iSocketType == SOCK_DGRAM;
+    socket->datagram = info.iSocketType != SOCK_STREAM;
     error = iocpnet_ext_load(handle, &socket->ext);
     if (!error) error = iocpnet_iocp_attach(iocp, handle, 0, NULL, NULL);
     if (error) return error;
@@ -4757,10 +4778,9 @@ static void iocpnet__send_finish(iocpnet__worker *worker, iocpnet_op *op, iocpne
 
 // The calls of starts, whose op is in flight already. They return the call's code.
 static inline int iocpnet__recv_issue(iocpnet_op *op, uintptr_t handle, void *data, uint32_t size,
-                                      DWORD *bytes)
+                                      DWORD flags, DWORD *bytes)
 {
-    DWORD flags = 0;  // in and out, so never kept; written only before the call returns
-    WSABUF buffer;
+    WSABUF buffer;  // flags too is written only before the call returns
 
     buffer.len = size;
     buffer.buf = (char *)data;
@@ -4783,6 +4803,47 @@ static inline int iocpnet__send_issue(iocpnet_op *op, uintptr_t handle, const io
     return iocpnet__wsa_code();
 }
 
+// A datagram that was larger than the room, at once: a packet comes all the same, and brings the
+// bytes. To the port only an error is a failure, and this is a warning (STATUS_BUFFER_OVERFLOW).
+// Source: MS Learn, SetFileCompletionNotificationModes, "Remarks". Seen: Wine 8.0.
+static bool iocpnet__is_cut(int code)
+{
+    return code == WSAEMSGSIZE || code == ERROR_MORE_DATA;
+}
+
+// The result of a datagram receive with so much room. True: the datagram was cut. A success that
+// claims more bytes than there was room is one too: some network drivers do that (seen by the
+// authors of msquic). Without room it was only looked at.
+static bool iocpnet__datagram_cut(size_t room, iocpnet_error *error, size_t *bytes)
+{
+    if (*error != WSAEMSGSIZE && (*error || *bytes <= room)) return false;
+    *error = 0;
+    *bytes = room;
+    return room != 0;
+}
+
+// A receive on a datagram socket that has no iocpnet_datagram. In 16 bits all room that matters can
+// be said: no datagram is larger.
+static iocpnet_error iocpnet__start_recv_datagram(iocpnet_op *op, const iocpnet_socket *socket,
+                                                  void *data, size_t size)
+{
+    iocpnet_iocp *iocp = socket->iocp;
+    bool skip = socket->skip;
+    DWORD bytes;
+    iocpnet_error error;
+    int code;
+
+    error = iocpnet__op_begin(op, iocp, socket->handle, IOCPNET_OP_RECVFROM);
+    if (error) return error;
+    op->flags = IOCPNET__BARE;
+    op->room = (uint16_t)(size < UINT16_MAX ? size : UINT16_MAX);
+    code =
+        iocpnet__recv_issue(op, socket->handle, size ? data : (void *)(uintptr_t)iocpnet__nothing,
+                            (uint32_t)size, size ? 0 : MSG_PEEK, &bytes);
+    if (iocpnet__is_cut(code)) return 0;
+    return iocpnet__op_issued(iocp, op, skip, code, bytes);
+}
+
 IOCPNET__DEF iocpnet_error iocpnet_start_recv(iocpnet_op *op, const iocpnet_socket *socket,
                                               void *data, size_t size)
 {
@@ -4793,11 +4854,42 @@ IOCPNET__DEF iocpnet_error iocpnet_start_recv(iocpnet_op *op, const iocpnet_sock
     int code;
 
     if (size > INT32_MAX) return WSAEINVAL;
+    if (socket->datagram) return iocpnet__start_recv_datagram(op, socket, data, size);
     error = iocpnet__op_begin(op, iocp, socket->handle, IOCPNET_OP_RECV);
     if (error) return error;
     if (!size) data = (void *)(uintptr_t)iocpnet__nothing;
-    code = iocpnet__recv_issue(op, socket->handle, data, (uint32_t)size, &bytes);
+    code = iocpnet__recv_issue(op, socket->handle, data, (uint32_t)size, 0, &bytes);
     return iocpnet__op_issued(iocp, op, skip, code, bytes);
+}
+
+// ::ffff:1.2.3.4 is an IPv4 address in the form that IPv6 sockets have.
+static const unsigned char iocpnet__mapped[12] = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF };
+
+// Bytes that a datagram to this sockaddr may have: one to a mapped address travels by IPv4.
+static size_t iocpnet__datagram_max(const unsigned char *address)
+{
+    uint16_t family;
+
+    memcpy(&family, address, sizeof family);
+    if (family != AF_INET6) return IOCPNET__DATAGRAM_MAX;
+    return memcmp(address + IOCPNET__V6_ADDRESS, iocpnet__mapped, sizeof iocpnet__mapped)
+               ? IOCPNET__DATAGRAM_MAX_V6
+               : IOCPNET__DATAGRAM_MAX;
+}
+
+// A connected datagram socket knows its peer. It is asked only for the few sizes that depend on it.
+static bool iocpnet__is_oversized(const iocpnet_socket *socket, uint64_t size)
+{
+    iocpnet_address peer;
+    int peer_size = sizeof peer.u;
+
+    if (!socket->datagram || size <= IOCPNET__DATAGRAM_MAX) return false;
+    if (socket->family != AF_INET6 || size > IOCPNET__DATAGRAM_MAX_V6) return true;
+    memset(&peer, 0, sizeof peer);
+    if (IOCPNET_OS(getpeername)(socket->handle, (struct sockaddr *)(void *)&peer.u, &peer_size)) {
+        return false;
+    }
+    return size > iocpnet__datagram_max(peer.u.bytes);
 }
 
 IOCPNET__DEF iocpnet_error iocpnet_start_send(iocpnet_op *op, const iocpnet_socket *socket,
@@ -4815,18 +4907,11 @@ IOCPNET__DEF iocpnet_error iocpnet_start_send(iocpnet_op *op, const iocpnet_sock
     for (i = 0; i < count; i++)
         total += vec[i].size;
     if (total > INT32_MAX) return WSAEINVAL;
+    if (iocpnet__is_oversized(socket, total)) return WSAEMSGSIZE;
     error = iocpnet__op_begin(op, iocp, socket->handle, IOCPNET_OP_SEND);
     if (error) return error;
     code = iocpnet__send_issue(op, socket->handle, vec, count, &bytes);
     return iocpnet__op_issued(iocp, op, skip, code, bytes);
-}
-
-// A datagram that was larger than the room, at once: a packet comes all the same, and brings the
-// bytes. To the port only an error is a failure, and this is a warning (STATUS_BUFFER_OVERFLOW).
-// Source: MS Learn, SetFileCompletionNotificationModes, "Remarks". Seen: Wine 8.0.
-static bool iocpnet__is_cut(int code)
-{
-    return code == WSAEMSGSIZE || code == ERROR_MORE_DATA;
 }
 
 static bool iocpnet__is_datagram_reset(iocpnet_error error)
@@ -4837,7 +4922,7 @@ static bool iocpnet__is_datagram_reset(iocpnet_error error)
 // Issues the receive. The op is in flight.
 static int iocpnet__recvfrom_issue(iocpnet_datagram *datagram, DWORD *bytes)
 {
-    DWORD flags = 0;
+    DWORD flags = datagram->size ? 0 : MSG_PEEK;
     WSABUF buffer;
 
     buffer.len = datagram->size;
@@ -4881,28 +4966,35 @@ static int iocpnet__recvfrom_again(iocpnet_datagram *datagram)
     } while (true);
 }
 
+static void iocpnet__datagram_done(iocpnet__worker *worker, iocpnet_op *op, iocpnet_error error,
+                                   size_t bytes)
+{
+    if (bytes) {
+        iocpnet__count_here(worker, IOCPNET_COUNT_RECEIVES, 1);
+        iocpnet__count_here(worker, IOCPNET_COUNT_BYTES_RECEIVED, bytes);
+    }
+    iocpnet__op_done(worker, op, op->kind, error, bytes);
+}
+
 static __declspec(noinline) void iocpnet__recvfrom_finish(iocpnet__worker *worker, iocpnet_op *op,
                                                           iocpnet_error error, size_t bytes)
 {
     iocpnet_datagram *datagram = IOCPNET_OUTER(op, iocpnet_datagram, op);
 
+    if (op->flags & IOCPNET__BARE) {
+        if (iocpnet__datagram_cut(op->room, &error, &bytes)) error = WSAEMSGSIZE;
+        iocpnet__datagram_done(worker, op, error, bytes);
+        return;
+    }
     if (iocpnet__is_datagram_reset(error)) {
         iocpnet__count(op->iocp, IOCPNET_COUNT_DATAGRAM_RESETS, 1);
         error = iocpnet__recvfrom_again(datagram);
         if (!error) return;
         bytes = 0;
     }
-    datagram->truncated = error == WSAEMSGSIZE;
-    if (datagram->truncated) {
-        error = 0;
-        bytes = datagram->size;
-    }
+    datagram->truncated = iocpnet__datagram_cut(datagram->size, &error, &bytes);
     datagram->peer.size = error ? 0 : datagram->address_size;
-    if (!error) {
-        iocpnet__count_here(worker, IOCPNET_COUNT_RECEIVES, 1);
-        iocpnet__count_here(worker, IOCPNET_COUNT_BYTES_RECEIVED, bytes);
-    }
-    iocpnet__op_done(worker, op, IOCPNET_OP_RECVFROM, error, bytes);
+    iocpnet__datagram_done(worker, op, error, bytes);
 }
 
 IOCPNET__DEF iocpnet_error iocpnet_start_recvfrom(iocpnet_datagram *datagram,
@@ -4917,6 +5009,7 @@ IOCPNET__DEF iocpnet_error iocpnet_start_recvfrom(iocpnet_datagram *datagram,
     int code;
 
     if (size > INT32_MAX) return WSAEINVAL;
+    if (!socket->datagram) return WSAEOPNOTSUPP;
     error = iocpnet__op_begin(op, iocp, socket->handle, IOCPNET_OP_RECVFROM);
     if (error) return error;
     datagram->data = data;
@@ -4947,7 +5040,8 @@ IOCPNET__DEF iocpnet_error iocpnet_start_sendto(iocpnet_op *op, const iocpnet_so
     int code = 0;
 
     if (!address->size) return WSAEINVAL;
-    if (size > (size_t)(address->u.family == AF_INET6 ? 65527 : 65507)) return WSAEMSGSIZE;
+    if (!socket->datagram) return WSAEOPNOTSUPP;
+    if (size > iocpnet__datagram_max(address->u.bytes)) return WSAEMSGSIZE;
     error = iocpnet__op_begin(op, iocp, socket->handle, IOCPNET_OP_SENDTO);
     if (error) return error;
     buffer.len = (ULONG)size;
@@ -8089,7 +8183,7 @@ static inline iocpnet_error iocpnet__conn_issue_receive(iocpnet__conn *conn,
 
     iocpnet__op_write(op, worker->iocp, handle, IOCPNET_OP_RECV);
     iocpnet__count_own(&worker->counters.started[IOCPNET_OP_RECV], 1);
-    code = iocpnet__recv_issue(op, handle, data, size, &bytes);
+    code = iocpnet__recv_issue(op, handle, data, size, 0, &bytes);
     return iocpnet__op_issued(worker->iocp, op, conn->skip, code, bytes);
 }
 
