@@ -58,6 +58,7 @@ static function *const functions[] = {
     (function *)iocpnet_address_parse,
     (function *)iocpnet_address_text,
     (function *)iocpnet_address_port,
+    (function *)iocpnet_address_unix,
     (function *)iocpnet_socket_open,
     (function *)iocpnet_socket_adopt,
     (function *)iocpnet_socket_close,

@@ -487,7 +487,7 @@ static void end_drop(tcp_end *e)
     if (peer && peer->refs > 0) return;  // both go together
     bytes_clear(&e->in);
     bytes_clear(&e->out);
-    if (peer) {
+    if (peer && peer != e) {
         bytes_clear(&peer->in);
         bytes_clear(&peer->out);
         free(peer);
@@ -1253,6 +1253,30 @@ static void connect_over(sock *s, uint32_t status, int code)
 
 // A SYN reaches the other side. Windows answers one that nobody takes with a reset, and the one
 // who connects tries twice more, half a second apart.
+// It reaches the socket that sent it: nobody listens there, and the port is its own. TCP takes that
+// for a simultaneous open, and the socket is connected to itself. Source: RFC 9293, 3.5.
+static bool reaches_itself(const sock *s, const struct sockaddr_storage *to)
+{
+    return name_port(&s->local) == name_port(to) && name_here(to) &&
+           (name_any(&s->local) || name_same(&s->local, to));
+}
+
+static void connect_to_itself(sock *s, const struct sockaddr_storage *to)
+{
+    tcp_end *e = calloc(1, sizeof *e);
+    if (!e) abort();
+    e->peer = e;
+    e->refs = 1;
+    e->room = s->receive_room;
+    e->since = sim_now();
+    e->local = e->remote = *to;
+    e->owner = s;
+    s->end = e;
+    s->connected = true;
+    s->local = *to;
+    connect_over(s, 0, 0);
+}
+
 static void connect_arrives(void *user)
 {
     arrival *a = user;
@@ -1266,6 +1290,8 @@ static void connect_arrives(void *user)
     l = name_here(&a->to) ? listener_at(&a->to) : NULL;
     if (!name_here(&a->to)) {
         connect_over(s, (uint32_t)TIMED_OUT, WSAETIMEDOUT);
+    } else if (!l && reaches_itself(s, &a->to)) {
+        connect_to_itself(s, &a->to);
     } else if (!l || l->backlog_count >= l->backlog_most) {
         if (a->tries++ < (!l && (sim.calm || sim_any(2)) ? 0 : 2)) {
             sim_at(500000, connect_arrives, a);
