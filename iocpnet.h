@@ -731,6 +731,7 @@ typedef struct iocpnet_socket {
     uint16_t family;         // AF_INET 2, AF_INET6 23, AF_UNIX 1
     bool datagram;           // it has messages, not a stream: SOCK_DGRAM, or an adopted SOCK_RAW
     bool skip;               // no packet when an operation finishes at once
+    bool icmp;               // ICMP errors end datagram receives: iocpnet_socket_report_icmp
 } iocpnet_socket;
 
 // An address in the system's own form: a sockaddr_in, a sockaddr_in6, a sockaddr_un, or that of any
@@ -803,13 +804,27 @@ IOCPNET_API iocpnet_error iocpnet_socket_open(iocpnet_socket *socket, iocpnet_io
                                               int family, bool datagram);
 
 // Attaches an overlapped socket that you made. Never skips packets, since somebody else may rely on
-// them.
+// them. A datagram socket survives ICMP errors from then on: SIO_UDP_CONNRESET and SIO_UDP_NETRESET
+// are turned off on it, as iocpnet_socket_open does.
 //
 // Returns    0; WSAEINVAL (attached already); WSAENOTSOCK. On failure the socket is still yours.
 // Owns       the socket is yours to close, by iocpnet_socket_close.
 // Threads    any.
 IOCPNET_API iocpnet_error iocpnet_socket_adopt(iocpnet_socket *socket, iocpnet_iocp *iocp,
                                                uintptr_t handle);
+
+// Says whether an ICMP error of an earlier send ends a datagram receive. Off at first: the receive
+// survives it and goes on. On, the next receive ends with WSAECONNRESET (nobody has that port),
+// WSAENETRESET (the time to live was over), WSAEHOSTUNREACH or WSAENETUNREACH; it can't tell whose
+// datagram it was. One that waits for a connected peer may want that.
+//
+//   socket     of datagrams. Copies of it, and receives that have started, stay as they are
+//
+// Returns    0; WSAEOPNOTSUPP: a stream socket; the code of WSAIoctl, and nothing has changed.
+// Threads    any; no other thread may be starting something on it.
+// Source     MS Learn, Winsock IOCTLs, SIO_UDP_CONNRESET and SIO_UDP_NETRESET; WSARecvFrom.
+//            Seen: Wine 8.0 reports such errors on connected sockets only, whatever was asked.
+IOCPNET_API iocpnet_error iocpnet_socket_report_icmp(iocpnet_socket *socket, bool on);
 
 // Cancels what is pending on the socket, and closes it. The callbacks of what was pending still
 // come. Sets handle to ~0. The number may be another socket's at once: better cancel first, and
@@ -821,14 +836,19 @@ IOCPNET_API iocpnet_error iocpnet_socket_adopt(iocpnet_socket *socket, iocpnet_i
 // Threads    any; no other thread may be starting something on it.
 IOCPNET_API iocpnet_error iocpnet_socket_close(iocpnet_socket *socket);
 
-// Binds; listens. Bind sets SO_EXCLUSIVEADDRUSE first on TCP sockets that will listen.
+// Binds; listens. Bind with an address sets SO_EXCLUSIVEADDRUSE first, on TCP and UDP sockets: no
+// other socket can bind to the same port, not even to a more specific address of it. To share a
+// port (SO_REUSEADDR, for multicast) call bind itself.
 //
-//   address    NULL: the wildcard of the socket's family and any port, for a connect (IPv4, IPv6)
+//   address    NULL: the wildcard of the socket's family and any port, for a connect (IPv4, IPv6);
+//              not exclusive
 //   backlog    0: as large as the system allows
 //
-// Returns    0 or the code of bind or listen: WSAEADDRINUSE (10048), also when the system has to
-//            choose a port and none is left; WSAEACCES (10013): reserved, or held exclusively.
+// Returns    0 or the code of setsockopt (WSAEINVAL: SO_REUSEADDR is set), bind or listen:
+//            WSAEADDRINUSE (10048), also when the system has to choose a port and none is left;
+//            WSAEACCES (10013): reserved, or held exclusively.
 // Threads    any.
+// Source     MS Learn, "Using SO_REUSEADDR and SO_EXCLUSIVEADDRUSE".
 IOCPNET_API iocpnet_error iocpnet_socket_bind(const iocpnet_socket *socket,
                                               const iocpnet_address *address);
 IOCPNET_API iocpnet_error iocpnet_socket_listen(const iocpnet_socket *socket, int backlog);
@@ -907,8 +927,8 @@ IOCPNET_API iocpnet_error iocpnet_start_disconnect(iocpnet_op *op, const iocpnet
 //              takes nothing: a datagram stays where it is
 //
 // A datagram that is larger than the room is cut: the callback has WSAEMSGSIZE, and bytes is the
-// room. An ICMP error ends the receive: iocpnet_start_recvfrom goes on, here nothing is kept to go
-// on with.
+// room. An ICMP error that the system reports ends the receive: iocpnet_start_recvfrom goes on, here
+// nothing is kept to go on with.
 //
 // Returns    0, or WSAEINVAL (more than INT32_MAX bytes; op in flight), WSAECONNRESET, WSAENOBUFS,
 //            the system's code.
@@ -941,8 +961,10 @@ typedef struct iocpnet_datagram {
     int32_t address_size;
 } iocpnet_datagram;
 
-// Starts a datagram receive. An ICMP error of an earlier send (WSAECONNRESET, WSAENETRESET) does
-// not end it: the receive is started again and counted.
+// Starts a datagram receive. An ICMP error of an earlier send (WSAECONNRESET, WSAENETRESET,
+// WSAECONNREFUSED, WSAEHOSTUNREACH, WSAENETUNREACH) does not end it, unless
+// iocpnet_socket_report_icmp asks for that: the receive is started again, and counted
+// (IOCPNET_COUNT_DATAGRAM_RESETS).
 //
 //   data       where the bytes go; size 0 (data may be NULL) waits for a datagram, tells who sent
 //              it, and leaves it where it is
@@ -4637,6 +4659,23 @@ IOCPNET__DEF iocpnet_error iocpnet_socket_adopt(iocpnet_socket *socket, iocpnet_
     return 0;
 }
 
+IOCPNET__DEF iocpnet_error iocpnet_socket_report_icmp(iocpnet_socket *socket, bool on)
+{
+    DWORD value = on;
+    DWORD bytes = 0;
+
+    if (!socket->datagram) return WSAEOPNOTSUPP;
+    if (IOCPNET_OS(WSAIoctl)(socket->handle, IOCPNET__UDP_CONNRESET, &value, sizeof value, NULL, 0,
+                             &bytes, NULL, NULL)) {
+        return iocpnet__wsa_error();
+    }
+    // Not all systems that have the first have this one too.
+    IOCPNET_OS(WSAIoctl)
+    (socket->handle, IOCPNET__UDP_NETRESET, &value, sizeof value, NULL, 0, &bytes, NULL, NULL);
+    socket->icmp = on;
+    return 0;
+}
+
 static iocpnet_error iocpnet__bind(const iocpnet_socket *socket, const iocpnet_address *address)
 {
     iocpnet_address any;
@@ -4664,9 +4703,9 @@ IOCPNET__DEF iocpnet_error iocpnet_socket_bind(const iocpnet_socket *socket,
 {
     BOOL on = TRUE;
 
-    // Nobody else may take a port that we listen on. Source: MS Learn, "Using SO_REUSEADDR and
-    // SO_EXCLUSIVEADDRUSE".
-    if (address && !socket->datagram && iocpnet__is_ip(socket->family) &&
+    // Nobody else may take a port that we listen on, nor, with a more specific address, the
+    // datagrams that come to it.
+    if (address && iocpnet__is_ip(socket->family) &&
         IOCPNET_OS(setsockopt)(socket->handle, SOL_SOCKET, SO_EXCLUSIVEADDRUSE, (const char *)&on,
                                sizeof on)) {
         return iocpnet__wsa_error();
@@ -5051,9 +5090,12 @@ IOCPNET__DEF iocpnet_error iocpnet_start_send(iocpnet_op *op, const iocpnet_sock
     return iocpnet__op_issued(iocp, op, skip, code, bytes);
 }
 
-static bool iocpnet__is_datagram_reset(iocpnet_error error)
+enum { IOCPNET__ICMP_TRIES = 64 };
+
+static bool iocpnet__is_icmp(iocpnet_error error)
 {
-    return error == WSAECONNRESET || error == WSAENETRESET || error == WSAECONNREFUSED;
+    return error == WSAECONNRESET || error == WSAENETRESET || error == WSAECONNREFUSED ||
+           error == WSAEHOSTUNREACH || error == WSAENETUNREACH;
 }
 
 // Issues the receive. The op is in flight.
@@ -5074,33 +5116,41 @@ static int iocpnet__recvfrom_issue(iocpnet_datagram *datagram, DWORD *bytes)
     return iocpnet__wsa_code();
 }
 
-// Tries again after an ICMP error, as often as the system reports one at once; each is another
-// datagram of ours that found nobody, so the number is bounded by what was sent. 0: in flight
-// again.
-static int iocpnet__recvfrom_again(iocpnet_datagram *datagram)
+// Tries again after an ICMP error. 0: in flight again. The system may report one at once, for each
+// datagram of ours that found nobody; after so many in a row it is everybody else's turn, and the
+// last of them comes back through the port.
+static iocpnet_error iocpnet__recvfrom_again(iocpnet_datagram *datagram)
 {
-    iocpnet_iocp *iocp = datagram->op.iocp;
+    iocpnet_op *op = &datagram->op;
+    iocpnet_iocp *iocp = op->iocp;
     bool skip = datagram->socket.skip;
     DWORD bytes = 0;
-    int code;
+    int tries;
+    int code = 0;
 
-    do {
+    for (tries = 0; tries < IOCPNET__ICMP_TRIES; tries++) {
+        if (tries) iocpnet__count(iocp, IOCPNET_COUNT_DATAGRAM_RESETS, 1);
         iocpnet__lock_enter(&iocp->lock);
         code = WSA_OPERATION_ABORTED;
-        if (iocpnet__load(&datagram->op.state) != IOCPNET__CANCELLED) {
-            memset(&datagram->op.overlapped, 0, sizeof datagram->op.overlapped);
+        if (iocpnet__load(&op->state) != IOCPNET__CANCELLED) {
+            memset(&op->overlapped, 0, sizeof op->overlapped);
+            op->flags = 0;
             code = iocpnet__recvfrom_issue(datagram, &bytes);
         }
         iocpnet__lock_leave(&iocp->lock);
         if (code == WSA_IO_PENDING || iocpnet__is_cut(code)) return 0;
         if (!code) {
-            if (skip) iocpnet__op_finished_at_once(iocp, &datagram->op, bytes);
+            if (skip) iocpnet__op_finished_at_once(iocp, op, bytes);
             return 0;
         }
         code = iocpnet_error_from_win32((uint32_t)code);
-        if (!iocpnet__is_datagram_reset(code)) return code;
-        iocpnet__count(iocp, IOCPNET_COUNT_DATAGRAM_RESETS, 1);
-    } while (true);
+        if (!iocpnet__is_icmp(code)) return code;
+    }
+    op->flags = IOCPNET__POSTED;
+    op->overlapped.internal = (uintptr_t)code;
+    op->overlapped.internal_high = 0;
+    iocpnet__op_post(iocp, op);
+    return 0;
 }
 
 static void iocpnet__datagram_done(iocpnet__worker *worker, iocpnet_op *op, iocpnet_error error,
@@ -5123,7 +5173,7 @@ static __declspec(noinline) void iocpnet__recvfrom_finish(iocpnet__worker *worke
         iocpnet__datagram_done(worker, op, error, bytes);
         return;
     }
-    if (iocpnet__is_datagram_reset(error)) {
+    if (iocpnet__is_icmp(error) && !datagram->socket.icmp) {
         iocpnet__count(op->iocp, IOCPNET_COUNT_DATAGRAM_RESETS, 1);
         error = iocpnet__recvfrom_again(datagram);
         if (!error) return;
@@ -5156,8 +5206,8 @@ IOCPNET__DEF iocpnet_error iocpnet_start_recvfrom(iocpnet_datagram *datagram,
     datagram->peer.size = 0;
     code = iocpnet__recvfrom_issue(datagram, &bytes);
     if (iocpnet__is_cut(code)) return 0;
-    if (code && code != WSA_IO_PENDING &&
-        iocpnet__is_datagram_reset(iocpnet_error_from_win32((uint32_t)code))) {
+    if (code && code != WSA_IO_PENDING && !socket->icmp &&
+        iocpnet__is_icmp(iocpnet_error_from_win32((uint32_t)code))) {
         iocpnet__count(iocp, IOCPNET_COUNT_DATAGRAM_RESETS, 1);
         code = iocpnet__recvfrom_again(datagram);
         return code ? iocpnet__op_undo(op, code) : 0;

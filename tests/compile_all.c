@@ -60,6 +60,7 @@ static function *const functions[] = {
     (function *)iocpnet_address_port,
     (function *)iocpnet_address_unix,
     (function *)iocpnet_socket_open,
+    (function *)iocpnet_socket_report_icmp,
     (function *)iocpnet_socket_adopt,
     (function *)iocpnet_socket_close,
     (function *)iocpnet_socket_bind,

@@ -387,6 +387,7 @@ static void a_stream_socket_has_no_datagrams(void)
     probe_init(&p);
     CHECK_ERR(iocpnet_start_recvfrom(&l.datagram, &s, data, sizeof data), WSAEOPNOTSUPP);
     CHECK_ERR(iocpnet_start_sendto(&p.op, &s, "x", 1, &at), WSAEOPNOTSUPP);
+    CHECK_ERR(iocpnet_socket_report_icmp(&s, true), WSAEOPNOTSUPP);
     CHECK(!iocpnet_op_pending(&l.datagram.op));
     CHECK(!iocpnet_op_pending(&p.op));
     CHECK_EQ(fault_count(FAULT_WSARecvFrom) + fault_count(FAULT_WSASendTo), 0);
@@ -397,6 +398,238 @@ static void a_stream_socket_has_no_datagrams(void)
     CHECK_EQ(recv(pair[1], data, sizeof data, 0), 1);
     CHECK_ERR(iocpnet_socket_close(&s), 0);
     closesocket(pair[1]);
+    close_iocp(iocp);
+}
+
+// ---- ICMP errors --------------------------------------------------------------------------------
+
+static uint64_t survived(iocpnet_iocp *iocp)
+{
+    iocpnet_stats stats;
+    iocpnet_iocp_stats(iocp, &stats);
+    return stats.count[IOCPNET_COUNT_DATAGRAM_RESETS];
+}
+
+static const struct {
+    int at_the_call, code;
+    LONG in_a_packet;
+} icmp[] = {
+    { WSAECONNRESET, WSAECONNRESET, (LONG)0xC000023F },
+    { WSAEHOSTUNREACH, WSAEHOSTUNREACH, (LONG)0xC000023D },
+    { WSAENETUNREACH, WSAENETUNREACH, (LONG)0xC000023C },
+    { ERROR_HOST_UNREACHABLE, WSAEHOSTUNREACH, (LONG)0xC000023D },
+    { WSAECONNREFUSED, WSAECONNREFUSED, (LONG)0xC0000236 },
+};
+
+// pitfall 38, whichever error it is: survived by who did not ask, told to who did.
+static void an_icmp_error_is_told_to_who_asks_for_it(void)
+{
+    iocpnet_iocp *iocp = open_iocp();
+    char data[100];
+    size_t i;
+    int asks;
+    ends e;
+    letter l;
+    REQUIRE(ends_open(&e, iocp, AF_INET, OPENED));
+    for (asks = 1; asks >= 0; asks--) {
+        CHECK_ERR(iocpnet_socket_report_icmp(&e.s, asks != 0), 0);
+        for (i = 0; i < sizeof icmp / sizeof icmp[0]; i++) {
+            uint64_t before = survived(iocp);
+            T_NOTE("asks %d, error %d", asks, (int)i);
+            fault_reset();
+            letter_init(&l);
+            fault_fail(FAULT_WSARecvFrom, 1, 1, icmp[i].at_the_call);
+            if (asks) {
+                CHECK_ERR(iocpnet_start_recvfrom(&l.datagram, &e.s, data, sizeof data),
+                          icmp[i].code);
+                CHECK_EQ(fault_count(FAULT_WSARecvFrom), 1);
+                peer_drain(iocp, 5);
+                CHECK_EQ(l.calls, 0);
+                CHECK_EQ(survived(iocp), before);
+            } else {
+                CHECK_ERR(iocpnet_start_recvfrom(&l.datagram, &e.s, data, sizeof data), 0);
+                CHECK_EQ(survived(iocp), before + 1);
+                CHECK_EQ(send(e.peer, "real", 4, 0), 4);
+                PUMP(iocp, l.calls == 1, PEER_MS);
+                CHECK_ERR(l.error, 0);
+                CHECK_EQ(l.bytes, 4);
+            }
+            fault_reset();
+            before = survived(iocp);
+            letter_init(&l);
+            CHECK_ERR(iocpnet_start_recvfrom(&l.datagram, &e.s, data, sizeof data), 0);
+            fault_packet(&l.datagram.op.overlapped, icmp[i].in_a_packet);
+            CHECK_EQ(send(e.peer, "turned into an error", 20, 0), 20);
+            if (asks) {
+                PUMP(iocp, l.calls == 1, PEER_MS);
+                CHECK_ERR(l.error, icmp[i].code);
+                CHECK_EQ(l.datagram.peer.size, 0);
+                CHECK_EQ(survived(iocp), before);
+                continue;
+            }
+            PUMP(iocp, survived(iocp) == before + 1, PEER_MS);
+            CHECK_EQ(l.calls, 0);
+            CHECK_EQ(send(e.peer, "real", 4, 0), 4);
+            PUMP(iocp, l.calls == 1, PEER_MS);
+            CHECK_ERR(l.error, 0);
+            CHECK_EQ(l.bytes, 4);
+        }
+    }
+    fault_reset();
+    fault_fail(FAULT_WSAIoctl, 1, 1, WSAENOBUFS);
+    CHECK_ERR(iocpnet_socket_report_icmp(&e.s, true), WSAENOBUFS);
+    CHECK(!e.s.icmp);
+    fault_fail(FAULT_WSAIoctl, 2, 1, WSAEOPNOTSUPP);  // only the older of the two is there
+    CHECK_ERR(iocpnet_socket_report_icmp(&e.s, true), 0);
+    CHECK(e.s.icmp);
+    ends_close(&e);
+    close_iocp(iocp);
+}
+
+// The system may report one at once, again and again: others have their turn in between.
+static void errors_without_end_keep_no_thread(void)
+{
+    iocpnet_iocp *iocp = open_iocp();
+    char data[100];
+    int i, calls;
+    ends e;
+    letter l;
+    probe other;
+    REQUIRE(ends_open(&e, iocp, AF_INET, OPENED));
+    for (i = 0; i < 2; i++) {
+        letter_init(&l);
+        fault_reset();
+        fault_fail(FAULT_WSARecvFrom, 1, 100000, WSAECONNRESET);
+        CHECK_ERR(iocpnet_start_recvfrom(&l.datagram, &e.s, data, sizeof data), 0);
+        CHECK(fault_count(FAULT_WSARecvFrom) <= 100);
+        probe_init(&other);
+        CHECK_ERR(iocpnet_iocp_post(iocp, &other.op, 0, 0), 0);
+        PROBE_AWAIT(iocp, &other);
+        calls = fault_count(FAULT_WSARecvFrom);
+        CHECK(calls <= 300);
+        CHECK_ERR(iocpnet_iocp_poll(iocp, 100), 0);  // it is in the port, not forgotten
+        CHECK(fault_count(FAULT_WSARecvFrom) > calls);
+        CHECK(fault_count(FAULT_WSARecvFrom) <= calls + 100);
+        CHECK_EQ(l.calls, 0);
+        CHECK(iocpnet_op_pending(&l.datagram.op));
+        if (i) {
+            iocpnet_error error = iocpnet_op_cancel(&l.datagram.op);
+            CHECK(error == 0 || error == ERROR_NOT_FOUND);
+        } else {
+            uint64_t before;
+            fault_reset();
+            peer_drain(iocp, 10);  // with the system by now, and an error comes in its packet
+            before = survived(iocp);
+            fault_packet(&l.datagram.op.overlapped, (LONG)0xC000023F);
+            CHECK_EQ(send(e.peer, "turned into an error", 20, 0), 20);
+            PUMP(iocp, survived(iocp) == before + 1, PEER_MS);
+            CHECK_EQ(send(e.peer, "real", 4, 0), 4);
+        }
+        PUMP(iocp, l.calls == 1, PEER_MS);
+        CHECK_ERR(l.error, i ? WSA_OPERATION_ABORTED : 0);
+        CHECK_EQ(l.bytes, i ? 0 : 4);
+        peer_drain(iocp, 10);
+        CHECK_EQ(l.calls, 1);
+    }
+    ends_close(&e);
+    close_iocp(iocp);
+}
+
+// Live: a datagram to nobody, from a connected socket and from one that is not. What the system
+// reports, if it does, is told only to who asked.
+static void a_datagram_to_nobody_is_told_to_who_asks(void)
+{
+    iocpnet_iocp *iocp = open_iocp();
+    iocpnet_address nobody;
+    char data[100];
+    int asks, sort;
+    ends e;
+    letter l;
+    probe p;
+    for (asks = 0; asks < 2; asks++) {
+        for (sort = 0; sort < SORTS; sort++) {
+            REQUIRE(ends_open(&e, iocp, AF_INET, sort));
+            if (asks) CHECK_ERR(iocpnet_socket_report_icmp(&e.s, true), 0);
+            letter_init(&l);
+            CHECK_ERR(iocpnet_start_recvfrom(&l.datagram, &e.s, data, sizeof data), 0);
+            nobody = e.peer_at;
+            closesocket(e.peer);
+            probe_init(&p);
+            if (is_connected(sort)) {
+                iocpnet_vec piece;
+                piece.data = data;
+                piece.size = 5;
+                CHECK_ERR(iocpnet_start_send(&p.op, &e.s, &piece, 1), 0);
+            } else {
+                CHECK_ERR(iocpnet_start_sendto(&p.op, &e.s, data, 5, &nobody), 0);
+            }
+            PROBE_AWAIT(iocp, &p);
+            peer_drain(iocp, 50);
+            if (!asks) CHECK_EQ(l.calls, 0);
+            if (l.calls) {
+                CHECK(l.error == WSAECONNRESET || l.error == WSAECONNREFUSED);
+                CHECK_EQ(l.datagram.peer.size, 0);
+            } else {
+                CHECK_ERR(iocpnet_op_cancel(&l.datagram.op), 0);
+                PUMP(iocp, l.calls == 1, PEER_MS);
+                CHECK_ERR(l.error, WSA_OPERATION_ABORTED);
+            }
+            CHECK_EQ(l.calls, 1);
+#ifdef SIM_WINDOWS_H
+            if (asks) CHECK_ERR(l.error, WSAECONNRESET);
+#endif
+            CHECK_ERR(iocpnet_socket_close(&e.s), 0);
+        }
+    }
+    close_iocp(iocp);
+}
+
+// ---- bind ---------------------------------------------------------------------------------------
+
+static int exclusive(uintptr_t s)
+{
+    int value = 0, size = (int)sizeof value;
+    CHECK_EQ(getsockopt(s, SOL_SOCKET, SO_EXCLUSIVEADDRUSE, (char *)&value, &size), 0);
+    return value & 0xff;  // Seen: Wine 8.0 gives one byte
+}
+
+// Law 9. Nobody takes the port, whatever he asks for; a socket without an address is no server.
+static void a_bound_port_is_the_sockets_alone(void)
+{
+    static const char *const own[] = { "127.0.0.1", "0.0.0.0", "::1" };
+    iocpnet_iocp *iocp = open_iocp();
+    int i, datagram, on = 1;
+    for (i = 0; i < 3; i++) {
+        for (datagram = 0; datagram < 2; datagram++) {
+            iocpnet_socket s;
+            iocpnet_address at;
+            SOCKET thief;
+            T_NOTE("%s, datagram %d", own[i], datagram);
+            CHECK_ERR(iocpnet_address_parse(&at, own[i], 0), 0);
+            CHECK_ERR(iocpnet_socket_open(&s, iocp, at.u.family, datagram != 0), 0);
+            CHECK_EQ(exclusive(s.handle), 0);
+            CHECK_ERR(iocpnet_socket_bind(&s, &at), 0);
+            CHECK_EQ(exclusive(s.handle), 1);
+            CHECK_ERR(iocpnet_socket_address(&s, &at), 0);
+            thief = peer_socket(at.u.family, datagram ? SOCK_DGRAM : SOCK_STREAM);
+            setsockopt(thief, SOL_SOCKET, SO_REUSEADDR, (const char *)&on, sizeof on);
+            CHECK_EQ(bind(thief, (const struct sockaddr *)(const void *)&at.u, at.size),
+                     SOCKET_ERROR);
+            closesocket(thief);
+            CHECK_ERR(iocpnet_socket_close(&s), 0);
+
+            CHECK_ERR(iocpnet_socket_open(&s, iocp, at.u.family, datagram != 0), 0);
+            CHECK_ERR(iocpnet_socket_bind(&s, NULL), 0);
+            CHECK_EQ(exclusive(s.handle), 0);
+            CHECK_ERR(iocpnet_socket_close(&s), 0);
+
+            CHECK_ERR(iocpnet_address_parse(&at, own[i], 0), 0);
+            CHECK_ERR(iocpnet_socket_open(&s, iocp, at.u.family, datagram != 0), 0);
+            setsockopt(s.handle, SOL_SOCKET, SO_REUSEADDR, (const char *)&on, sizeof on);
+            CHECK_ERR(iocpnet_socket_bind(&s, &at), WSAEINVAL);
+            CHECK_ERR(iocpnet_socket_close(&s), 0);
+        }
+    }
     close_iocp(iocp);
 }
 
@@ -438,6 +671,51 @@ static void a_claim_of_more_than_there_was_room_is_a_cut(void)
     close_iocp(iocp);
 }
 
+// Errors that SIO_UDP_CONNRESET does not turn off, live.
+static void no_icmp_error_of_a_simulated_system_ends_a_receive(void)
+{
+    static const uint32_t statuses[] = { 0, 0xC000023D, 0xC000023C };
+    static const int codes[] = { WSAECONNRESET, WSAEHOSTUNREACH, WSAENETUNREACH };
+    sim_world world;
+    size_t i;
+    int asks, k;
+    for (i = 0; i < 3; i++) {
+        for (asks = 0; asks < 2; asks++) {
+            iocpnet_iocp *iocp = open_iocp();
+            iocpnet_address nobody;
+            char data[100];
+            ends e;
+            letter l;
+            probe p;
+            memset(&world, 0, sizeof world);
+            world.icmp_status = statuses[i];
+            sim_change(&world);
+            REQUIRE(ends_open(&e, iocp, AF_INET, OPENED));
+            CHECK_ERR(iocpnet_address_parse(&nobody, NULL, 9), 0);
+            if (asks) CHECK_ERR(iocpnet_socket_report_icmp(&e.s, true), 0);
+            letter_init(&l);
+            CHECK_ERR(iocpnet_start_recvfrom(&l.datagram, &e.s, data, sizeof data), 0);
+            for (k = 0; k < (asks ? 1 : 200); k++) {
+                probe_init(&p);
+                CHECK_ERR(iocpnet_start_sendto(&p.op, &e.s, "x", 1, &nobody), 0);
+                PROBE_AWAIT(iocp, &p);
+            }
+            peer_drain(iocp, 100);
+            CHECK_EQ(l.calls, asks);
+            if (asks) CHECK_ERR(l.error, codes[i]);
+            if (!asks) {
+                CHECK_EQ(send(e.peer, "real", 4, 0), 4);
+                PUMP(iocp, l.calls == 1, PEER_MS);
+                CHECK_ERR(l.error, 0);
+                CHECK_EQ(l.bytes, 4);
+            }
+            ends_close(&e);
+            sim_change(NULL);
+            close_iocp(iocp);
+        }
+    }
+}
+
 // As under Wine: a datagram that is too large would fail and post a packet all the same.
 static void what_would_be_told_twice_is_never_started(void)
 {
@@ -461,9 +739,14 @@ int main(int argc, char **argv)
     T_RUN(sizes_up_to_the_limit_leave_and_larger_ones_are_refused);
     T_RUN(a_mapped_address_has_the_limit_of_ipv4);
     T_RUN(a_stream_socket_has_no_datagrams);
+    T_RUN(an_icmp_error_is_told_to_who_asks_for_it);
+    T_RUN(errors_without_end_keep_no_thread);
+    T_RUN(a_datagram_to_nobody_is_told_to_who_asks);
+    T_RUN(a_bound_port_is_the_sockets_alone);
 #ifdef SIM_WINDOWS_H
     T_RUN(a_claim_of_more_than_there_was_room_is_a_cut);
     T_RUN(what_would_be_told_twice_is_never_started);
+    T_RUN(no_icmp_error_of_a_simulated_system_ends_a_receive);
 #endif
     return t_end();
 }
