@@ -326,7 +326,7 @@ enum {
     IOCPNET_OP_DISCONNECT,
     IOCPNET_OP_RECV,
     IOCPNET_OP_SEND,
-    IOCPNET_OP_RECVFROM,
+    IOCPNET_OP_RECVFROM,  // also a receive by iocpnet_start_recv on a datagram socket
     IOCPNET_OP_SENDTO,
     IOCPNET_OP_TRANSMIT,  // a whole unit
     IOCPNET_OP_POST,      // iocpnet_iocp_post
@@ -670,7 +670,7 @@ struct iocpnet_op {
     volatile int32_t state;
     uint8_t kind;  // IOCPNET_OP_
     uint8_t flags;
-    uint16_t unused;
+    uint16_t detail;  // of a datagram receive its room; of a connect the port to compare, or 0
 #ifdef IOCPNET_DEBUG
     iocpnet_op *older, *newer;
     uint64_t started_ms;
@@ -786,19 +786,21 @@ typedef struct iocpnet_socket {
     uintptr_t handle;        // the SOCKET
     iocpnet_iocp *iocp;      // where it is attached
     const iocpnet_ext *ext;  // its provider's extension functions
-    uint16_t family;         // AF_INET 2, AF_INET6 23
-    bool datagram;
-    bool skip;  // no packet when an operation finishes at once
+    uint16_t family;         // AF_INET 2, AF_INET6 23, AF_UNIX 1
+    bool datagram;           // it has messages, not a stream: SOCK_DGRAM, or an adopted SOCK_RAW
+    bool skip;               // no packet when an operation finishes at once
+    bool icmp;               // ICMP errors end datagram receives: iocpnet_socket_report_icmp
 } iocpnet_socket;
 
-// An address in the system's own form: a sockaddr_in or sockaddr_in6.
+// An address in the system's own form: a sockaddr_in, a sockaddr_in6, a sockaddr_un, or that of any
+// other family that Windows has: there is as much room as in a sockaddr_storage.
 typedef struct iocpnet_address {
     union {
         uint16_t family;
-        unsigned char bytes[28];
-        uint32_t align;
+        unsigned char bytes[128];
+        uint64_t align;
     } u;
-    int32_t size;  // bytes used of u: 16 or 28; 0: none
+    int32_t size;  // bytes used of u: 16 of IPv4, 28 of IPv6, 110 of AF_UNIX; 0: none
 } iocpnet_address;
 
 // Bytes to send or to fill: the same layout as WSABUF (checked in I9).
@@ -809,17 +811,31 @@ typedef struct iocpnet_vec {
 
 // Reads a numeric IPv4 or IPv6 address. Names are yours to resolve.
 //
-//   text       "127.0.0.1", "::1"; NULL is 127.0.0.1
+//   text       "127.0.0.1", "::1", "fe80::1%3"; NULL is 127.0.0.1. Behind the % stands the number
+//              of an interface, which a link-local address needs; its name is not taken
 //   port       TCP or UDP port, host order
 //
 // Returns    0 or WSAEINVAL.
 // Threads    any.
+// Source     RFC 4007, 11.
 IOCPNET_API iocpnet_error iocpnet_address_parse(iocpnet_address *address, const char *text,
                                                 uint16_t port);
 
-// Writes "127.0.0.1:7777" or "[::1]:7777".
+// The AF_UNIX address of a path. Windows 10 1803 and later have such sockets: the others, and Wine,
+// fail iocpnet_socket_open with WSAEAFNOSUPPORT. A listener makes the file, and leaves it there.
 //
-//   text       room for size bytes; 64 is always enough; always ended by a NUL
+//   path       UTF-8, 1 .. 107 bytes
+//
+// Returns    0 or WSAEINVAL.
+// Threads    any.
+// Source     Microsoft, "AF_UNIX comes to Windows"; afunix.h.
+IOCPNET_API iocpnet_error iocpnet_address_unix(iocpnet_address *address, const char *path);
+
+#define IOCPNET_ADDRESS_TEXT 128  // bytes that the text of any address needs at most
+
+// Writes "127.0.0.1:7777", "[::1]:7777", "[fe80::1%3]:7777" or "unix:C:\folder\name".
+//
+//   text       room for size bytes; IOCPNET_ADDRESS_TEXT is always enough; always ended by a NUL
 //
 // Returns    text.
 // Threads    any.
@@ -827,7 +843,7 @@ IOCPNET_API char *iocpnet_address_text(const iocpnet_address *address, char *tex
 
 // The port of an address, host order.
 //
-// Returns    the port; 0 for no address.
+// Returns    the port; 0 for no address, and for one that has none.
 // Threads    any.
 IOCPNET_API uint16_t iocpnet_address_port(const iocpnet_address *address);
 
@@ -835,23 +851,38 @@ IOCPNET_API uint16_t iocpnet_address_port(const iocpnet_address *address);
 // a provider with true handles skips packets (desc.no_skip turns it off). A datagram socket
 // survives ICMP errors (SIO_UDP_CONNRESET and SIO_UDP_NETRESET off).
 //
-//   family     AF_INET (2) or AF_INET6 (23)
-//   datagram   UDP if true, else TCP
+//   family     AF_INET (2), AF_INET6 (23), AF_UNIX (1) or another one that the system has
+//   datagram   UDP if true, else TCP; of other families the system's own datagrams or streams
 //
-// Returns    0 or the code of the call that failed; then no socket is left, and handle is ~0.
+// Returns    0 or the code of the call that failed (10047 WSAEAFNOSUPPORT: a family that the system
+//            does not have); then no socket is left, and handle is ~0.
 // Threads    any.
 // Source     MS Learn, WSASocketW (WSA_FLAG_NO_HANDLE_INHERIT); SetFileCompletionNotificationModes.
 IOCPNET_API iocpnet_error iocpnet_socket_open(iocpnet_socket *socket, iocpnet_iocp *iocp,
                                               int family, bool datagram);
 
 // Attaches an overlapped socket that you made. Never skips packets, since somebody else may rely on
-// them.
+// them. A datagram socket survives ICMP errors from then on: SIO_UDP_CONNRESET and SIO_UDP_NETRESET
+// are turned off on it, as iocpnet_socket_open does.
 //
 // Returns    0; WSAEINVAL (attached already); WSAENOTSOCK. On failure the socket is still yours.
 // Owns       the socket is yours to close, by iocpnet_socket_close.
 // Threads    any.
 IOCPNET_API iocpnet_error iocpnet_socket_adopt(iocpnet_socket *socket, iocpnet_iocp *iocp,
                                                uintptr_t handle);
+
+// Says whether an ICMP error of an earlier send ends a datagram receive. Off at first: the receive
+// survives it and goes on. On, the next receive ends with WSAECONNRESET (nobody has that port),
+// WSAENETRESET (the time to live was over), WSAEHOSTUNREACH or WSAENETUNREACH; it can't tell whose
+// datagram it was. One that waits for a connected peer may want that.
+//
+//   socket     of datagrams. Copies of it, and receives that have started, stay as they are
+//
+// Returns    0; WSAEOPNOTSUPP: a stream socket; the code of WSAIoctl, and nothing has changed.
+// Threads    any; no other thread may be starting something on it.
+// Source     MS Learn, Winsock IOCTLs, SIO_UDP_CONNRESET and SIO_UDP_NETRESET; WSARecvFrom.
+//            Seen: Wine 8.0 reports such errors on connected sockets only, whatever was asked.
+IOCPNET_API iocpnet_error iocpnet_socket_report_icmp(iocpnet_socket *socket, bool on);
 
 // Cancels what is pending on the socket, and closes it. The callbacks of what was pending still
 // come. Sets handle to ~0. The number may be another socket's at once: better cancel first, and
@@ -863,14 +894,19 @@ IOCPNET_API iocpnet_error iocpnet_socket_adopt(iocpnet_socket *socket, iocpnet_i
 // Threads    any; no other thread may be starting something on it.
 IOCPNET_API iocpnet_error iocpnet_socket_close(iocpnet_socket *socket);
 
-// Binds; listens. Bind sets SO_EXCLUSIVEADDRUSE first on TCP sockets that will listen.
+// Binds; listens. Bind with an address sets SO_EXCLUSIVEADDRUSE first, on TCP and UDP sockets: no
+// other socket can bind to the same port, not even to a more specific address of it. To share a
+// port (SO_REUSEADDR, for multicast) call bind itself.
 //
-//   address    NULL: the wildcard of the socket's family and any port, for a connect
+//   address    NULL: the wildcard of the socket's family and any port, for a connect (IPv4, IPv6);
+//              not exclusive
 //   backlog    0: as large as the system allows
 //
-// Returns    0 or the code of bind or listen: WSAEADDRINUSE (10048), also when the system has to
-//            choose a port and none is left; WSAEACCES (10013): reserved, or held exclusively.
+// Returns    0 or the code of setsockopt (WSAEINVAL: SO_REUSEADDR is set), bind or listen:
+//            WSAEADDRINUSE (10048), also when the system has to choose a port and none is left;
+//            WSAEACCES (10013): reserved, or held exclusively.
 // Threads    any.
+// Source     MS Learn, "Using SO_REUSEADDR and SO_EXCLUSIVEADDRUSE".
 IOCPNET_API iocpnet_error iocpnet_socket_bind(const iocpnet_socket *socket,
                                               const iocpnet_address *address);
 IOCPNET_API iocpnet_error iocpnet_socket_listen(const iocpnet_socket *socket, int backlog);
@@ -915,9 +951,12 @@ IOCPNET_API iocpnet_error iocpnet_start_accept(iocpnet_accept *accept,
                                                const iocpnet_socket *socket, void *data,
                                                size_t size);
 
-// Starts a connect. The socket is bound to the wildcard if it is not bound (with
+// Starts a connect. An IPv4 or IPv6 socket is bound to the wildcard if it is not bound (with
 // SO_REUSE_UNICASTPORT, else SO_PORT_SCALABILITY, where the system has them); in the callback its
 // context is updated.
+//
+// Where nobody listens on a local port that the system gives to clients, TCP can connect a socket
+// to itself: that is told as WSAECONNREFUSED. Source: RFC 9293, 3.5, simultaneous open.
 //
 //   data       NULL or bytes to send as soon as connected; bytes tells how many were taken
 //
@@ -939,10 +978,15 @@ IOCPNET_API iocpnet_error iocpnet_start_connect(iocpnet_op *op, const iocpnet_so
 IOCPNET_API iocpnet_error iocpnet_start_disconnect(iocpnet_op *op, const iocpnet_socket *socket,
                                                    bool reuse);
 
-// Starts a receive.
+// Starts a receive, on a stream or on a datagram socket.
 //
 //   data       where the bytes go; size 0 (data may be NULL) is a zero-byte receive: it finishes
-//              when there is something to read, or the peer has finished, and locks no memory
+//              when there is something to read, or the peer has finished, and locks no memory. It
+//              takes nothing: a datagram stays where it is
+//
+// A datagram that is larger than the room is cut: the callback has WSAEMSGSIZE, and bytes is the
+// room. An ICMP error that the system reports ends the receive: iocpnet_start_recvfrom goes on, here
+// nothing is kept to go on with.
 //
 // Returns    0, or WSAEINVAL (more than INT32_MAX bytes; op in flight), WSAECONNRESET, WSAENOBUFS,
 //            the system's code.
@@ -954,9 +998,11 @@ IOCPNET_API iocpnet_error iocpnet_start_recv(iocpnet_op *op, const iocpnet_socke
 // Starts a send of many pieces in one call, in order.
 //
 //   vec        count pieces, 1 .. 1024, together at most INT32_MAX bytes; the array is read before
-//              the start returns, the bytes stay the system's until the callback
+//              the start returns, the bytes stay the system's until the callback. On a connected
+//              datagram socket they are one datagram: see iocpnet_start_sendto for its size
 //
-// Returns    0, or WSAEINVAL, WSAECONNRESET, WSAESHUTDOWN, WSAENOBUFS, the system's code.
+// Returns    0, or WSAEINVAL, WSAEMSGSIZE, WSAECONNRESET, WSAESHUTDOWN, WSAENOBUFS, the system's
+//            code.
 // Threads    any; sends of two threads on one stream at once may be mixed.
 // Source     MS Learn, WSASend. Seen: Wine 8.0 fails more than 1024 pieces and posts all the same.
 IOCPNET_API iocpnet_error iocpnet_start_send(iocpnet_op *op, const iocpnet_socket *socket,
@@ -966,29 +1012,37 @@ IOCPNET_API iocpnet_error iocpnet_start_send(iocpnet_op *op, const iocpnet_socke
 typedef struct iocpnet_datagram {
     iocpnet_op op;
     iocpnet_address peer;  // who sent it; valid in the callback
-    bool truncated;        // it was larger than the room; error is 0, bytes is the room
+    bool truncated;        // it was larger than the room: error is 0, bytes is the room
     void *data;            // private, as all below
     uint32_t size;
     iocpnet_socket socket;
     int32_t address_size;
 } iocpnet_datagram;
 
-// Starts a datagram receive. An ICMP error of an earlier send (WSAECONNRESET, WSAENETRESET) does
-// not end it: the receive is started again and counted.
+// Starts a datagram receive. An ICMP error of an earlier send (WSAECONNRESET, WSAENETRESET,
+// WSAECONNREFUSED, WSAEHOSTUNREACH, WSAENETUNREACH) does not end it, unless
+// iocpnet_socket_report_icmp asks for that: the receive is started again, and counted
+// (IOCPNET_COUNT_DATAGRAM_RESETS).
 //
-// Returns    0, or WSAEINVAL, the system's code.
+//   data       where the bytes go; size 0 (data may be NULL) waits for a datagram, tells who sent
+//              it, and leaves it where it is
+//
+// Returns    0, or WSAEINVAL, WSAEOPNOTSUPP (a stream socket), the system's code.
 // Threads    any.
-// Source     MS Learn, WSARecvFrom: address and its length must stay until completion.
+// Source     MS Learn, WSARecvFrom: address and its length must stay until completion. MSG_PEEK,
+//            which the page allows for other sockets only, is what libuv and Go have used with
+//            overlapped receives for years. Seen: Wine 8.0.
 IOCPNET_API iocpnet_error iocpnet_start_recvfrom(iocpnet_datagram *datagram,
                                                  const iocpnet_socket *socket, void *data,
                                                  size_t size);
 
 // Starts a datagram send of one piece.
 //
-//   size       at most 65507 (IPv4) or 65527 (IPv6): more is refused here with WSAEMSGSIZE, since
-//              some systems fail such a call and post a packet all the same (Seen: Wine 8.0)
+//   size       at most 65507 (IPv4, mapped addresses too) or 65527 (IPv6): more is refused here
+//              with WSAEMSGSIZE, since some systems fail such a call and post a packet all the
+//              same (Seen: Wine 8.0)
 //
-// Returns    0, or WSAEINVAL, WSAEMSGSIZE, the system's code.
+// Returns    0, or WSAEINVAL, WSAEMSGSIZE, WSAEOPNOTSUPP (a stream socket), the system's code.
 // Threads    any.
 IOCPNET_API iocpnet_error iocpnet_start_sendto(iocpnet_op *op, const iocpnet_socket *socket,
                                                const void *data, size_t size,
@@ -1462,7 +1516,7 @@ IOCPNET_API iocpnet_error iocpnet_connector_open(iocpnet_connector **connector, 
 // reason connect failed when no address answered.
 //
 //   conn       set to its name, before any callback
-//   addresses  n of them, 1 to 8, copied; IPv4 and IPv6 may be mixed
+//   addresses  n of them, 1 to 8, copied; families may be mixed; one of AF_UNIX counts as four
 //   user       given to on.open; the first iocpnet_conn_user
 //
 // Returns    0; WSAEINVAL; WSAENOBUFS: max_connections are open; WSAESHUTDOWN: the iocp stops.
@@ -1587,7 +1641,8 @@ IOCPNET_API iocpnet_error iocpnet_conn_set_user(iocpnet_conn conn, void *user);
 //
 //   local      false: the peer's. true: ours, asked of the system
 //
-// Returns    the address; size 0 for a dead name.
+// Returns    the address; size 0 for a dead name. The peer of an accepted AF_UNIX connection has no
+//            path: size 2.
 // Threads    the peer's: any; ours: a callback of this connection, before close.
 IOCPNET_API iocpnet_address iocpnet_conn_address(iocpnet_conn conn, bool local);
 
@@ -1682,6 +1737,7 @@ extern "C" {
 #define IOCPNET__UDP_NETRESET      (IOC_IN | IOC_VENDOR | 15)  // SIO_UDP_NETRESET
 #define IOCPNET__REUSE_UNICASTPORT 0x3007                      // SO_REUSE_UNICASTPORT
 #define IOCPNET__PORT_SCALABILITY  0x3006                      // SO_PORT_SCALABILITY
+#define IOCPNET__AF_UNIX           1                           // AF_UNIX
 #define IOCPNET__LINE              64                          // bytes of a cache line
 #define IOCPNET__PAGE              4096
 
@@ -1699,6 +1755,8 @@ IOCPNET__STATIC_ASSERT(sizeof(iocpnet_vec) == sizeof(WSABUF), vec_size);
 IOCPNET__STATIC_ASSERT(offsetof(WSABUF, buf) == offsetof(iocpnet_vec, data), vec_data);
 IOCPNET__STATIC_ASSERT(sizeof(SOCKET) == sizeof(uintptr_t), socket_size);
 IOCPNET__STATIC_ASSERT(sizeof(struct sockaddr_in6) == 28, address_size);
+IOCPNET__STATIC_ASSERT(sizeof(struct sockaddr_storage) == sizeof(((iocpnet_address *)0)->u),
+                       address_room);
 IOCPNET__STATIC_ASSERT(IOCPNET_ACCEPT_ROOM == 2 * (sizeof(struct sockaddr_storage) + 16),
                        accept_room);
 IOCPNET__STATIC_ASSERT(sizeof(LONG) == sizeof(int32_t), long_size);
@@ -3016,8 +3074,9 @@ IOCPNET__DEF iocpnet_error iocpnet_pool_destroy(iocpnet_pool *pool)
 enum { IOCPNET__RUNNING, IOCPNET__STOPPING, IOCPNET__STOPPED };  // iocp.state
 enum { IOCPNET__IDLE, IOCPNET__IN_FLIGHT, IOCPNET__CANCELLED };  // op.state
 enum {
-    IOCPNET__POSTED = 1,  // op.flags: overlapped.internal is a Winsock code, not an NTSTATUS
-    IOCPNET__REUSING = 2  // op.flags: a disconnect with reuse
+    IOCPNET__POSTED = 1,   // op.flags: overlapped.internal is a Winsock code, not an NTSTATUS
+    IOCPNET__REUSING = 2,  // op.flags: a disconnect with reuse
+    IOCPNET__BARE = 4      // op.flags: a datagram receive without an iocpnet_datagram round it
 };
 enum {
     IOCPNET__BATCH = 256,
@@ -4516,11 +4575,47 @@ enum { IOCPNET__PIECES = 16 };                         // elements given to the 
 static const uint64_t iocpnet__unit_max = 2147483646;  // bytes of one call; MS Learn, TransmitFile
 static const char iocpnet__nothing[1] = { 0 };         // where a zero-byte receive points
 
+// Bytes of one datagram at most: 65,535 less the headers of UDP and IPv4. IPv6 does not count its
+// own. Source: RFC 768, RFC 791, RFC 8200.
+enum { IOCPNET__DATAGRAM_MAX = 65507, IOCPNET__DATAGRAM_MAX_V6 = 65527 };
+
+// The lowest port that the system can be told to give to clients (netsh int ipv4 set dynamicport).
+enum { IOCPNET__PORT_CHOSEN = 1024 };
+
+// Where the address lies in a sockaddr_in and in a sockaddr_in6.
+enum { IOCPNET__V4_ADDRESS = 4, IOCPNET__V6_ADDRESS = 8 };
+
+// A sockaddr_un: two bytes of family, and a path that a NUL ends. afunix.h is younger than what
+// compilers here come with.
+enum { IOCPNET__UNIX_PATH = 2, IOCPNET__UNIX_SIZE = 110 };
+
+static bool iocpnet__is_ip(int family)
+{
+    return family == AF_INET || family == AF_INET6;
+}
+
+// The number of an interface in decimal: digits, and nothing else.
+static bool iocpnet__zone_parse(const char *text, ULONG *zone)
+{
+    uint64_t number = 0;
+
+    if (!*text) return false;
+    for (; *text; text++) {
+        if (*text < '0' || *text > '9') return false;
+        number = number * 10 + (uint64_t)(*text - '0');
+        if (number > UINT32_MAX) return false;
+    }
+    *zone = (ULONG)number;
+    return true;
+}
+
 IOCPNET__DEF iocpnet_error iocpnet_address_parse(iocpnet_address *address, const char *text,
                                                  uint16_t port)
 {
     struct sockaddr_in v4;
     struct sockaddr_in6 v6;
+    char host[48];  // the longest address has 45
+    size_t size = 0;
 
     memset(address, 0, sizeof *address);
     if (!text) text = "127.0.0.1";
@@ -4529,42 +4624,87 @@ IOCPNET__DEF iocpnet_error iocpnet_address_parse(iocpnet_address *address, const
     v4.sin_family = AF_INET;
     v6.sin6_family = AF_INET6;
     v4.sin_port = v6.sin6_port = IOCPNET_OS(htons)(port);
-    if (IOCPNET_OS(inet_pton)(AF_INET, text, &v4.sin_addr) == 1) {
+    while (text[size] && text[size] != '%')
+        size++;
+    if (size >= sizeof host) return WSAEINVAL;
+    memcpy(host, text, size);
+    host[size] = 0;
+    if (!text[size] && IOCPNET_OS(inet_pton)(AF_INET, host, &v4.sin_addr) == 1) {
         memcpy(&address->u, &v4, sizeof v4);
         address->size = (int32_t)sizeof v4;
-    } else if (IOCPNET_OS(inet_pton)(AF_INET6, text, &v6.sin6_addr) == 1) {
-        memcpy(&address->u, &v6, sizeof v6);
-        address->size = (int32_t)sizeof v6;
-    } else {
-        return WSAEINVAL;
+        return 0;
     }
+    if (IOCPNET_OS(inet_pton)(AF_INET6, host, &v6.sin6_addr) != 1) return WSAEINVAL;
+    if (text[size] && !iocpnet__zone_parse(text + size + 1, &v6.sin6_scope_id)) return WSAEINVAL;
+    memcpy(&address->u, &v6, sizeof v6);
+    address->size = (int32_t)sizeof v6;
+    return 0;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_address_unix(iocpnet_address *address, const char *path)
+{
+    size_t size = 0;
+
+    memset(address, 0, sizeof *address);
+    if (!path) return WSAEINVAL;
+    while (size < IOCPNET__UNIX_SIZE - IOCPNET__UNIX_PATH && path[size])
+        size++;
+    if (!size || size == IOCPNET__UNIX_SIZE - IOCPNET__UNIX_PATH) return WSAEINVAL;
+    address->u.family = IOCPNET__AF_UNIX;
+    memcpy(address->u.bytes + IOCPNET__UNIX_PATH, path, size);
+    address->size = IOCPNET__UNIX_SIZE;
     return 0;
 }
 
 IOCPNET__DEF uint16_t iocpnet_address_port(const iocpnet_address *address)
 {
     // The port lies at the same place in both families, high byte first.
-    if (!address->size) return 0;
+    if (!address->size || !iocpnet__is_ip(address->u.family)) return 0;
     return (uint16_t)(address->u.bytes[2] << 8 | address->u.bytes[3]);
+}
+
+static void iocpnet__unix_text(const iocpnet_address *address, char *to, char *end)
+{
+    char path[IOCPNET__UNIX_SIZE - IOCPNET__UNIX_PATH + 1];
+    int size = address->size < IOCPNET__UNIX_SIZE ? address->size : IOCPNET__UNIX_SIZE;
+
+    memset(path, 0, sizeof path);
+    if (size > IOCPNET__UNIX_PATH) {
+        memcpy(path, address->u.bytes + IOCPNET__UNIX_PATH, (size_t)(size - IOCPNET__UNIX_PATH));
+    }
+    to = iocpnet__put_text(to, end, "unix:");
+    (void)iocpnet__put_text(to, end, path);
 }
 
 IOCPNET__DEF char *iocpnet_address_text(const iocpnet_address *address, char *text, size_t size)
 {
     bool v6 = address->size && address->u.family == AF_INET6;
+    int at = v6 ? IOCPNET__V6_ADDRESS : IOCPNET__V4_ADDRESS;
     char *end = text + size - 1;
     char *to = text;
     char host[64];
+    ULONG zone = 0;
 
     if (!size) return text;
-    if (!address->size ||
-        !IOCPNET_OS(inet_ntop)(address->u.family,
-                               (PVOID)(uintptr_t)(address->u.bytes + (v6 ? 8 : 4)), host,
+    if (address->size && address->u.family == IOCPNET__AF_UNIX) {
+        iocpnet__unix_text(address, text, end);
+        return text;
+    }
+    if (!address->size || !iocpnet__is_ip(address->u.family) ||
+        !IOCPNET_OS(inet_ntop)(address->u.family, (PVOID)(uintptr_t)(address->u.bytes + at), host,
                                sizeof host)) {
         (void)iocpnet__put_text(to, end, "(none)");
         return text;
     }
+    if (v6) {
+        memcpy(&zone, address->u.bytes + offsetof(struct sockaddr_in6, sin6_scope_id), sizeof zone);
+    }
     to = iocpnet__put_text(to, end, v6 ? "[" : "");
     to = iocpnet__put_text(to, end, host);
+    if (zone) {
+        to = iocpnet__put_text(to, end, "%");
+        to = iocpnet__put_number(to, end, zone);
+    }
     to = iocpnet__put_text(to, end, v6 ? "]:" : ":");
     (void)iocpnet__put_number(to, end, iocpnet_address_port(address));
     return text;
@@ -4579,11 +4719,12 @@ static void iocpnet__address_set(iocpnet_address *address, const void *from, int
 }
 
 // The system's provider for a family and kind does not change while the process lives, so sockets
-// we make ourselves need to ask only once.
+// of IPv4 and IPv6 that we make ourselves need to ask only once.
 static iocpnet_error iocpnet__socket_ext(iocpnet_socket *socket)
 {
     const iocpnet_ext **known;
 
+    if (!iocpnet__is_ip(socket->family)) return iocpnet_ext_load(socket->handle, &socket->ext);
     known = &socket->iocp->ext[(socket->family == AF_INET6 ? 2 : 0) + (socket->datagram ? 1 : 0)];
     socket->ext =
         (const iocpnet_ext *)iocpnet__load_pointer((void *const volatile *)(const void *)known);
@@ -4629,7 +4770,7 @@ IOCPNET__DEF iocpnet_error iocpnet_socket_open(iocpnet_socket *socket, iocpnet_i
                                                int family, bool datagram)
 {
     int type = datagram ? SOCK_DGRAM : SOCK_STREAM;
-    int protocol = datagram ? IPPROTO_UDP : IPPROTO_TCP;
+    int protocol = !iocpnet__is_ip(family) ? 0 : datagram ? IPPROTO_UDP : IPPROTO_TCP;
     iocpnet_error error;
 
     memset(socket, 0, sizeof *socket);
@@ -4684,7 +4825,7 @@ IOCPNET__DEF iocpnet_error iocpnet_socket_adopt(iocpnet_socket *socket, iocpnet_
         return iocpnet__wsa_error();
     }
     socket->family = (uint16_t)info.iAddressFamily;
-    socket->datagram = info.iSocketType == SOCK_DGRAM;
+    socket->datagram = info.iSocketType != SOCK_STREAM;
     error = iocpnet_ext_load(handle, &socket->ext);
     if (!error) error = iocpnet_iocp_attach(iocp, handle, 0, NULL, NULL);
     if (error) return error;
@@ -4694,12 +4835,30 @@ IOCPNET__DEF iocpnet_error iocpnet_socket_adopt(iocpnet_socket *socket, iocpnet_
     return 0;
 }
 
+IOCPNET__DEF iocpnet_error iocpnet_socket_report_icmp(iocpnet_socket *socket, bool on)
+{
+    DWORD value = on;
+    DWORD bytes = 0;
+
+    if (!socket->datagram) return WSAEOPNOTSUPP;
+    if (IOCPNET_OS(WSAIoctl)(socket->handle, IOCPNET__UDP_CONNRESET, &value, sizeof value, NULL, 0,
+                             &bytes, NULL, NULL)) {
+        return iocpnet__wsa_error();
+    }
+    // Not all systems that have the first have this one too.
+    IOCPNET_OS(WSAIoctl)
+    (socket->handle, IOCPNET__UDP_NETRESET, &value, sizeof value, NULL, 0, &bytes, NULL, NULL);
+    socket->icmp = on;
+    return 0;
+}
+
 static iocpnet_error iocpnet__bind(const iocpnet_socket *socket, const iocpnet_address *address)
 {
     iocpnet_address any;
     iocpnet_error error;
 
     if (!address) {
+        if (!iocpnet__is_ip(socket->family)) return WSAEINVAL;
         memset(&any, 0, sizeof any);
         any.u.family = socket->family;
         any.size = socket->family == AF_INET6 ? 28 : 16;
@@ -4720,9 +4879,9 @@ IOCPNET__DEF iocpnet_error iocpnet_socket_bind(const iocpnet_socket *socket,
 {
     BOOL on = TRUE;
 
-    // Nobody else may take a port that we listen on. Source: MS Learn, "Using SO_REUSEADDR and
-    // SO_EXCLUSIVEADDRUSE".
-    if (address && !socket->datagram &&
+    // Nobody else may take a port that we listen on, nor, with a more specific address, the
+    // datagrams that come to it.
+    if (address && iocpnet__is_ip(socket->family) &&
         IOCPNET_OS(setsockopt)(socket->handle, SOL_SOCKET, SO_EXCLUSIVEADDRUSE, (const char *)&on,
                                sizeof on)) {
         return iocpnet__wsa_error();
@@ -4813,12 +4972,40 @@ IOCPNET__DEF iocpnet_error iocpnet_start_accept(iocpnet_accept *accept,
     return iocpnet__op_issued(iocp, &accept->op, skip, code, bytes);
 }
 
+// A socket that tries to connect to the port that it has itself gets an answer: its own. Source:
+// RFC 9293, 3.5, simultaneous open. Called where the ports may be the same; asks for the peer only
+// if they are.
+static bool iocpnet__is_own_peer(uintptr_t handle, uint16_t port)
+{
+    iocpnet_address local, peer;
+    int at, local_size, peer_size;
+
+    memset(&local, 0, sizeof local);
+    memset(&peer, 0, sizeof peer);
+    local_size = peer_size = (int)sizeof local.u;
+    if (IOCPNET_OS(getsockname)(handle, (struct sockaddr *)(void *)&local.u, &local_size)) {
+        return false;
+    }
+    local.size = local_size;
+    if (iocpnet_address_port(&local) != port) return false;
+    if (IOCPNET_OS(getpeername)(handle, (struct sockaddr *)(void *)&peer.u, &peer_size)) {
+        return false;
+    }
+    at = local.u.family == AF_INET6 ? IOCPNET__V6_ADDRESS : IOCPNET__V4_ADDRESS;
+    return !memcmp(local.u.bytes, peer.u.bytes, 4) &&
+           !memcmp(local.u.bytes + at, peer.u.bytes + at, local.u.family == AF_INET6 ? 16 : 4);
+}
+
 static __declspec(noinline) void iocpnet__connect_finish(iocpnet__worker *worker, iocpnet_op *op,
                                                          iocpnet_error error, size_t bytes)
 {
     if (!error &&
         IOCPNET_OS(setsockopt)(op->handle, SOL_SOCKET, SO_UPDATE_CONNECT_CONTEXT, NULL, 0)) {
         error = iocpnet__wsa_error();
+    }
+    if (!error && op->detail && iocpnet__is_own_peer(op->handle, op->detail)) {
+        error = WSAECONNREFUSED;
+        bytes = 0;
     }
     iocpnet__op_done(worker, op, IOCPNET_OP_CONNECT, error, bytes);
 }
@@ -4833,6 +5020,7 @@ IOCPNET__DEF iocpnet_error iocpnet_start_connect(iocpnet_op *op, const iocpnet_s
     iocpnet__connect_ex connect_ex = (iocpnet__connect_ex)socket->ext->connect_ex;
     BOOL on = TRUE;
     DWORD bytes = 0;
+    uint16_t port;
     iocpnet_error error;
     int code = 0;
 
@@ -4840,6 +5028,9 @@ IOCPNET__DEF iocpnet_error iocpnet_start_connect(iocpnet_op *op, const iocpnet_s
     if (!connect_ex) return WSAEOPNOTSUPP;
     error = iocpnet__op_begin(op, iocp, handle, IOCPNET_OP_CONNECT);
     if (error) return error;
+
+    op->detail = 0;
+    if (!iocpnet__is_ip(socket->family)) goto connect;
 
     // A bind to the wildcard takes a port of its own for each socket, and there are only 16,384;
     // the first option, or the second on older systems, lets the port be shared between different
@@ -4852,6 +5043,12 @@ IOCPNET__DEF iocpnet_error iocpnet_start_connect(iocpnet_op *op, const iocpnet_s
     error = iocpnet__bind(socket, NULL);
     if (error && error != WSAEINVAL)
         return iocpnet__op_undo(op, error);  // WSAEINVAL: bound already
+
+    // It may connect to itself if its port is that of the address: one that the system chose, or
+    // one that the program has bound it to.
+    port = iocpnet_address_port(address);
+    if (error || port >= IOCPNET__PORT_CHOSEN) op->detail = port;
+connect:
     if (!connect_ex(handle, (const struct sockaddr *)(const void *)&address->u, address->size,
                     (PVOID)(uintptr_t)data, (DWORD)size, &bytes,
                     (OVERLAPPED *)(void *)&op->overlapped)) {
@@ -4933,10 +5130,9 @@ static void iocpnet__send_finish(iocpnet__worker *worker, iocpnet_op *op, iocpne
 
 // The calls of starts, whose op is in flight already. They return the call's code.
 static inline int iocpnet__recv_issue(iocpnet_op *op, uintptr_t handle, void *data, uint32_t size,
-                                      DWORD *bytes)
+                                      DWORD flags, DWORD *bytes)
 {
-    DWORD flags = 0;  // in and out, so never kept; written only before the call returns
-    WSABUF buffer;
+    WSABUF buffer;  // flags too is written only before the call returns
 
     buffer.len = size;
     buffer.buf = (char *)data;
@@ -4959,6 +5155,39 @@ static inline int iocpnet__send_issue(iocpnet_op *op, uintptr_t handle, const io
     return iocpnet__wsa_code();
 }
 
+// The result of a datagram receive with so much room. True: the datagram was cut. A success that
+// claims more bytes than there was room is one too: some network drivers do that (seen by the
+// authors of msquic). Without room it was only looked at.
+static bool iocpnet__datagram_cut(size_t room, iocpnet_error *error, size_t *bytes)
+{
+    if (*error != WSAEMSGSIZE && (*error || *bytes <= room)) return false;
+    *error = 0;
+    *bytes = room;
+    return room != 0;
+}
+
+// A receive on a datagram socket that has no iocpnet_datagram. In 16 bits all room that matters can
+// be said: no datagram is larger.
+static iocpnet_error iocpnet__start_recv_datagram(iocpnet_op *op, const iocpnet_socket *socket,
+                                                  void *data, size_t size)
+{
+    iocpnet_iocp *iocp = socket->iocp;
+    bool skip = socket->skip;
+    DWORD bytes;
+    iocpnet_error error;
+    int code;
+
+    error = iocpnet__op_begin(op, iocp, socket->handle, IOCPNET_OP_RECVFROM);
+    if (error) return error;
+    op->flags = IOCPNET__BARE;
+    op->detail = (uint16_t)(size < UINT16_MAX ? size : UINT16_MAX);
+    code =
+        iocpnet__recv_issue(op, socket->handle, size ? data : (void *)(uintptr_t)iocpnet__nothing,
+                            (uint32_t)size, size ? 0 : MSG_PEEK, &bytes);
+    if (iocpnet__is_cut(code)) return 0;
+    return iocpnet__op_issued(iocp, op, skip, code, bytes);
+}
+
 IOCPNET__DEF iocpnet_error iocpnet_start_recv(iocpnet_op *op, const iocpnet_socket *socket,
                                               void *data, size_t size)
 {
@@ -4969,11 +5198,42 @@ IOCPNET__DEF iocpnet_error iocpnet_start_recv(iocpnet_op *op, const iocpnet_sock
     int code;
 
     if (size > INT32_MAX) return WSAEINVAL;
+    if (socket->datagram) return iocpnet__start_recv_datagram(op, socket, data, size);
     error = iocpnet__op_begin(op, iocp, socket->handle, IOCPNET_OP_RECV);
     if (error) return error;
     if (!size) data = (void *)(uintptr_t)iocpnet__nothing;
-    code = iocpnet__recv_issue(op, socket->handle, data, (uint32_t)size, &bytes);
+    code = iocpnet__recv_issue(op, socket->handle, data, (uint32_t)size, 0, &bytes);
     return iocpnet__op_issued(iocp, op, skip, code, bytes);
+}
+
+// ::ffff:1.2.3.4 is an IPv4 address in the form that IPv6 sockets have.
+static const unsigned char iocpnet__mapped[12] = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF };
+
+// Bytes that a datagram to this sockaddr may have: one to a mapped address travels by IPv4.
+static size_t iocpnet__datagram_max(const unsigned char *address)
+{
+    uint16_t family;
+
+    memcpy(&family, address, sizeof family);
+    if (family != AF_INET6) return IOCPNET__DATAGRAM_MAX;
+    return memcmp(address + IOCPNET__V6_ADDRESS, iocpnet__mapped, sizeof iocpnet__mapped)
+               ? IOCPNET__DATAGRAM_MAX_V6
+               : IOCPNET__DATAGRAM_MAX;
+}
+
+// A connected datagram socket knows its peer. It is asked only for the few sizes that depend on it.
+static bool iocpnet__is_oversized(const iocpnet_socket *socket, uint64_t size)
+{
+    iocpnet_address peer;
+    int peer_size = sizeof peer.u;
+
+    if (!socket->datagram || size <= IOCPNET__DATAGRAM_MAX) return false;
+    if (socket->family != AF_INET6 || size > IOCPNET__DATAGRAM_MAX_V6) return true;
+    memset(&peer, 0, sizeof peer);
+    if (IOCPNET_OS(getpeername)(socket->handle, (struct sockaddr *)(void *)&peer.u, &peer_size)) {
+        return false;
+    }
+    return size > iocpnet__datagram_max(peer.u.bytes);
 }
 
 IOCPNET__DEF iocpnet_error iocpnet_start_send(iocpnet_op *op, const iocpnet_socket *socket,
@@ -4991,21 +5251,25 @@ IOCPNET__DEF iocpnet_error iocpnet_start_send(iocpnet_op *op, const iocpnet_sock
     for (i = 0; i < count; i++)
         total += vec[i].size;
     if (total > INT32_MAX) return WSAEINVAL;
+    if (iocpnet__is_oversized(socket, total)) return WSAEMSGSIZE;
     error = iocpnet__op_begin(op, iocp, socket->handle, IOCPNET_OP_SEND);
     if (error) return error;
     code = iocpnet__send_issue(op, socket->handle, vec, count, &bytes);
     return iocpnet__op_issued(iocp, op, skip, code, bytes);
 }
 
-static bool iocpnet__is_datagram_reset(iocpnet_error error)
+enum { IOCPNET__ICMP_TRIES = 64 };
+
+static bool iocpnet__is_icmp(iocpnet_error error)
 {
-    return error == WSAECONNRESET || error == WSAENETRESET || error == WSAECONNREFUSED;
+    return error == WSAECONNRESET || error == WSAENETRESET || error == WSAECONNREFUSED ||
+           error == WSAEHOSTUNREACH || error == WSAENETUNREACH;
 }
 
 // Issues the receive. The op is in flight.
 static int iocpnet__recvfrom_issue(iocpnet_datagram *datagram, DWORD *bytes)
 {
-    DWORD flags = 0;
+    DWORD flags = datagram->size ? 0 : MSG_PEEK;
     WSABUF buffer;
 
     buffer.len = datagram->size;
@@ -5020,33 +5284,51 @@ static int iocpnet__recvfrom_issue(iocpnet_datagram *datagram, DWORD *bytes)
     return iocpnet__wsa_code();
 }
 
-// Tries again after an ICMP error, as often as the system reports one at once; each is another
-// datagram of ours that found nobody, so the number is bounded by what was sent. 0: in flight
-// again.
-static int iocpnet__recvfrom_again(iocpnet_datagram *datagram)
+// Tries again after an ICMP error. 0: in flight again. The system may report one at once, for each
+// datagram of ours that found nobody; after so many in a row it is everybody else's turn, and the
+// last of them comes back through the port.
+static iocpnet_error iocpnet__recvfrom_again(iocpnet_datagram *datagram)
 {
-    iocpnet_iocp *iocp = datagram->op.iocp;
+    iocpnet_op *op = &datagram->op;
+    iocpnet_iocp *iocp = op->iocp;
     bool skip = datagram->socket.skip;
     DWORD bytes = 0;
-    int code;
+    int tries;
+    int code = 0;
 
-    do {
+    for (tries = 0; tries < IOCPNET__ICMP_TRIES; tries++) {
+        if (tries) iocpnet__count(iocp, IOCPNET_COUNT_DATAGRAM_RESETS, 1);
         iocpnet__lock_enter(&iocp->lock);
         code = WSA_OPERATION_ABORTED;
-        if (iocpnet__load(&datagram->op.state) != IOCPNET__CANCELLED) {
-            memset(&datagram->op.overlapped, 0, sizeof datagram->op.overlapped);
+        if (iocpnet__load(&op->state) != IOCPNET__CANCELLED) {
+            memset(&op->overlapped, 0, sizeof op->overlapped);
+            op->flags = 0;
             code = iocpnet__recvfrom_issue(datagram, &bytes);
         }
         iocpnet__lock_leave(&iocp->lock);
         if (code == WSA_IO_PENDING || iocpnet__is_cut(code)) return 0;
         if (!code) {
-            if (skip) iocpnet__op_finished_at_once(iocp, &datagram->op, bytes);
+            if (skip) iocpnet__op_finished_at_once(iocp, op, bytes);
             return 0;
         }
         code = iocpnet_error_from_win32((uint32_t)code);
-        if (!iocpnet__is_datagram_reset(code)) return code;
-        iocpnet__count(iocp, IOCPNET_COUNT_DATAGRAM_RESETS, 1);
-    } while (true);
+        if (!iocpnet__is_icmp(code)) return code;
+    }
+    op->flags = IOCPNET__POSTED;
+    op->overlapped.internal = (uintptr_t)code;
+    op->overlapped.internal_high = 0;
+    iocpnet__op_post(iocp, op);
+    return 0;
+}
+
+static void iocpnet__datagram_done(iocpnet__worker *worker, iocpnet_op *op, iocpnet_error error,
+                                   size_t bytes)
+{
+    if (bytes) {
+        iocpnet__count_here(worker, IOCPNET_COUNT_RECEIVES, 1);
+        iocpnet__count_here(worker, IOCPNET_COUNT_BYTES_RECEIVED, bytes);
+    }
+    iocpnet__op_done(worker, op, op->kind, error, bytes);
 }
 
 static __declspec(noinline) void iocpnet__recvfrom_finish(iocpnet__worker *worker, iocpnet_op *op,
@@ -5054,23 +5336,20 @@ static __declspec(noinline) void iocpnet__recvfrom_finish(iocpnet__worker *worke
 {
     iocpnet_datagram *datagram = IOCPNET_OUTER(op, iocpnet_datagram, op);
 
-    if (iocpnet__is_datagram_reset(error)) {
+    if (op->flags & IOCPNET__BARE) {
+        if (iocpnet__datagram_cut(op->detail, &error, &bytes)) error = WSAEMSGSIZE;
+        iocpnet__datagram_done(worker, op, error, bytes);
+        return;
+    }
+    if (iocpnet__is_icmp(error) && !datagram->socket.icmp) {
         iocpnet__count(op->iocp, IOCPNET_COUNT_DATAGRAM_RESETS, 1);
         error = iocpnet__recvfrom_again(datagram);
         if (!error) return;
         bytes = 0;
     }
-    datagram->truncated = error == WSAEMSGSIZE;
-    if (datagram->truncated) {
-        error = 0;
-        bytes = datagram->size;
-    }
+    datagram->truncated = iocpnet__datagram_cut(datagram->size, &error, &bytes);
     datagram->peer.size = error ? 0 : datagram->address_size;
-    if (!error) {
-        iocpnet__count_here(worker, IOCPNET_COUNT_RECEIVES, 1);
-        iocpnet__count_here(worker, IOCPNET_COUNT_BYTES_RECEIVED, bytes);
-    }
-    iocpnet__op_done(worker, op, IOCPNET_OP_RECVFROM, error, bytes);
+    iocpnet__datagram_done(worker, op, error, bytes);
 }
 
 IOCPNET__DEF iocpnet_error iocpnet_start_recvfrom(iocpnet_datagram *datagram,
@@ -5085,6 +5364,7 @@ IOCPNET__DEF iocpnet_error iocpnet_start_recvfrom(iocpnet_datagram *datagram,
     int code;
 
     if (size > INT32_MAX) return WSAEINVAL;
+    if (!socket->datagram) return WSAEOPNOTSUPP;
     error = iocpnet__op_begin(op, iocp, socket->handle, IOCPNET_OP_RECVFROM);
     if (error) return error;
     datagram->data = data;
@@ -5094,8 +5374,8 @@ IOCPNET__DEF iocpnet_error iocpnet_start_recvfrom(iocpnet_datagram *datagram,
     datagram->peer.size = 0;
     code = iocpnet__recvfrom_issue(datagram, &bytes);
     if (iocpnet__is_cut(code)) return 0;
-    if (code && code != WSA_IO_PENDING &&
-        iocpnet__is_datagram_reset(iocpnet_error_from_win32((uint32_t)code))) {
+    if (code && code != WSA_IO_PENDING && !socket->icmp &&
+        iocpnet__is_icmp(iocpnet_error_from_win32((uint32_t)code))) {
         iocpnet__count(iocp, IOCPNET_COUNT_DATAGRAM_RESETS, 1);
         code = iocpnet__recvfrom_again(datagram);
         return code ? iocpnet__op_undo(op, code) : 0;
@@ -5115,7 +5395,8 @@ IOCPNET__DEF iocpnet_error iocpnet_start_sendto(iocpnet_op *op, const iocpnet_so
     int code = 0;
 
     if (!address->size) return WSAEINVAL;
-    if (size > (size_t)(address->u.family == AF_INET6 ? 65527 : 65507)) return WSAEMSGSIZE;
+    if (!socket->datagram) return WSAEOPNOTSUPP;
+    if (size > iocpnet__datagram_max(address->u.bytes)) return WSAEMSGSIZE;
     error = iocpnet__op_begin(op, iocp, socket->handle, IOCPNET_OP_SENDTO);
     if (error) return error;
     buffer.len = (ULONG)size;
@@ -7154,7 +7435,7 @@ enum {
 enum { IOCPNET__ROUNDS_MAX = 32 };                   // looks at the bits in one run
 enum { IOCPNET__ENDING = 1, IOCPNET__CLOSING };      // conn.closing
 enum { IOCPNET__BY_CONN = 1, IOCPNET__BY_PROCESS };  // conn.refused: whose limit it was
-enum { IOCPNET__ADDRESSES = 8, IOCPNET__RECVS = 8 };
+enum { IOCPNET__ADDRESSES = 8, IOCPNET__ADDRESS_ROW = 28, IOCPNET__RECVS = 8 };
 
 typedef struct iocpnet__send {
     iocpnet_op op;
@@ -7185,7 +7466,11 @@ typedef struct iocpnet__extra {
     volatile uint32_t reading;   // how many are with the system; the tick reads it too
     uint32_t count;              // addresses, which never change
     volatile uint32_t next;      // the next to try; any thread may ask for the one before it
-    iocpnet_address addresses[IOCPNET__ADDRESSES];
+    // An address of IPv4 or IPv6 takes one row, one of AF_UNIX four.
+    struct {
+        uint8_t row, size;
+    } where[IOCPNET__ADDRESSES];
+    unsigned char addresses[IOCPNET__ADDRESSES][IOCPNET__ADDRESS_ROW];
     iocpnet_framer framer;
     iocpnet_buffer *room;  // the framer's, while it keeps something
     uint32_t shown;        // bytes of the receive buffer that it has taken
@@ -7238,7 +7523,7 @@ struct iocpnet__conn {
     bool reasoned : 1, zero : 1, finished : 1, shut : 1, disconnecting : 1, starved : 1;
     bool opened : 1, more : 1, skip : 1, gone : 1, late : 1, showing : 1, leaving : 1;
     bool cancelled : 1, locked : 1, ending : 1, asked : 1, alone : 1, sure : 1;
-    unsigned char peer[28];
+    unsigned char peer[IOCPNET__ADDRESS_ROW];
 };
 
 // Names. A slot's word holds generation (32 bits), LIVE (1 bit) and references (31 bits), so that
@@ -7354,23 +7639,44 @@ static iocpnet_conn iocpnet__conn_name(const iocpnet__conn *conn)
     return name;
 }
 
-// The peer's address: of a connector's connection the one that it has tried last.
-static const void *iocpnet__conn_peer(const iocpnet__conn *conn)
+// The i-th address that a connector's connection may try.
+static void iocpnet__conn_address_at(const iocpnet__extra *extra, uint32_t i,
+                                     iocpnet_address *address)
+{
+    iocpnet__address_set(address, extra->addresses[extra->where[i].row], extra->where[i].size);
+}
+
+// The peer's address: of a connector's connection the one that it has tried last. There is none,
+// of family 0, before there is a peer. A peer of another family than IPv4 and IPv6 that we have
+// accepted, or adopted, has its family alone: it rarely has more (AF_UNIX: no path).
+static void iocpnet__conn_peer(const iocpnet__conn *conn, iocpnet_address *address)
 {
     uint32_t next = conn->extra ? conn->extra->next : 0;
+    uint16_t family;
 
-    return next ? (const void *)&conn->extra->addresses[next - 1].u : (const void *)conn->peer;
+    if (next) {
+        iocpnet__conn_address_at(conn->extra, next - 1, address);
+        return;
+    }
+    memcpy(&family, conn->peer, sizeof family);
+    iocpnet__address_set(address, conn->peer,
+                         family == AF_INET    ? (int)sizeof(struct sockaddr_in)
+                         : family == AF_INET6 ? (int)sizeof(struct sockaddr_in6)
+                         : family             ? (int)sizeof family
+                                              : 0);
 }
 
 static iocpnet_socket iocpnet__conn_socket(const iocpnet__conn *conn)
 {
     iocpnet_socket socket;
+    iocpnet_address peer;
 
     memset(&socket, 0, sizeof socket);
+    iocpnet__conn_peer(conn, &peer);
     socket.handle = conn->handle;
     socket.iocp = conn->group->iocp;
     socket.ext = conn->ext;
-    memcpy(&socket.family, iocpnet__conn_peer(conn), sizeof socket.family);
+    socket.family = peer.u.family;
     socket.skip = conn->skip;
     return socket;
 }
@@ -8262,7 +8568,7 @@ static inline iocpnet_error iocpnet__conn_issue_receive(iocpnet__conn *conn,
 
     iocpnet__op_write(op, worker->iocp, handle, IOCPNET_OP_RECV);
     iocpnet__count_own(&worker->counters.started[IOCPNET_OP_RECV], 1);
-    code = iocpnet__recv_issue(op, handle, data, size, &bytes);
+    code = iocpnet__recv_issue(op, handle, data, size, 0, &bytes);
     return iocpnet__op_issued(worker->iocp, op, conn->skip, code, bytes);
 }
 
@@ -8489,12 +8795,12 @@ static void iocpnet__conn_dial(iocpnet__conn *conn, iocpnet_error error)
 {
     iocpnet__extra *extra = conn->extra;
     iocpnet_socket socket;
+    iocpnet_address address;
 
     while (extra->next < extra->count) {
-        const iocpnet_address *address = &extra->addresses[extra->next];
-
+        iocpnet__conn_address_at(extra, extra->next, &address);
         extra->next = extra->next + 1;
-        error = iocpnet_socket_open(&socket, conn->group->iocp, address->u.family, false);
+        error = iocpnet_socket_open(&socket, conn->group->iocp, address.u.family, false);
         if (error) continue;
         iocpnet__conn_configure(conn->group, socket.handle);
         conn->handle = socket.handle;
@@ -8505,7 +8811,7 @@ static void iocpnet__conn_dial(iocpnet__conn *conn, iocpnet_error error)
         conn->late = false;
         conn->dialing = true;
         conn->recv.done = iocpnet__conn_connected;
-        error = iocpnet_start_connect(&conn->recv, &socket, address, NULL, 0);
+        error = iocpnet_start_connect(&conn->recv, &socket, &address, NULL, 0);
         if (!error) return;
         conn->dialing = false;
         iocpnet__conn_close_socket(conn);
@@ -8992,23 +9298,38 @@ static iocpnet_error iocpnet__connector_run(iocpnet__conn *conn, iocpnet_conn *n
     return error;
 }
 
+// Rows of extra.addresses that one needs.
+static size_t iocpnet__address_rows(const iocpnet_address *address)
+{
+    return ((size_t)address->size + IOCPNET__ADDRESS_ROW - 1) / IOCPNET__ADDRESS_ROW;
+}
+
 IOCPNET__DEF iocpnet_error iocpnet_conn_open(iocpnet_conn *name, iocpnet_connector *connector,
                                              const iocpnet_address *addresses, size_t n, void *user)
 {
     iocpnet__conn *conn = NULL;
     iocpnet_error error;
+    size_t rows = 0;
     size_t i;
 
     name->id = 0;
     if (!n || n > IOCPNET__ADDRESSES) return WSAEINVAL;
     for (i = 0; i < n; i++) {
-        if (!addresses[i].size) return WSAEINVAL;
+        if (addresses[i].size <= 0 || addresses[i].size > (int)sizeof addresses[i].u) {
+            return WSAEINVAL;
+        }
+        rows += iocpnet__address_rows(&addresses[i]);
     }
+    if (rows > IOCPNET__ADDRESSES) return WSAEINVAL;
     error = iocpnet__connector_take(&connector->group, user, &conn);
     if (error) return error;
     conn->extra->count = (uint32_t)n;
-    for (i = 0; i < n; i++)
-        conn->extra->addresses[i] = addresses[i];
+    for (i = n; i-- > 0;) {
+        rows -= iocpnet__address_rows(&addresses[i]);
+        conn->extra->where[i].row = (uint8_t)rows;
+        conn->extra->where[i].size = (uint8_t)addresses[i].size;
+        memcpy(conn->extra->addresses[rows], &addresses[i].u, (size_t)addresses[i].size);
+    }
     conn->opened = true;
     iocpnet__conn_time(conn, 1);
     iocpnet__or(&conn->bits, IOCPNET__DIAL);
@@ -9501,10 +9822,7 @@ IOCPNET__DEF iocpnet_address iocpnet_conn_address(iocpnet_conn name, bool local)
         iocpnet_socket socket = iocpnet__conn_socket(conn);
         if (!conn->closed) (void)iocpnet_socket_address(&socket, &address);
     } else if (!local) {
-        memcpy(&address.u, iocpnet__conn_peer(conn), sizeof conn->peer);
-        // Of family 0 before there is a peer.
-        if (address.u.family == AF_INET) address.size = (int)sizeof(struct sockaddr_in);
-        if (address.u.family == AF_INET6) address.size = (int)sizeof(struct sockaddr_in6);
+        iocpnet__conn_peer(conn, &address);
     }
     iocpnet__conn_leave(conn, own);
     return address;

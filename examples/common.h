@@ -418,7 +418,7 @@ static inline int common_serve(const char *program, const common_server *server,
     iocpnet_listener *listener = NULL;
     common_watch watch = { NULL, NULL, NULL, 0 };
     HANDLE thread = NULL;
-    char what[160], text[64];
+    char what[160], text[IOCPNET_ADDRESS_TEXT];
     iocpnet_error error;
 
     iocp_desc.threads =

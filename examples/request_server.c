@@ -768,7 +768,7 @@ static iocpnet_error run(char *what, size_t size)
 {
     iocpnet_iocp_desc desc = { 0 };
     iocpnet_address address;
-    char text[64];
+    char text[IOCPNET_ADDRESS_TEXT];
 
     desc.threads = set.threads ? set.threads : GetActiveProcessorCount(ALL_PROCESSOR_GROUPS);
     desc.on_error = common_on_error;

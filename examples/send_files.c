@@ -256,7 +256,7 @@ int main(int argc, char **argv)
 {
     HANDLE file = INVALID_HANDLE_VALUE, client = NULL;
     iocpnet_address address = { { 0 }, 0 };
-    char text[64];
+    char text[IOCPNET_ADDRESS_TEXT];
     int result = common_read_options(argc, argv, "send_files",
                                      "sends memory and ranges of a file as one unit", options,
                                      sizeof options / sizeof *options);

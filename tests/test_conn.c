@@ -686,7 +686,7 @@ static void no_user_code_runs_under_a_lock(void)
 static void a_zero_desc_listens_on_loopback_only_and_exclusively(void)
 {
     iocpnet_address at;
-    char text[64];
+    char text[IOCPNET_ADDRESS_TEXT];
     iocpnet_listener *second = NULL;
     iocpnet_error error;
     DWORD flags = 0xFF;

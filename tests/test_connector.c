@@ -31,6 +31,10 @@ static int spy_setsockopt(SOCKET s, int level, int name, const char *value, int 
 #include "../iocpnet.h"
 #include "peer.h"
 
+#ifdef SIM_WINDOWS_H
+#include "sim/sim.h"
+#endif
+
 // ---- connections that watch themselves ----------------------------------------------------------
 
 // One connection as its callbacks see it. They never overlap, so only `inside` needs a lock.
@@ -423,6 +427,82 @@ static void both_ends_may_be_of_one_iocp(void)
     }
     end();
 }
+
+// Addresses of every size are kept as they were given, and tried in their order. AF_UNIX, which
+// this system may lack, and the file that is not there.
+static void addresses_of_all_families_are_tried_in_order(void)
+{
+    iocpnet_address to[3];
+    iocpnet_conn name;
+    watched *w;
+    int nth;
+    T_LIMIT(30);  // Windows tries for 2 s where nobody listens
+    for (nth = 0; nth < 2; nth++) {
+        uint16_t dead = 0;
+        prepare();
+        REQUIRE(begin());
+        closesocket(peer_bound(AF_INET6, SOCK_STREAM, &dead));
+        CHECK_ERR(iocpnet_address_parse(&to[!nth], "::1", dead), 0);
+        CHECK_ERR(iocpnet_address_unix(&to[nth], "there/is/no/such/folder/and/no/socket/in/it"), 0);
+        to[2] = at_port(port);
+        w = open_to(to, 3);
+        AWAIT(w->opened || w->closed, 20000);
+        CHECK(w->opened);
+        CHECK_EQ(iocpnet_address_port(&w->peer), port);
+        CHECK_EQ(w->peer.u.family, AF_INET);
+        CHECK_ERR(iocpnet_conn_close(known(w)), 0);
+        AWAIT(w->closed, PEER_MS);
+
+        w = open_to(&to[nth], 1);  // alone
+        AWAIT(w->closed, PEER_MS);
+        CHECK_EQ(w->reason, IOCPNET_CLOSED_CONNECT_FAILED);
+        CHECK(w->error != 0);
+        CHECK_ERR(iocpnet_address_unix(&to[0], "a"), 0);  // each counts as four
+        to[2] = to[1] = to[0];
+        CHECK_ERR(iocpnet_conn_open(&name, connector, to, 3, NULL), WSAEINVAL);
+        to[2].size = 129;
+        CHECK_ERR(iocpnet_conn_open(&name, connector, to + 2, 1, NULL), WSAEINVAL);
+        end();
+    }
+}
+
+#ifdef SIM_WINDOWS_H
+// Where the system has few ports to give, a connect to one of them that nobody listens on meets
+// itself now and then: refused, and the next address is tried.
+static void a_connection_never_has_itself_for_a_peer(void)
+{
+    sim_world world;
+    int i, opened;
+    prepare();
+    T_LIMIT(600);
+    REQUIRE(begin());
+    memset(&world, 0, sizeof world);
+    world.ports = 6;
+    sim_change(&world);
+    for (i = 0; i < 60; i++) {
+        iocpnet_address to[2];
+        watched *w;
+        // The range begins at 49,152. Its ports that are in use are skipped, and come again.
+        to[0] = at_port((uint16_t)(49152 + i % 6));
+        to[1] = at_port(port);
+        if (to[0].u.bytes[3] == to[1].u.bytes[3] && to[0].u.bytes[2] == to[1].u.bytes[2]) continue;
+        w = open_to(to, 1);
+        AWAIT(w->closed, 10000);
+        opened = w->opened;
+        CHECK_EQ(opened, 0);
+        CHECK_EQ(w->reason, IOCPNET_CLOSED_CONNECT_FAILED);
+        CHECK_ERR(w->error, WSAECONNREFUSED);
+        w = open_to(to, 2);
+        AWAIT(w->opened || w->closed, 10000);
+        CHECK(w->opened);
+        CHECK_EQ(iocpnet_address_port(&w->peer), port);
+        if (w->opened) CHECK_ERR(iocpnet_conn_close(known(w)), 0);
+        AWAIT(w->closed, PEER_MS);
+    }
+    sim_change(NULL);
+    end();
+}
+#endif
 
 static void bad_addresses_are_refused(void)
 {
@@ -2127,6 +2207,10 @@ int main(int argc, char **argv)
     WSAStartup(MAKEWORD(2, 2), &data);
     T_RUN(what_is_sent_before_the_connect_arrives_first);
     T_RUN(both_ends_may_be_of_one_iocp);
+    T_RUN(addresses_of_all_families_are_tried_in_order);
+#ifdef SIM_WINDOWS_H
+    T_RUN(a_connection_never_has_itself_for_a_peer);
+#endif
     T_RUN(bad_addresses_are_refused);
     T_RUN(at_max_connections_an_open_is_refused_until_there_is_room);
     T_RUN(the_first_address_that_answers_is_taken);

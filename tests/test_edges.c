@@ -961,7 +961,7 @@ static void ctrl_c_that_can_not_be_had_is_told(void)
 static void an_address_that_is_none_has_a_text(void)
 {
     iocpnet_address address;
-    char text[64] = "kept";
+    char text[IOCPNET_ADDRESS_TEXT] = "kept";
 
     memset(&address, 0, sizeof address);
     CHECK(iocpnet_address_text(&address, text, 0) == text);
@@ -970,7 +970,7 @@ static void an_address_that_is_none_has_a_text(void)
     address.u.family = 99;
     CHECK(strcmp(iocpnet_address_text(&address, text, sizeof text), "(none)") == 0);
     memset(&address, 0xFF, sizeof address);
-    iocpnet__address_set(&address, text, 29);  // larger than any that there is
+    iocpnet__address_set(&address, text, 129);  // larger than any that there is
     CHECK_EQ(address.size, 0);
     CHECK_EQ(iocpnet_address_port(&address), 0);
 }

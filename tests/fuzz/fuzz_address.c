@@ -93,23 +93,45 @@ static void text_is_cut(const iocpnet_address *address, const char *whole, size_
 
 static void is_written(const iocpnet_address *address, size_t size)
 {
-    char *whole = (char *)fuzz_lend(&text_area, 64), copy[64];
+    enum { MOST = IOCPNET_ADDRESS_TEXT };
+    char *whole = (char *)fuzz_lend(&text_area, MOST), copy[MOST];
     size_t length;
 
-    iocpnet_address_text(address, whole, 64);
+    iocpnet_address_text(address, whole, MOST);
     length = strlen(whole);
-    FUZZ_CHECK(length && length < 63);  // not cut: 64 is always enough
+    FUZZ_CHECK(length && length < MOST - 1);  // not cut: so much is always enough
     strcpy(copy, whole);
     text_is_cut(address, copy, size);
+}
+
+// The text before a zone, and the zone. False: what stands behind the % is no number that fits.
+static bool slow_zone(const char *text, char *front, uint32_t *zone)
+{
+    const char *percent = strchr(text, '%');
+    double number = 0;
+    size_t i, size = percent ? (size_t)(percent - text) : strlen(text);
+
+    memcpy(front, text, size);
+    front[size] = 0;
+    *zone = 0;
+    if (!percent) return true;
+    if (!percent[1] || strspn(percent + 1, "0123456789") != strlen(percent + 1)) return false;
+    for (i = 1; percent[i] && number < 1e10; i++)
+        number = number * 10 + (percent[i] - '0');
+    if (number > 4294967295.0) return false;
+    *zone = (uint32_t)number;
+    return true;
 }
 
 static void text_comes_back(const char *text, uint16_t port, size_t size)
 {
     iocpnet_address address, again;
     unsigned char bytes[16];
-    char whole[80], host[64];
+    char whole[IOCPNET_ADDRESS_TEXT], host[IOCPNET_ADDRESS_TEXT], front[256];
     const char *v4_end = slow_v4(text, bytes);
-    bool v4 = v4_end && !*v4_end, v6 = !v4 && slow_v6(text, bytes);
+    uint32_t zone = 0, kept;
+    bool v4 = v4_end && !*v4_end, zoned = slow_zone(text, front, &zone);
+    bool v6 = !v4 && zoned && slow_v6(front, bytes);
 
     memset(&address, 0xDD, sizeof address);
     FUZZ_CHECK(iocpnet_address_parse(&address, text, port) == (v4 || v6 ? 0 : WSAEINVAL));
@@ -118,6 +140,8 @@ static void text_comes_back(const char *text, uint16_t port, size_t size)
     if (v4 || v6) {
         FUZZ_CHECK(address.u.family == (v4 ? AF_INET : AF_INET6));
         FUZZ_CHECK(!memcmp(address.u.bytes + (v4 ? 4 : 8), bytes, v4 ? 4 : 16));
+        memcpy(&kept, address.u.bytes + 24, sizeof kept);
+        FUZZ_CHECK(v4 || kept == zone);
         iocpnet_address_text(&address, whole, sizeof whole);
         size_t length = strlen(whole), begin = v6 ? 1 : 0;
         size_t end = (size_t)(strrchr(whole, ':') - whole) - begin;
@@ -153,7 +177,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     // What the system gives: nothing of it is believed.
     memset(&address, 0xDD, sizeof address);
     iocpnet__address_set(&address, in.at, (int)in.size);
-    FUZZ_CHECK(address.size == (in.size <= 28 ? (int32_t)in.size : 0));
+    FUZZ_CHECK(address.size == (in.size <= sizeof address.u ? (int32_t)in.size : 0));
     FUZZ_CHECK(!memcmp(address.u.bytes, in.at, (size_t)address.size));
     is_written(&address, room);
     return 0;

@@ -38,6 +38,14 @@ typedef struct sim_world {
     uint32_t gone;            // a client that has gone before its accept: SIM_GONE_ below
     bool no_cancel;           // CancelIoEx says that it was asked, and nothing comes of it
     bool skips_already;       // sockets are made in skip mode
+
+    // Datagrams. One that is cut is a success that claims all of it, one time in so many; 0: never.
+    uint32_t claims_too_much;
+    // The status of the ICMP error that one to nobody brings back; 0: port unreachable, which is
+    // the only one that SIO_UDP_CONNRESET turns off.
+    uint32_t icmp_status;
+    // One that is too large to send fails and posts a packet all the same.
+    bool oversized_posts;
 } sim_world;
 
 // What AcceptEx makes of a client that has reset while it waited in the backlog. Each of them is

@@ -306,6 +306,10 @@ DWORD sim_dos(uint32_t status)
         return ERROR_MORE_DATA;
     case 0xC000023Fu:
         return ERROR_PORT_UNREACHABLE;
+    case 0xC000023Cu:
+        return 1231;  // ERROR_NETWORK_UNREACHABLE
+    case 0xC000023Du:
+        return 1232;  // ERROR_HOST_UNREACHABLE
     case 0xC0000011u:
         return ERROR_HANDLE_EOF;
     case 0xC0000008u:
@@ -375,9 +379,9 @@ typedef struct tcp_end {
 } tcp_end;
 
 typedef struct datagram {
-    struct sockaddr_storage from;
+    struct sockaddr_storage from, to;
     bytes data;
-    bool unreachable;
+    uint32_t icmp;  // the status of an ICMP error that has come in its place
     struct datagram *next;
 } datagram;
 
@@ -419,6 +423,7 @@ struct request {
     // datagrams
     struct sockaddr *from;
     int *from_size;
+    bool peeks;
     request *next;
 };
 
@@ -482,7 +487,7 @@ static void end_drop(tcp_end *e)
     if (peer && peer->refs > 0) return;  // both go together
     bytes_clear(&e->in);
     bytes_clear(&e->out);
-    if (peer) {
+    if (peer && peer != e) {
         bytes_clear(&peer->in);
         bytes_clear(&peer->out);
         free(peer);
@@ -689,6 +694,7 @@ static bool call_succeeded(void)
 static void transfers_next(void);
 static int datagram_send(sock *s, request *r, const char *plain, size_t size,
                          const struct sockaddr *to, int to_size);
+static int datagram_starts(sock *s, request *r, const struct sockaddr *to, int size, DWORD *sent);
 
 static void request_free(request *r)
 {
@@ -1247,6 +1253,30 @@ static void connect_over(sock *s, uint32_t status, int code)
 
 // A SYN reaches the other side. Windows answers one that nobody takes with a reset, and the one
 // who connects tries twice more, half a second apart.
+// It reaches the socket that sent it: nobody listens there, and the port is its own. TCP takes that
+// for a simultaneous open, and the socket is connected to itself. Source: RFC 9293, 3.5.
+static bool reaches_itself(const sock *s, const struct sockaddr_storage *to)
+{
+    return name_port(&s->local) == name_port(to) && name_here(to) &&
+           (name_any(&s->local) || name_same(&s->local, to));
+}
+
+static void connect_to_itself(sock *s, const struct sockaddr_storage *to)
+{
+    tcp_end *e = calloc(1, sizeof *e);
+    if (!e) abort();
+    e->peer = e;
+    e->refs = 1;
+    e->room = s->receive_room;
+    e->since = sim_now();
+    e->local = e->remote = *to;
+    e->owner = s;
+    s->end = e;
+    s->connected = true;
+    s->local = *to;
+    connect_over(s, 0, 0);
+}
+
 static void connect_arrives(void *user)
 {
     arrival *a = user;
@@ -1260,6 +1290,8 @@ static void connect_arrives(void *user)
     l = name_here(&a->to) ? listener_at(&a->to) : NULL;
     if (!name_here(&a->to)) {
         connect_over(s, (uint32_t)TIMED_OUT, WSAETIMEDOUT);
+    } else if (!l && reaches_itself(s, &a->to)) {
+        connect_to_itself(s, &a->to);
     } else if (!l || l->backlog_count >= l->backlog_most) {
         if (a->tries++ < (!l && (sim.calm || sim_any(2)) ? 0 : 2)) {
             sim_at(500000, connect_arrives, a);
@@ -2028,6 +2060,13 @@ int WSASend(SOCKET h, WSABUF *bufs, DWORD count, DWORD *sent, DWORD flags, OVERL
         if (code >= 0) *sent = (DWORD)code;
         return code >= 0 ? 0 : SOCKET_ERROR;
     }
+    if (s->type == SOCK_DGRAM) {
+        if (!s->has_remote) return sock_fails(WSAENOTCONN);
+        r = request_new(s, SENDTO, o);
+        pieces_of(r, bufs, count);
+        r->print = print_of(r);
+        return datagram_starts(s, r, (struct sockaddr *)&s->remote, name_size(s->family), sent);
+    }
     code = stream_check_send(s);
     if (code) return sock_fails(code);
     r = request_new(s, SEND, o);
@@ -2698,25 +2737,47 @@ int sim_select(int unused, fd_set *read, fd_set *write, fd_set *except,
 
 // ---- datagrams ----------------------------------------------------------------------------------
 
+static void datagram_drop_first(sock *s)
+{
+    datagram *d = s->datagrams;
+    s->datagrams = d->next;
+    if (!s->datagrams) s->datagrams_last = &s->datagrams;
+    s->datagram_count--;
+    bytes_clear(&d->data);
+    free(d);
+}
+
+// What the first datagram makes of a receive: its status, and how many bytes it is said to have
+// brought. What was only peeked at stays.
+// Source: WSARecvFrom, MSG_PEEK. A success that claims more than there was room for: seen by the
+// authors of msquic.
+static uint32_t datagram_give(sock *s, request *r, size_t *n)
+{
+    datagram *d = s->datagrams;
+    size_t fits = r->size < d->data.size ? (size_t)r->size : d->data.size;
+    uint32_t status = d->icmp;
+    *n = fits;
+    if (!status) {
+        if (fits) pieces_move(r, d->data.at + d->data.from, fits, true);
+        if (r->from) name_give(&d->from, s->family, r->from, r->from_size);
+        if (fits < d->data.size) status = (uint32_t)OVERFLOW;
+        if (status && sim.world.claims_too_much && sim_any(sim.world.claims_too_much) == 0) {
+            status = 0;
+            *n = d->data.size;
+        }
+    }
+    if (!r->peeks || d->icmp) datagram_drop_first(s);
+    return status;
+}
+
 static void datagram_serve(sock *s)
 {
     while (s->recvs.first && s->datagrams) {
         request *r = s->recvs.first;
-        datagram *d = s->datagrams;
-        size_t n = r->size < d->data.size ? (size_t)r->size : d->data.size;
-        s->datagrams = d->next;
-        if (!s->datagrams) s->datagrams_last = &s->datagrams;
-        s->datagram_count--;
+        size_t n;
+        uint32_t status = datagram_give(s, r, &n);
         queue_take(&s->recvs, r);
-        if (n) pieces_move(r, d->data.at + d->data.from, n, true);
-        if (r->from && !d->unreachable) name_give(&d->from, s->family, r->from, r->from_size);
-        complete(r,
-                 d->unreachable     ? (uint32_t)PORT_UNREACHABLE
-                 : n < d->data.size ? (uint32_t)OVERFLOW
-                                    : 0,
-                 n, false);
-        bytes_clear(&d->data);
-        free(d);
+        complete(r, status, n, false);
     }
     sim_changed();
 }
@@ -2741,7 +2802,7 @@ static sock *bound_at(const struct sockaddr_storage *to)
 static void datagram_lands(sock *s, datagram *d)
 {
     bool stranger =
-        s->has_remote && !d->unreachable &&
+        s->has_remote && !d->icmp &&
         !(name_same(&s->remote, &d->from) && name_port(&s->remote) == name_port(&d->from));
     if (s->datagram_count >= 256 || stranger) {  // no room: lost
         bytes_clear(&d->data);
@@ -2765,8 +2826,9 @@ static void datagram_arrives(void *user)
         datagram_lands(s, f->d);
     } else {
         bytes_clear(&f->d->data);
-        f->d->unreachable = true;
-        if (from->deaf_to_icmp || from->object.handles == 0) {
+        f->d->icmp = sim.world.icmp_status ? sim.world.icmp_status : (uint32_t)PORT_UNREACHABLE;
+        if ((from->deaf_to_icmp && f->d->icmp == (uint32_t)PORT_UNREACHABLE) ||
+            from->object.handles == 0) {
             free(f->d);
         } else {
             datagram_lands(from, f->d);
@@ -2776,13 +2838,24 @@ static void datagram_arrives(void *user)
     free(f);
 }
 
+// Bytes of a datagram at most: 65,535 less the headers; in IPv6 its own header does not count.
+static size_t datagram_most(const struct sockaddr_storage *to)
+{
+    uint32_t four;
+    return name_four(to, &four) ? 65507 : 65527;
+}
+
 static int datagram_send(sock *s, request *r, const char *plain, size_t size,
                          const struct sockaddr *to, int to_size)
 {
     flight *f;
     struct sockaddr_storage any;
     if (!to || to_size < name_size(s->family)) return WSAEFAULT;
-    if (size > 65507) return WSAEMSGSIZE;
+    if (to->sa_family != s->family) return WSAEAFNOSUPPORT;
+    if (size > datagram_most((const struct sockaddr_storage *)to)) {
+        if (r && sim.world.oversized_posts) end_request_soon(r, (uint32_t)OVERFLOW);
+        return WSAEMSGSIZE;
+    }
     if (!s->bound) {
         int code;
         memset(&any, 0, sizeof any);
@@ -2796,6 +2869,7 @@ static int datagram_send(sock *s, request *r, const char *plain, size_t size,
     f->d = calloc(1, sizeof *f->d);
     if (!f->d) abort();
     memcpy(&f->to, to, (size_t)name_size(s->family));
+    f->d->to = f->to;
     f->d->from = s->local;
     if (name_any(&f->d->from)) {
         uint16_t port = name_port(&s->local);
@@ -2817,21 +2891,14 @@ static int datagram_send(sock *s, request *r, const char *plain, size_t size,
     return 0;
 }
 
-int WSASendTo(SOCKET h, WSABUF *bufs, DWORD count, DWORD *sent, DWORD flags,
-              const struct sockaddr *to, int size, OVERLAPPED *o,
-              LPWSAOVERLAPPED_COMPLETION_ROUTINE fn)
+// A send of a datagram that was begun: its call's result. Some systems fail one that is too large
+// and post a packet all the same (seen: Wine 8.0).
+static int datagram_starts(sock *s, request *r, const struct sockaddr *to, int size, DWORD *sent)
 {
-    request *r;
-    int code;
-    uint64_t n;
-    (void)flags, (void)fn;
-    ENTER(s, h);
-    r = request_new(s, SENDTO, o);
-    pieces_of(r, bufs, count);
-    r->print = print_of(r);
-    n = r->size;
-    code = sim_fails() || too_much_locked(r) ? WSAENOBUFS
-                                             : datagram_send(s, r, NULL, (size_t)n, to, size);
+    uint64_t n = r->size;
+    int code = sim_fails() || too_much_locked(r) ? WSAENOBUFS
+                                                 : datagram_send(s, r, NULL, (size_t)n, to, size);
+    if (code == WSAEMSGSIZE && sim.world.oversized_posts) return sock_fails(code);
     if (code) return undo_and_leave(r, code);
     if (!sim_chance(4)) {
         complete(r, 0, n, true);
@@ -2843,47 +2910,67 @@ int WSASendTo(SOCKET h, WSABUF *bufs, DWORD count, DWORD *sent, DWORD flags,
     return started_so(false, sent, 0);
 }
 
+int WSASendTo(SOCKET h, WSABUF *bufs, DWORD count, DWORD *sent, DWORD flags,
+              const struct sockaddr *to, int size, OVERLAPPED *o,
+              LPWSAOVERLAPPED_COMPLETION_ROUTINE fn)
+{
+    request *r;
+    (void)flags, (void)fn;
+    ENTER(s, h);
+    if (s->type != SOCK_DGRAM) {  // of a stream the address is ignored
+        sim_leave();
+        return WSASend(h, bufs, count, sent, flags, o, fn);
+    }
+    r = request_new(s, SENDTO, o);
+    pieces_of(r, bufs, count);
+    r->print = print_of(r);
+    return datagram_starts(s, r, to, size, sent);
+}
+
+// The code that a call has with an ICMP error that is there already.
+static int icmp_code(uint32_t status)
+{
+    switch (status) {
+    case 0xC000023Cu:
+        return WSAENETUNREACH;
+    case 0xC000023Du:
+        return WSAEHOSTUNREACH;
+    case 0xC000A012u:
+        return WSAENETRESET;
+    default:
+        return WSAECONNRESET;
+    }
+}
+
 int WSARecvFrom(SOCKET h, WSABUF *bufs, DWORD count, DWORD *got, DWORD *flags,
                 struct sockaddr *from, int *size, OVERLAPPED *o,
                 LPWSAOVERLAPPED_COMPLETION_ROUTINE fn)
 {
     request *r;
     datagram *d;
-    (void)flags, (void)fn;
+    (void)fn;
     ENTER(s, h);
+    if (s->type != SOCK_DGRAM) {
+        sim_leave();
+        return WSARecv(h, bufs, count, got, flags, o, fn);
+    }
     if (!s->bound) return sock_fails(WSAEINVAL);
     r = request_new(s, RECVFROM, o);
     pieces_of(r, bufs, count);
     r->from = from;
     r->from_size = size;
+    r->peeks = (*flags & MSG_PEEK) != 0;
     if (sim_fails() || too_much_locked(r)) return undo_and_leave(r, WSAENOBUFS);
     d = s->datagrams;
     // An error that is there already is the call's result, and no packet comes. A datagram that is
     // cut is told by a warning, no error: the call fails, and its packet comes all the same.
     // Source: SetFileCompletionNotificationModes, Remarks.
-    if (d && !s->recvs.first && (d->unreachable || d->data.size > r->size) && !sim_chance(2)) {
-        if (!d->unreachable) {
-            queue_put(&s->recvs, r);
-            datagram_serve(s);
-            return sock_fails(WSAEMSGSIZE);
-        }
-        s->datagrams = d->next;
-        if (!s->datagrams) s->datagrams_last = &s->datagrams;
-        s->datagram_count--;
-        bytes_clear(&d->data);
-        free(d);
-        return undo_and_leave(r, WSAECONNRESET);
-    }
-    if (d && !s->recvs.first && !d->unreachable && d->data.size <= r->size && !sim_chance(3)) {
-        size_t n = d->data.size;
-        pieces_move(r, d->data.at + d->data.from, n, true);
-        if (from) name_give(&d->from, s->family, from, size);
-        s->datagrams = d->next;
-        if (!s->datagrams) s->datagrams_last = &s->datagrams;
-        s->datagram_count--;
-        bytes_clear(&d->data);
-        free(d);
-        complete(r, 0, n, true);
+    if (d && !s->recvs.first && !sim_chance(3)) {
+        size_t n;
+        uint32_t status = datagram_give(s, r, &n);
+        if (status && status != (uint32_t)OVERFLOW) return undo_and_leave(r, icmp_code(status));
+        complete(r, status, n, !status);
+        if (status) return sock_fails(WSAEMSGSIZE);
         return started_so(true, got, n);
     }
     queue_put(&s->recvs, r);
@@ -2911,20 +2998,15 @@ int sim_recvfrom(SOCKET h, char *data, int size, int flags, struct sockaddr *fro
 {
     datagram *d;
     int got, code;
-    (void)flags;
     ENTER(s, h);
     if (!s->nonblocking) sim_wait(datagram_ready, s, wait_until(s->receive_ms));
     d = s->datagrams;
     if (!d) return sock_fails(s->nonblocking ? WSAEWOULDBLOCK : WSAETIMEDOUT);
-    s->datagrams = d->next;
-    if (!s->datagrams) s->datagrams_last = &s->datagrams;
-    s->datagram_count--;
     got = (int)((size_t)size < d->data.size ? (size_t)size : d->data.size);
-    code = d->unreachable ? WSAECONNRESET : (size_t)got < d->data.size ? WSAEMSGSIZE : 0;
+    code = d->icmp ? icmp_code(d->icmp) : (size_t)got < d->data.size ? WSAEMSGSIZE : 0;
     if (got) memcpy(data, d->data.at + d->data.from, (size_t)got);
     if (from) name_give(&d->from, s->family, from, n);
-    bytes_clear(&d->data);
-    free(d);
+    if (!(flags & MSG_PEEK) || d->icmp) datagram_drop_first(s);
     if (code) return sock_fails(code);
     sock_fails(0);
     return got;
