@@ -363,8 +363,10 @@ typedef struct iocpnet_stats {
                                           // summed
     uint64_t accepts_wanted;              // how many should wait now; pending says how many do
     uint64_t timers;                      // that wait, and callbacks of theirs that run
-    uint64_t queued_bytes, locked_bytes;  // of the process, see iocpnet_iocp_desc: what workers
-                                          // have drawn in lots included
+    uint64_t queued_bytes, locked_bytes;  // of the process, see iocpnet_iocp_desc. Each busy worker
+                                          // has up to 1/512 of the limit reserved, which counts; it
+                                          // gives that back after half a second without a packet. A
+                                          // thread of yours does so only when it polls again
     uint32_t workers;                     // threads that have polled and not ended
     uint32_t busy;                        // of these, with callbacks to run
 } iocpnet_stats;
@@ -500,8 +502,9 @@ typedef struct iocpnet_iocp_desc {
     uint32_t transmits;     // native file transfers at a time, the process over [2 on client
                             // editions of Windows, else no limit]
     uint64_t locked_bytes;  // that waiting calls of connections and listeners may lock, the process
-                            // over [an eighth of the machine's memory]
-    uint64_t queued_bytes;  // queued to send on connections, the process over [a quarter of it]
+                            // over [an eighth of the machine's memory]; UINT64_MAX: no limit
+    uint64_t queued_bytes;  // queued to send on connections, the process over [a quarter of it];
+                            // UINT64_MAX: no limit
     void *user;             // given to on_error
     iocpnet_error_fn *on_error;
 } iocpnet_iocp_desc;
@@ -2793,8 +2796,9 @@ enum {
 enum {
     IOCPNET__BATCH = 256,
     IOCPNET__KEYS = 63,
-    IOCPNET__OWN_KEY = 1,  // of our own sockets, and of what we post ourselves
-    IOCPNET__LONGEST_WAIT_MS = 1000,
+    IOCPNET__OWN_KEY = 1,            // of our own sockets, and of what we post ourselves
+    IOCPNET__LONGEST_WAIT_MS = 900,  // of a worker that holds no lots
+    IOCPNET__LOTS_MS = 500,          // a worker that is idle so long gives its lots back
     IOCPNET__TICK_MS = 50,
     IOCPNET__SLOW_MS = 50,
     IOCPNET__ACCEPTS = 8,  // run in one batch
@@ -2803,7 +2807,8 @@ enum {
 };
 
 // What the process may have of something, over all iocps. A worker draws from it in lots, so that
-// no byte's path touches what is shared; so it is exact to within two lots for each worker.
+// no byte's path touches what is shared; so it is exact to within two lots for each worker that is
+// busy. An idle one has none.
 enum { IOCPNET__LOCKED, IOCPNET__QUEUED, IOCPNET__ACCOUNTS };
 typedef struct iocpnet__account {
     volatile int64_t left;
@@ -2815,6 +2820,9 @@ typedef struct iocpnet__account {
 typedef struct iocpnet__worker {
     iocpnet_iocp *iocp;
     int64_t lots[IOCPNET__ACCOUNTS];  // drawn and not used
+    int64_t idle_packets;             // how many packets it had taken when it became idle
+    uint64_t idle_ms;                 // when that was
+    uint32_t longest_ms;              // its next wait is no longer than this
     struct iocpnet__worker *next;     // in iocp.workers, for good
     volatile int32_t used;            // a thread has it
     volatile int32_t busy;            // it runs callbacks
@@ -2935,7 +2943,7 @@ static inline void iocpnet__count_started(iocpnet_iocp *iocp, int kind)
 
 static iocpnet__account iocpnet__accounts[IOCPNET__ACCOUNTS];
 
-// A worker that ends gives back what it has drawn.
+// A worker that ends, or has nothing to do, gives back what it has drawn.
 static void iocpnet__undraw_lots(iocpnet__worker *worker)
 {
     int i;
@@ -2944,24 +2952,40 @@ static void iocpnet__undraw_lots(iocpnet__worker *worker)
         iocpnet__count_shared(&iocpnet__accounts[i].left, worker->lots[i]);
         worker->lots[i] = 0;
     }
+    worker->longest_ms = IOCPNET__LONGEST_WAIT_MS;
+}
+
+// A wait has ended without a packet. A worker that took none for a while gives its lots back.
+static __declspec(noinline) void iocpnet__worker_idle(iocpnet__worker *worker, uint32_t waited_ms)
+{
+    int64_t packets = worker->counters.count[IOCPNET_COUNT_PACKETS];
+    uint64_t now;
+
+    if (!worker->lots[IOCPNET__LOCKED] && !worker->lots[IOCPNET__QUEUED]) return;
+    now = iocpnet__now();
+    if (worker->idle_packets != packets) {
+        worker->idle_packets = packets;
+        worker->idle_ms = now - waited_ms;
+    }
+    if (now - worker->idle_ms >= IOCPNET__LOTS_MS) iocpnet__undraw_lots(worker);
 }
 
 // The limits hold for the process: the largest that any of its iocps was opened with.
 static void iocpnet__accounts_open(const iocpnet_iocp_desc *desc)
 {
     MEMORYSTATUSEX memory;
-    int64_t limits[IOCPNET__ACCOUNTS];
+    uint64_t limits[IOCPNET__ACCOUNTS];
     int i;
 
     memset(&memory, 0, sizeof memory);
     memory.dwLength = sizeof memory;
     if (!IOCPNET_OS(GlobalMemoryStatusEx)(&memory)) memory.ullTotalPhys = (DWORDLONG)1 << 30;
-    limits[IOCPNET__LOCKED] =
-        (int64_t)(desc->locked_bytes ? desc->locked_bytes : memory.ullTotalPhys / 8);
-    limits[IOCPNET__QUEUED] =
-        (int64_t)(desc->queued_bytes ? desc->queued_bytes : memory.ullTotalPhys / 4);
+    limits[IOCPNET__LOCKED] = desc->locked_bytes ? desc->locked_bytes : memory.ullTotalPhys / 8;
+    limits[IOCPNET__QUEUED] = desc->queued_bytes ? desc->queued_bytes : memory.ullTotalPhys / 4;
     for (i = 0; i < IOCPNET__ACCOUNTS; i++) {
-        int64_t more = limits[i] - iocpnet__accounts[i].limit;
+        // Half of what fits: sums with a limit must fit as well. No process has as much memory.
+        uint64_t limit = limits[i] < INT64_MAX / 2 ? limits[i] : INT64_MAX / 2;
+        int64_t more = (int64_t)limit - iocpnet__accounts[i].limit;
         if (more <= 0) continue;
         iocpnet__accounts[i].limit += more;
         iocpnet__accounts[i].lot = iocpnet__accounts[i].limit / 1024;
@@ -3013,6 +3037,8 @@ static iocpnet__worker *iocpnet__worker_make(iocpnet_iocp *iocp)
     worker->used = 1;
     worker->ask = 1;
     worker->patience = 1;
+    worker->idle_packets = -1;
+    worker->longest_ms = IOCPNET__LONGEST_WAIT_MS;
     do {
         first = iocpnet__load_pointer(&iocp->workers);
         worker->next = (iocpnet__worker *)first;
@@ -3462,7 +3488,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeou
 {
     iocpnet__worker *worker = (iocpnet__worker *)iocpnet__local_get(&iocp->local);
     const OVERLAPPED_ENTRY *entry, *end;
-    uint32_t longest = IOCPNET__LONGEST_WAIT_MS;
+    uint32_t longest;
     iocpnet_error error = 0;
     bool ran = false;
     bool timers;
@@ -3474,10 +3500,14 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeou
     if (!worker) return WSAENOBUFS;
     if (iocpnet__local_get(&iocpnet__current)) return WSAEINVAL;  // in a callback of any iocp
     state = iocpnet__load(&iocp->state);
-    if (state == IOCPNET__STOPPED) return WSAESHUTDOWN;
+    if (state == IOCPNET__STOPPED) {
+        iocpnet__undraw_lots(worker);
+        return WSAESHUTDOWN;
+    }
     if (!IOCPNET_OS(TlsSetValue)(iocpnet__current.tls, worker)) return iocpnet__last_error();
 
     if (iocpnet__load_pointer(&iocp->overflow)) ran = iocpnet__run_overflow(worker);
+    longest = worker->longest_ms;
     if (state || iocpnet__load(&iocp->timed)) longest = IOCPNET__TICK_MS;
     if (timeout_ms < longest) longest = timeout_ms;
     if (worker->later_first) ran = true;
@@ -3491,6 +3521,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeou
         got = 0;
         if (code != WAIT_TIMEOUT) error = iocpnet_error_from_win32(code);
         if (code == WAIT_TIMEOUT && !ran) error = WAIT_TIMEOUT;
+        iocpnet__worker_idle(worker, longest);
     } else {
         iocpnet__worker_learn(worker, got);
         iocpnet__count_here(worker, IOCPNET_COUNT_PACKETS, got);
@@ -5892,6 +5923,13 @@ IOCPNET__DEF size_t iocpnet_framer_need(const iocpnet_framer *framer)
 
 typedef struct iocpnet__conn iocpnet__conn;
 
+// The worker's lots change, and something may be left in them: it must not wait for long.
+static void iocpnet__worker_keep(iocpnet__worker *worker, int which, int64_t bytes)
+{
+    worker->lots[which] = bytes;
+    worker->longest_ms = IOCPNET__LOTS_MS;
+}
+
 // Takes bytes from what all share, leaving floor in it, and a lot for the worker if there is one.
 static __declspec(noinline) bool iocpnet__draw_shared(iocpnet__worker *worker, int which,
                                                       int64_t bytes, int64_t floor)
@@ -5905,7 +5943,7 @@ static __declspec(noinline) bool iocpnet__draw_shared(iocpnet__worker *worker, i
         if (left - bytes < floor) return false;
         if (left - bytes - lot < floor) lot = 0;
     } while (!iocpnet__cas64(&account->left, left, left - bytes - lot));
-    if (worker) worker->lots[which] += lot;
+    if (worker) iocpnet__worker_keep(worker, which, worker->lots[which] + lot);
     return true;
 }
 
@@ -5927,7 +5965,7 @@ static __declspec(noinline) void iocpnet__undraw_shared(iocpnet__worker *worker,
 
     if (worker) {
         bytes = worker->lots[which] - account->lot;
-        worker->lots[which] = account->lot;
+        iocpnet__worker_keep(worker, which, account->lot);
     }
     iocpnet__count_shared(&account->left, bytes);
 }
