@@ -99,12 +99,20 @@
 // then it is everybody else's turn, so that one fast peer does not keep a thread from all others.
 // Timers (10) run on the same workers, in the same polls.
 //
+// Fibers may use pools, call everything, and poll: they have no caches, and a worker of theirs is
+// returned after each poll. A callback must return on the thread on which it was called. A thread
+// that has used pools or polled before it became a fiber must end as that fiber, on that thread:
+// else what its caches and its worker hold is lost (an assertion in debug where it can be seen).
+//
 // ---- M5 memory ----------------------------------------------------------------------------------
 //
 // A pool reserves address space for limit items (a 32-bit process has 2 GB for all) and commits
 // slabs as they are needed; it never takes more than limit, and says so by NULL. Buffers of a page
 // or more start on a page: the system locks whole pages while a call is pending. Taking and giving
-// on one thread touches nothing shared; what another thread gives comes back 29 at a time.
+// on one thread touches nothing shared; what another thread gives comes back 29 at a time. What a
+// thread's caches hold is there for all when it ends. What runs on it after that (destructors of
+// thread_local, TLS callbacks, DllMain) may still take and give. Lost are the caches of a thread that
+// TerminateThread ended, or that used pools for the first time when it ended, more than 29 times.
 //
 // A listener, and a connector, has pools of its own: connections, buffers to receive into, buffers
 // to send, and with a framer room for messages that came in pieces. A listener that spreads has
@@ -167,8 +175,9 @@
 // Windows Vista a thread that ends no longer cancels what it has started on a completion port.
 // Call iocpnet_iocp_close before a DLL that holds this code is unloaded, not in DllMain.
 //
-// Each pool takes an FLS index, of which a process has 128 before Windows 10 1903: a listener or a
-// connector takes five or six, a listener that spreads none.
+// A process has 128 FLS indexes before Windows 10 1903, and 1,088 TLS indexes. Each iocp takes one
+// of both, and all iocps together one TLS index. All pools together take one of both, and each pool
+// with caches one TLS index: a listener or a connector two, a listener that spreads none.
 //
 // Names with two underscores inside (iocpnet__x) are private.
 //
@@ -420,8 +429,9 @@ typedef struct iocpnet_pool_stats {
 //   pool       set to the pool, or to NULL on failure
 //   desc       copied; NULL for all defaults
 //
-// Returns    0; WSAEINVAL (size 0 after rounding, or too large to reserve); ERROR_NOT_ENOUGH_MEMORY
-//            (8); ERROR_NO_MORE_ITEMS (259): the process is out of TLS or FLS indexes.
+// Returns    0; WSAEINVAL: size or limit above INT32_MAX, or their product beyond the address space;
+//            ERROR_NOT_ENOUGH_MEMORY (8): the system does not reserve as much. Where the process is
+//            out of TLS or FLS indexes, the pool works without caches.
 // Threads    any.
 IOCPNET_API iocpnet_error iocpnet_pool_create(iocpnet_pool **pool, const iocpnet_pool_desc *desc);
 
@@ -430,7 +440,7 @@ IOCPNET_API iocpnet_error iocpnet_pool_create(iocpnet_pool **pool, const iocpnet
 //   pool       NULL is fine
 //
 // Returns    0; WSAEINPROGRESS: some are still out, and nothing was done.
-// Threads    any, but not while a thread that used the pool is ending.
+// Threads    any. Threads that have used the pool may be ending meanwhile.
 IOCPNET_API iocpnet_error iocpnet_pool_destroy(iocpnet_pool *pool);
 
 // Takes a buffer with one reference; used, sent and next are 0. Its bytes are not cleared.
@@ -439,7 +449,8 @@ IOCPNET_API iocpnet_error iocpnet_pool_destroy(iocpnet_pool *pool);
 //            or the system has no memory. Counted in failures.
 // Owns       yours until iocpnet_buffer_give.
 // Threads    any. Touches no shared memory unless this thread's cache is empty. Never blocks long:
-//            a lock is held only while a new slab is cut.
+//            a lock is held only while a new slab is cut. A thread has caches from its 30th use of
+//            any pool on, and until it ends; a fiber has none. Without one each call takes the lock.
 IOCPNET_API iocpnet_buffer *iocpnet_pool_take(iocpnet_pool *pool);
 
 // Adds a reference. One iocpnet_buffer_give more is then needed.
@@ -2035,8 +2046,9 @@ IOCPNET__DEF iocpnet_error iocpnet_error_from_status(uint32_t status)
 //   iocp.timer_lock   a timer is started, cancelled, taken to be run, or has been run
 //   listener.lock     an accept is started or has finished, a listener is closed, a socket is put
 //                     by for reuse or comes from the accept thread
-//   iocpnet__lock     first and last iocp, Winsock's start and end, extension functions, a name is
-//                     taken or freed
+//   iocpnet__lock     first and last iocp, first and last pool with caches, Winsock's start and
+//                     end, extension functions, a name is taken or freed
+//   iocpnet__cached.lock  a pool with caches comes or goes, a thread with caches ends
 //   iocpnet__debug    the ledger, with IOCPNET_DEBUG only
 
 static SRWLOCK iocpnet__lock = SRWLOCK_INIT;
@@ -2151,7 +2163,8 @@ static DWORD iocpnet__teb_offset(DWORD index)
     return found ? offset : 0;
 }
 
-// A value per thread: TLS for speed, and FLS beside it for its call when the thread ends.
+// A value per thread: TLS for speed, and, where it is asked for, FLS beside it for its call when the
+// thread ends.
 typedef struct iocpnet__local {
     volatile DWORD tls;  // a call with a stale name reads it while the last iocp is closed
     DWORD fls;
@@ -2173,21 +2186,36 @@ static inline void *iocpnet__local_get(const iocpnet__local *local)
     return offset ? iocpnet__teb_read(offset) : iocpnet__local_ask(local);
 }
 
+// ended is called when a thread that has a value ends; NULL: that is of no interest.
 static iocpnet_error iocpnet__local_init(iocpnet__local *local, PFLS_CALLBACK_FUNCTION ended)
 {
+    local->fls = FLS_OUT_OF_INDEXES;
     local->tls = IOCPNET_OS(TlsAlloc)();
     if (local->tls == TLS_OUT_OF_INDEXES) return 259;
+    if (ended) {
+        local->fls = IOCPNET_OS(FlsAlloc)(ended);
+        if (local->fls == FLS_OUT_OF_INDEXES) {
+            IOCPNET_OS(TlsFree)(local->tls);
+            local->tls = TLS_OUT_OF_INDEXES;
+            return 259;
+        }
+    }
     local->offset = iocpnet__teb_offset(local->tls);
-    local->fls = IOCPNET_OS(FlsAlloc)(ended);
-    if (local->fls != FLS_OUT_OF_INDEXES) return 0;
-    IOCPNET_OS(TlsFree)(local->tls);
-    return 259;
+    return 0;
 }
 
+// First nobody finds the index, then it is free: whoever has it next must not have its value taken
+// for one of ours.
 static void iocpnet__local_fini(iocpnet__local *local)
 {
-    IOCPNET_OS(FlsFree)(local->fls);  // calls ended for every thread that has a value
-    IOCPNET_OS(TlsFree)(local->tls);
+    DWORD tls = local->tls;
+
+    // Calls ended for every thread that has a value.
+    if (local->fls != FLS_OUT_OF_INDEXES) IOCPNET_OS(FlsFree)(local->fls);
+    local->fls = FLS_OUT_OF_INDEXES;
+    local->offset = 0;
+    local->tls = TLS_OUT_OF_INDEXES;
+    if (tls != TLS_OUT_OF_INDEXES) IOCPNET_OS(TlsFree)(tls);
 }
 
 // In the call at a thread's end: what runs on it after that finds nothing.
@@ -2276,13 +2304,27 @@ typedef struct iocpnet__magazine {
 } iocpnet__magazine;
 
 typedef struct iocpnet__cache {
-    iocpnet_pool *pool;
+    iocpnet__magazine own[2];  // so that the number of magazines grows with that of caches; first,
+                               // for they must be aligned to 16
     iocpnet__magazine *loaded, *spare;
     volatile int64_t takes, gives, exchanges;
     struct iocpnet__cache *next;  // in pool.caches, for good
     volatile int32_t used;        // a thread has it
-    iocpnet__magazine own[2];     // so that the number of magazines grows with that of caches
 } iocpnet__cache;
+
+// What all pools with caches share, so that the end of a thread is told once for all of them. The
+// FLS value of a thread that has caches is its id. The TLS value counts how often a thread used a
+// pool without a cache, up to ROUNDS, since a thread that does so seldom needs none; beyond that:
+enum { IOCPNET__CACHES = IOCPNET__ROUNDS + 1, IOCPNET__ENDED };
+typedef BOOLEAN WINAPI iocpnet__ends_fn(void);
+static struct {
+    iocpnet__local local;
+    uint32_t count;                   // of the pools; iocpnet__lock
+    iocpnet__ends_fn *volatile ends;  // RtlDllShutdownInProgress; NULL: there is none
+    SRWLOCK lock;                     // protects all below
+    iocpnet_pool *first;              // of the pools
+} iocpnet__cached = { { TLS_OUT_OF_INDEXES, FLS_OUT_OF_INDEXES, 0 }, 0, NULL, SRWLOCK_INIT, NULL };
+static volatile int32_t iocpnet__pools;  // of all kinds
 
 struct iocpnet_pool {
     SLIST_HEADER full, empty;  // the depot
@@ -2293,7 +2335,8 @@ struct iocpnet_pool {
     size_t stride, data_bytes, header_bytes, fixed_bytes, committed;
     uint32_t size, limit, slab, rounds, depot;
     bool objects, no_cache;
-    iocpnet__local local;
+    iocpnet__local local;  // this thread's cache; no index without caches
+    iocpnet_pool *next;    // in iocpnet__cached
     void *volatile caches;
     SRWLOCK lock;  // protects all below
     uint32_t made, slabs, shelved, ready;
@@ -2315,17 +2358,88 @@ static void iocpnet__pool_shelve(iocpnet_pool *pool, iocpnet__magazine *magazine
         pool->shelf[pool->shelved++] = magazine->items[--magazine->count];
 }
 
-// Called when a thread ends: what its cache held goes to the shelf, the cache to the next thread.
+// What this thread's cache held goes to the shelf, the cache to the next thread.
+static void iocpnet__pool_uncache(iocpnet_pool *pool)
+{
+    iocpnet__cache *cache = (iocpnet__cache *)iocpnet__local_get(&pool->local);
+
+    if (!cache) return;
+    IOCPNET_OS(TlsSetValue)(pool->local.tls, NULL);
+    iocpnet__lock_enter(&pool->lock);
+    iocpnet__pool_shelve(pool, cache->loaded);
+    iocpnet__pool_shelve(pool, cache->spare);
+    iocpnet__lock_leave(&pool->lock);
+    iocpnet__store(&cache->used, 0);
+}
+
+// Called when a thread that has caches ends, or the fiber that it was when it made the first one.
+// What runs on it after that (later FLS callbacks, DllMain, destructors of thread_local) finds that
+// it has ended, and makes no new caches. On another thread than its own nothing may be touched: a
+// fiber was deleted there, and the caches may be in use.
 static void WINAPI iocpnet__pool_thread_ended(void *value)
 {
-    iocpnet__cache *cache = (iocpnet__cache *)value;
+    iocpnet__ends_fn *ends = iocpnet__cached.ends;
+    bool own = value == (void *)(uintptr_t)IOCPNET_OS(GetCurrentThreadId)();
+    iocpnet_pool *pool;
 
-    iocpnet__local_forget(&cache->pool->local, value);
-    iocpnet__lock_enter(&cache->pool->lock);
-    iocpnet__pool_shelve(cache->pool, cache->loaded);
-    iocpnet__pool_shelve(cache->pool, cache->spare);
-    iocpnet__lock_leave(&cache->pool->lock);
-    iocpnet__store(&cache->used, 0);
+    // When the process ends, others were killed, perhaps with a lock: to ask for it would end this
+    // thread too, with another exit code.
+    if (ends && ends()) return;
+    iocpnet__lock_enter(&iocpnet__cached.lock);
+    pool = iocpnet__cached.first;
+    IOCPNET_ASSERT((own || !pool) && "a fiber that used pools as a thread ended on another thread");
+    if (own && pool) {
+        IOCPNET_OS(TlsSetValue)(iocpnet__cached.local.tls, (void *)(uintptr_t)IOCPNET__ENDED);
+    }
+    for (; own && pool; pool = pool->next)
+        iocpnet__pool_uncache(pool);
+    iocpnet__lock_leave(&iocpnet__cached.lock);
+}
+
+// Gives a pool caches; false: there is no index for them. FLS is not called under the lock that its
+// callback takes, for it has a lock of its own.
+static bool iocpnet__pool_cached(iocpnet_pool *pool)
+{
+    bool ok = true;
+
+    iocpnet__lock_enter(&iocpnet__lock);
+    if (!iocpnet__cached.count) {
+        HMODULE ntdll = IOCPNET_OS(GetModuleHandleA)("ntdll.dll");
+
+        iocpnet__cached.ends = ntdll ? (iocpnet__ends_fn *)(iocpnet_ext_fn *)IOCPNET_OS(
+                                           GetProcAddress)(ntdll, "RtlDllShutdownInProgress")
+                                     : NULL;
+        ok = !iocpnet__local_init(&iocpnet__cached.local, iocpnet__pool_thread_ended);
+    }
+    if (ok && iocpnet__local_init(&pool->local, NULL)) {
+        if (!iocpnet__cached.count) iocpnet__local_fini(&iocpnet__cached.local);
+        ok = false;
+    }
+    if (ok) iocpnet__cached.count++;
+    iocpnet__lock_leave(&iocpnet__lock);
+    if (!ok) return false;
+    iocpnet__lock_enter(&iocpnet__cached.lock);
+    pool->next = iocpnet__cached.first;
+    iocpnet__cached.first = pool;
+    iocpnet__lock_leave(&iocpnet__cached.lock);
+    return true;
+}
+
+// From here on no thread that ends touches the pool. With the last one the indexes are given back,
+// so that nothing is called when the code is gone.
+static void iocpnet__pool_uncached(iocpnet_pool *pool)
+{
+    iocpnet_pool **at = &iocpnet__cached.first;
+
+    iocpnet__lock_enter(&iocpnet__cached.lock);
+    while (*at != pool)
+        at = &(*at)->next;
+    *at = pool->next;
+    iocpnet__lock_leave(&iocpnet__cached.lock);
+    iocpnet__local_fini(&pool->local);
+    iocpnet__lock_enter(&iocpnet__lock);
+    if (!--iocpnet__cached.count) iocpnet__local_fini(&iocpnet__cached.local);
+    iocpnet__lock_leave(&iocpnet__lock);
 }
 
 static void iocpnet__pool_free(iocpnet_pool *pool)
@@ -2352,7 +2466,6 @@ IOCPNET__DEF iocpnet_error iocpnet_pool_create(iocpnet_pool **out, const iocpnet
     bool objects = desc && desc->objects;
     size_t stride = 16;
     size_t depot, shelf_bytes, magazine_bytes, fixed;
-    iocpnet_error error = 0;
     iocpnet_pool *pool = NULL;
 
     *out = NULL;
@@ -2386,7 +2499,7 @@ IOCPNET__DEF iocpnet_error iocpnet_pool_create(iocpnet_pool **out, const iocpnet
     pool->limit = limit;
     pool->stride = stride;
     pool->objects = objects;
-    pool->no_cache = desc && desc->no_cache;
+    pool->local.tls = TLS_OUT_OF_INDEXES;
     pool->depot = (uint32_t)depot;
     pool->slab = (uint32_t)(slab_bytes / stride ? slab_bytes / stride : 1);
     pool->rounds = limit / 16 < IOCPNET__ROUNDS ? limit / 16 : (uint32_t)IOCPNET__ROUNDS;
@@ -2401,7 +2514,6 @@ IOCPNET__DEF iocpnet_error iocpnet_pool_create(iocpnet_pool **out, const iocpnet
     IOCPNET_OS(InitializeSListHead)(&pool->full);
     IOCPNET_OS(InitializeSListHead)(&pool->empty);
 
-    error = 8;
     pool->data = (unsigned char *)IOCPNET_OS(VirtualAlloc)(NULL, pool->data_bytes, MEM_RESERVE,
                                                            PAGE_READWRITE);
     if (!pool->data) goto free_pool;
@@ -2410,14 +2522,14 @@ IOCPNET__DEF iocpnet_error iocpnet_pool_create(iocpnet_pool **out, const iocpnet
                                                                    MEM_RESERVE, PAGE_READWRITE);
         if (!pool->headers) goto free_pool;
     }
-    error = iocpnet__local_init(&pool->local, iocpnet__pool_thread_ended);
-    if (error) goto free_pool;
+    pool->no_cache = (desc && desc->no_cache) || !iocpnet__pool_cached(pool);
+    iocpnet__add(&iocpnet__pools, 1);
     *out = pool;
     return 0;
 
 free_pool:
     iocpnet__pool_free(pool);
-    return error;
+    return 8;
 }
 
 // Commits the next slab. Lock held.
@@ -2459,11 +2571,33 @@ static void *iocpnet__pool_unshelve(iocpnet_pool *pool)
     return header;
 }
 
+// Whether this thread shall have caches. Not a fiber: what it would leave behind can't be told from
+// what its thread still uses.
+static bool iocpnet__thread_caches(void)
+{
+    const iocpnet__local *local = &iocpnet__cached.local;
+    uintptr_t uses = (uintptr_t)iocpnet__local_get(local);
+    void *id = (void *)(uintptr_t)IOCPNET_OS(GetCurrentThreadId)();
+
+    if (uses < IOCPNET__ROUNDS) {
+        IOCPNET_OS(TlsSetValue)(local->tls, (void *)(uses + 1));
+        return false;
+    }
+    if (uses == IOCPNET__ENDED || IOCPNET_OS(IsThreadAFiber)()) return false;
+    if (uses == IOCPNET__CACHES) return true;
+    if (!IOCPNET_OS(FlsSetValue)(local->fls, id)) return false;
+    if (IOCPNET_OS(TlsSetValue)(local->tls, (void *)(uintptr_t)IOCPNET__CACHES)) return true;
+    IOCPNET_OS(FlsSetValue)(local->fls, NULL);
+    return false;
+}
+
+// A cache for this thread; NULL: it uses the shelf.
 static iocpnet__cache *iocpnet__pool_cache_make(iocpnet_pool *pool)
 {
     iocpnet__cache *cache = (iocpnet__cache *)iocpnet__load_pointer(&pool->caches);
     void *first;
 
+    if (pool->no_cache || !iocpnet__thread_caches()) return NULL;
     for (; cache; cache = cache->next) {
         if (!iocpnet__load(&cache->used) && iocpnet__cas(&cache->used, 0, 1)) goto found;
     }
@@ -2471,7 +2605,6 @@ static iocpnet__cache *iocpnet__pool_cache_make(iocpnet_pool *pool)
                                                        MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE);
     if (!cache) return NULL;
     IOCPNET__LEDGER(blocks, 1);
-    cache->pool = pool;
     cache->used = 1;
     cache->loaded = &cache->own[0];
     cache->spare = &cache->own[1];
@@ -2480,7 +2613,7 @@ static iocpnet__cache *iocpnet__pool_cache_make(iocpnet_pool *pool)
         cache->next = (iocpnet__cache *)first;
     } while (!iocpnet__cas_pointer(&pool->caches, first, cache));
 found:
-    if (iocpnet__local_set(&pool->local, cache)) return cache;
+    if (IOCPNET_OS(TlsSetValue)(pool->local.tls, cache)) return cache;
     iocpnet__store(&cache->used, 0);
     return NULL;
 }
@@ -2514,7 +2647,7 @@ static __declspec(noinline) void *iocpnet__pool_take_slow(iocpnet_pool *pool, io
     PSLIST_ENTRY full;
     void *item;
 
-    if (!cache && !pool->no_cache) cache = iocpnet__pool_cache_make(pool);
+    if (!cache) cache = iocpnet__pool_cache_make(pool);
     if (!cache) return iocpnet__pool_take_locked(pool);
     if (!cache->spare->count) {
         full = IOCPNET_OS(InterlockedPopEntrySList)(&pool->full);
@@ -2576,8 +2709,7 @@ static __declspec(noinline) void iocpnet__pool_give_slow(iocpnet_pool *pool, ioc
 {
     iocpnet__magazine *empty;
 
-    if (!cache && !pool->no_cache) cache = iocpnet__pool_cache_make(pool);
-
+    if (!cache) cache = iocpnet__pool_cache_make(pool);
     if (!cache) {
         iocpnet__pool_give_locked(pool, item);
         return;
@@ -2780,8 +2912,9 @@ IOCPNET__DEF iocpnet_error iocpnet_pool_destroy(iocpnet_pool *pool)
     while (iocpnet__pool_quarantine(pool, NULL))
         continue;
 #endif
-    iocpnet__local_fini(&pool->local);
+    if (!pool->no_cache) iocpnet__pool_uncached(pool);
     iocpnet__pool_free(pool);
+    iocpnet__add(&iocpnet__pools, -1);
     return 0;
 }
 
@@ -2825,6 +2958,7 @@ typedef struct iocpnet__worker {
     uint32_t longest_ms;              // its next wait is no longer than this
     struct iocpnet__worker *next;     // in iocp.workers, for good
     volatile int32_t used;            // a thread has it
+    DWORD thread;                     // which
     volatile int32_t busy;            // it runs callbacks
     uint32_t ask, patience, full;     // packets to ask for; full batches before asking for more
     uintptr_t handle;  // whose packet is being run: only its operations finish in place
@@ -3011,10 +3145,16 @@ static void iocpnet__report(iocpnet_iocp *iocp, iocpnet_error error, const char 
     if (iocp->desc.on_error) iocp->desc.on_error(iocp->desc.user, error, place);
 }
 
+// On another thread than its own a fiber is deleted that polled as a thread, or the iocp is closed.
 static void WINAPI iocpnet__iocp_thread_ended(void *value)
 {
     iocpnet__worker *worker = (iocpnet__worker *)value;
 
+    if (worker->thread != IOCPNET_OS(GetCurrentThreadId)()) {
+        IOCPNET_ASSERT(iocpnet__load(&worker->iocp->state) == IOCPNET__STOPPED &&
+                       "a fiber that polled as a thread ended on another thread");
+        return;
+    }
     iocpnet__local_forget(&worker->iocp->local, value);
     worker->steady = false;
     iocpnet__undraw_lots(worker);
@@ -3025,6 +3165,7 @@ static iocpnet__worker *iocpnet__worker_make(iocpnet_iocp *iocp)
 {
     iocpnet__worker *worker;
     void *first;
+    bool set;
 
     worker = (iocpnet__worker *)iocpnet__load_pointer(&iocp->workers);
     for (; worker; worker = worker->next) {
@@ -3044,7 +3185,11 @@ static iocpnet__worker *iocpnet__worker_make(iocpnet_iocp *iocp)
         worker->next = (iocpnet__worker *)first;
     } while (!iocpnet__cas_pointer(&iocp->workers, first, worker));
 found:
-    if (iocpnet__local_set(&iocp->local, worker)) return worker;
+    worker->thread = IOCPNET_OS(GetCurrentThreadId)();
+    // A fiber has it for one poll, and need not be told of when it ends.
+    set = IOCPNET_OS(IsThreadAFiber)() ? IOCPNET_OS(TlsSetValue)(iocp->local.tls, worker)
+                                       : iocpnet__local_set(&iocp->local, worker);
+    if (set) return worker;
     iocpnet__store(&worker->used, 0);
     return NULL;
 }
@@ -3484,6 +3629,22 @@ static void iocpnet__wait_ended(iocpnet__worker *worker)
     if (until) iocpnet__cas64(&worker->wake_at, until, 0);
 }
 
+// A thread's first poll, or any of a fiber, whose worker is another one's after it.
+static __declspec(noinline) iocpnet_error
+    iocpnet__poll_first(iocpnet_iocp *iocp, uint32_t timeout_ms)
+{
+    iocpnet__worker *worker = iocpnet__worker_make(iocp);
+    iocpnet_error error;
+
+    if (!worker) return WSAENOBUFS;
+    error = iocpnet_iocp_poll(iocp, timeout_ms);
+    if (!IOCPNET_OS(IsThreadAFiber)()) return error;
+    iocpnet__undraw_lots(worker);
+    iocpnet__local_forget(&iocp->local, worker);
+    iocpnet__store(&worker->used, 0);
+    return error;
+}
+
 IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeout_ms)
 {
     iocpnet__worker *worker = (iocpnet__worker *)iocpnet__local_get(&iocp->local);
@@ -3496,8 +3657,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeou
     uint64_t began;
     ULONG got = 0;
 
-    if (!worker) worker = iocpnet__worker_make(iocp);
-    if (!worker) return WSAENOBUFS;
+    if (!worker) return iocpnet__poll_first(iocp, timeout_ms);
     if (iocpnet__local_get(&iocpnet__current)) return WSAEINVAL;  // in a callback of any iocp
     state = iocpnet__load(&iocp->state);
     if (state == IOCPNET__STOPPED) {
@@ -3540,6 +3700,8 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeou
     iocpnet__store(&worker->busy, 0);
     if (iocpnet__load(&iocp->timed)) iocpnet__tick(iocp);
     if (iocpnet__load(&iocp->state)) iocpnet__stop_advance(iocp);
+    IOCPNET_ASSERT(iocpnet__local_get(&iocpnet__current) == worker &&
+                   "a callback returned on another thread than it was called on");
     IOCPNET_OS(TlsSetValue)(iocpnet__current.tls, NULL);
     return error;
 }
@@ -3610,11 +3772,7 @@ static bool iocpnet__current_acquire(const iocpnet_iocp_desc *desc)
     bool ok = true;
 
     iocpnet__lock_enter(&iocpnet__lock);
-    if (!iocpnet__opened) {
-        iocpnet__current.tls = IOCPNET_OS(TlsAlloc)();
-        ok = iocpnet__current.tls != TLS_OUT_OF_INDEXES;
-        if (ok) iocpnet__current.offset = iocpnet__teb_offset(iocpnet__current.tls);
-    }
+    if (!iocpnet__opened) ok = !iocpnet__local_init(&iocpnet__current, NULL);
     if (ok) iocpnet__accounts_open(desc);
     if (ok) iocpnet__opened++;
     iocpnet__lock_leave(&iocpnet__lock);
@@ -3625,14 +3783,8 @@ static void iocpnet__current_release(void)
 {
     iocpnet__lock_enter(&iocpnet__lock);
     if (!--iocpnet__opened) {
-        DWORD tls = iocpnet__current.tls;
-
-        // First nobody finds the index, then it is free: whoever has it next, and calls with a
-        // stale name, must not have his value taken for a worker.
         iocpnet__accounts_close();
-        iocpnet__current.offset = 0;
-        iocpnet__current.tls = TLS_OUT_OF_INDEXES;
-        IOCPNET_OS(TlsFree)(tls);
+        iocpnet__local_fini(&iocpnet__current);
     }
     iocpnet__lock_leave(&iocpnet__lock);
 }
