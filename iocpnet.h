@@ -173,7 +173,11 @@
 // Windows 8 and Server 2012 without KB2779768 may stop completing AcceptEx under load.
 // SIO_LOOPBACK_FAST_PATH is not offered: Microsoft has deprecated it. Issue from any thread: since
 // Windows Vista a thread that ends no longer cancels what it has started on a completion port.
-// Call iocpnet_iocp_close before a DLL that holds this code is unloaded, not in DllMain.
+//
+// To unload a DLL that holds this code: close its iocps, destroy its pools, let its threads return
+// from its calls, then call iocpnet_os_unload; none of this in DllMain. Nothing is left then: no
+// thread, no handle, no memory, no TLS or FLS index, no callback. What was not closed or destroyed
+// has FLS callbacks, which the system makes when a thread ends, into code that is gone.
 //
 // A process has 128 FLS indexes before Windows 10 1903, and 1,088 TLS indexes. Each iocp takes one
 // of both, and all iocps together one TLS index. All pools together take one of both, and each pool
@@ -296,6 +300,13 @@ IOCPNET_API iocpnet_error iocpnet_os_init(void);
 // Returns    0 or the code of WSACleanup.
 // Threads    any.
 IOCPNET_API iocpnet_error iocpnet_os_fini(void);
+
+// Gives back what the kit keeps for the life of the process: the table of connection names. Only a
+// DLL that holds this code, and is to be unloaded, needs it: see M7. Names of before stay dead.
+//
+// Returns    0; WSAEINPROGRESS: an iocp or a pool is open, and nothing was done.
+// Threads    any, while no other thread is in a call of the kit.
+IOCPNET_API iocpnet_error iocpnet_os_unload(void);
 
 // ---- D4 stats: counters per worker, one snapshot ------------------------------------------------
 
@@ -2063,6 +2074,10 @@ static void iocpnet__lock_leave(void *lock)
     IOCPNET_OS(ReleaseSRWLockExclusive)((SRWLOCK *)lock);
 }
 
+static uint32_t iocpnet__opened;                // iocps open; iocpnet__lock
+static volatile int32_t iocpnet__pools;         // pools made and not destroyed
+static void (*iocpnet__names_free_hook)(void);  // of the server part, once it has names; the same
+
 static iocpnet_error iocpnet__last_error(void)
 {
     DWORD code = IOCPNET_OS(GetLastError)();
@@ -2105,6 +2120,19 @@ IOCPNET__DEF iocpnet_error iocpnet_os_fini(void)
 
     iocpnet__lock_enter(&iocpnet__lock);
     error = IOCPNET_OS(WSACleanup)() ? iocpnet__wsa_error() : 0;
+    iocpnet__lock_leave(&iocpnet__lock);
+    return error;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_os_unload(void)
+{
+    iocpnet_error error = WSAEINPROGRESS;
+
+    iocpnet__lock_enter(&iocpnet__lock);
+    if (!iocpnet__opened && !iocpnet__load(&iocpnet__pools)) {
+        if (iocpnet__names_free_hook) iocpnet__names_free_hook();
+        error = 0;
+    }
     iocpnet__lock_leave(&iocpnet__lock);
     return error;
 }
@@ -2324,8 +2352,6 @@ static struct {
     SRWLOCK lock;                     // protects all below
     iocpnet_pool *first;              // of the pools
 } iocpnet__cached = { { TLS_OUT_OF_INDEXES, FLS_OUT_OF_INDEXES, 0 }, 0, NULL, SRWLOCK_INIT, NULL };
-static volatile int32_t iocpnet__pools;  // of all kinds
-
 struct iocpnet_pool {
     SLIST_HEADER full, empty;  // the depot
     unsigned char *data;       // limit items, reserved at once
@@ -3037,7 +3063,6 @@ struct iocpnet_iocp {
 // The worker whose poll this thread is in, whichever iocp's. One index for all iocps of the
 // process.
 static iocpnet__local iocpnet__current = { TLS_OUT_OF_INDEXES, FLS_OUT_OF_INDEXES, 0 };
-static uint32_t iocpnet__opened;             // iocps open; iocpnet__lock
 static volatile int32_t iocpnet__transmits;  // native file transfers running in this process
 
 static inline iocpnet__worker *iocpnet__worker_here(const iocpnet_iocp *iocp)
@@ -7089,8 +7114,8 @@ struct iocpnet__conn {
 };
 
 // Names. A slot's word holds generation (32 bits), LIVE (1 bit) and references (31 bits), so that
-// taking a reference and checking the generation are one step. Slots are never freed: 64 KiB for
-// each 4,096 connections that were ever open at once, for the life of the process.
+// taking a reference and checking the generation are one step. Slots are freed by iocpnet_os_unload
+// only: 64 KiB for each 4,096 connections that were ever open at once.
 typedef struct iocpnet__name {
     volatile int64_t word;
     union {
@@ -7104,10 +7129,29 @@ static const int64_t iocpnet__name_live = 0x80000000;
 static iocpnet__name *volatile iocpnet__names[IOCPNET__NAME_CHUNKS];
 static volatile int32_t iocpnet__name_count;  // slots made; written under iocpnet__lock
 static uint32_t iocpnet__name_free_first, iocpnet__name_free_last;  // iocpnet__lock
+static uint32_t iocpnet__name_generation = 1;  // of new slots: none that was in use; the same
 
 static iocpnet__name *iocpnet__name_at(uint32_t index)
 {
     return iocpnet__names[index / IOCPNET__NAME_CHUNK] + index % IOCPNET__NAME_CHUNK;
+}
+
+// No iocp is open, so no name is live; lock held. A name of before must not fit a new slot.
+static void iocpnet__names_free(void)
+{
+    uint32_t i, generation;
+
+    for (i = 1; i <= (uint32_t)iocpnet__name_count; i++) {
+        generation = (uint32_t)((uint64_t)iocpnet__load64(&iocpnet__name_at(i)->word) >> 32);
+        if (generation > iocpnet__name_generation) iocpnet__name_generation = generation;
+    }
+    if (iocpnet__name_generation == UINT32_MAX) iocpnet__name_generation = 1;  // all are used up
+    iocpnet__store(&iocpnet__name_count, 0);
+    iocpnet__name_free_first = iocpnet__name_free_last = 0;
+    for (i = 0; i < IOCPNET__NAME_CHUNKS && iocpnet__names[i]; i++) {
+        IOCPNET_OS(VirtualFree)(iocpnet__names[i], 0, MEM_RELEASE);
+        iocpnet__names[i] = NULL;
+    }
 }
 
 // Gives a connection its name: one reference, live. Slot 0 is never used.
@@ -7131,7 +7175,8 @@ static bool iocpnet__name_take(iocpnet__conn *conn)
         }
         if (iocpnet__names[fresh / IOCPNET__NAME_CHUNK]) {
             index = fresh;
-            iocpnet__name_at(index)->word = (int64_t)1 << 32;
+            iocpnet__name_at(index)->word = (int64_t)((uint64_t)iocpnet__name_generation << 32);
+            iocpnet__names_free_hook = iocpnet__names_free;
             iocpnet__store(&iocpnet__name_count, (int32_t)fresh);
         }
     }

@@ -1,5 +1,5 @@
 // test_bounds.c - what has a limit, and what a server that runs for ever must give back: limits of
-// the process, what idle workers hold.
+// the process, what idle workers hold, names.
 #include "fault.h"
 #include "locks.h"
 
@@ -200,11 +200,46 @@ static void threads_of_the_program_hold_nothing(void)
     }
 }
 
+// ---- what is kept for the life of the process ---------------------------------------------------
+
+static void an_unload_gives_back_the_names_and_keeps_them_dead(void)
+{
+    iocpnet_listener *listener;
+    iocpnet_conn old[3];
+    iocpnet_pool *pool;
+    SOCKET s;
+    int i, k;
+    for (i = 0; i < 3; i++) {
+        prepare();
+        REQUIRE(begin());
+        s = peer_connect(listen_here(&listener));
+        AWAIT(opened == 1, PEER_MS);
+        old[i] = newest;
+        CHECK(iocpnet_conn_address(newest, false).size > 0);
+        for (k = 0; k < i; k++) {
+            CHECK(old[k].id != newest.id);
+            CHECK_ERR(iocpnet_conn_send(old[k], "x", 1), WSAENOTCONN);
+            CHECK_ERR(iocpnet_conn_abort(old[k]), WSAENOTCONN);
+        }
+        CHECK(echoes(s));
+        CHECK_ERR(iocpnet_os_unload(), WSAEINPROGRESS);
+        closesocket(s);
+        end();
+        CHECK_ERR(iocpnet_pool_create(&pool, NULL), 0);
+        CHECK_ERR(iocpnet_os_unload(), WSAEINPROGRESS);
+        CHECK_ERR(iocpnet_pool_destroy(pool), 0);
+        CHECK_ERR(iocpnet_os_unload(), 0);
+        CHECK(iocpnet__names[0] == NULL);
+        CHECK_ERR(iocpnet_conn_send(newest, "x", 1), WSAENOTCONN);
+    }
+}
+
 int main(int argc, char **argv)
 {
     t_begin(argc, argv, "bounds");
     T_RUN(the_largest_limit_is_no_limit);
     T_RUN(workers_that_are_idle_hold_nothing);
     T_RUN(threads_of_the_program_hold_nothing);
+    T_RUN(an_unload_gives_back_the_names_and_keeps_them_dead);
     return t_end();
 }
