@@ -70,6 +70,10 @@ if defined benches for %%f in (bench\peers\*.c) do call :compile bench\peers %%f
 set flags=%flags% /DIOCPNET_DEBUG
 if "%target%"=="test" for %%f in (tests\test_*.c) do call :compile tests %%f
 if "%target%"=="tests" for %%f in (tests\test_*.c) do call :compile tests %%f
+set with_dll=
+if "%target%"=="test" set with_dll=1
+if "%target%"=="tests" set with_dll=1
+if defined with_dll call :compile_dll tests\unload_dll.c
 if "%target%"=="full" for %%f in (tests\test_withstand.c tests\test_listener.c) do call :compile tests %%f
 if defined failed exit /b %failed%
 
@@ -187,6 +191,17 @@ if %code%==0 goto :eof
 set failed=%code%
 type %out%\cl.txt
 echo build.bat: %2 does not compile
+goto :eof
+
+:compile_dll
+if defined failed goto :eof
+echo cl %1
+cl %flags% /LD /Fo%out%\obj\ /Fe%out%\tests\%~n1.dll %1 ws2_32.lib >%out%\cl.txt 2>&1
+set code=%errorlevel%
+if %code%==0 goto :eof
+set failed=%code%
+type %out%\cl.txt
+echo build.bat: %1 does not compile
 goto :eof
 
 :analyze

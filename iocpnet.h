@@ -104,12 +104,20 @@
 // then it is everybody else's turn, so that one fast peer does not keep a thread from all others.
 // Timers (10) run on the same workers, in the same polls.
 //
+// Fibers may use pools, call everything, and poll: they have no caches, and a worker of theirs is
+// returned after each poll. A callback must return on the thread on which it was called. A thread
+// that has used pools or polled before it became a fiber must end as that fiber, on that thread:
+// else what its caches and its worker hold is lost (an assertion in debug where it can be seen).
+//
 // ---- M5 memory ----------------------------------------------------------------------------------
 //
 // A pool reserves address space for limit items (a 32-bit process has 2 GB for all) and commits
 // slabs as they are needed; it never takes more than limit, and says so by NULL. Buffers of a page
 // or more start on a page: the system locks whole pages while a call is pending. Taking and giving
-// on one thread touches nothing shared; what another thread gives comes back 29 at a time.
+// on one thread touches nothing shared; what another thread gives comes back 29 at a time. What a
+// thread's caches hold is there for all when it ends. What runs on it after that (destructors of
+// thread_local, TLS callbacks, DllMain) may still take and give. Lost are the caches of a thread that
+// TerminateThread ended, or that used pools for the first time when it ended, more than 29 times.
 //
 // A listener, and a connector, has pools of its own: connections, buffers to receive into, buffers
 // to send, and with a framer room for messages that came in pieces. A listener that spreads has
@@ -170,10 +178,15 @@
 // Windows 8 and Server 2012 without KB2779768 may stop completing AcceptEx under load.
 // SIO_LOOPBACK_FAST_PATH is not offered: Microsoft has deprecated it. Issue from any thread: since
 // Windows Vista a thread that ends no longer cancels what it has started on a completion port.
-// Call iocpnet_iocp_close before a DLL that holds this code is unloaded, not in DllMain.
 //
-// Each pool takes an FLS index, of which a process has 128 before Windows 10 1903: a listener or a
-// connector takes five or six, a listener that spreads none.
+// To unload a DLL that holds this code: close its iocps, destroy its pools, let its threads return
+// from its calls, then call iocpnet_os_unload; none of this in DllMain. Nothing is left then: no
+// thread, no handle, no memory, no TLS or FLS index, no callback. What was not closed or destroyed
+// has FLS callbacks, which the system makes when a thread ends, into code that is gone.
+//
+// A process has 128 FLS indexes before Windows 10 1903, and 1,088 TLS indexes. Each iocp takes one
+// of both, and all iocps together one TLS index. All pools together take one of both, and each pool
+// with caches one TLS index: a listener or a connector two, a listener that spreads none.
 //
 // Names with two underscores inside (iocpnet__x) are private.
 //
@@ -316,6 +329,13 @@ IOCPNET_API iocpnet_error iocpnet_os_init(void);
 // Threads    any.
 IOCPNET_API iocpnet_error iocpnet_os_fini(void);
 
+// Gives back what the kit keeps for the life of the process: the table of connection names. Only a
+// DLL that holds this code, and is to be unloaded, needs it: see M7. Names of before stay dead.
+//
+// Returns    0; WSAEINPROGRESS: an iocp or a pool is open, and nothing was done.
+// Threads    any, while no other thread is in a call of the kit.
+IOCPNET_API iocpnet_error iocpnet_os_unload(void);
+
 // ---- D4 stats: counters per worker, one snapshot ------------------------------------------------
 
 // What kinds of operation there are; iocpnet_op.kind.
@@ -392,8 +412,10 @@ typedef struct iocpnet_stats {
                                           // summed
     uint64_t accepts_wanted;              // how many should wait now; pending says how many do
     uint64_t timers;                      // that wait, and callbacks of theirs that run
-    uint64_t queued_bytes, locked_bytes;  // of the process, see iocpnet_iocp_desc: what workers
-                                          // have drawn in lots included
+    uint64_t queued_bytes, locked_bytes;  // of the process, see iocpnet_iocp_desc. Each busy worker
+                                          // has up to 1/512 of the limit reserved, which counts; it
+                                          // gives that back after half a second without a packet. A
+                                          // thread of yours does so only when it polls again
     uint32_t workers;                     // threads that have polled and not ended
     uint32_t busy;                        // of these, with callbacks to run
 } iocpnet_stats;
@@ -447,8 +469,9 @@ typedef struct iocpnet_pool_stats {
 //   pool       set to the pool, or to NULL on failure
 //   desc       copied; NULL for all defaults
 //
-// Returns    0; WSAEINVAL (size 0 after rounding, or too large to reserve); ERROR_NOT_ENOUGH_MEMORY
-//            (8); ERROR_NO_MORE_ITEMS (259): the process is out of TLS or FLS indexes.
+// Returns    0; WSAEINVAL: size or limit above INT32_MAX, or their product beyond the address space;
+//            ERROR_NOT_ENOUGH_MEMORY (8): the system does not reserve as much. Where the process is
+//            out of TLS or FLS indexes, the pool works without caches.
 // Threads    any.
 IOCPNET_API iocpnet_error iocpnet_pool_create(iocpnet_pool **pool, const iocpnet_pool_desc *desc);
 
@@ -457,7 +480,7 @@ IOCPNET_API iocpnet_error iocpnet_pool_create(iocpnet_pool **pool, const iocpnet
 //   pool       NULL is fine
 //
 // Returns    0; WSAEINPROGRESS: some are still out, and nothing was done.
-// Threads    any, but not while a thread that used the pool is ending.
+// Threads    any. Threads that have used the pool may be ending meanwhile.
 IOCPNET_API iocpnet_error iocpnet_pool_destroy(iocpnet_pool *pool);
 
 // Takes a buffer with one reference; used, sent and next are 0. Its bytes are not cleared.
@@ -466,7 +489,8 @@ IOCPNET_API iocpnet_error iocpnet_pool_destroy(iocpnet_pool *pool);
 //            or the system has no memory. Counted in failures.
 // Owns       yours until iocpnet_buffer_give.
 // Threads    any. Touches no shared memory unless this thread's cache is empty. Never blocks long:
-//            a lock is held only while a new slab is cut.
+//            a lock is held only while a new slab is cut. A thread has caches from its 30th use of
+//            any pool on, and until it ends; a fiber has none. Without one each call takes the lock.
 IOCPNET_API iocpnet_buffer *iocpnet_pool_take(iocpnet_pool *pool);
 
 // Adds a reference. One iocpnet_buffer_give more is then needed.
@@ -531,8 +555,9 @@ typedef struct iocpnet_iocp_desc {
     uint32_t transmits;     // native file transfers at a time, the process over [2 on client
                             // editions of Windows, else no limit]
     uint64_t locked_bytes;  // that waiting calls of connections and listeners may lock, the process
-                            // over [an eighth of the machine's memory]
-    uint64_t queued_bytes;  // queued to send on connections, the process over [a quarter of it]
+                            // over [an eighth of the machine's memory]; UINT64_MAX: no limit
+    uint64_t queued_bytes;  // queued to send on connections, the process over [a quarter of it];
+                            // UINT64_MAX: no limit
     void *user;             // given to on_error
     iocpnet_error_fn *on_error;
 } iocpnet_iocp_desc;
@@ -2315,8 +2340,9 @@ IOCPNET__DEF iocpnet_error iocpnet_error_from_status(uint32_t status)
 //   iocp.timer_lock   a timer is started, cancelled, taken to be run, or has been run
 //   listener.lock     an accept is started or has finished, a listener is closed, a socket is put
 //                     by for reuse or comes from the accept thread
-//   iocpnet__lock     first and last iocp, Winsock's start and end, extension functions, a name is
-//                     taken or freed
+//   iocpnet__lock     first and last iocp, first and last pool with caches, Winsock's start and
+//                     end, extension functions, a name is taken or freed
+//   iocpnet__cached.lock  a pool with caches comes or goes, a thread with caches ends
 //   iocpnet__debug    the ledger, with IOCPNET_DEBUG only
 
 static SRWLOCK iocpnet__lock = SRWLOCK_INIT;
@@ -2330,6 +2356,10 @@ static void iocpnet__lock_leave(void *lock)
 {
     IOCPNET_OS(ReleaseSRWLockExclusive)((SRWLOCK *)lock);
 }
+
+static uint32_t iocpnet__opened;                // iocps open; iocpnet__lock
+static volatile int32_t iocpnet__pools;         // pools made and not destroyed
+static void (*iocpnet__names_free_hook)(void);  // of the server part, once it has names; the same
 
 // The code of a Win32 call that has failed, on a handle that is no socket: never 0.
 static iocpnet_error iocpnet__last_error(void)
@@ -2374,6 +2404,19 @@ IOCPNET__DEF iocpnet_error iocpnet_os_fini(void)
 
     iocpnet__lock_enter(&iocpnet__lock);
     error = IOCPNET_OS(WSACleanup)() ? iocpnet__wsa_error() : 0;
+    iocpnet__lock_leave(&iocpnet__lock);
+    return error;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_os_unload(void)
+{
+    iocpnet_error error = WSAEINPROGRESS;
+
+    iocpnet__lock_enter(&iocpnet__lock);
+    if (!iocpnet__opened && !iocpnet__load(&iocpnet__pools)) {
+        if (iocpnet__names_free_hook) iocpnet__names_free_hook();
+        error = 0;
+    }
     iocpnet__lock_leave(&iocpnet__lock);
     return error;
 }
@@ -2432,7 +2475,8 @@ static DWORD iocpnet__teb_offset(DWORD index)
     return found ? offset : 0;
 }
 
-// A value per thread: TLS for speed, and FLS beside it for its call when the thread ends.
+// A value per thread: TLS for speed, and, where it is asked for, FLS beside it for its call when the
+// thread ends.
 typedef struct iocpnet__local {
     volatile DWORD tls;  // a call with a stale name reads it while the last iocp is closed
     DWORD fls;
@@ -2454,21 +2498,36 @@ static inline void *iocpnet__local_get(const iocpnet__local *local)
     return offset ? iocpnet__teb_read(offset) : iocpnet__local_ask(local);
 }
 
+// ended is called when a thread that has a value ends; NULL: that is of no interest.
 static iocpnet_error iocpnet__local_init(iocpnet__local *local, PFLS_CALLBACK_FUNCTION ended)
 {
+    local->fls = FLS_OUT_OF_INDEXES;
     local->tls = IOCPNET_OS(TlsAlloc)();
     if (local->tls == TLS_OUT_OF_INDEXES) return ERROR_NO_MORE_ITEMS;
+    if (ended) {
+        local->fls = IOCPNET_OS(FlsAlloc)(ended);
+        if (local->fls == FLS_OUT_OF_INDEXES) {
+            IOCPNET_OS(TlsFree)(local->tls);
+            local->tls = TLS_OUT_OF_INDEXES;
+            return ERROR_NO_MORE_ITEMS;
+        }
+    }
     local->offset = iocpnet__teb_offset(local->tls);
-    local->fls = IOCPNET_OS(FlsAlloc)(ended);
-    if (local->fls != FLS_OUT_OF_INDEXES) return 0;
-    IOCPNET_OS(TlsFree)(local->tls);
-    return ERROR_NO_MORE_ITEMS;
+    return 0;
 }
 
+// First nobody finds the index, then it is free: whoever has it next must not have its value taken
+// for one of ours.
 static void iocpnet__local_fini(iocpnet__local *local)
 {
-    IOCPNET_OS(FlsFree)(local->fls);  // calls ended for every thread that has a value
-    IOCPNET_OS(TlsFree)(local->tls);
+    DWORD tls = local->tls;
+
+    // Calls ended for every thread that has a value.
+    if (local->fls != FLS_OUT_OF_INDEXES) IOCPNET_OS(FlsFree)(local->fls);
+    local->fls = FLS_OUT_OF_INDEXES;
+    local->offset = 0;
+    local->tls = TLS_OUT_OF_INDEXES;
+    if (tls != TLS_OUT_OF_INDEXES) IOCPNET_OS(TlsFree)(tls);
 }
 
 // In the call at a thread's end: what runs on it after that finds nothing.
@@ -2560,14 +2619,26 @@ typedef struct iocpnet__magazine {
 } iocpnet__magazine;
 
 typedef struct iocpnet__cache {
-    iocpnet_pool *pool;
+    iocpnet__magazine own[2];  // so that the number of magazines grows with that of caches; first,
+                               // for they must be aligned to 16
     iocpnet__magazine *loaded, *spare;
     volatile int64_t takes, gives, exchanges;
     struct iocpnet__cache *next;  // in pool.caches, for good
     volatile int32_t used;        // a thread has it
-    iocpnet__magazine own[2];     // so that the number of magazines grows with that of caches
 } iocpnet__cache;
 
+// What all pools with caches share, so that the end of a thread is told once for all of them. The
+// FLS value of a thread that has caches is its id. The TLS value counts how often a thread used a
+// pool without a cache, up to ROUNDS, since a thread that does so seldom needs none; beyond that:
+enum { IOCPNET__CACHES = IOCPNET__ROUNDS + 1, IOCPNET__ENDED };
+typedef BOOLEAN WINAPI iocpnet__ends_fn(void);
+static struct {
+    iocpnet__local local;
+    uint32_t count;                   // of the pools; iocpnet__lock
+    iocpnet__ends_fn *volatile ends;  // RtlDllShutdownInProgress; NULL: there is none
+    SRWLOCK lock;                     // protects all below
+    iocpnet_pool *first;              // of the pools
+} iocpnet__cached = { { TLS_OUT_OF_INDEXES, FLS_OUT_OF_INDEXES, 0 }, 0, NULL, SRWLOCK_INIT, NULL };
 struct iocpnet_pool {
     SLIST_HEADER full, empty;  // the depot
     unsigned char *data;       // limit items, reserved at once
@@ -2577,7 +2648,8 @@ struct iocpnet_pool {
     size_t stride, data_bytes, header_bytes, fixed_bytes, committed;
     uint32_t size, limit, slab, rounds, depot;
     bool objects, no_cache;
-    iocpnet__local local;
+    iocpnet__local local;  // this thread's cache; no index without caches
+    iocpnet_pool *next;    // in iocpnet__cached
     void *volatile caches;
     SRWLOCK lock;  // protects all below
     uint32_t made, slabs, shelved, ready;
@@ -2599,17 +2671,88 @@ static void iocpnet__pool_shelve(iocpnet_pool *pool, iocpnet__magazine *magazine
         pool->shelf[pool->shelved++] = magazine->items[--magazine->count];
 }
 
-// Called when a thread ends: what its cache held goes to the shelf, the cache to the next thread.
+// What this thread's cache held goes to the shelf, the cache to the next thread.
+static void iocpnet__pool_uncache(iocpnet_pool *pool)
+{
+    iocpnet__cache *cache = (iocpnet__cache *)iocpnet__local_get(&pool->local);
+
+    if (!cache) return;
+    IOCPNET_OS(TlsSetValue)(pool->local.tls, NULL);
+    iocpnet__lock_enter(&pool->lock);
+    iocpnet__pool_shelve(pool, cache->loaded);
+    iocpnet__pool_shelve(pool, cache->spare);
+    iocpnet__lock_leave(&pool->lock);
+    iocpnet__store(&cache->used, 0);
+}
+
+// Called when a thread that has caches ends, or the fiber that it was when it made the first one.
+// What runs on it after that (later FLS callbacks, DllMain, destructors of thread_local) finds that
+// it has ended, and makes no new caches. On another thread than its own nothing may be touched: a
+// fiber was deleted there, and the caches may be in use.
 static void WINAPI iocpnet__pool_thread_ended(void *value)
 {
-    iocpnet__cache *cache = (iocpnet__cache *)value;
+    iocpnet__ends_fn *ends = iocpnet__cached.ends;
+    bool own = value == (void *)(uintptr_t)IOCPNET_OS(GetCurrentThreadId)();
+    iocpnet_pool *pool;
 
-    iocpnet__local_forget(&cache->pool->local, value);
-    iocpnet__lock_enter(&cache->pool->lock);
-    iocpnet__pool_shelve(cache->pool, cache->loaded);
-    iocpnet__pool_shelve(cache->pool, cache->spare);
-    iocpnet__lock_leave(&cache->pool->lock);
-    iocpnet__store(&cache->used, 0);
+    // When the process ends, others were killed, perhaps with a lock: to ask for it would end this
+    // thread too, with another exit code.
+    if (ends && ends()) return;
+    iocpnet__lock_enter(&iocpnet__cached.lock);
+    pool = iocpnet__cached.first;
+    IOCPNET_ASSERT((own || !pool) && "a fiber that used pools as a thread ended on another thread");
+    if (own && pool) {
+        IOCPNET_OS(TlsSetValue)(iocpnet__cached.local.tls, (void *)(uintptr_t)IOCPNET__ENDED);
+    }
+    for (; own && pool; pool = pool->next)
+        iocpnet__pool_uncache(pool);
+    iocpnet__lock_leave(&iocpnet__cached.lock);
+}
+
+// Gives a pool caches; false: there is no index for them. FLS is not called under the lock that its
+// callback takes, for it has a lock of its own.
+static bool iocpnet__pool_cached(iocpnet_pool *pool)
+{
+    bool ok = true;
+
+    iocpnet__lock_enter(&iocpnet__lock);
+    if (!iocpnet__cached.count) {
+        HMODULE ntdll = IOCPNET_OS(GetModuleHandleA)("ntdll.dll");
+
+        iocpnet__cached.ends = ntdll ? (iocpnet__ends_fn *)(iocpnet_ext_fn *)IOCPNET_OS(
+                                           GetProcAddress)(ntdll, "RtlDllShutdownInProgress")
+                                     : NULL;
+        ok = !iocpnet__local_init(&iocpnet__cached.local, iocpnet__pool_thread_ended);
+    }
+    if (ok && iocpnet__local_init(&pool->local, NULL)) {
+        if (!iocpnet__cached.count) iocpnet__local_fini(&iocpnet__cached.local);
+        ok = false;
+    }
+    if (ok) iocpnet__cached.count++;
+    iocpnet__lock_leave(&iocpnet__lock);
+    if (!ok) return false;
+    iocpnet__lock_enter(&iocpnet__cached.lock);
+    pool->next = iocpnet__cached.first;
+    iocpnet__cached.first = pool;
+    iocpnet__lock_leave(&iocpnet__cached.lock);
+    return true;
+}
+
+// From here on no thread that ends touches the pool. With the last one the indexes are given back,
+// so that nothing is called when the code is gone.
+static void iocpnet__pool_uncached(iocpnet_pool *pool)
+{
+    iocpnet_pool **at = &iocpnet__cached.first;
+
+    iocpnet__lock_enter(&iocpnet__cached.lock);
+    while (*at != pool)
+        at = &(*at)->next;
+    *at = pool->next;
+    iocpnet__lock_leave(&iocpnet__cached.lock);
+    iocpnet__local_fini(&pool->local);
+    iocpnet__lock_enter(&iocpnet__lock);
+    if (!--iocpnet__cached.count) iocpnet__local_fini(&iocpnet__cached.local);
+    iocpnet__lock_leave(&iocpnet__lock);
 }
 
 static void iocpnet__pool_free(iocpnet_pool *pool)
@@ -2636,7 +2779,6 @@ IOCPNET__DEF iocpnet_error iocpnet_pool_create(iocpnet_pool **out, const iocpnet
     bool objects = desc && desc->objects;
     size_t stride = 16;
     size_t depot, shelf_bytes, magazine_bytes, fixed;
-    iocpnet_error error = 0;
     iocpnet_pool *pool = NULL;
 
     *out = NULL;
@@ -2670,7 +2812,7 @@ IOCPNET__DEF iocpnet_error iocpnet_pool_create(iocpnet_pool **out, const iocpnet
     pool->limit = limit;
     pool->stride = stride;
     pool->objects = objects;
-    pool->no_cache = desc && desc->no_cache;
+    pool->local.tls = TLS_OUT_OF_INDEXES;
     pool->depot = (uint32_t)depot;
     pool->slab = (uint32_t)(slab_bytes / stride ? slab_bytes / stride : 1);
     pool->rounds = limit / 16 < IOCPNET__ROUNDS ? limit / 16 : (uint32_t)IOCPNET__ROUNDS;
@@ -2685,7 +2827,6 @@ IOCPNET__DEF iocpnet_error iocpnet_pool_create(iocpnet_pool **out, const iocpnet
     IOCPNET_OS(InitializeSListHead)(&pool->full);
     IOCPNET_OS(InitializeSListHead)(&pool->empty);
 
-    error = ERROR_NOT_ENOUGH_MEMORY;
     pool->data = (unsigned char *)IOCPNET_OS(VirtualAlloc)(NULL, pool->data_bytes, MEM_RESERVE,
                                                            PAGE_READWRITE);
     if (!pool->data) goto free_pool;
@@ -2694,14 +2835,14 @@ IOCPNET__DEF iocpnet_error iocpnet_pool_create(iocpnet_pool **out, const iocpnet
                                                                    MEM_RESERVE, PAGE_READWRITE);
         if (!pool->headers) goto free_pool;
     }
-    error = iocpnet__local_init(&pool->local, iocpnet__pool_thread_ended);
-    if (error) goto free_pool;
+    pool->no_cache = (desc && desc->no_cache) || !iocpnet__pool_cached(pool);
+    iocpnet__add(&iocpnet__pools, 1);
     *out = pool;
     return 0;
 
 free_pool:
     iocpnet__pool_free(pool);
-    return error;
+    return ERROR_NOT_ENOUGH_MEMORY;
 }
 
 // Commits the next slab. Lock held.
@@ -2743,11 +2884,33 @@ static void *iocpnet__pool_unshelve(iocpnet_pool *pool)
     return header;
 }
 
+// Whether this thread shall have caches. Not a fiber: what it would leave behind can't be told from
+// what its thread still uses.
+static bool iocpnet__thread_caches(void)
+{
+    const iocpnet__local *local = &iocpnet__cached.local;
+    uintptr_t uses = (uintptr_t)iocpnet__local_get(local);
+    void *id = (void *)(uintptr_t)IOCPNET_OS(GetCurrentThreadId)();
+
+    if (uses < IOCPNET__ROUNDS) {
+        IOCPNET_OS(TlsSetValue)(local->tls, (void *)(uses + 1));
+        return false;
+    }
+    if (uses == IOCPNET__ENDED || IOCPNET_OS(IsThreadAFiber)()) return false;
+    if (uses == IOCPNET__CACHES) return true;
+    if (!IOCPNET_OS(FlsSetValue)(local->fls, id)) return false;
+    if (IOCPNET_OS(TlsSetValue)(local->tls, (void *)(uintptr_t)IOCPNET__CACHES)) return true;
+    IOCPNET_OS(FlsSetValue)(local->fls, NULL);
+    return false;
+}
+
+// A cache for this thread; NULL: it uses the shelf.
 static iocpnet__cache *iocpnet__pool_cache_make(iocpnet_pool *pool)
 {
     iocpnet__cache *cache = (iocpnet__cache *)iocpnet__load_pointer(&pool->caches);
     void *first;
 
+    if (pool->no_cache || !iocpnet__thread_caches()) return NULL;
     for (; cache; cache = cache->next) {
         if (!iocpnet__load(&cache->used) && iocpnet__cas(&cache->used, 0, 1)) goto found;
     }
@@ -2755,7 +2918,6 @@ static iocpnet__cache *iocpnet__pool_cache_make(iocpnet_pool *pool)
                                                        MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE);
     if (!cache) return NULL;
     IOCPNET__LEDGER(blocks, 1);
-    cache->pool = pool;
     cache->used = 1;
     cache->loaded = &cache->own[0];
     cache->spare = &cache->own[1];
@@ -2764,7 +2926,7 @@ static iocpnet__cache *iocpnet__pool_cache_make(iocpnet_pool *pool)
         cache->next = (iocpnet__cache *)first;
     } while (!iocpnet__cas_pointer(&pool->caches, first, cache));
 found:
-    if (iocpnet__local_set(&pool->local, cache)) return cache;
+    if (IOCPNET_OS(TlsSetValue)(pool->local.tls, cache)) return cache;
     iocpnet__store(&cache->used, 0);
     return NULL;
 }
@@ -2798,7 +2960,7 @@ static __declspec(noinline) void *iocpnet__pool_take_slow(iocpnet_pool *pool, io
     PSLIST_ENTRY full;
     void *item;
 
-    if (!cache && !pool->no_cache) cache = iocpnet__pool_cache_make(pool);
+    if (!cache) cache = iocpnet__pool_cache_make(pool);
     if (!cache) return iocpnet__pool_take_locked(pool);
     if (!cache->spare->count) {
         full = IOCPNET_OS(InterlockedPopEntrySList)(&pool->full);
@@ -2860,8 +3022,7 @@ static __declspec(noinline) void iocpnet__pool_give_slow(iocpnet_pool *pool, ioc
 {
     iocpnet__magazine *empty;
 
-    if (!cache && !pool->no_cache) cache = iocpnet__pool_cache_make(pool);
-
+    if (!cache) cache = iocpnet__pool_cache_make(pool);
     if (!cache) {
         iocpnet__pool_give_locked(pool, item);
         return;
@@ -3064,8 +3225,9 @@ IOCPNET__DEF iocpnet_error iocpnet_pool_destroy(iocpnet_pool *pool)
     while (iocpnet__pool_quarantine(pool, NULL))
         continue;
 #endif
-    iocpnet__local_fini(&pool->local);
+    if (!pool->no_cache) iocpnet__pool_uncached(pool);
     iocpnet__pool_free(pool);
+    iocpnet__add(&iocpnet__pools, -1);
     return 0;
 }
 
@@ -3081,8 +3243,9 @@ enum {
 enum {
     IOCPNET__BATCH = 256,
     IOCPNET__KEYS = 63,
-    IOCPNET__OWN_KEY = 1,  // of our own sockets, and of what we post ourselves
-    IOCPNET__LONGEST_WAIT_MS = 1000,
+    IOCPNET__OWN_KEY = 1,            // of our own sockets, and of what we post ourselves
+    IOCPNET__LONGEST_WAIT_MS = 900,  // of a worker that holds no lots
+    IOCPNET__LOTS_MS = 500,          // a worker that is idle so long gives its lots back
     IOCPNET__TICK_MS = 50,
     IOCPNET__SLOW_MS = 50,
     IOCPNET__ACCEPTS = 8,  // run in one batch
@@ -3092,7 +3255,8 @@ enum {
 };
 
 // What the process may have of something, over all iocps. A worker draws from it in lots, so that
-// no byte's path touches what is shared; so it is exact to within two lots for each worker.
+// no byte's path touches what is shared; so it is exact to within two lots for each worker that is
+// busy. An idle one has none.
 enum { IOCPNET__LOCKED, IOCPNET__QUEUED, IOCPNET__ACCOUNTS };
 typedef struct iocpnet__account {
     volatile int64_t left;
@@ -3104,8 +3268,12 @@ typedef struct iocpnet__account {
 typedef struct iocpnet__worker {
     iocpnet_iocp *iocp;
     int64_t lots[IOCPNET__ACCOUNTS];  // drawn and not used
+    int64_t idle_packets;             // how many packets it had taken when it became idle
+    uint64_t idle_ms;                 // when that was
+    uint32_t longest_ms;              // its next wait is no longer than this
     struct iocpnet__worker *next;     // in iocp.workers, for good
     volatile int32_t used;            // a thread has it
+    DWORD thread;                     // which
     volatile int32_t busy;            // it runs callbacks
     uint32_t ask, patience, full;     // packets to ask for; full batches before asking for more
     uintptr_t handle;  // whose packet is being run: only its operations finish in place
@@ -3190,7 +3358,6 @@ struct iocpnet_iocp {
 // process.
 static iocpnet__local iocpnet__current = { TLS_OUT_OF_INDEXES, FLS_OUT_OF_INDEXES, 0 };
 static iocpnet__worker iocpnet__reporting;  // current, in an on_error outside of a poll: of no iocp
-static uint32_t iocpnet__opened;            // iocps open; iocpnet__lock
 static volatile int32_t iocpnet__transmits;  // native file transfers running in this process
 
 // In a callback of whichever iocp.
@@ -3236,7 +3403,7 @@ static inline void iocpnet__count_started(iocpnet_iocp *iocp, int kind)
 
 static iocpnet__account iocpnet__accounts[IOCPNET__ACCOUNTS];
 
-// A worker that ends gives back what it has drawn.
+// A worker that ends, or has nothing to do, gives back what it has drawn.
 static void iocpnet__undraw_lots(iocpnet__worker *worker)
 {
     int i;
@@ -3245,24 +3412,40 @@ static void iocpnet__undraw_lots(iocpnet__worker *worker)
         iocpnet__count_shared(&iocpnet__accounts[i].left, worker->lots[i]);
         worker->lots[i] = 0;
     }
+    worker->longest_ms = IOCPNET__LONGEST_WAIT_MS;
+}
+
+// A wait has ended without a packet. A worker that took none for a while gives its lots back.
+static __declspec(noinline) void iocpnet__worker_idle(iocpnet__worker *worker, uint32_t waited_ms)
+{
+    int64_t packets = worker->counters.count[IOCPNET_COUNT_PACKETS];
+    uint64_t now;
+
+    if (!worker->lots[IOCPNET__LOCKED] && !worker->lots[IOCPNET__QUEUED]) return;
+    now = iocpnet__now();
+    if (worker->idle_packets != packets) {
+        worker->idle_packets = packets;
+        worker->idle_ms = now - waited_ms;
+    }
+    if (now - worker->idle_ms >= IOCPNET__LOTS_MS) iocpnet__undraw_lots(worker);
 }
 
 // The limits hold for the process: the largest that any of its iocps was opened with.
 static void iocpnet__accounts_open(const iocpnet_iocp_desc *desc)
 {
     MEMORYSTATUSEX memory;
-    int64_t limits[IOCPNET__ACCOUNTS];
+    uint64_t limits[IOCPNET__ACCOUNTS];
     int i;
 
     memset(&memory, 0, sizeof memory);
     memory.dwLength = sizeof memory;
     if (!IOCPNET_OS(GlobalMemoryStatusEx)(&memory)) memory.ullTotalPhys = (DWORDLONG)1 << 30;
-    limits[IOCPNET__LOCKED] =
-        (int64_t)(desc->locked_bytes ? desc->locked_bytes : memory.ullTotalPhys / 8);
-    limits[IOCPNET__QUEUED] =
-        (int64_t)(desc->queued_bytes ? desc->queued_bytes : memory.ullTotalPhys / 4);
+    limits[IOCPNET__LOCKED] = desc->locked_bytes ? desc->locked_bytes : memory.ullTotalPhys / 8;
+    limits[IOCPNET__QUEUED] = desc->queued_bytes ? desc->queued_bytes : memory.ullTotalPhys / 4;
     for (i = 0; i < IOCPNET__ACCOUNTS; i++) {
-        int64_t more = limits[i] - iocpnet__accounts[i].limit;
+        // Half of what fits: sums with a limit must fit as well. No process has as much memory.
+        uint64_t limit = limits[i] < INT64_MAX / 2 ? limits[i] : INT64_MAX / 2;
+        int64_t more = (int64_t)limit - iocpnet__accounts[i].limit;
         if (more <= 0) continue;
         iocpnet__accounts[i].limit += more;
         iocpnet__accounts[i].lot = iocpnet__accounts[i].limit / 1024;
@@ -3294,10 +3477,16 @@ static void iocpnet__report(iocpnet_iocp *iocp, iocpnet_error error, const char 
     if (outside) IOCPNET_OS(TlsSetValue)(iocpnet__current.tls, NULL);
 }
 
+// On another thread than its own a fiber is deleted that polled as a thread, or the iocp is closed.
 static void WINAPI iocpnet__iocp_thread_ended(void *value)
 {
     iocpnet__worker *worker = (iocpnet__worker *)value;
 
+    if (worker->thread != IOCPNET_OS(GetCurrentThreadId)()) {
+        IOCPNET_ASSERT(iocpnet__load(&worker->iocp->state) == IOCPNET__STOPPED &&
+                       "a fiber that polled as a thread ended on another thread");
+        return;
+    }
     iocpnet__local_forget(&worker->iocp->local, value);
     worker->steady = false;
     iocpnet__undraw_lots(worker);
@@ -3308,6 +3497,7 @@ static iocpnet__worker *iocpnet__worker_make(iocpnet_iocp *iocp)
 {
     iocpnet__worker *worker;
     void *first;
+    bool set;
 
     worker = (iocpnet__worker *)iocpnet__load_pointer(&iocp->workers);
     for (; worker; worker = worker->next) {
@@ -3320,12 +3510,18 @@ static iocpnet__worker *iocpnet__worker_make(iocpnet_iocp *iocp)
     worker->used = 1;
     worker->ask = 1;
     worker->patience = 1;
+    worker->idle_packets = -1;
+    worker->longest_ms = IOCPNET__LONGEST_WAIT_MS;
     do {
         first = iocpnet__load_pointer(&iocp->workers);
         worker->next = (iocpnet__worker *)first;
     } while (!iocpnet__cas_pointer(&iocp->workers, first, worker));
 found:
-    if (iocpnet__local_set(&iocp->local, worker)) return worker;
+    worker->thread = IOCPNET_OS(GetCurrentThreadId)();
+    // A fiber has it for one poll, and need not be told of when it ends.
+    set = IOCPNET_OS(IsThreadAFiber)() ? IOCPNET_OS(TlsSetValue)(iocp->local.tls, worker)
+                                       : iocpnet__local_set(&iocp->local, worker);
+    if (set) return worker;
     iocpnet__store(&worker->used, 0);
     return NULL;
 }
@@ -3794,24 +3990,41 @@ static void iocpnet__wait_ended(iocpnet__worker *worker)
 }
 
 // In debug: refuses a poll in a callback, and asserts if the callback is over and its poll is not.
-// Every Windows stack grows downwards.
+// Every Windows stack grows downwards; a fiber has one of its own.
 #ifdef IOCPNET_DEBUG
 static void iocpnet__check_left(const void *frame)
 {
     const iocpnet__worker *worker = (const iocpnet__worker *)iocpnet__local_get(&iocpnet__current);
 
-    IOCPNET_ASSERT((worker == &iocpnet__reporting || (uintptr_t)frame < (uintptr_t)worker->frame) &&
+    IOCPNET_ASSERT((worker == &iocpnet__reporting || IOCPNET_OS(IsThreadAFiber)() ||
+                    (uintptr_t)frame < (uintptr_t)worker->frame) &&
                    "a callback was left by longjmp or an exception: this thread cannot poll again");
     (void)worker;
     (void)frame;
 }
 #endif
 
+// A thread's first poll, or any of a fiber, whose worker is another one's after it.
+static __declspec(noinline) iocpnet_error
+    iocpnet__poll_first(iocpnet_iocp *iocp, uint32_t timeout_ms)
+{
+    iocpnet__worker *worker = iocpnet__worker_make(iocp);
+    iocpnet_error error;
+
+    if (!worker) return WSAENOBUFS;
+    error = iocpnet_iocp_poll(iocp, timeout_ms);
+    if (!IOCPNET_OS(IsThreadAFiber)()) return error;
+    iocpnet__undraw_lots(worker);
+    iocpnet__local_forget(&iocp->local, worker);
+    iocpnet__store(&worker->used, 0);
+    return error;
+}
+
 IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeout_ms)
 {
     iocpnet__worker *worker = (iocpnet__worker *)iocpnet__local_get(&iocp->local);
     const OVERLAPPED_ENTRY *entry, *end;
-    uint32_t longest = IOCPNET__LONGEST_WAIT_MS;
+    uint32_t longest;
     iocpnet_error error = 0;
     bool ran = false;
     bool timers;
@@ -3825,16 +4038,19 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeou
 #endif
         return WSAEINVAL;
     }
-    if (!worker) worker = iocpnet__worker_make(iocp);
-    if (!worker) return WSAENOBUFS;
+    if (!worker) return iocpnet__poll_first(iocp, timeout_ms);
 #ifdef IOCPNET_DEBUG
     worker->frame = &got;
 #endif
     state = iocpnet__load(&iocp->state);
-    if (state == IOCPNET__STOPPED) return WSAESHUTDOWN;
+    if (state == IOCPNET__STOPPED) {
+        iocpnet__undraw_lots(worker);
+        return WSAESHUTDOWN;
+    }
     if (!IOCPNET_OS(TlsSetValue)(iocpnet__current.tls, worker)) return iocpnet__last_error();
 
     if (iocpnet__load_pointer(&iocp->overflow)) ran = iocpnet__run_overflow(worker);
+    longest = worker->longest_ms;
     if (state || iocpnet__load(&iocp->timed)) longest = IOCPNET__TICK_MS;
     if (timeout_ms < longest) longest = timeout_ms;
     if (worker->later_first) ran = true;
@@ -3848,6 +4064,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeou
         got = 0;
         if (code != WAIT_TIMEOUT) error = iocpnet_error_from_win32(code);
         if (code == WAIT_TIMEOUT && !ran) error = WAIT_TIMEOUT;
+        iocpnet__worker_idle(worker, longest);
     } else {
         iocpnet__worker_learn(worker, got);
         iocpnet__count_here(worker, IOCPNET_COUNT_PACKETS, got);
@@ -3866,6 +4083,8 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeou
     iocpnet__store(&worker->busy, 0);
     if (iocpnet__load(&iocp->timed)) iocpnet__tick(iocp);
     if (iocpnet__load(&iocp->state)) iocpnet__stop_advance(iocp);
+    IOCPNET_ASSERT(iocpnet__local_get(&iocpnet__current) == worker &&
+                   "a callback returned on another thread than it was called on");
     IOCPNET_OS(TlsSetValue)(iocpnet__current.tls, NULL);
     return error;
 }
@@ -3936,11 +4155,7 @@ static bool iocpnet__current_acquire(const iocpnet_iocp_desc *desc)
     bool ok = true;
 
     iocpnet__lock_enter(&iocpnet__lock);
-    if (!iocpnet__opened) {
-        iocpnet__current.tls = IOCPNET_OS(TlsAlloc)();
-        ok = iocpnet__current.tls != TLS_OUT_OF_INDEXES;
-        if (ok) iocpnet__current.offset = iocpnet__teb_offset(iocpnet__current.tls);
-    }
+    if (!iocpnet__opened) ok = !iocpnet__local_init(&iocpnet__current, NULL);
     if (ok) iocpnet__accounts_open(desc);
     if (ok) iocpnet__opened++;
     iocpnet__lock_leave(&iocpnet__lock);
@@ -3951,14 +4166,8 @@ static void iocpnet__current_release(void)
 {
     iocpnet__lock_enter(&iocpnet__lock);
     if (!--iocpnet__opened) {
-        DWORD tls = iocpnet__current.tls;
-
-        // First nobody finds the index, then it is free: whoever has it next, and calls with a
-        // stale name, must not have his value taken for a worker.
         iocpnet__accounts_close();
-        iocpnet__current.offset = 0;
-        iocpnet__current.tls = TLS_OUT_OF_INDEXES;
-        IOCPNET_OS(TlsFree)(tls);
+        iocpnet__local_fini(&iocpnet__current);
     }
     iocpnet__lock_leave(&iocpnet__lock);
 }
@@ -6516,6 +6725,13 @@ IOCPNET__DEF size_t iocpnet_framer_need(const iocpnet_framer *framer)
 
 typedef struct iocpnet__conn iocpnet__conn;
 
+// The worker's lots change, and something may be left in them: it must not wait for long.
+static void iocpnet__worker_keep(iocpnet__worker *worker, int which, int64_t bytes)
+{
+    worker->lots[which] = bytes;
+    worker->longest_ms = IOCPNET__LOTS_MS;
+}
+
 // Takes bytes from what all share, leaving floor in it, and a lot for the worker if there is one.
 static __declspec(noinline) bool iocpnet__draw_shared(iocpnet__worker *worker, int which,
                                                       int64_t bytes, int64_t floor)
@@ -6529,7 +6745,7 @@ static __declspec(noinline) bool iocpnet__draw_shared(iocpnet__worker *worker, i
         if (left - bytes < floor) return false;
         if (left - bytes - lot < floor) lot = 0;
     } while (!iocpnet__cas64(&account->left, left, left - bytes - lot));
-    if (worker) worker->lots[which] += lot;
+    if (worker) iocpnet__worker_keep(worker, which, worker->lots[which] + lot);
     return true;
 }
 
@@ -6551,7 +6767,7 @@ static __declspec(noinline) void iocpnet__undraw_shared(iocpnet__worker *worker,
 
     if (worker) {
         bytes = worker->lots[which] - account->lot;
-        worker->lots[which] = account->lot;
+        iocpnet__worker_keep(worker, which, account->lot);
     }
     iocpnet__count_shared(&account->left, bytes);
 }
@@ -7527,8 +7743,8 @@ struct iocpnet__conn {
 };
 
 // Names. A slot's word holds generation (32 bits), LIVE (1 bit) and references (31 bits), so that
-// taking a reference and checking the generation are one step. Slots are never freed: 64 KiB for
-// each 4,096 connections that were ever open at once, for the life of the process.
+// taking a reference and checking the generation are one step. Slots are freed by iocpnet_os_unload
+// only: 64 KiB for each 4,096 connections that were ever open at once.
 typedef struct iocpnet__name {
     volatile int64_t word;
     union {
@@ -7542,10 +7758,29 @@ static const int64_t iocpnet__name_live = 0x80000000;
 static iocpnet__name *volatile iocpnet__names[IOCPNET__NAME_CHUNKS];
 static volatile int32_t iocpnet__name_count;  // slots made; written under iocpnet__lock
 static uint32_t iocpnet__name_free_first, iocpnet__name_free_last;  // iocpnet__lock
+static uint32_t iocpnet__name_generation = 1;  // of new slots: none that was in use; the same
 
 static iocpnet__name *iocpnet__name_at(uint32_t index)
 {
     return iocpnet__names[index / IOCPNET__NAME_CHUNK] + index % IOCPNET__NAME_CHUNK;
+}
+
+// No iocp is open, so no name is live; lock held. A name of before must not fit a new slot.
+static void iocpnet__names_free(void)
+{
+    uint32_t i, generation;
+
+    for (i = 1; i <= (uint32_t)iocpnet__name_count; i++) {
+        generation = (uint32_t)((uint64_t)iocpnet__load64(&iocpnet__name_at(i)->word) >> 32);
+        if (generation > iocpnet__name_generation) iocpnet__name_generation = generation;
+    }
+    if (iocpnet__name_generation == UINT32_MAX) iocpnet__name_generation = 1;  // all are used up
+    iocpnet__store(&iocpnet__name_count, 0);
+    iocpnet__name_free_first = iocpnet__name_free_last = 0;
+    for (i = 0; i < IOCPNET__NAME_CHUNKS && iocpnet__names[i]; i++) {
+        IOCPNET_OS(VirtualFree)(iocpnet__names[i], 0, MEM_RELEASE);
+        iocpnet__names[i] = NULL;
+    }
 }
 
 // Gives a connection its name: one reference, live. Slot 0 is never used.
@@ -7569,7 +7804,8 @@ static bool iocpnet__name_take(iocpnet__conn *conn)
         }
         if (iocpnet__names[fresh / IOCPNET__NAME_CHUNK]) {
             index = fresh;
-            iocpnet__name_at(index)->word = (int64_t)1 << 32;
+            iocpnet__name_at(index)->word = (int64_t)((uint64_t)iocpnet__name_generation << 32);
+            iocpnet__names_free_hook = iocpnet__names_free;
             iocpnet__store(&iocpnet__name_count, (int32_t)fresh);
         }
     }

@@ -30,6 +30,7 @@ static function *const functions[] = {
     (function *)iocpnet_error_from_status,
     (function *)iocpnet_os_init,
     (function *)iocpnet_os_fini,
+    (function *)iocpnet_os_unload,
     (function *)iocpnet_stats_name,
     (function *)iocpnet_stats_kind,
     (function *)iocpnet_pool_create,

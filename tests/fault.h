@@ -815,6 +815,8 @@ static inline BOOL PASCAL fault_accept_anew(SOCKET l, SOCKET s, void *data, DWOR
 #define fault_GlobalMemoryStatusEx         GlobalMemoryStatusEx
 #define fault_GetModuleHandleA             GetModuleHandleA
 #define fault_TlsGetValue                  TlsGetValue
+#define fault_GetCurrentThreadId           GetCurrentThreadId
+#define fault_IsThreadAFiber               IsThreadAFiber
 #define fault_VerSetConditionMask          VerSetConditionMask
 #define fault_VerifyVersionInfoW           VerifyVersionInfoW
 

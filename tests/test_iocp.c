@@ -1166,6 +1166,79 @@ static void counters_have_names(void)
     CHECK(strcmp(iocpnet_stats_kind(IOCPNET_OP_OTHER), "other") == 0);
 }
 
+// ---- fibers -------------------------------------------------------------------------------------
+
+#ifndef SIM_WINDOWS_H
+static void *home;
+
+static uint32_t workers(iocpnet_iocp *iocp)
+{
+    iocpnet_stats stats;
+    iocpnet_iocp_stats(iocp, &stats);
+    return stats.workers;
+}
+
+static void CALLBACK fiber_polls(void *user)
+{
+    iocpnet_iocp *iocp = (iocpnet_iocp *)user;
+    probe p;
+    probe_init(&p);
+    CHECK_ERR(iocpnet_iocp_post(iocp, &p.op, 0, 7), 0);
+    PROBE_AWAIT(iocp, &p);
+    CHECK_EQ(p.bytes, 7);
+    CHECK_EQ(workers(iocp), 0);
+    SwitchToFiber(home);
+}
+
+static void delete_there(void *fiber)
+{
+    DeleteFiber(fiber);
+}
+
+static void CALLBACK fiber_goes_on(void *user)
+{
+    peer_thread thread;
+    (void)user;
+    peer_start(&thread, delete_there, home);
+    peer_join(&thread);
+    ExitThread(0);
+}
+
+static void as_a_fiber(void *user)
+{
+    iocpnet_iocp *iocp = (iocpnet_iocp *)user;
+    CHECK_ERR(iocpnet_iocp_poll(iocp, 0), WAIT_TIMEOUT);
+    CHECK_EQ(workers(iocp), 1);
+    home = ConvertThreadToFiber(NULL);
+    SwitchToFiber(CreateFiber(0, fiber_goes_on, NULL));
+}
+
+// A fiber's worker is its own while it polls, and not of the thread that it may leave. One that a
+// thread had before it was a fiber is not handed on while that thread may still use it.
+static void fibers_share_no_worker_with_threads(void)
+{
+    iocpnet_iocp *iocp = open_iocp(1, 0);
+    peer_thread thread;
+    void *fiber;
+    REQUIRE(iocp != NULL);
+    home = ConvertThreadToFiber(NULL);
+    fiber = CreateFiber(0, fiber_polls, iocp);
+    SwitchToFiber(fiber);
+    peer_start(&thread, delete_there, fiber);
+    peer_join(&thread);
+    CHECK(ConvertFiberToThread());
+    CHECK_EQ(workers(iocp), 0);
+    CHECK_EQ(misused, 0);
+
+    peer_start(&thread, as_a_fiber, iocp);
+    peer_join(&thread);
+    CHECK_EQ(workers(iocp), 1);
+    CHECK_EQ(misused, 1);
+    misused = 0;
+    close_iocp(iocp);
+}
+#endif
+
 int main(int argc, char **argv)
 {
     WSADATA data;
@@ -1205,6 +1278,9 @@ int main(int argc, char **argv)
     T_RUN(stop_with_something_pending_keeps_everything);
     T_RUN(it_stops_under_load_again_and_again);
     T_RUN(io_outlives_the_thread_that_started_it);
+#ifndef SIM_WINDOWS_H
+    T_RUN(fibers_share_no_worker_with_threads);
+#endif
     T_RUN(counters_have_names);
     WSACleanup();
     return t_end();

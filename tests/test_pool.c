@@ -5,6 +5,22 @@
 static volatile LONG broken;
 #define IOCPNET_ASSERT(cond) ((cond) ? (void)0 : (void)InterlockedIncrement(&broken))
 
+// The process that ends, in place of the system's answer.
+static volatile bool process_can_end, process_ends;
+static volatile LONG ends_asked;
+static BOOLEAN WINAPI process_is_ending(void)
+{
+    InterlockedIncrement(&ends_asked);
+    return process_ends;
+}
+static FARPROC ends_GetProcAddress(HMODULE module, const char *name)
+{
+    if (process_can_end && strcmp(name, "RtlDllShutdownInProgress") == 0)
+        return (FARPROC)(void (*)(void))process_is_ending;
+    return fault_GetProcAddress(module, name);
+}
+#define fault_GetProcAddress ends_GetProcAddress
+
 #define IOCPNET_IMPLEMENTATION
 #include "../iocpnet.h"
 #include "peer.h"
@@ -477,25 +493,353 @@ static void want_of_memory_is_a_result(void)
     CHECK(n < 100);  // a run without a failure ended it
 }
 
-static void no_thread_local_index_left_is_told(void)
+// More than a thread does before it has caches.
+static void use(iocpnet_pool *pool)
 {
-    static const int ids[] = { FAULT_TlsAlloc, FAULT_FlsAlloc };
     int i;
-    for (i = 0; i < 2; i++) {
-        iocpnet_pool *pool = NULL;
-        iocpnet_error error;
-        fault_reset();
-        fault_fail(ids[i], 1, 1, 0);
-        error = iocpnet_pool_create(&pool, NULL);
-        if (fault_count(ids[i])) {
-            CHECK_ERR(error, ERROR_NO_MORE_ITEMS);
-            CHECK(pool == NULL);
-        }
-        if (pool) iocpnet_pool_destroy(pool);
+    for (i = 0; i < 2 * IOCPNET__CACHES; i++) {
+        iocpnet_buffer *b = iocpnet_pool_take(pool);
+        CHECK(b != NULL);
+        iocpnet_buffer_give(b);
     }
-    fault_reset();
+}
+
+static bool caches(iocpnet_pool *pool)
+{
+    return iocpnet__local_get(&pool->local) != NULL;
+}
+
+static void no_thread_local_index_left_is_no_cache(void)
+{
+    static const int ids[] = { FAULT_TlsAlloc, FAULT_TlsAlloc, FAULT_FlsAlloc, FAULT_TlsSetValue,
+                               FAULT_FlsSetValue };
+    int i;
+    for (i = 0; i < 5; i++) {
+        iocpnet_pool *pool = NULL;
+        fault_reset();
+        fault_fail(ids[i], i == 1 ? 2 : 1, i < 3 ? 1 : 1000, 0);
+        T_NOTE("%s", fault_name());
+        REQUIRE(CHECK_ERR(iocpnet_pool_create(&pool, NULL), 0));
+        use(pool);
+        CHECK(fault_count(ids[i]) > 0);
+        CHECK(!caches(pool));
+        CHECK_EQ(out(pool), 0);
+        fault_reset();
+        unmake(pool);
+    }
+}
+
+enum { INDEXES = 5000 };
+
+static int free_tls(void)
+{
+    static DWORD indexes[INDEXES];
+    int n = 0, i;
+    while (n < INDEXES && (indexes[n] = TlsAlloc()) != TLS_OUT_OF_INDEXES)
+        n++;
+    for (i = 0; i < n; i++)
+        TlsFree(indexes[i]);
+    return n;
+}
+
+static int free_fls(void)
+{
+    static DWORD indexes[INDEXES];
+    int n = 0, i;
+    while (n < INDEXES && (indexes[n] = FlsAlloc(NULL)) != FLS_OUT_OF_INDEXES)
+        n++;
+    for (i = 0; i < n; i++)
+        FlsFree(indexes[i]);
+    return n;
+}
+
+static void pools_share_an_fls_index_and_take_no_index_for_nothing(void)
+{
+    enum { POOLS = 40 };
+    iocpnet_pool *pools[POOLS];
+    int tls = free_tls();
+    int fls = free_fls();
+    int kind, i;
+    for (kind = 0; kind < 2; kind++) {
+        for (i = 0; i < POOLS; i++) {
+            pools[i] = make(64, 64, false, kind == 0);
+            use(pools[i]);
+            CHECK_EQ(caches(pools[i]), kind);
+        }
+        CHECK_EQ(free_fls(), kind ? fls - 1 : fls);
+        CHECK_EQ(free_tls(), kind ? tls - 1 - POOLS : tls);
+        for (i = 0; i < POOLS; i++)
+            CHECK_ERR(iocpnet_pool_destroy(pools[i]), 0);
+        CHECK_EQ(free_fls(), fls);
+        CHECK_EQ(free_tls(), tls);
+    }
     peer_nothing_left();
 }
+
+// ---- threads that end ---------------------------------------------------------------------------
+
+// Callbacks of threads that end come in the order of the indexes; on Windows those of FLS first,
+// then TLS callbacks, then DllMain.
+enum { BY_FLS, BY_TLS_CALLBACK, LATE_WAYS };
+static DWORD late_fls, late_tls;
+static int late_way;
+static bool late_takes, late_much;
+static iocpnet_pool *late_pool;
+static volatile LONG late_given;
+
+static void give_late(iocpnet_buffer *b)
+{
+    if (late_takes) {
+        iocpnet_buffer *more = iocpnet_pool_take(late_pool);
+        if (more) iocpnet_buffer_give(more);
+    }
+    if (late_much) use(late_pool);
+    iocpnet_buffer_give(b);
+    InterlockedIncrement(&late_given);
+}
+
+static void WINAPI late_in_fls(void *value)
+{
+    if (value) give_late((iocpnet_buffer *)value);
+}
+
+#if defined(__GNUC__) && !defined(SIM_WINDOWS_H)
+static void NTAPI late_in_tls(void *module, DWORD reason, void *reserved)
+{
+    iocpnet_buffer *b = NULL;
+    (void)module;
+    (void)reserved;
+    if (reason == DLL_THREAD_DETACH && late_way == BY_TLS_CALLBACK && late_pool)
+        b = (iocpnet_buffer *)TlsGetValue(late_tls);
+    if (b) give_late(b);
+}
+static const PIMAGE_TLS_CALLBACK late_callback __attribute__((section(".CRT$XLY"), used)) =
+    late_in_tls;
+#else
+#define NO_TLS_CALLBACK
+#endif
+
+static void keep_one(void *user)
+{
+    iocpnet_buffer *b;
+    if (user) use(late_pool);
+    b = iocpnet_pool_take(late_pool);
+    if (!CHECK(b != NULL)) return;
+    if (late_way == BY_FLS) {
+        CHECK(FlsSetValue(late_fls, b));
+    } else {
+        CHECK(TlsSetValue(late_tls, b));
+    }
+}
+
+static int caches_used(iocpnet_pool *pool)
+{
+    const iocpnet__cache *cache = (const iocpnet__cache *)pool->caches;
+    int n = 0;
+    for (; cache; cache = cache->next)
+        n += cache->used != 0;
+    return n;
+}
+
+// A thread gives its last buffer when its caches have been taken from it, and when it never had
+// any: far more threads than there are buffers.
+static void what_a_thread_gives_when_it_ends_is_not_lost(void)
+{
+    enum { LIMIT = 64, ENDED = 400 };
+    int i, ways;
+    T_LIMIT(60);
+    for (ways = 0; ways < 4 * LATE_WAYS; ways++) {
+        peer_thread thread;
+        bool used = ways % 2 != 0;
+        late_way = ways / 4;
+        late_takes = ways / 2 % 2 != 0;
+        late_much = late_takes && used;
+#ifdef NO_TLS_CALLBACK
+        if (late_way == BY_TLS_CALLBACK) break;
+#endif
+        late_pool = make(64, LIMIT, false, false);
+        late_fls = FlsAlloc(late_in_fls);
+        late_tls = TlsAlloc();
+        late_given = 0;
+        T_NOTE("%s, %s%s", late_way ? "TLS callback" : "FLS", used ? "caches" : "no caches",
+               late_takes ? ", takes as well" : "");
+        for (i = 0; i < ENDED && !t__.failures; i++) {
+            peer_start(&thread, keep_one, used ? late_pool : NULL);
+            peer_join(&thread);
+        }
+        CHECK_EQ(late_given, i);
+        CHECK_EQ(caches_used(late_pool), 0);
+        CHECK_EQ(out(late_pool), 0);
+        FlsFree(late_fls);
+        TlsFree(late_tls);
+        unmake(late_pool);
+        late_pool = NULL;
+        if (t__.failures) return;
+    }
+}
+
+static iocpnet_pool *shared_pools[2];
+static volatile LONG used_up;
+
+static void use_and_end(void *user)
+{
+    (void)user;
+    use(shared_pools[0]);
+    use(shared_pools[1]);
+    InterlockedIncrement(&used_up);
+}
+
+// A pool may go while the threads that used it end.
+static void a_pool_goes_while_its_threads_end(void)
+{
+    enum { THREADS = 8 };
+    peer_thread threads[THREADS];
+    int round, i;
+    T_LIMIT(60);
+    for (round = 0; round < 60; round++) {
+        used_up = 0;
+        for (i = 0; i < 2; i++)
+            shared_pools[i] = make(64, 4000, false, false);
+        for (i = 0; i < THREADS; i++)
+            peer_start(&threads[i], use_and_end, NULL);
+        while (InterlockedCompareExchange(&used_up, 0, 0) < THREADS)
+            Sleep(0);
+        CHECK_ERR(iocpnet_pool_destroy(shared_pools[round % 2]), 0);
+        CHECK_ERR(iocpnet_pool_destroy(shared_pools[1 - round % 2]), 0);
+        for (i = 0; i < THREADS; i++)
+            peer_join(&threads[i]);
+    }
+    peer_nothing_left();
+}
+
+static void use_user(void *user)
+{
+    use((iocpnet_pool *)user);
+}
+
+// When the process ends, a thread that was killed may have a lock.
+static void the_end_of_the_process_waits_for_no_lock(void)
+{
+    iocpnet_pool *pool;
+    peer_thread thread;
+    process_can_end = true;
+    pool = make(64, 64, false, false);
+    iocpnet__lock_enter(&pool->lock);
+    iocpnet__lock_leave(&pool->lock);
+    peer_start(&thread, use_user, pool);
+    peer_join(&thread);
+    CHECK_EQ(ends_asked, 1);
+    process_ends = true;
+    use(pool);
+    iocpnet__lock_enter(&iocpnet__cached.lock);
+    iocpnet__pool_thread_ended((void *)(uintptr_t)GetCurrentThreadId());
+    iocpnet__lock_leave(&iocpnet__cached.lock);
+    CHECK_EQ(ends_asked, 2);
+    process_ends = process_can_end = false;
+    unmake(pool);
+}
+
+// ---- fibers -------------------------------------------------------------------------------------
+
+#ifndef SIM_WINDOWS_H
+enum { NUMBERS = 4096 };
+static void *home;
+static volatile LONG twice;
+static volatile LONG taken_by[NUMBERS];
+
+static void CALLBACK fiber_uses(void *user)
+{
+    iocpnet_pool *pool = (iocpnet_pool *)user;
+    use(pool);
+    CHECK(!caches(pool));
+    SwitchToFiber(home);
+}
+
+static void hammer(iocpnet_pool *pool, int n)
+{
+    while (n-- && !twice) {
+        iocpnet_buffer *b[40];
+        size_t at;
+        int i;
+        for (i = 0; i < 40; i++) {
+            b[i] = iocpnet_pool_take(pool);
+            if (!b[i]) continue;
+            at = (size_t)(b[i]->data - pool->data) / pool->stride;
+            if (InterlockedExchange(&taken_by[at], 1)) InterlockedIncrement(&twice);
+        }
+        for (i = 0; i < 40; i++) {
+            if (!b[i]) continue;
+            at = (size_t)(b[i]->data - pool->data) / pool->stride;
+            InterlockedExchange(&taken_by[at], 0);
+            iocpnet_buffer_give(b[i]);
+        }
+    }
+}
+
+typedef struct deleter {
+    iocpnet_pool *pool;
+    void *fiber;
+} deleter;
+
+static void delete_and_hammer(void *user)
+{
+    deleter *d = (deleter *)user;
+    DeleteFiber(d->fiber);
+    hammer(d->pool, 10000);
+}
+
+// The first fiber of a thread, which had caches as a thread, ends on another thread: the caches are
+// not handed on while that thread lives and uses them.
+static void CALLBACK fiber_goes_on(void *user)
+{
+    deleter *d = (deleter *)user;
+    peer_thread thread;
+    peer_start(&thread, delete_and_hammer, d);
+    hammer(d->pool, 10000);
+    peer_join(&thread);
+    ExitThread(0);
+}
+
+static void as_a_fiber(void *user)
+{
+    deleter *d = (deleter *)user;
+    void *other;
+    use(d->pool);
+    CHECK(caches(d->pool));
+    d->fiber = ConvertThreadToFiber(NULL);
+    other = CreateFiber(0, fiber_goes_on, d);
+    SwitchToFiber(other);
+}
+
+static void fibers_share_no_cache_with_threads(void)
+{
+    iocpnet_pool *pool = make(64, NUMBERS, false, false);
+    peer_thread thread;
+    deleter d;
+    T_LIMIT(60);
+    twice = 0;
+
+    // One that was made here, and used the pool, is deleted there.
+    home = ConvertThreadToFiber(NULL);
+    d.pool = pool;
+    d.fiber = CreateFiber(0, fiber_uses, pool);
+    SwitchToFiber(d.fiber);
+    peer_start(&thread, delete_and_hammer, &d);
+    hammer(pool, 10000);
+    peer_join(&thread);
+    CHECK(ConvertFiberToThread());
+    CHECK_EQ(twice, 0);
+    CHECK_EQ(broken, 0);
+
+    peer_start(&thread, as_a_fiber, &d);
+    peer_join(&thread);
+    CHECK_EQ(twice, 0);
+    CHECK_EQ(out(pool), 0);
+    CHECK_EQ(broken, 1);  // it is misuse
+    broken = 0;
+    unmake(pool);
+}
+#endif
 
 // Eight threads hold buffers with their own mark; a buffer lent twice would show another's.
 typedef struct user {
@@ -652,7 +996,14 @@ int main(int argc, char **argv)
     T_RUN(ops_may_live_in_objects);
     T_RUN(foolish_sizes_are_refused);
     T_RUN(want_of_memory_is_a_result);
-    T_RUN(no_thread_local_index_left_is_told);
+    T_RUN(no_thread_local_index_left_is_no_cache);
+    T_RUN(pools_share_an_fls_index_and_take_no_index_for_nothing);
+    T_RUN(what_a_thread_gives_when_it_ends_is_not_lost);
+    T_RUN(a_pool_goes_while_its_threads_end);
+    T_RUN(the_end_of_the_process_waits_for_no_lock);
+#ifndef SIM_WINDOWS_H
+    T_RUN(fibers_share_no_cache_with_threads);
+#endif
     T_RUN(many_threads_never_get_the_same_buffer);
     T_RUN(pools_come_and_go_without_a_trace);
     T_RUN(what_was_given_back_is_poisoned);

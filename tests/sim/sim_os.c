@@ -1011,6 +1011,12 @@ DWORD GetCurrentThreadId(void)
     return (DWORD)sim_self()->id * 4;
 }
 
+// There are no fibers.
+BOOL IsThreadAFiber(void)
+{
+    return FALSE;
+}
+
 DWORD GetCurrentProcessId(void)
 {
     return (DWORD)getpid();

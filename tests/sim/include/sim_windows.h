@@ -720,6 +720,7 @@ uintptr_t _beginthreadex(void *security, unsigned stack, unsigned (*fn)(void *),
                          unsigned flags, unsigned *id);
 DWORD ResumeThread(HANDLE thread);
 DWORD GetCurrentThreadId(void);
+BOOL IsThreadAFiber(void);
 DWORD GetCurrentProcessId(void);
 HANDLE GetCurrentProcess(void);
 HANDLE GetCurrentThread(void);
