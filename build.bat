@@ -1,23 +1,30 @@
 @echo off
-rem build.bat [run | test | full | bench | examples | tests | check | format | clean] [x64 | x86 | arm64] [debug | release] [NAME ...]
-rem
-rem   run       builds, starts the echo server, drives it with verified load, reports
-rem   test      builds everything and runs all tests, or those named: build.bat test pool frame
-rem   full      the tests of what it must withstand at full size: minutes
-rem   bench     builds and runs the benchmarks
-rem   examples  only builds the examples (this is the default); tests only builds the tests
-rem   check     cl /analyze over header, examples and tests
-rem   format    clang-format over all sources
-rem   clean     removes what this file makes
-rem
+goto begin
+
+:help
+echo build.bat [TARGET] [x64, x86 or arm64] [debug or release] [NAME ...]
+echo.
+echo   run       builds, starts the echo server, drives it with verified load, reports
+echo   test      builds everything and runs all tests, or those named: build.bat test pool frame
+echo   full      the tests of what it must withstand at full size: minutes
+echo   bench     builds and runs the benchmarks
+echo   examples  only builds the examples (this is the default); tests only builds the tests
+echo   check     cl /analyze over header, examples and tests
+echo   format    clang-format over all sources
+echo   clean     removes what this file makes
+echo   help      shows this
+exit /b 0
+
 rem With Visual Studio 2015 or later, any edition, or its Build Tools: cl is taken from PATH if it makes
 rem what is asked for (x64 unless you say otherwise), else the newest is looked for. One line for each
 rem program; the first that does not compile ends it, with cl's exit code. release is the default, with
 rem the runtime linked in; CRT=/MD takes the one in a DLL. Everything goes to build\msvc, or
 rem build\msvc-x86 and so on.
-
+rem
 rem It is kept to what Wine's cmd understands too, where the tests run it with a stand-in for cl: no
-rem and-and, no or-or, no where, no exit from within a for.
+rem and-and, no or-or, no where, no exit from within a for, no file read by for with a rest of a line.
+
+:begin
 setlocal EnableExtensions DisableDelayedExpansion
 cd /d "%~dp0"
 set target=
@@ -42,6 +49,7 @@ if not "%arch%"=="x64" set out=%out%-%arch%
 if "%config%"=="debug" set out=%out%-debug
 if "%target%"=="clean" goto clean
 if "%target%"=="format" goto format
+if "%target%"=="help" goto help
 
 set runs=
 for %%t in (run test full bench) do if "%target%"=="%%t" set runs=1
@@ -127,8 +135,8 @@ rem ---- subroutines; they set failed ------------------------------------------
 for %%a in (x64 x86 arm64) do if /i "%~1"=="%%a" goto is_arch
 for %%c in (debug release) do if /i "%~1"=="%%c" goto is_config
 if defined target goto is_name
-for %%t in (run test full bench examples tests check format clean) do if /i "%~1"=="%%t" goto is_target
-echo build.bat: unknown target %~1; run, test, full, bench, examples, tests, check, format or clean
+for %%t in (run test full bench examples tests check format clean help) do if /i "%~1"=="%%t" goto is_target
+echo build.bat: unknown target %~1; run, test, full, bench, examples, tests, check, format, clean or help
 set failed=1
 goto :eof
 :is_arch
@@ -146,6 +154,11 @@ echo build.bat: %target% takes no %~1: x64, x86, arm64, debug or release
 set failed=1
 goto :eof
 :is_test_name
+if exist tests\test_%~1.c goto is_known_name
+echo build.bat: no test is named %~1; the names are those of tests\test_*.c, as pool for test_pool.c
+set failed=1
+goto :eof
+:is_known_name
 set names=%names% %~1
 goto :eof
 

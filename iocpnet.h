@@ -165,7 +165,7 @@
 //
 // ---- M7 limits and gaps -------------------------------------------------------------------------
 //
-// Windows 7 and later; x86, x64, ARM64; MSVC 2015 and later, gcc, clang; C99 and C++11. Seen
+// Windows 7 and later; x86, x64, ARM64, ARM64EC; MSVC 2015 and later, gcc, clang; C99 and C++11. Seen
 // running only under Wine so far: 8.0 (x64) and 10.0 (x64, x86). MSVC's own compiler has not seen
 // it; clang in its place has.
 //

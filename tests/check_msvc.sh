@@ -53,7 +53,7 @@ compile_header()
 }
 
 compiles=0
-for target in x86_64 i686 aarch64; do
+for target in x86_64 i686 aarch64 arm64ec; do
     for as in /TC /TP; do
         compile_header header.c 19.00 $as ''
         compile_header static.c 19.10 $as '/permissive- /DIOCPNET_DEBUG'
@@ -156,10 +156,13 @@ from_elsewhere debug examples || { cat $work/build.txt; fail "build.bat debug"; 
 from_elsewhere clean debug || fail "build.bat clean debug"
 [ ! -e "$copy/build/msvc-debug" ] && [ -e "$copy/build/msvc" ] ||
     fail "build.bat clean debug removes the wrong folder"
-for words in bogus 'run fast' 'test arm64'; do
+for words in bogus 'run fast' 'test arm64' 'test t nonsense'; do
     from_elsewhere $words
     [ $? = 2 ] || { cat $work/build.txt; fail "build.bat $words does not end with 2"; }
 done
+from_elsewhere help || fail "build.bat help"
+grep -q '^  clean *removes' $work/build.txt ||
+    { cat $work/build.txt; fail "build.bat help does not tell of clean"; }
 echo "build.bat stops at a source that does not compile, and at words that it does not know"
 
-echo "PASS msvc: $((compiles + 9)) tests, $((compiles + 16)) checks, 0 skipped"
+echo "PASS msvc: $((compiles + 11)) tests, $((compiles + 18)) checks, 0 skipped"

@@ -1,7 +1,7 @@
 #!/bin/bash
-# setup.sh TARGET: gets what a target of the Makefile needs, or bench/instructions.sh, or ci. Silent
-# when all is there. Debian and Ubuntu only, as root or with sudo; elsewhere it says what to
-# install.
+# setup.sh TARGET: gets what a target of the Makefile needs, or bench/instructions.sh, or ci; with
+# SETUP_CC=clang-19 that compiler too. Silent when all is there. Debian and Ubuntu only, as root or
+# with sudo; elsewhere it says what to install.
 
 cd "$(dirname "$0")/../.." || exit 1
 
@@ -17,6 +17,8 @@ need()
 
 need_compiler()
 {
+    # clang uses gcc's headers and libraries.
+    case ${SETUP_CC:-} in clang-[0-9]*) need "$SETUP_CC" "$SETUP_CC" ;; esac
     if [ "${ARCH:-x64}" = x86 ]; then
         need i686-w64-mingw32-gcc gcc-mingw-w64-i686-win32
     else
@@ -108,6 +110,10 @@ case ${1:-} in
         need python3 python3
         need nc netcat-openbsd
         ;;
+    compilers)
+        need debootstrap debootstrap
+        need /usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring
+        ;;
     coverage)
         need_compiler
         need_wine
@@ -146,13 +152,30 @@ if ! command -v apt-get >/dev/null || { [ "$(id -u)" != 0 ] && ! command -v sudo
     exit 1
 fi
 
-echo "needs ${missing[*]}: installing ${packages[*]} ..."
-mkdir -p build
+# apt ARGUMENT...: apt-get, which waits up to ten minutes for another one: a fresh machine's
+# daily job, or a second clone. It waits by itself for only one of its locks.
+apt()
 {
-    "${as_root[@]}" apt-get update -q &&
-        "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
-            apt-get install -y -q --no-install-recommends "${packages[@]}"
-} >build/setup.log 2>&1 </dev/null && exit 0
+    local tries code
+    for ((tries = 0; tries < 120; tries++)); do
+        "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 \
+            apt-get -q -o DPkg::Lock::Timeout=600 "$@" >build/setup.part 2>&1 </dev/null
+        code=$?
+        cat build/setup.part >>build/setup.log
+        [ $code != 0 ] || return 0
+        grep -q 'Could not get lock\|Unable to lock' build/setup.part || return $code
+        [ $tries != 0 ] || echo "another apt-get is at work: waits for it ..."
+        sleep 5
+    done
+    return 1
+}
+
+echo "needs ${missing[*]}: apt-get installs ${packages[*]} ..."
+mkdir -p build
+: >build/setup.log
+# One repository that does not answer, of perhaps many, is no reason to give up.
+apt update || echo "not every list of packages could be fetched (build/setup.log); goes on"
+apt install -y --no-install-recommends "${packages[@]}" && exit 0
 tail -n 5 build/setup.log >&2
 echo "could not install them; do it by hand: apt-get install ${packages[*]}" >&2
 exit 1

@@ -14,11 +14,9 @@
 #   WINE10_X86='conn'  of x86 only those whose names contain one of these
 #   WINE10_MIRROR=url  another mirror of Debian
 #   T_SECONDS, T_JOBS, FULL as for run_tests.sh
-#
-# All mounts are made in a mount namespace of this script's own. They end with its last process,
-# however that ends, and no other process ever sees them: nothing can be removed through them.
 
 cd "$(dirname "$0")/../.." || exit 1
+. tests/tools/root.sh
 
 folder=${WINE10:-build/wine10}
 arches=${WINE10_ARCH:-x64 x86}
@@ -38,68 +36,18 @@ leave_out()
     if [ -n "${T_NO_SKIP:-}" ]; then failed=$((failed + 1)); else skipped=$((skipped + 1)); fi
 }
 
-# ---- a mount namespace of our own
-
-if [ "${WINE10_INSIDE:-}" != $$ ]; then
-    why=
-    if [ "$(uname -m)" != x86_64 ]; then
-        why="this machine is no x64"
-    elif [ "$(id -u)" != 0 ]; then
-        why="only root may make and enter its root folder"
-    elif ! tests/tools/setup.sh wine10; then
-        why="debootstrap is not here"
-    elif ! mkdir -p "$folder"; then
-        why="there can be no $folder"
-    elif ! unshare --mount --propagation private mount -t tmpfs none "$folder" 2>/dev/null; then
-        why="mounts are refused here"
-    fi
-    if [ -n "$why" ]; then
-        leave_out wine10 "$why"
-        end
-    fi
-    # exec keeps the number.
-    export WINE10_INSIDE=$$
-    exec unshare --mount --propagation private -- "$0" "$@"
-fi
-unset WINE10_INSIDE
-folder=$(cd "$folder" && pwd) || exit 1
+root_begin wine10 "$@"
 
 # ---- the root folders
-
-# Another run in the same folder is waited for, and what a killed one has left behind.
-exec 7>"$folder/lock"
-if ! flock -n -x 7; then
-    echo "wine10: waits for another run in $folder ..."
-    flock -x 7
-fi
-
-# remove FOLDER: where something is mounted in it, not at all
-remove()
-{
-    [ -e "$1" ] || return 0
-    if grep -qF " $1" /proc/self/mountinfo; then
-        echo "wine10: something is mounted in $1" >&2
-        return 1
-    fi
-    rm -rf --one-file-system "$1"
-}
 
 # fetch ARCHITECTURE SUITE PACKAGE FOLDER: Debian and its Wine into an empty folder
 fetch()
 {
-    debootstrap --arch="$1" --variant=minbase "$2" "$4" \
-        "${WINE10_MIRROR:-http://deb.debian.org/debian}" || return 1
-    # A root that can be made again needs no care about power cuts, and nobody reads manuals in it.
-    printf '%s\n' force-unsafe-io 'path-exclude=/usr/share/doc/*' 'path-exclude=/usr/share/man/*' \
-        'path-exclude=/usr/share/locale/*' >"$4/etc/dpkg/dpkg.cfg.d/wine10"
-    mount --bind /proc "$4/proc" && mount --bind /dev "$4/dev" || return 1
-    chroot "$4" env DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 \
-        apt-get install -y -q --no-install-recommends wine "$3" || return 1
-    chroot "$4" apt-get clean
+    root_install "$4" "$1" "$2" "${WINE10_MIRROR:-}" wine "$3" || return 1
     # The newer packages have no command for the server.
     chroot "$4" sh -c 'command -v wineserver || ln -s /usr/lib/*/wine/wineserver /usr/bin/'
     chroot "$4" wine --version >"$4/wine10-version" 2>/dev/null
-    umount "$4/proc" "$4/dev"
+    root_unmount "$4"
     grep -q '^wine-10\.' "$4/wine10-version"
 }
 
@@ -113,15 +61,15 @@ make_root()
     : >"$log"
     # Debian 13 has it; where a mirror's index of that is not whole, the next Debian has it as well.
     for suite in trixie sid; do
-        remove "$root.new" && remove "$root" || return 1
+        root_remove "$root.new" && root_remove "$root" || return 1
         (fetch $architecture $suite $package "$root.new") >>"$log" 2>&1 </dev/null
         if [ $? = 0 ]; then
             mv "$root.new" "$root"
             return
         fi
-        umount "$root.new/proc" "$root.new/dev" 2>/dev/null
+        root_unmount "$root.new"
     done
-    remove "$root.new"
+    root_remove "$root.new"
     return 1
 }
 
@@ -133,8 +81,7 @@ enter()
 {
     local root=$folder/$1 bin=$folder/bin name
     mkdir -p "$root/$PWD" "$bin"
-    mount --bind /proc "$root/proc" && mount --bind /dev "$root/dev" &&
-        mount --bind "$PWD" "$root/$PWD" || return 1
+    root_mount "$root" && mount --bind "$PWD" "$root/$PWD" || return 1
     for name in wine wineserver; do
         cat >"$bin/${name/wine/wine10-$1}" <<END
 #!/bin/sh
@@ -188,7 +135,8 @@ set +m
 for arch in $arches; do
     # What could not be fetched, as is known by now, needs no programs.
     jobs -r | grep -q "make_root" || [ -e "$folder/$arch/wine10-version" ] || continue
-    make -f Makefile.mingw --no-print-directory -k ARCH=$arch examples tests 7>&- ||
+    make -f Makefile.mingw --no-print-directory -k ARCH=$arch OUT=build/$arch \
+        examples tests 7>&- ||
         echo "not everything was built for $arch"
 done
 wait
