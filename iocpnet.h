@@ -165,9 +165,9 @@
 //
 // ---- M7 limits and gaps -------------------------------------------------------------------------
 //
-// Windows 7 and later; x86, x64, ARM64, ARM64EC; MSVC 2015 and later, gcc, clang; C99 and C++11. Seen
-// running only under Wine so far: 8.0 (x64) and 10.0 (x64, x86). MSVC's own compiler has not seen
-// it; clang in its place has.
+// Windows 7 and later; x86, x64, ARM64 and ARM64EC; MSVC 2015 and later, gcc, clang; C99 and C++11.
+// Seen running only under Wine so far: 8.0 (x64) and 10.0 (x64, x86). MSVC's own compiler has not
+// seen it; clang in its place has.
 //
 // Accept with first data (accept_data_ms): a client that connects and says nothing holds one of the
 // waiting accepts until the sweep closes it. When silent ones hold them all, more are made, up to
