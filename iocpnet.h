@@ -259,8 +259,10 @@ enum {
     IOCPNET_ENOTSOCK = 10038,        // WSAENOTSOCK
     IOCPNET_EMSGSIZE = 10040,        // WSAEMSGSIZE
     IOCPNET_EOPNOTSUPP = 10045,      // WSAEOPNOTSUPP
+    IOCPNET_EAFNOSUPPORT = 10047,    // WSAEAFNOSUPPORT
     IOCPNET_EADDRINUSE = 10048,      // WSAEADDRINUSE: also when the system is out of ports
     IOCPNET_EADDRNOTAVAIL = 10049,   // WSAEADDRNOTAVAIL
+    IOCPNET_ENETUNREACH = 10051,     // WSAENETUNREACH
     IOCPNET_ENETRESET = 10052,       // WSAENETRESET
     IOCPNET_ECONNABORTED = 10053,    // WSAECONNABORTED
     IOCPNET_ECONNRESET = 10054,      // WSAECONNRESET
@@ -269,6 +271,7 @@ enum {
     IOCPNET_ESHUTDOWN = 10058,       // WSAESHUTDOWN
     IOCPNET_ETIMEDOUT = 10060,       // WSAETIMEDOUT
     IOCPNET_ECONNREFUSED = 10061,    // WSAECONNREFUSED
+    IOCPNET_EHOSTUNREACH = 10065,    // WSAEHOSTUNREACH
     IOCPNET_ESYSCALLFAILURE = 10107  // WSASYSCALLFAILURE: a call failed and gave no code
 };
 
@@ -567,7 +570,9 @@ typedef struct iocpnet_iocp_desc {
 //   iocp       set to the iocp, or to NULL on failure
 //   desc       copied; NULL for all defaults
 //
-// Returns    0, the code of WSAStartup or CreateIoCompletionPort, ERROR_NOT_ENOUGH_MEMORY (8).
+// Returns    0; WSAEINVAL: threads or concurrency above 4096, or no such transmit_mode;
+//            ERROR_NOT_ENOUGH_MEMORY (8); ERROR_NO_MORE_ITEMS (259): the process is out of TLS or
+//            FLS indexes; the code of WSAStartup, CreateEvent or CreateIoCompletionPort.
 // Threads    any.
 // Source     MS Learn, CreateIoCompletionPort.
 IOCPNET_API iocpnet_error iocpnet_iocp_open(iocpnet_iocp **iocp, const iocpnet_iocp_desc *desc);
@@ -743,7 +748,10 @@ IOCPNET_API iocpnet_error iocpnet_op_issued(iocpnet_op *op, uint32_t code, bool 
 //   op         must be there until this call returns: cancel from where you know that
 //
 // Returns    0: asked. ERROR_NOT_FOUND (1168): nothing to cancel, the callback is on its way, or
-//            another thread has not made the call yet that starts it. WSAEINVAL: op is idle.
+//            another thread has not made the call yet that starts it. WSAEINVAL: op is idle. Else
+//            the code of CancelIoEx, and the operation goes on: ERROR_INVALID_HANDLE (6) for a
+//            socket that is closed, or that a layered provider made. For the op of an
+//            iocpnet_transmit it is iocpnet_transmit_cancel.
 // Threads    any.
 // Source     MS Learn, CancelIoEx.
 IOCPNET_API iocpnet_error iocpnet_op_cancel(iocpnet_op *op);
@@ -1081,14 +1089,14 @@ enum {
     IOCPNET_TRANSMIT_COPY      // reads and sends
 };
 
-#define IOCPNET_FILE_POSITION UINT64_MAX  // element.offset: from the file's current position
+#define IOCPNET_FILE_POSITION UINT64_MAX  // element.offset: from the file's position, and move it
 #define IOCPNET_DISCONNECT    0x01u       // transmit.flags: TF_DISCONNECT, then FIN
 #define IOCPNET_REUSE         0x02u       // with it: TF_REUSE_SOCKET
 
 // One piece of a unit: memory, or a range of a file.
 typedef struct iocpnet_element {
     const void *memory;  // NULL for a file
-    void *file;          // NULL for memory; else a HANDLE that can be read
+    void *file;          // NULL for memory; else the HANDLE of a file on a disk, open for reading
     uint64_t offset;     // file only: where the range begins, or IOCPNET_FILE_POSITION
     uint64_t length;     // bytes; 0 (file only): to the end that the file has at the start
 } iocpnet_element;
@@ -1111,6 +1119,9 @@ typedef struct iocpnet_transmit {
     void *copy, *copy_event;
     uint32_t copy_size, resolved_count;
     void *volatile cancelled;
+    volatile int32_t passed;
+    iocpnet_error step_error;
+    size_t step_bytes;
     iocpnet_element own[3];
     union {
         void *align;
@@ -1124,12 +1135,31 @@ typedef struct iocpnet_transmit {
 //   elements   count pieces, 1 .. 65535; checked: exactly one of memory and file; memory of length
 //              0 is refused; a range must lie within its file
 //
-// Returns    0, or WSAEINVAL (an element; op in flight), WSAEOPNOTSUPP (a mode that was asked for
-//            and the provider lacks), the code of a failed file call, the system's code.
+// A file may be opened with or without FILE_FLAG_OVERLAPPED, may be attached to a completion port,
+// to which no packet of a transfer comes, and may be in several units at once.
+//
+// A range from IOCPNET_FILE_POSITION begins at the position that the file has when the start gets
+// to that element, and the start moves the position to the end of the range: so units started one
+// after the other, and elements of one unit, send successive ranges, in every mode. A start that
+// fails moves it back; what happens later does not. A range with an offset of its own neither looks
+// at the position nor moves it, but for one case: where a unit is copied from a handle without
+// FILE_FLAG_OVERLAPPED the system moves the position with each read. With such a handle use either
+// positions or offsets, and positions in one unit at a time.
+//
+// Client editions of Windows run two native transfers at a time and let others wait, for as long as
+// a slow peer likes: so units beyond desc.transmits of the iocp are copied, whatever their mode
+// (counter transmit_copies).
+//
+// Returns    0, or WSAEINVAL (an element; mode or flags out of range; op in flight), WSAEOPNOTSUPP
+//            (a mode that was asked for and the provider lacks; a file that is a pipe, a console or
+//            another device; a datagram socket), WSAEMSGSIZE (all together is above SIZE_MAX bytes,
+//            which is 4 GiB - 1 in a 32-bit process: send it as several units),
+//            ERROR_INVALID_HANDLE (of a file), the code of a failed file call, the system's code.
 // Owns       elements, memory and files stay as they are until the callback.
 // Threads    any; nothing else may be sent on the socket meanwhile. Copying reads the file in the
 //            poll, which blocks it for the time of a disk read.
-// Source     MS Learn, TransmitPackets; TransmitFile; TRANSMIT_PACKETS_ELEMENT.
+// Source     MS Learn, TransmitPackets; TransmitFile, "Remarks"; TRANSMIT_PACKETS_ELEMENT;
+//            GetFileType; SetFilePointerEx.
 IOCPNET_API iocpnet_error iocpnet_start_transmit_packets(iocpnet_transmit *transmit,
                                                          const iocpnet_socket *socket,
                                                          const iocpnet_element *elements,
@@ -1139,6 +1169,7 @@ IOCPNET_API iocpnet_error iocpnet_start_transmit_packets(iocpnet_transmit *trans
 // TransmitFile.
 //
 //   file       HANDLE; NULL sends head and tail only
+//   offset     where the range begins, or IOCPNET_FILE_POSITION
 //   length     0: to the end of the file
 //   head, tail NULL or bytes before and behind, borrowed until the callback
 //
@@ -1150,9 +1181,12 @@ IOCPNET_API iocpnet_error iocpnet_start_transmit_file(iocpnet_transmit *transmit
                                                       const iocpnet_vec *head,
                                                       const iocpnet_vec *tail);
 
-// Cancels a unit as iocpnet_op_cancel cancels an op: no further step is begun.
+// Cancels a unit: the call that is in flight, or is just being made, is cancelled, and no other
+// follows. The callback still comes, once, with WSA_OPERATION_ABORTED and the bytes that were sent.
+// This is what iocpnet_op_cancel does for transmit->op.
 //
-// Returns    0, ERROR_NOT_FOUND (1168), or WSAEINVAL: idle.
+// Returns    0: asked. ERROR_NOT_FOUND (1168): the callback has come meanwhile. WSAEINVAL: idle.
+//            Else the code of CancelIoEx: the call that is in flight goes on, and is the last.
 // Threads    any; transmit must be there until this call returns.
 IOCPNET_API iocpnet_error iocpnet_transmit_cancel(iocpnet_transmit *transmit);
 
@@ -4182,6 +4216,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_open(iocpnet_iocp **out, const iocpnet_i
     if (error) return error;
     error = WSAEINVAL;
     if (desc && (desc->threads > 4096 || desc->concurrency > 4096)) goto end_winsock;
+    if (desc && desc->transmit_mode > IOCPNET_TRANSMIT_COPY) goto end_winsock;
     error = ERROR_NOT_ENOUGH_MEMORY;
     iocp = (iocpnet_iocp *)iocpnet__alloc(sizeof *iocp);
     if (!iocp) goto end_winsock;
@@ -4541,6 +4576,9 @@ IOCPNET__DEF iocpnet_error iocpnet_op_cancel(iocpnet_op *op)
 
     if (!iocpnet_op_pending(op)) return WSAEINVAL;
     if (!op->handle) return ERROR_NOT_FOUND;  // posted: on its way
+    if (op->kind == IOCPNET_OP_TRANSMIT) {
+        return iocpnet_transmit_cancel(IOCPNET_OUTER(op, iocpnet_transmit, op));
+    }
 
     // A datagram receive may be between an ICMP error and its next try, which is made under the
     // lock: either that sees the state, or the system has it by then.
@@ -5653,16 +5691,37 @@ static void iocpnet__start_finish(iocpnet__worker *worker, iocpnet_op *op, iocpn
     }
 }
 
+// A file on a disk can be read at any offset and again; a pipe, a console and a socket can't.
+static iocpnet_error iocpnet__check_file_type(HANDLE file)
+{
+    DWORD type = IOCPNET_OS(GetFileType)(file);
+    DWORD code = type == FILE_TYPE_UNKNOWN ? IOCPNET_OS(GetLastError)() : 0;
+
+    if (type == FILE_TYPE_DISK) return 0;
+    return code ? iocpnet__error_of_win32(code, false) : WSAEOPNOTSUPP;
+}
+
+static iocpnet_error iocpnet__set_position(HANDLE file, uint64_t offset)
+{
+    LARGE_INTEGER to;
+
+    to.QuadPart = (LONGLONG)offset;
+    return IOCPNET_OS(SetFilePointerEx)(file, to, NULL, FILE_BEGIN) ? 0 : iocpnet__last_error();
+}
+
 // Where an element's bytes are: a file's range is asked of the file, which must hold all of it.
 static iocpnet_error iocpnet__element_range(const iocpnet_element *element, uint64_t *offset,
                                             uint64_t *length)
 {
     LARGE_INTEGER zero, at, size;
+    iocpnet_error error;
 
     *offset = 0;
     *length = element->length;
     if (!element->memory == !element->file) return WSAEINVAL;
     if (element->memory) return element->length && element->length <= SIZE_MAX / 2 ? 0 : WSAEINVAL;
+    error = iocpnet__check_file_type(element->file);
+    if (error) return error;
     if (!IOCPNET_OS(GetFileSizeEx)(element->file, &size)) return iocpnet__last_error();
     *offset = element->offset;
     if (element->offset == IOCPNET_FILE_POSITION) {
@@ -5677,6 +5736,9 @@ static iocpnet_error iocpnet__element_range(const iocpnet_element *element, uint
     return *length <= (uint64_t)size.QuadPart - *offset ? 0 : WSAEINVAL;
 }
 
+// In the offset of a resolved element: the start has moved the file's position behind the range.
+#define IOCPNET__MOVED (1ull << 63)
+
 // What is left of element i of a unit, and where it begins. The file is not asked again: what it
 // has become meanwhile must not shift what follows it.
 static uint64_t iocpnet__element_rest(const iocpnet_transmit *transmit, uint32_t i,
@@ -5684,7 +5746,8 @@ static uint64_t iocpnet__element_rest(const iocpnet_transmit *transmit, uint32_t
 {
     uint64_t done = i == transmit->at ? transmit->at_done : 0;
 
-    *offset = (transmit->elements[i].file ? transmit->elements[i].offset : 0) + done;
+    *offset =
+        (transmit->elements[i].file ? transmit->elements[i].offset & ~IOCPNET__MOVED : 0) + done;
     return transmit->elements[i].length - done;
 }
 
@@ -5722,7 +5785,7 @@ static void iocpnet__transmit_end(iocpnet_transmit *transmit)
     transmit->copy = NULL;
 }
 
-static iocpnet_error iocpnet__transmit_step(iocpnet_transmit *transmit);
+static iocpnet_error iocpnet__transmit_begin_step(iocpnet_transmit *transmit);
 
 enum { IOCPNET__TRANSMIT_ENDED = -1 };  // of transmit_step: there is nothing more to do
 enum { IOCPNET__STAGE_BYTES, IOCPNET__STAGE_FLAGGED, IOCPNET__STAGE_DISCONNECT };
@@ -5731,13 +5794,16 @@ static void iocpnet__transmit_stepped(iocpnet_op *op, iocpnet_error error, size_
 {
     iocpnet_transmit *transmit = IOCPNET_OUTER(op, iocpnet_transmit, step);
 
+    transmit->step_error = error;
+    transmit->step_bytes = bytes;
+    if (iocpnet__add(&transmit->passed, 1) == 1) return;  // the thread that began it will post it
     if (transmit->stage != IOCPNET__STAGE_DISCONNECT) {
         if (!error && !bytes) error = ERROR_HANDLE_EOF;  // the file has ended early
         transmit->total += bytes;
         if (!error) iocpnet__transmit_moved(transmit, bytes);
     }
     if (!error && iocpnet__load_pointer(&transmit->cancelled)) error = WSA_OPERATION_ABORTED;
-    if (!error) error = iocpnet__transmit_step(transmit);
+    if (!error) error = iocpnet__transmit_begin_step(transmit);
     if (!error) return;
     if (error == IOCPNET__TRANSMIT_ENDED) error = 0;
     iocpnet__transmit_end(transmit);
@@ -5893,19 +5959,18 @@ static iocpnet_error iocpnet__transmit_by_copy(iocpnet_transmit *transmit, HANDL
     overlapped.hEvent = (HANDLE)((ULONG_PTR)transmit->copy_event | 1);
     if (!IOCPNET_OS(ReadFile)(file, transmit->copy, want, NULL, &overlapped)) {
         DWORD code = IOCPNET_OS(GetLastError)();
-        if (code != ERROR_IO_PENDING) return iocpnet_error_from_win32(code);
+        if (code != ERROR_IO_PENDING) return iocpnet__error_of_win32(code, false);
         IOCPNET_OS(WaitForSingleObject)(transmit->copy_event, INFINITE);
     }
-    if (overlapped.Internal) return iocpnet_error_from_status((uint32_t)overlapped.Internal);
+    if (overlapped.Internal) return iocpnet__error_of_status((uint32_t)overlapped.Internal, false);
     if (!overlapped.InternalHigh) return ERROR_HANDLE_EOF;
     vec.data = transmit->copy;
     vec.size = (uint32_t)overlapped.InternalHigh;
     return iocpnet_start_send(&transmit->step, &transmit->socket, &vec, 1);
 }
 
-// Begins the next step of a unit. Returns 0: begun, transmit may be gone; ENDED: all is done; else
-// what stopped it.
-static iocpnet_error iocpnet__transmit_step(iocpnet_transmit *transmit)
+// Issues the next step of a unit. Returns 0: issued; ENDED: all is done; else what stopped it.
+static iocpnet_error iocpnet__transmit_issue(iocpnet_transmit *transmit)
 {
     const iocpnet_element *element;
     uint64_t offset, length;
@@ -5938,21 +6003,57 @@ static iocpnet_error iocpnet__transmit_step(iocpnet_transmit *transmit)
     return iocpnet__transmit_by_send(transmit);
 }
 
-// A file's current position and its end are asked once, before the first byte: sending the file
-// moves the one, and whoever else writes to it moves the other. Elements that leave them open are
-// copied, with what they mean; empty files are left out.
-static iocpnet_error iocpnet__transmit_resolve(iocpnet_transmit *transmit)
+// Begins the next step of a unit. Returns 0: begun, transmit may be gone; else as transmit_issue.
+//
+// A cancel that comes before the step was issued finds nothing to cancel: so this thread looks
+// afterwards whether one came. Until then the unit must not end. This thread and the step's packet
+// both pass here, and the second one goes on; a thread that may not run callbacks posts the step.
+static iocpnet_error iocpnet__transmit_begin_step(iocpnet_transmit *transmit)
+{
+    iocpnet_iocp *iocp = transmit->socket.iocp;
+    iocpnet_op *step = &transmit->step;
+    iocpnet_error error;
+
+    iocpnet__store(&transmit->passed, 0);
+    error = iocpnet__transmit_issue(transmit);
+    if (error) return error;
+    if (iocpnet__load_pointer(&transmit->cancelled)) {
+        IOCPNET_OS(CancelIoEx)
+        ((HANDLE)transmit->socket.handle, (OVERLAPPED *)(void *)&step->overlapped);
+    }
+    if (iocpnet__add(&transmit->passed, 1) == 1) return 0;
+    return iocpnet_iocp_post(iocp, step, transmit->step_error, transmit->step_bytes);
+}
+
+// Gives files the positions back that resolve has moved: the start has failed.
+static void iocpnet__transmit_unmove(const iocpnet_element *elements, uint32_t n)
+{
+    while (n-- > 0) {
+        const iocpnet_element *element = &elements[n];
+
+        if (!element->file || !(element->offset & IOCPNET__MOVED)) continue;
+        (void)iocpnet__set_position(element->file, element->offset & ~IOCPNET__MOVED);
+    }
+}
+
+// Checks all elements, and finds out where each begins and ends, once, before the first byte:
+// sending a file may move its position, and another program that writes to it moves its end.
+// Elements that leave these open are copied, with what they mean; empty files are left out.
+static iocpnet_error iocpnet__transmit_resolve(iocpnet_transmit *transmit, bool *files)
 {
     const iocpnet_element *from = transmit->elements;
-    iocpnet_element *to = transmit->own;
+    iocpnet_element *to = NULL;
+    uint64_t total = 0;
     uint32_t n = 0;
     uint32_t i;
 
-    for (i = 0; i < transmit->count; i++) {
-        if (from[i].file && (!from[i].length || from[i].offset == IOCPNET_FILE_POSITION)) break;
+    *files = false;
+    for (i = 0; i < transmit->count && !to; i++) {
+        if (from[i].file && (!from[i].length || from[i].offset == IOCPNET_FILE_POSITION)) {
+            to = transmit->own;
+        }
     }
-    if (i == transmit->count) return 0;
-    if (transmit->count > sizeof transmit->own / sizeof *transmit->own) {
+    if (to && transmit->count > sizeof transmit->own / sizeof *transmit->own) {
         transmit->resolved_count = transmit->count;
         transmit->resolved =
             (iocpnet_element *)iocpnet__alloc(transmit->count * sizeof *transmit->resolved);
@@ -5960,15 +6061,26 @@ static iocpnet_error iocpnet__transmit_resolve(iocpnet_transmit *transmit)
         to = transmit->resolved;
     }
     for (i = 0; i < transmit->count; i++) {
+        bool moves = from[i].file && from[i].offset == IOCPNET_FILE_POSITION;
         uint64_t offset, length;
         iocpnet_error error = iocpnet__element_range(&from[i], &offset, &length);
 
-        if (error) return error;
-        if (!length) continue;
+        if (!error && length > SIZE_MAX - total) error = WSAEMSGSIZE;
+        if (!error && moves && length) {
+            error = iocpnet__set_position(from[i].file, offset + length);
+        }
+        if (error) {
+            if (to) iocpnet__transmit_unmove(to, n);
+            return error;
+        }
+        total += length;
+        if (from[i].file) *files = true;
+        if (!to || !length) continue;
         to[n] = from[i];  // they may be the same
-        to[n].offset = offset;
+        to[n].offset = offset | (moves ? IOCPNET__MOVED : 0);
         to[n++].length = length;
     }
+    if (!to) return 0;
     transmit->elements = to;
     transmit->count = n;
     return 0;
@@ -6007,20 +6119,13 @@ static iocpnet_error iocpnet__transmit_begin(iocpnet_transmit *transmit,
                                              const iocpnet_element *elements, size_t count)
 {
     iocpnet_iocp *iocp = socket->iocp;
-    uint64_t offset, length;
-    bool files = false;
+    bool files;
     iocpnet_error error;
-    size_t i;
 
-    for (i = 0; i < count; i++) {
-        error = iocpnet__element_range(&elements[i], &offset, &length);
-        if (error) return error;
-        if (elements[i].file) files = true;
-    }
+    if (transmit->mode > IOCPNET_TRANSMIT_COPY) return WSAEINVAL;
     if (transmit->flags & IOCPNET_REUSE && !(transmit->flags & IOCPNET_DISCONNECT))
         return WSAEINVAL;
-    error = iocpnet__op_begin(&transmit->op, iocp, socket->handle, IOCPNET_OP_TRANSMIT);
-    if (error) return error;
+    if (socket->datagram) return WSAEOPNOTSUPP;
     memset(&transmit->step, 0, sizeof transmit->step);
     transmit->step.done = iocpnet__transmit_stepped;
     transmit->socket = *socket;
@@ -6034,11 +6139,16 @@ static iocpnet_error iocpnet__transmit_begin(iocpnet_transmit *transmit,
     transmit->copy = NULL;
     transmit->copy_size = 0;
     transmit->copy_event = NULL;
-    iocpnet__exchange_pointer(&transmit->cancelled, NULL);
     transmit->resolved = NULL;
-    error = iocpnet__transmit_resolve(transmit);
-    if (!error) error = iocpnet__transmit_choose(transmit, files);
-    if (!error) error = iocpnet__transmit_step(transmit);
+    iocpnet__exchange_pointer(&transmit->cancelled, NULL);
+    error = iocpnet__transmit_resolve(transmit, &files);
+    if (error) goto failed;
+    error = iocpnet__op_begin(&transmit->op, iocp, socket->handle, IOCPNET_OP_TRANSMIT);
+    if (error) goto unmove;
+
+    // From here on a cancel counts.
+    error = iocpnet__transmit_choose(transmit, files);
+    if (!error) error = iocpnet__transmit_begin_step(transmit);
     if (!error) return 0;
     if (error == IOCPNET__TRANSMIT_ENDED) {
         // Nothing but empty files: the callback still has to come, and from a poll.
@@ -6046,8 +6156,14 @@ static iocpnet_error iocpnet__transmit_begin(iocpnet_transmit *transmit,
         iocpnet__op_finished_at_once(iocp, &transmit->op, 0);
         return 0;
     }
+    iocpnet__op_undo(&transmit->op, error);
+
+unmove:
+    iocpnet__transmit_unmove(transmit->elements, transmit->count);
+
+failed:
     iocpnet__transmit_end(transmit);
-    return iocpnet__op_undo(&transmit->op, error);
+    return error;
 }
 
 IOCPNET__DEF iocpnet_error iocpnet_start_transmit_packets(iocpnet_transmit *transmit,
@@ -6089,17 +6205,14 @@ IOCPNET__DEF iocpnet_error iocpnet_start_transmit_file(iocpnet_transmit *transmi
 IOCPNET__DEF iocpnet_error iocpnet_transmit_cancel(iocpnet_transmit *transmit)
 {
     iocpnet_error error = 0;
-    int tries;
 
     if (!iocpnet_op_pending(&transmit->op)) return WSAEINVAL;
-    iocpnet__exchange_pointer(&transmit->cancelled, transmit);  // read between two steps
-    for (tries = 0; tries < 1000 && iocpnet_op_pending(&transmit->op); tries++) {
-        // A step that was about to be begun when the flag was set is found at the next look.
-        error = iocpnet_op_cancel(&transmit->step);
-        if (!error) return 0;
-        IOCPNET_OS(SwitchToThread)();
+    iocpnet__exchange_pointer(&transmit->cancelled, transmit);  // read after and between the steps
+    if (!IOCPNET_OS(CancelIoEx)((HANDLE)transmit->socket.handle,
+                                (OVERLAPPED *)(void *)&transmit->step.overlapped)) {
+        error = iocpnet__last_error();
     }
-    return error == WSAEINVAL ? 0 : error;
+    return error == ERROR_NOT_FOUND && iocpnet_op_pending(&transmit->op) ? 0 : error;
 }
 
 #ifndef IOCPNET_NO_SERVER

@@ -88,6 +88,7 @@
       (h, data, size, got, o), FALSE, ERROR_READ_FAULT)                                            \
     X(BOOL, GetOverlappedResult, (HANDLE h, OVERLAPPED * o, DWORD * got, BOOL wait),               \
       (h, o, got, wait), FALSE, ERROR_READ_FAULT)                                                  \
+    X(DWORD, GetFileType, (HANDLE h), (h), FILE_TYPE_UNKNOWN, ERROR_INVALID_HANDLE)                \
     X(BOOL, GetFileSizeEx, (HANDLE h, LARGE_INTEGER * size), (h, size), FALSE,                     \
       ERROR_INVALID_FUNCTION)                                                                      \
     X(BOOL, SetFilePointerEx, (HANDLE h, LARGE_INTEGER to, LARGE_INTEGER * now, DWORD how),        \

@@ -604,7 +604,9 @@ static void bad_elements_are_refused(void)
         CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, e, 2), WSAEINVAL);  // wraps
         e[1].length = 5;
         e[1].file = INVALID_HANDLE_VALUE;
-        CHECK(iocpnet_start_transmit_packets(&u.t, &s, e, 2) != 0);
+        CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, e, 2), ERROR_INVALID_HANDLE);
+        CHECK_ERR(iocpnet_start_transmit_file(&u.t, &s, INVALID_HANDLE_VALUE, 0, 0, NULL, NULL),
+                  ERROR_INVALID_HANDLE);
         CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, e, 0), WSAEINVAL);
         CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, e, 65536), WSAEINVAL);
         CHECK_ERR(iocpnet_start_transmit_file(&u.t, &s, NULL, 0, 0, NULL, NULL), WSAEINVAL);
@@ -618,6 +620,282 @@ static void bad_elements_are_refused(void)
         CHECK_EQ(u.calls, 0);
         CHECK_EQ(fake_calls, 0);
         CloseHandle(file);
+        end();
+    }
+}
+
+// What has no offsets, or can't be read again, is no file.
+static void what_is_no_file_on_a_disk_is_refused(void)
+{
+    iocpnet_element e;
+    HANDLE ends[2], device;
+    unit u;
+    int m;
+
+    REQUIRE(CreatePipe(&ends[0], &ends[1], NULL, 0));
+    device = CreateFileA("NUL", GENERIC_READ, FILE_SHARE_READ | FILE_SHARE_WRITE, NULL,
+                         OPEN_EXISTING, 0, NULL);
+    for (m = 0; m < 3; m++) {
+        offer_packets();
+        T_NOTE("%s", mode_names[modes[m]]);
+        REQUIRE(begin(0, 1000, false));
+        unit_init(&u, modes[m]);
+        memset(&e, 0, sizeof e);
+        e.file = ends[0];
+        CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, &e, 1), WSAEOPNOTSUPP);
+        e.length = 1;
+        CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, &e, 1), WSAEOPNOTSUPP);
+        e.offset = IOCPNET_FILE_POSITION;
+        CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, &e, 1), WSAEOPNOTSUPP);
+        if (device != INVALID_HANDLE_VALUE) {
+            e.file = device;
+            CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, &e, 1), WSAEOPNOTSUPP);
+        }
+        fault_fail(FAULT_GetFileType, 1, 1, 0);
+        CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, &e, 1), ERROR_INVALID_HANDLE);
+        CHECK(!iocpnet_op_pending(&u.t.op));
+        CHECK_EQ(u.calls, 0);
+        CHECK_EQ(fake_calls, 0);
+        end();
+    }
+    CloseHandle(ends[0]);
+    CloseHandle(ends[1]);
+    if (device != INVALID_HANDLE_VALUE) CloseHandle(device);
+}
+
+static void a_mode_out_of_range_is_refused(void)
+{
+    static const int wrong[] = { IOCPNET_TRANSMIT_COPY + 1, 128, 255 };
+    iocpnet_iocp *none;
+    iocpnet_iocp_desc desc;
+    iocpnet_element e;
+    unit u;
+    int i;
+
+    forget();
+    REQUIRE(begin(0, 1000, false));
+    memset(&e, 0, sizeof e);
+    e.memory = memory;
+    e.length = 10;
+    for (i = 0; i < 3; i++) {
+        T_NOTE("mode %d", wrong[i]);
+        unit_init(&u, wrong[i]);
+        CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, &e, 1), WSAEINVAL);
+        CHECK(!iocpnet_op_pending(&u.t.op));
+        memset(&desc, 0, sizeof desc);
+        desc.transmit_mode = (uint8_t)wrong[i];
+        CHECK_ERR(iocpnet_iocp_open(&none, &desc), WSAEINVAL);
+        CHECK(none == NULL);
+    }
+    end();
+}
+
+// Copied, a file would leave as datagrams.
+static void a_datagram_socket_sends_no_units(void)
+{
+    iocpnet_element e;
+    iocpnet_socket datagrams;
+    unit u;
+    int m;
+
+    forget();
+    REQUIRE(begin(0, 1000, false));
+    CHECK_ERR(iocpnet_socket_open(&datagrams, iocp, AF_INET, true), 0);
+    memset(&e, 0, sizeof e);
+    e.memory = memory;
+    e.length = 10;
+    for (m = 0; m < 4; m++) {
+        T_NOTE("%s", mode_names[m]);
+        unit_init(&u, m);
+        CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &datagrams, &e, 1), WSAEOPNOTSUPP);
+        CHECK(!iocpnet_op_pending(&u.t.op));
+    }
+    iocpnet_socket_close(&datagrams);
+    end();
+}
+
+// The callback tells the bytes as a size_t: a unit must fit. Here three pieces do not, and in a
+// 32-bit process one file of 5 GiB does not either.
+static void a_unit_above_all_sizes_is_refused(void)
+{
+    iocpnet_element e[3];
+    HANDLE file = NULL;
+    unit u;
+    int i, m;
+
+    for (m = 0; m < 3; m++) {
+        T_NOTE("%s", mode_names[modes[m]]);
+        offer_packets();
+        REQUIRE(begin(0, 1000, false));
+        memset(e, 0, sizeof e);
+        for (i = 0; i < 3; i++) {
+            e[i].memory = memory;
+            e[i].length = SIZE_MAX / 2;
+        }
+        unit_init(&u, modes[m]);
+        CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, e, 3), WSAEMSGSIZE);
+        e[2].memory = NULL;
+        e[2].length = 0;
+        e[2].file = file = make_file(2, 0, false);
+        CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, e, 3), WSAEMSGSIZE);
+        CloseHandle(file);
+        if (SIZE_MAX == 0xFFFFFFFFu) {
+            file = make_file(5ull << 30, 0, false);
+            CHECK_ERR(iocpnet_start_transmit_file(&u.t, &s, file, 0, 0, NULL, NULL), WSAEMSGSIZE);
+            CHECK_ERR(iocpnet_start_transmit_file(&u.t, &s, file, 0, 0x100000000ull, NULL, NULL),
+                      WSAEMSGSIZE);
+            CloseHandle(file);
+        }
+        CHECK(!iocpnet_op_pending(&u.t.op));
+        CHECK_EQ(u.calls, 0);
+        CHECK_EQ(fake_calls, 0);
+        end();
+    }
+}
+
+// ---- from the file's position -------------------------------------------------------------------
+
+static uint64_t position_of(HANDLE file)
+{
+    LARGE_INTEGER zero, at;
+    zero.QuadPart = at.QuadPart = 0;
+    CHECK(SetFilePointerEx(file, zero, &at, FILE_CURRENT));
+    return (uint64_t)at.QuadPart;
+}
+
+static void set_position(HANDLE file, uint64_t to)
+{
+    LARGE_INTEGER at;
+    at.QuadPart = (LONGLONG)to;
+    CHECK(SetFilePointerEx(file, at, NULL, FILE_BEGIN));
+}
+
+// Units one after the other, and the elements of one, go on where the last one has stopped; what
+// has an offset of its own lies between them. The same in every mode, whatever the handle is.
+static void pieces_from_the_position_follow_each_other_in_every_mode(void)
+{
+    enum { PIECE = 100000, AT = 5000 };
+    static unsigned char want[4 * PIECE + 1000];
+    int m, overlapped;
+
+    for (m = 0; m < 3; m++) {
+        for (overlapped = 0; overlapped < 2; overlapped++) {
+            iocpnet_element e[4];
+            HANDLE file;
+            unit u;
+            size_t size = 0;
+            int i;
+            T_NOTE("%s, %s", mode_names[modes[m]], overlapped ? "overlapped" : "plain");
+            offer_packets();
+            REQUIRE(begin(0, 1000, true));
+            read_in_thread(sizeof want);
+            file = make_file(AT + 3 * PIECE + 500, 3, overlapped != 0);
+            set_position(file, AT);
+            memset(e, 0, sizeof e);
+            for (i = 0; i < 2; i++) {  // two units
+                unit_init(&u, modes[m]);
+                CHECK_ERR(iocpnet_start_transmit_file(&u.t, &s, file, IOCPNET_FILE_POSITION, PIECE,
+                                                      NULL, NULL),
+                          0);
+                PUMP(iocp, u.calls == 1, PEER_MS);
+                CHECK_ERR(u.error, 0);
+                CHECK_EQ(u.bytes, PIECE);
+                CHECK_EQ(position_of(file), AT + (uint64_t)(i + 1) * PIECE);
+            }
+            // Two elements of one unit; the second is the rest of the file.
+            e[0].file = e[1].file = e[3].file = file;
+            e[0].offset = e[3].offset = IOCPNET_FILE_POSITION;
+            e[0].length = PIECE;
+            e[1].offset = 7;
+            e[1].length = 11;
+            e[2].memory = memory;
+            e[2].length = 13;
+            unit_init(&u, modes[m]);
+            CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, e, 4), 0);
+            PUMP(iocp, u.calls == 1, PEER_MS);
+            CHECK_ERR(u.error, 0);
+            CHECK_EQ(u.bytes, PIECE + 11 + 13 + 500);
+            CHECK_EQ(position_of(file), AT + 3 * PIECE + 500);
+            // Nothing is left.
+            unit_init(&u, modes[m]);
+            CHECK_ERR(
+                iocpnet_start_transmit_file(&u.t, &s, file, IOCPNET_FILE_POSITION, 1, NULL, NULL),
+                WSAEINVAL);
+            CHECK_ERR(
+                iocpnet_start_transmit_file(&u.t, &s, file, IOCPNET_FILE_POSITION, 0, NULL, NULL),
+                0);
+            PUMP(iocp, u.calls == 1, PEER_MS);
+            CHECK_ERR(u.error, 0);
+            CHECK_EQ(u.bytes, 0);
+            CHECK_EQ(position_of(file), AT + 3 * PIECE + 500);
+
+            peer_fill(want, 3 * PIECE, AT, 3);
+            size = 3 * PIECE;
+            peer_fill(want + size, 11, 7, 3);
+            memcpy(want + size + 11, memory, 13);
+            peer_fill(want + size + 24, 500, AT + 3 * PIECE, 3);
+            size += 524;
+            CHECK_ERR(iocpnet_socket_close(&s), 0);
+            peer_join(&r.thread);
+            CHECK_EQ(r.got, size);
+            CHECK(r.got == size && memcmp(r.data, want, size) == 0);
+            free(r.data);
+            r.data = NULL;
+            CHECK_EQ(fake_wrong, 0);
+            CloseHandle(file);
+            end();
+        }
+    }
+}
+
+// A start that fails has moved nothing: the next one begins where it would have begun.
+static void a_start_that_fails_leaves_the_position(void)
+{
+    iocpnet_element e[6];
+    HANDLE file, other;
+    unit u;
+    int i, way;
+
+    for (way = 0; way < 5; way++) {
+        T_NOTE("way %d", way);
+        offer_packets();
+        REQUIRE(begin(0, 1000, false));
+        file = make_file(5000, 3, false);
+        other = make_file(5000, 3, true);
+        set_position(file, 100);
+        set_position(other, 200);
+        memset(e, 0, sizeof e);
+        for (i = 0; i < 6; i++) {
+            e[i].file = i % 3 == 2 ? other : file;
+            e[i].offset = IOCPNET_FILE_POSITION;
+            e[i].length = 50;
+        }
+        unit_init(&u, IOCPNET_TRANSMIT_COPY);
+        switch (way) {
+        case 0:
+            e[5].length = 5000;  // beyond the end, in any case
+            break;
+        case 1:
+            e[4].file = INVALID_HANDLE_VALUE;
+            break;
+        case 2:
+            fault_fail(FAULT_ReadFile, 1, 1, ERROR_READ_FAULT);
+            break;
+        case 3:
+            fault_fail(FAULT_WSASend, 1, 1, WSAENOBUFS);
+            break;
+        default:
+            u.t.op.done = NULL;  // misuse
+            break;
+        }
+        CHECK(iocpnet_start_transmit_packets(&u.t, &s, e, 6) != 0);
+        fault_reset();
+        CHECK(!iocpnet_op_pending(&u.t.op));
+        CHECK_EQ(position_of(file), 100);
+        CHECK_EQ(position_of(other), 200);
+        CHECK_EQ(u.calls, 0);
+        CloseHandle(file);
+        CloseHandle(other);
         end();
     }
 }
@@ -753,13 +1031,22 @@ static void above_two_gib_a_unit_is_cut_into_calls(void)
                 if (with_ends) total += 300;
                 unit_init(&u, modes[m]);
                 u.t.flags = IOCPNET_DISCONNECT | IOCPNET_REUSE;
+                if (total > SIZE_MAX) {  // a 32-bit process
+                    CHECK_ERR(iocpnet_start_transmit_file(&u.t, &s, file, 4096, sizes[i],
+                                                          with_ends ? &head : NULL,
+                                                          with_ends ? &tail : NULL),
+                              WSAEMSGSIZE);
+                    CloseHandle(file);
+                    end();
+                    continue;
+                }
                 CHECK_ERR(iocpnet_start_transmit_file(&u.t, &s, file, 4096, sizes[i],
                                                       with_ends ? &head : NULL,
                                                       with_ends ? &tail : NULL),
                           0);
                 PUMP(iocp, u.calls == 1, PEER_MS);
                 CHECK_ERR(u.error, 0);
-                if (sizeof u.bytes > 4) CHECK_EQ(u.bytes, total);
+                CHECK_EQ(u.bytes, total);
                 CHECK_EQ(fake_wrong, 0);
                 CHECK(fake_calls >= (int)((total + UNIT_MAX - 1) / UNIT_MAX));
                 CHECK(fake_calls <= (int)((total + UNIT_MAX - 1) / UNIT_MAX) + 1);
@@ -993,8 +1280,8 @@ static void a_cancelled_unit_calls_back_once(void)
             CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, e, 2), 0);
             peer_drain(iocp, 60);  // until the peer's and the system's buffers are full
             CHECK_EQ(u.calls, 0);
-            error = iocpnet_transmit_cancel(&u.t);
-            CHECK(error == 0 || error == ERROR_NOT_FOUND);
+            error = i ? iocpnet_op_cancel(&u.t.op) : iocpnet_transmit_cancel(&u.t);  // the same
+            CHECK_ERR(error, 0);
             PUMP(iocp, u.calls == 1, PEER_MS);
             CHECK_ERR(u.error, WSA_OPERATION_ABORTED);
             CHECK(u.bytes < BIG);
@@ -1005,6 +1292,128 @@ static void a_cancelled_unit_calls_back_once(void)
             end();
         }
     }
+}
+
+// A cancel that comes while a step is being begun finds nothing to cancel yet. It must not be lost:
+// the peer does not read, so the unit would never end by itself.
+static unit *hurried;
+static iocpnet_error cancel_says;
+static int cancels, cancel_at;
+
+static void cancel_now(void)
+{
+    if (!hurried || ++cancels != cancel_at) return;
+    cancel_says =
+        cancel_at & 1 ? iocpnet_transmit_cancel(&hurried->t) : iocpnet_op_cancel(&hurried->t.op);
+}
+
+static void a_cancel_that_meets_the_start_is_not_lost(void)
+{
+    enum { BIG = 16 << 20 };
+    static char big[BIG];
+    static const struct {
+        int before, at, mode, front;  // front: bytes of a file that go first
+    } ways[] = {
+        { FAULT_GetFileSizeEx, 1, IOCPNET_TRANSMIT_COPY, 0 },  // before it is in flight: idle
+        { FAULT_HeapAlloc, 1, IOCPNET_TRANSMIT_COPY, 100 },    // the block to copy with
+        { FAULT_ReadFile, 1, IOCPNET_TRANSMIT_COPY, 100 },
+        { FAULT_WSASend, 1, IOCPNET_TRANSMIT_FILE, 0 },
+        { FAULT_WSASend, 2, IOCPNET_TRANSMIT_COPY, 100 },  // the second step
+    };
+    size_t i;
+
+    for (i = 0; i < sizeof ways / sizeof ways[0]; i++) {
+        iocpnet_element e[3];
+        HANDLE file;
+        unit u;
+        size_t n = 0;
+        T_NOTE("way %d", (int)i);
+        fake_reset();
+        forget();
+        REQUIRE(begin(0, 1000, false));
+        file = make_file(1000, 3, false);
+        memset(e, 0, sizeof e);
+        if (ways[i].front) {
+            e[n].file = file;
+            e[n++].length = (uint64_t)ways[i].front;
+        }
+        e[n].memory = big;
+        e[n++].length = BIG;
+        if (ways[i].before == FAULT_GetFileSizeEx) {
+            e[n].file = file;
+            e[n++].length = 1;
+        }
+        unit_init(&u, ways[i].mode);
+        hurried = &u;
+        cancels = 0;
+        cancel_at = ways[i].at;
+        cancel_says = -1;
+        fault_before(ways[i].before, cancel_now);
+        CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, e, n), 0);
+        PUMP(iocp, u.calls == 1 || i == 0, 2000);
+        hurried = NULL;
+        if (i == 0) {
+            CHECK_ERR(cancel_says, WSAEINVAL);
+            CHECK_ERR(iocpnet_transmit_cancel(&u.t), 0);
+        } else {
+            CHECK_ERR(cancel_says, 0);
+        }
+        PUMP(iocp, u.calls == 1, PEER_MS);
+        CHECK_ERR(u.error, WSA_OPERATION_ABORTED);
+        CHECK(u.bytes < BIG);
+        peer_drain(iocp, 20);
+        CHECK_EQ(u.calls, 1);
+        CloseHandle(file);
+        end();
+    }
+}
+
+// The packet of a step comes to another thread before the call that began the step has returned.
+static unit *early;
+static int early_steps;
+
+static BOOL PASCAL finished_before_it_returns(SOCKET to, HANDLE file, DWORD length, DWORD each,
+                                              OVERLAPPED *o, TRANSMIT_FILE_BUFFERS *ends,
+                                              DWORD flags)
+{
+    (void)file;
+    (void)each;
+    (void)ends;
+    (void)flags;
+    early_steps++;
+    fault_complete(to, o, 0, length);
+    AWAIT(iocpnet__load(&early->t.passed) == 1, PEER_MS);
+    SetLastError(WSA_IO_PENDING);
+    return FALSE;
+}
+
+static void a_packet_that_overtakes_its_own_call_ends_the_unit_once(void)
+{
+    iocpnet_element e[3];
+    HANDLE file;
+    unit u;
+    int i;
+
+    forget();
+    fault_instead(FAULT_TransmitFile, (fault_fn *)finished_before_it_returns);
+    REQUIRE(begin(IOCPNET_TRANSMIT_FILE, 1000, false));
+    CHECK_ERR(iocpnet_iocp_start(iocp), 0);
+    file = make_file(5000, 3, false);
+    memset(e, 0, sizeof e);
+    for (i = 0; i < 3; i++)
+        e[i].file = file;
+    unit_init(&u, 0);
+    early = &u;
+    early_steps = 0;
+    CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, e, 3), 0);
+    AWAIT(u.calls == 1, PEER_MS);
+    CHECK_ERR(u.error, 0);
+    CHECK_EQ(u.bytes, 15000);
+    CHECK_EQ(early_steps, 3);
+    Sleep(20);
+    CHECK_EQ(u.calls, 1);
+    CloseHandle(file);
+    end();
 }
 
 static void no_step_follows_a_cancel(void)
@@ -1317,7 +1726,7 @@ static void a_position_that_can_not_be_had_is_told(void)
         int id, call;
     } cases[] = { { FAULT_SetFilePointerEx, 1 },
                   { FAULT_HeapAlloc, 1 },
-                  { FAULT_GetFileSizeEx, 2 } };
+                  { FAULT_SetFilePointerEx, 2 } };
     iocpnet_element e[4];
     HANDLE file;
     unit u;
@@ -1364,16 +1773,6 @@ static void memory_alone_needs_no_function_for_files(void)
     end();
 }
 
-static unit *hurried;
-static iocpnet_error cancel_says;
-static int cancels;
-
-static void cancel_between_steps(void)
-{
-    if (!hurried || cancels++) return;
-    cancel_says = iocpnet_transmit_cancel(&hurried->t);
-}
-
 // One step has ended and the next not begun: it is, and is the last.
 static void a_cancel_between_two_steps_counts(void)
 {
@@ -1390,8 +1789,9 @@ static void a_cancel_between_two_steps_counts(void)
     u.t.send_size = 1000;
     CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, &e, 1), 0);
     cancels = 0;
+    cancel_at = 1;
     hurried = &u;
-    fault_before(FAULT_ReadFile, cancel_between_steps);
+    fault_before(FAULT_ReadFile, cancel_now);
     PUMP(iocp, u.calls == 1, PEER_MS);
     hurried = NULL;
     CHECK_ERR(cancel_says, 0);
@@ -1442,6 +1842,12 @@ int main(int argc, char **argv)
     T_RUN(nothing_but_empty_files_calls_back_once_with_nothing);
     T_RUN(head_file_and_tail_in_the_form_of_transmit_file);
     T_RUN(bad_elements_are_refused);
+    T_RUN(what_is_no_file_on_a_disk_is_refused);
+    T_RUN(a_mode_out_of_range_is_refused);
+    T_RUN(a_datagram_socket_sends_no_units);
+    T_RUN(a_unit_above_all_sizes_is_refused);
+    T_RUN(pieces_from_the_position_follow_each_other_in_every_mode);
+    T_RUN(a_start_that_fails_leaves_the_position);
     T_RUN(a_mode_that_is_not_there_is_refused_and_automatic_finds_another);
     T_RUN(the_iocps_mode_holds_where_the_unit_has_none);
     T_RUN(the_size_of_each_send_is_passed_on);
@@ -1452,6 +1858,8 @@ int main(int argc, char **argv)
     T_RUN(a_failed_transfer_gives_its_turn_back);
     T_RUN(a_copied_unit_disconnects_too);
     T_RUN(a_cancelled_unit_calls_back_once);
+    T_RUN(a_cancel_that_meets_the_start_is_not_lost);
+    T_RUN(a_packet_that_overtakes_its_own_call_ends_the_unit_once);
     T_RUN(no_step_follows_a_cancel);
     T_RUN(a_peer_that_resets_ends_the_unit_once);
     T_RUN(a_unit_in_flight_is_not_started_again);

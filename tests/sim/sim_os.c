@@ -1729,6 +1729,26 @@ BOOL GetFileSizeEx(HANDLE h, LARGE_INTEGER *size)
     return ok;
 }
 
+// Source: GetFileType: FILE_TYPE_UNKNOWN with NO_ERROR is a type that is not known.
+DWORD GetFileType(HANDLE h)
+{
+    sim_file *file;
+    struct stat s;
+    DWORD type = FILE_TYPE_UNKNOWN;
+    sim_enter();
+    file = (sim_file *)sim_object_of(h, SIM_FILE);
+    if (!file || fstat(file->fd, &s)) {
+        sim_false(ERROR_INVALID_HANDLE);
+    } else {
+        type = S_ISREG(s.st_mode)   ? FILE_TYPE_DISK
+               : S_ISCHR(s.st_mode) ? FILE_TYPE_CHAR
+                                    : FILE_TYPE_PIPE;
+        sim_self()->error = NO_ERROR;
+    }
+    sim_leave();
+    return type;
+}
+
 BOOL SetFilePointerEx(HANDLE h, LARGE_INTEGER to, LARGE_INTEGER *now, DWORD how)
 {
     sim_file *file;

@@ -346,6 +346,10 @@ typedef struct sim_fd_set {
 #define FILE_FLAG_OVERLAPPED      0x40000000u
 #define FILE_FLAG_DELETE_ON_CLOSE 0x04000000u
 #define FILE_FLAG_SEQUENTIAL_SCAN 0x08000000u
+#define FILE_TYPE_UNKNOWN         0u
+#define FILE_TYPE_DISK            1u
+#define FILE_TYPE_CHAR            2u
+#define FILE_TYPE_PIPE            3u
 #define FILE_BEGIN                0u
 #define FILE_CURRENT              1u
 #define FILE_END                  2u
@@ -780,6 +784,7 @@ HANDLE CreateFileW(const WCHAR *name, DWORD access, DWORD share, SECURITY_ATTRIB
 BOOL DeleteFileA(const char *name);
 BOOL ReadFile(HANDLE h, void *data, DWORD size, DWORD *got, OVERLAPPED *o);
 BOOL WriteFile(HANDLE h, const void *data, DWORD size, DWORD *written, OVERLAPPED *o);
+DWORD GetFileType(HANDLE h);
 BOOL GetFileSizeEx(HANDLE h, LARGE_INTEGER *size);
 BOOL SetFilePointerEx(HANDLE h, LARGE_INTEGER to, LARGE_INTEGER *now, DWORD how);
 BOOL SetEndOfFile(HANDLE h);
