@@ -887,8 +887,8 @@ IOCPNET_API uint16_t iocpnet_address_port(const iocpnet_address *address);
 //   family     AF_INET (2), AF_INET6 (23), AF_UNIX (1) or another one that the system has
 //   datagram   UDP if true, else TCP; of other families the system's own datagrams or streams
 //
-// Returns    0 or the code of the call that failed (10047 WSAEAFNOSUPPORT: a family that the system
-//            does not have); then no socket is left, and handle is ~0.
+// Returns    0 or the code of the call that failed: WSAEAFNOSUPPORT (10047) for a family that the
+//            system does not have. Then no socket is left, and handle is ~0.
 // Threads    any.
 // Source     MS Learn, WSASocketW (WSA_FLAG_NO_HANDLE_INHERIT); SetFileCompletionNotificationModes.
 IOCPNET_API iocpnet_error iocpnet_socket_open(iocpnet_socket *socket, iocpnet_iocp *iocp,
@@ -1018,8 +1018,8 @@ IOCPNET_API iocpnet_error iocpnet_start_disconnect(iocpnet_op *op, const iocpnet
 //              takes nothing: a datagram stays where it is
 //
 // A datagram that is larger than the room is cut: the callback has WSAEMSGSIZE, and bytes is the
-// room. An ICMP error that the system reports ends the receive: iocpnet_start_recvfrom goes on, here
-// nothing is kept to go on with.
+// room. An ICMP error that the system reports ends the receive. iocpnet_start_recvfrom goes on, but
+// here nothing is kept to go on with.
 //
 // Returns    0, or WSAEINVAL (more than INT32_MAX bytes; op in flight), WSAECONNRESET, WSAENOBUFS,
 //            the system's code.

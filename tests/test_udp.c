@@ -419,6 +419,7 @@ static const struct {
     { WSAENETUNREACH, WSAENETUNREACH, (LONG)0xC000023C },
     { ERROR_HOST_UNREACHABLE, WSAEHOSTUNREACH, (LONG)0xC000023D },
     { WSAECONNREFUSED, WSAECONNREFUSED, (LONG)0xC0000236 },
+    { WSAENETRESET, WSAENETRESET, (LONG)0xC000A012 },  // the time to live was over
 };
 
 // pitfall 38, whichever error it is: survived by who did not ask, told to who did.
@@ -674,12 +675,12 @@ static void a_claim_of_more_than_there_was_room_is_a_cut(void)
 // Errors that SIO_UDP_CONNRESET does not turn off, live.
 static void no_icmp_error_of_a_simulated_system_ends_a_receive(void)
 {
-    static const uint32_t statuses[] = { 0, 0xC000023D, 0xC000023C };
-    static const int codes[] = { WSAECONNRESET, WSAEHOSTUNREACH, WSAENETUNREACH };
+    static const uint32_t statuses[] = { 0, 0xC000023D, 0xC000023C, 0xC000A012 };
+    static const int codes[] = { WSAECONNRESET, WSAEHOSTUNREACH, WSAENETUNREACH, WSAENETRESET };
     sim_world world;
     size_t i;
     int asks, k;
-    for (i = 0; i < 3; i++) {
+    for (i = 0; i < sizeof codes / sizeof codes[0]; i++) {
         for (asks = 0; asks < 2; asks++) {
             iocpnet_iocp *iocp = open_iocp();
             iocpnet_address nobody;
