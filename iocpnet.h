@@ -351,6 +351,8 @@ enum {
     IOCPNET_OP_SEND,
     IOCPNET_OP_RECVFROM,  // also a receive by iocpnet_start_recv on a datagram socket
     IOCPNET_OP_SENDTO,
+    IOCPNET_OP_RECVMSG,
+    IOCPNET_OP_SENDMSG,
     IOCPNET_OP_TRANSMIT,  // a whole unit
     IOCPNET_OP_POST,      // iocpnet_iocp_post
     IOCPNET_OP_OTHER,     // a call of the program's own: iocpnet_op_begin
@@ -1080,6 +1082,78 @@ IOCPNET_API iocpnet_error iocpnet_start_recvfrom(iocpnet_datagram *datagram,
 IOCPNET_API iocpnet_error iocpnet_start_sendto(iocpnet_op *op, const iocpnet_socket *socket,
                                                const void *data, size_t size,
                                                const iocpnet_address *address);
+
+#define IOCPNET_MESSAGE_PIECES 16  // pieces of one datagram at most
+
+// One datagram with what a plain one does not tell: which of this machine's addresses it was sent
+// to, or shall be sent from.
+typedef struct iocpnet_message {
+    iocpnet_op op;
+    iocpnet_address peer;   // received: who sent it. To send: where to; size 0: the connected peer
+    iocpnet_address local;  // received: where it was sent to. To send: where it comes from. Its
+                            // port is 0, for it is the socket's; size 0: unknown, any
+    uint32_t interface_index;  // received: which interface it came by. To send: by which it leaves;
+                               // 0: unknown, any
+    bool truncated;  // received: it was larger than the room, error is 0, bytes is the room
+    bool extended;   // private, as all below
+    uint32_t size;
+    iocpnet_socket socket;
+    struct {
+        void *name;
+        int32_t name_size;
+        void *pieces;
+        uint32_t count;
+        iocpnet_vec control;
+        uint32_t flags;
+    } native;  // a WSAMSG without its header; the layout is checked in I9
+    iocpnet_vec pieces[IOCPNET_MESSAGE_PIECES];
+    union {
+        uint64_t align;
+        unsigned char bytes[128];
+    } control;
+} iocpnet_message;
+
+// Has iocpnet_start_recvmsg tell the address and the interface of this machine (IP_PKTINFO,
+// IPV6_PKTINFO). Off at first. On an IPv6 socket that takes IPv4 too, call it after IPV6_V6ONLY was
+// turned off.
+//
+// Returns    0; WSAEOPNOTSUPP: no datagram socket of IPv4 or IPv6; the code of setsockopt.
+// Threads    any.
+// Source     MS Learn, IP_PKTINFO and IPV6_PKTINFO socket options.
+IOCPNET_API iocpnet_error iocpnet_socket_packet_info(const iocpnet_socket *socket, bool on);
+
+// Starts a datagram receive into several pieces, with the address that it was sent to if
+// iocpnet_socket_packet_info has asked for it. In the callback peer, local, interface_index and
+// truncated are valid. All else is as iocpnet_start_recvfrom does it: ICMP errors, and a receive
+// without room, which leaves the datagram where it is.
+//
+//   vec        count pieces, 0 .. IOCPNET_MESSAGE_PIECES, together at most INT32_MAX bytes
+//
+// Where the provider has no WSARecvMsg, local is unknown.
+//
+// Returns    0, or WSAEINVAL, WSAEOPNOTSUPP (a stream socket), the system's code.
+// Threads    any.
+// Source     MS Learn, LPFN_WSARECVMSG (WSARecvMsg): the WSAMSG must stay until completion.
+IOCPNET_API iocpnet_error iocpnet_start_recvmsg(iocpnet_message *message,
+                                                const iocpnet_socket *socket,
+                                                const iocpnet_vec *vec, size_t count);
+
+// Starts a datagram send of several pieces to message->peer, from message->local by
+// message->interface_index. The message that a receive has filled leads back: its answer comes from
+// the address that was asked.
+//
+//   vec        count pieces, 0 .. IOCPNET_MESSAGE_PIECES; together as iocpnet_start_sendto's size
+//
+// Where the provider has no WSASendMsg, the system chooses where it comes from. Seen: Wine 8.0 has
+// it, and chooses all the same.
+//
+// Returns    0, or WSAEINVAL (local is not of the socket's family), WSAEMSGSIZE, WSAEOPNOTSUPP (a
+//            stream socket), the system's code.
+// Threads    any.
+// Source     MS Learn, WSASendMsg; IN_PKTINFO and IN6_PKTINFO.
+IOCPNET_API iocpnet_error iocpnet_start_sendmsg(iocpnet_message *message,
+                                                const iocpnet_socket *socket,
+                                                const iocpnet_vec *vec, size_t count);
 
 // How a unit is transmitted.
 enum {
@@ -2629,10 +2703,11 @@ IOCPNET__DEF const char *iocpnet_stats_name(int counter)
 
 IOCPNET__DEF const char *iocpnet_stats_kind(int kind)
 {
-    static const char *const names[IOCPNET_OP_KINDS] = { "none",       "accept", "connect",
-                                                         "disconnect", "recv",   "send",
-                                                         "recvfrom",   "sendto", "transmit",
-                                                         "post",       "other" };
+    static const char *const names[IOCPNET_OP_KINDS] = { "none",       "accept",   "connect",
+                                                         "disconnect", "recv",     "send",
+                                                         "recvfrom",   "sendto",   "recvmsg",
+                                                         "sendmsg",    "transmit", "post",
+                                                         "other" };
 
     return kind >= 0 && kind < IOCPNET_OP_KINDS ? names[kind] : NULL;
 }
@@ -4571,7 +4646,7 @@ IOCPNET__DEF bool iocpnet_op_pending(const iocpnet_op *op)
 IOCPNET__DEF iocpnet_error iocpnet_op_cancel(iocpnet_op *op)
 {
     iocpnet_iocp *iocp = op->iocp;
-    bool retries = op->kind == IOCPNET_OP_RECVFROM;
+    bool retries = op->kind == IOCPNET_OP_RECVFROM || op->kind == IOCPNET_OP_RECVMSG;
     iocpnet_error error = 0;
 
     if (!iocpnet_op_pending(op)) return WSAEINVAL;
@@ -4797,6 +4872,10 @@ typedef VOID(PASCAL *iocpnet__get_sockaddrs)(PVOID, DWORD, DWORD, DWORD, struct 
 typedef BOOL(PASCAL *iocpnet__connect_ex)(SOCKET, const struct sockaddr *, int, PVOID, DWORD,
                                           LPDWORD, LPOVERLAPPED);
 typedef BOOL(PASCAL *iocpnet__disconnect_ex)(SOCKET, LPOVERLAPPED, DWORD, DWORD);
+typedef int(PASCAL *iocpnet__recv_msg)(SOCKET, WSAMSG *, LPDWORD, LPOVERLAPPED,
+                                       LPWSAOVERLAPPED_COMPLETION_ROUTINE);
+typedef int(PASCAL *iocpnet__send_msg)(SOCKET, WSAMSG *, DWORD, LPDWORD, LPOVERLAPPED,
+                                       LPWSAOVERLAPPED_COMPLETION_ROUTINE);
 typedef BOOL(PASCAL *iocpnet__transmit_file)(SOCKET, HANDLE, DWORD, DWORD, LPOVERLAPPED,
                                              LPTRANSMIT_FILE_BUFFERS, DWORD);
 typedef BOOL(PASCAL *iocpnet__transmit_packets)(SOCKET, LPTRANSMIT_PACKETS_ELEMENT, DWORD, DWORD,
@@ -4816,6 +4895,27 @@ typedef struct iocpnet__packet {
 } iocpnet__packet;
 
 IOCPNET__STATIC_ASSERT(sizeof(iocpnet__packet) == sizeof(TRANSMIT_PACKETS_ELEMENT), packet_size);
+
+#define IOCPNET__NATIVE(member) \
+    (offsetof(iocpnet_message, native.member) - offsetof(iocpnet_message, native))
+IOCPNET__STATIC_ASSERT(sizeof(((iocpnet_message *)0)->native) == sizeof(WSAMSG), message_size);
+IOCPNET__STATIC_ASSERT(offsetof(WSAMSG, lpBuffers) == IOCPNET__NATIVE(pieces), message_pieces);
+IOCPNET__STATIC_ASSERT(offsetof(WSAMSG, Control) == IOCPNET__NATIVE(control), message_control);
+IOCPNET__STATIC_ASSERT(offsetof(WSAMSG, dwFlags) == IOCPNET__NATIVE(flags), message_flags);
+
+// The head of a control message. Its data lies behind it; the next one begins at the next multiple
+// of a pointer's size. Source: ws2def.h, WSA_CMSG_DATA and WSA_CMSG_NXTHDR.
+typedef struct iocpnet__control {
+    size_t size;  // of both
+    int32_t level, type;
+} iocpnet__control;
+
+IOCPNET__STATIC_ASSERT(sizeof(iocpnet__control) == sizeof(WSACMSGHDR), control_size);
+
+// An IN_PKTINFO is an IPv4 address and an interface, an IN6_PKTINFO an IPv6 address and one. Their
+// messages, and the options that ask for them, have the same number in both levels.
+enum { IOCPNET__PKTINFO = 19, IOCPNET__V4_BYTES = 4, IOCPNET__V6_BYTES = 16 };
+enum { IOCPNET__TRUNC = 0x100, IOCPNET__CTRUNC = 0x200 };  // MSG_TRUNC, MSG_CTRUNC
 IOCPNET__STATIC_ASSERT(sizeof(TRANSMIT_FILE_BUFFERS) <= 16 * 24, file_buffers_size);
 
 enum { IOCPNET__PIECES = 16 };                         // elements given to the system at a time
@@ -5531,14 +5631,43 @@ static int iocpnet__recvfrom_issue(iocpnet_datagram *datagram, DWORD *bytes)
     return iocpnet__wsa_code();
 }
 
-// Tries again after an ICMP error. 0: in flight again. The system may report one at once, for each
-// datagram of ours that found nobody; after so many in a row it is everybody else's turn, and the
-// last of them comes back through the port.
-static iocpnet_error iocpnet__recvfrom_again(iocpnet_datagram *datagram)
+// The same for a message. Where WSARecvMsg is missing, WSARecvFrom fills the same fields.
+static int iocpnet__recvmsg_issue(iocpnet_message *message, DWORD *bytes)
 {
-    iocpnet_op *op = &datagram->op;
+    OVERLAPPED *overlapped = (OVERLAPPED *)(void *)&message->op.overlapped;
+    DWORD flags = message->size ? 0 : MSG_PEEK;
+    iocpnet__recv_msg recv_msg = (iocpnet__recv_msg)message->socket.ext->wsa_recv_msg;
+    int failed;
+
+    message->native.name_size = (int32_t)sizeof message->peer.u;
+    message->native.control.size = (uint32_t)sizeof message->control;
+    message->native.flags = flags;
+    if (message->extended) {
+        failed = recv_msg(message->socket.handle, (WSAMSG *)(void *)&message->native, bytes,
+                          overlapped, NULL);
+    } else {
+        failed = IOCPNET_OS(WSARecvFrom)(message->socket.handle, (WSABUF *)message->native.pieces,
+                                         message->native.count, bytes, &flags,
+                                         (struct sockaddr *)message->native.name,
+                                         (LPINT)&message->native.name_size, overlapped, NULL);
+    }
+    return failed ? iocpnet__wsa_code() : 0;
+}
+
+static int iocpnet__datagram_issue(iocpnet_op *op, DWORD *bytes)
+{
+    if (op->kind == IOCPNET_OP_RECVMSG) {
+        return iocpnet__recvmsg_issue(IOCPNET_OUTER(op, iocpnet_message, op), bytes);
+    }
+    return iocpnet__recvfrom_issue(IOCPNET_OUTER(op, iocpnet_datagram, op), bytes);
+}
+
+// Tries a receive again after an ICMP error. 0: in flight again. The system may report one at once,
+// for each datagram of ours that found nobody; after so many in a row it is everybody else's turn,
+// and the last of them comes back through the port.
+static iocpnet_error iocpnet__datagram_again(iocpnet_op *op, bool skip)
+{
     iocpnet_iocp *iocp = op->iocp;
-    bool skip = datagram->socket.skip;
     DWORD bytes = 0;
     int tries;
     int code = 0;
@@ -5550,7 +5679,7 @@ static iocpnet_error iocpnet__recvfrom_again(iocpnet_datagram *datagram)
         if (iocpnet__load(&op->state) != IOCPNET__CANCELLED) {
             memset(&op->overlapped, 0, sizeof op->overlapped);
             op->flags = 0;
-            code = iocpnet__recvfrom_issue(datagram, &bytes);
+            code = iocpnet__datagram_issue(op, &bytes);
         }
         iocpnet__lock_leave(&iocp->lock);
         if (code == WSA_IO_PENDING || iocpnet__is_cut(code)) return 0;
@@ -5566,6 +5695,36 @@ static iocpnet_error iocpnet__recvfrom_again(iocpnet_datagram *datagram)
     op->overlapped.internal_high = 0;
     iocpnet__op_post(iocp, op);
     return 0;
+}
+
+// The first issue of a receive that was begun, up to the start's result.
+static iocpnet_error iocpnet__datagram_start(iocpnet_op *op, const iocpnet_socket *socket)
+{
+    iocpnet_iocp *iocp = socket->iocp;
+    bool skip = socket->skip;
+    bool survives = !socket->icmp;
+    DWORD bytes = 0;
+    int code = iocpnet__datagram_issue(op, &bytes);
+
+    if (iocpnet__is_cut(code)) return 0;
+    if (code && code != WSA_IO_PENDING && survives &&
+        iocpnet__is_icmp(iocpnet_error_from_win32((uint32_t)code))) {
+        iocpnet__count(iocp, IOCPNET_COUNT_DATAGRAM_RESETS, 1);
+        code = iocpnet__datagram_again(op, skip);
+        return code ? iocpnet__op_undo(op, code) : 0;
+    }
+    return iocpnet__op_issued(iocp, op, skip, code, bytes);
+}
+
+// The result of a receive that survives ICMP errors. True: it has one; false: it is tried again.
+static bool iocpnet__datagram_ends(iocpnet_op *op, const iocpnet_socket *socket,
+                                   iocpnet_error *error, size_t *bytes)
+{
+    if (!iocpnet__is_icmp(*error) || socket->icmp) return true;
+    iocpnet__count(op->iocp, IOCPNET_COUNT_DATAGRAM_RESETS, 1);
+    *error = iocpnet__datagram_again(op, socket->skip);
+    *bytes = 0;
+    return *error != 0;
 }
 
 static void iocpnet__datagram_done(iocpnet__worker *worker, iocpnet_op *op, iocpnet_error error,
@@ -5588,12 +5747,7 @@ static __declspec(noinline) void iocpnet__recvfrom_finish(iocpnet__worker *worke
         iocpnet__datagram_done(worker, op, error, bytes);
         return;
     }
-    if (iocpnet__is_icmp(error) && !datagram->socket.icmp) {
-        iocpnet__count(op->iocp, IOCPNET_COUNT_DATAGRAM_RESETS, 1);
-        error = iocpnet__recvfrom_again(datagram);
-        if (!error) return;
-        bytes = 0;
-    }
+    if (!iocpnet__datagram_ends(op, &datagram->socket, &error, &bytes)) return;
     datagram->truncated = iocpnet__datagram_cut(datagram->size, &error, &bytes);
     datagram->peer.size = error ? 0 : datagram->address_size;
     iocpnet__datagram_done(worker, op, error, bytes);
@@ -5603,31 +5757,19 @@ IOCPNET__DEF iocpnet_error iocpnet_start_recvfrom(iocpnet_datagram *datagram,
                                                   const iocpnet_socket *socket, void *data,
                                                   size_t size)
 {
-    iocpnet_iocp *iocp = socket->iocp;
     iocpnet_op *op = &datagram->op;
-    bool skip = socket->skip;
-    DWORD bytes = 0;
     iocpnet_error error;
-    int code;
 
     if (size > INT32_MAX) return WSAEINVAL;
     if (!socket->datagram) return WSAEOPNOTSUPP;
-    error = iocpnet__op_begin(op, iocp, socket->handle, IOCPNET_OP_RECVFROM);
+    error = iocpnet__op_begin(op, socket->iocp, socket->handle, IOCPNET_OP_RECVFROM);
     if (error) return error;
     datagram->data = data;
     datagram->size = (uint32_t)size;
     datagram->socket = *socket;
     datagram->truncated = false;
     datagram->peer.size = 0;
-    code = iocpnet__recvfrom_issue(datagram, &bytes);
-    if (iocpnet__is_cut(code)) return 0;
-    if (code && code != WSA_IO_PENDING && !socket->icmp &&
-        iocpnet__is_icmp(iocpnet_error_from_win32((uint32_t)code))) {
-        iocpnet__count(iocp, IOCPNET_COUNT_DATAGRAM_RESETS, 1);
-        code = iocpnet__recvfrom_again(datagram);
-        return code ? iocpnet__op_undo(op, code) : 0;
-    }
-    return iocpnet__op_issued(iocp, op, skip, code, bytes);
+    return iocpnet__datagram_start(op, socket);
 }
 
 IOCPNET__DEF iocpnet_error iocpnet_start_sendto(iocpnet_op *op, const iocpnet_socket *socket,
@@ -5656,6 +5798,221 @@ IOCPNET__DEF iocpnet_error iocpnet_start_sendto(iocpnet_op *op, const iocpnet_so
     return iocpnet__op_issued(iocp, op, skip, code, bytes);
 }
 
+IOCPNET__DEF iocpnet_error iocpnet_socket_packet_info(const iocpnet_socket *socket, bool on)
+{
+    DWORD value = on;
+    bool v6 = socket->family == AF_INET6;
+
+    if (!socket->datagram || !iocpnet__is_ip(socket->family)) return WSAEOPNOTSUPP;
+    if (IOCPNET_OS(setsockopt)(socket->handle, v6 ? IPPROTO_IPV6 : IPPROTO_IP, IOCPNET__PKTINFO,
+                               (const char *)&value, sizeof value)) {
+        return iocpnet__wsa_error();
+    }
+
+    // For what comes by IPv4. Refused where the socket takes none.
+    if (v6) {
+        IOCPNET_OS(setsockopt)
+        (socket->handle, IPPROTO_IP, IOCPNET__PKTINFO, (const char *)&value, sizeof value);
+    }
+    return 0;
+}
+
+// Where the next control message begins behind one of so many bytes.
+static size_t iocpnet__control_step(size_t size)
+{
+    return (size + sizeof(void *) - 1) & ~(sizeof(void *) - 1);
+}
+
+// local from the IP address of a packet, in the form that addresses of the socket's family have.
+static void iocpnet__message_local(iocpnet_message *message, const unsigned char *bytes, bool v6)
+{
+    iocpnet_address *local = &message->local;
+
+    memset(local, 0, sizeof *local);
+    local->u.family = message->socket.family;
+    if (message->socket.family != AF_INET6) {
+        local->size = (int32_t)sizeof(struct sockaddr_in);
+        memcpy(local->u.bytes + IOCPNET__V4_ADDRESS, bytes, IOCPNET__V4_BYTES);
+        return;
+    }
+    local->size = (int32_t)sizeof(struct sockaddr_in6);
+    if (!v6) {
+        memcpy(local->u.bytes + IOCPNET__V6_ADDRESS, iocpnet__mapped, sizeof iocpnet__mapped);
+        memcpy(local->u.bytes + IOCPNET__V6_ADDRESS + sizeof iocpnet__mapped, bytes,
+               IOCPNET__V4_BYTES);
+        return;
+    }
+    memcpy(local->u.bytes + IOCPNET__V6_ADDRESS, bytes, IOCPNET__V6_BYTES);
+    if (bytes[0] == 0xFE && (bytes[1] & 0xC0) == 0x80) {  // link-local: of no use without a zone
+        memcpy(local->u.bytes + offsetof(struct sockaddr_in6, sin6_scope_id),
+               &message->interface_index, sizeof message->interface_index);
+    }
+}
+
+// What the control messages of a packet tell. The system's sizes are not believed.
+static void iocpnet__message_read(iocpnet_message *message)
+{
+    const unsigned char *bytes = message->control.bytes;
+    size_t room = message->native.control.size;
+    size_t at = 0;
+    iocpnet__control head;
+
+    if (room > sizeof message->control) room = sizeof message->control;
+    for (; at + sizeof head <= room; at += iocpnet__control_step(head.size)) {
+        bool v6;
+        size_t address;
+
+        memcpy(&head, bytes + at, sizeof head);
+        if (head.size < sizeof head || head.size > room - at) return;
+        v6 = head.level == IPPROTO_IPV6;
+        address = v6 ? IOCPNET__V6_BYTES : IOCPNET__V4_BYTES;
+        if (head.type != IOCPNET__PKTINFO || (!v6 && head.level != IPPROTO_IP)) continue;
+        if (v6 && message->socket.family != AF_INET6) continue;
+        if (head.size < sizeof head + address + sizeof message->interface_index) continue;
+        memcpy(&message->interface_index, bytes + at + sizeof head + address,
+               sizeof message->interface_index);
+        iocpnet__message_local(message, bytes + at + sizeof head, v6);
+    }
+}
+
+static __declspec(noinline) void iocpnet__recvmsg_finish(iocpnet__worker *worker, iocpnet_op *op,
+                                                         iocpnet_error error, size_t bytes)
+{
+    iocpnet_message *message = IOCPNET_OUTER(op, iocpnet_message, op);
+    uint32_t cut = IOCPNET__TRUNC | IOCPNET__CTRUNC;
+
+    if (!iocpnet__datagram_ends(op, &message->socket, &error, &bytes)) return;
+    // Room was short for control messages alone: the datagram is whole.
+    if (error == WSAEMSGSIZE && message->extended &&
+        (message->native.flags & cut) == IOCPNET__CTRUNC) {
+        error = 0;
+    }
+    message->truncated = iocpnet__datagram_cut(message->size, &error, &bytes);
+    message->peer.size = error ? 0 : message->native.name_size;
+    if (!error && message->extended) iocpnet__message_read(message);
+    iocpnet__datagram_done(worker, op, error, bytes);
+}
+
+// Copies the pieces into the message, and their total to size.
+static iocpnet_error iocpnet__message_pieces(iocpnet_message *message, const iocpnet_vec *vec,
+                                             size_t count)
+{
+    uint64_t total = 0;
+    size_t i;
+
+    if (count > IOCPNET_MESSAGE_PIECES) return WSAEINVAL;
+    for (i = 0; i < count; i++)
+        total += vec[i].size;
+    if (total > INT32_MAX) return WSAEINVAL;
+    message->size = (uint32_t)total;
+    message->pieces[0].size = 0;
+    message->pieces[0].data = (void *)(uintptr_t)iocpnet__nothing;
+    for (i = 0; total && i < count; i++)
+        message->pieces[i] = vec[i];
+    memset(&message->native, 0, sizeof message->native);
+    message->native.pieces = message->pieces;
+    message->native.count = total ? (uint32_t)count : 1;
+    return 0;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_start_recvmsg(iocpnet_message *message,
+                                                 const iocpnet_socket *socket,
+                                                 const iocpnet_vec *vec, size_t count)
+{
+    iocpnet_op *op = &message->op;
+    iocpnet_error error;
+
+    if (!socket->datagram) return WSAEOPNOTSUPP;
+    error = iocpnet__op_begin(op, socket->iocp, socket->handle, IOCPNET_OP_RECVMSG);
+    if (error) return error;
+    error = iocpnet__message_pieces(message, vec, count);
+    if (error) return iocpnet__op_undo(op, error);
+    message->socket = *socket;
+    message->truncated = false;
+    message->peer.size = 0;
+    message->local.size = 0;
+    message->interface_index = 0;
+    message->extended = socket->ext->wsa_recv_msg != NULL;
+    message->native.name = &message->peer.u;
+    message->native.control.data = &message->control;
+    return iocpnet__datagram_start(op, socket);
+}
+
+// Writes where a datagram shall come from as a control message. A mapped address is IPv4's to tell.
+static void iocpnet__message_write(iocpnet_message *message)
+{
+    bool v6 = message->socket.family == AF_INET6;
+    const unsigned char *local = message->local.u.bytes;
+    unsigned char *data = message->control.bytes + sizeof(iocpnet__control);
+    iocpnet__control head;
+    const iocpnet_address *kind = message->local.size ? &message->local : &message->peer;
+    size_t address;
+
+    local += v6 ? IOCPNET__V6_ADDRESS : IOCPNET__V4_ADDRESS;
+    if (v6 && kind->size &&
+        !memcmp(kind->u.bytes + IOCPNET__V6_ADDRESS, iocpnet__mapped, sizeof iocpnet__mapped)) {
+        v6 = false;
+        local += sizeof iocpnet__mapped;
+    }
+    address = v6 ? IOCPNET__V6_BYTES : IOCPNET__V4_BYTES;
+    head.size = sizeof head + address + sizeof message->interface_index;
+    head.level = v6 ? IPPROTO_IPV6 : IPPROTO_IP;
+    head.type = IOCPNET__PKTINFO;
+    memset(&message->control, 0, sizeof message->control);
+    memcpy(message->control.bytes, &head, sizeof head);
+    if (message->local.size) memcpy(data, local, address);
+    memcpy(data + address, &message->interface_index, sizeof message->interface_index);
+    message->native.control.data = &message->control;
+    message->native.control.size = (uint32_t)iocpnet__control_step(head.size);
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_start_sendmsg(iocpnet_message *message,
+                                                 const iocpnet_socket *socket,
+                                                 const iocpnet_vec *vec, size_t count)
+{
+    iocpnet_iocp *iocp = socket->iocp;
+    iocpnet_op *op = &message->op;
+    bool skip = socket->skip;
+    OVERLAPPED *overlapped = (OVERLAPPED *)(void *)&op->overlapped;
+    iocpnet__send_msg send_msg = (iocpnet__send_msg)socket->ext->wsa_send_msg;
+    const struct sockaddr *to = NULL;
+    DWORD bytes = 0;
+    iocpnet_error error;
+    int failed;
+
+    if (!socket->datagram) return WSAEOPNOTSUPP;
+    if (message->local.size && message->local.u.family != socket->family) return WSAEINVAL;
+    error = iocpnet__op_begin(op, iocp, socket->handle, IOCPNET_OP_SENDMSG);
+    if (error) return error;
+    error = iocpnet__message_pieces(message, vec, count);
+    if (!error && (message->peer.size ? message->size > iocpnet__datagram_max(message->peer.u.bytes)
+                                      : iocpnet__is_oversized(socket, message->size))) {
+        error = WSAEMSGSIZE;
+    }
+    if (error) return iocpnet__op_undo(op, error);
+    message->socket = *socket;
+    message->extended = send_msg && iocpnet__is_ip(socket->family) &&
+                        (message->local.size || message->interface_index);
+    if (message->peer.size) {
+        to = (const struct sockaddr *)(const void *)&message->peer.u;
+        message->native.name = &message->peer.u;
+        message->native.name_size = message->peer.size;
+    }
+    if (message->extended) {
+        iocpnet__message_write(message);
+        failed = send_msg(socket->handle, (WSAMSG *)(void *)&message->native, 0, &bytes, overlapped,
+                          NULL);
+    } else if (to) {
+        failed = IOCPNET_OS(WSASendTo)(socket->handle, (WSABUF *)message->native.pieces,
+                                       message->native.count, &bytes, 0, to, message->peer.size,
+                                       overlapped, NULL);
+    } else {
+        failed = IOCPNET_OS(WSASend)(socket->handle, (WSABUF *)message->native.pieces,
+                                     message->native.count, &bytes, 0, overlapped, NULL);
+    }
+    return iocpnet__op_issued(iocp, op, skip, failed ? iocpnet__wsa_code() : 0, bytes);
+}
+
 static void iocpnet__start_finish(iocpnet__worker *worker, iocpnet_op *op, iocpnet_error error,
                                   size_t bytes)
 {
@@ -5675,10 +6032,14 @@ static void iocpnet__start_finish(iocpnet__worker *worker, iocpnet_op *op, iocpn
         break;
     case IOCPNET_OP_SEND:
     case IOCPNET_OP_SENDTO:
+    case IOCPNET_OP_SENDMSG:
         iocpnet__send_finish(worker, op, error, bytes);
         break;
     case IOCPNET_OP_RECVFROM:
         iocpnet__recvfrom_finish(worker, op, error, bytes);
+        break;
+    case IOCPNET_OP_RECVMSG:
+        iocpnet__recvmsg_finish(worker, op, error, bytes);
         break;
     default:
         IOCPNET_ASSERT(op->state != IOCPNET__IDLE && "call iocpnet_op_begin before your own call");

@@ -689,44 +689,57 @@ static inline FARPROC fault_GetProcAddress(HMODULE module, const char *name)
 
 // ---- extension functions ------------------------------------------------------------------------
 
-#define FAULT__EXTENSION(type, name, pointer, parameters, arguments, usual) \
-    static type PASCAL fault__ext_##name parameters                         \
-    {                                                                       \
-        int code = (int)(usual);                                            \
-        type ok;                                                            \
-        fault_fn *fn = fault__rules[FAULT_##name].instead;                  \
-        if (!fn) fn = fault__rules[FAULT_##name].real;                      \
-        if (fault__hit(FAULT_##name, &code)) {                              \
-            SetLastError((DWORD)code);                                      \
-            return FALSE;                                                   \
-        }                                                                   \
-        ok = ((pointer)fn)arguments;                                        \
-        fault__sleep(FAULT_##name);                                         \
-        return ok;                                                          \
+// Not all headers have LPFN_WSASENDMSG.
+typedef int(PASCAL *fault_send_msg_fn)(SOCKET, WSAMSG *, DWORD, DWORD *, OVERLAPPED *,
+                                       LPWSAOVERLAPPED_COMPLETION_ROUTINE);
+
+#define FAULT__EXTENSION(type, name, pointer, parameters, arguments, bad, usual) \
+    static type PASCAL fault__ext_##name parameters                              \
+    {                                                                            \
+        int code = (int)(usual);                                                 \
+        type ok;                                                                 \
+        fault_fn *fn = fault__rules[FAULT_##name].instead;                       \
+        if (!fn) fn = fault__rules[FAULT_##name].real;                           \
+        if (fault__hit(FAULT_##name, &code)) {                                   \
+            SetLastError((DWORD)code);                                           \
+            return (bad);                                                        \
+        }                                                                        \
+        ok = ((pointer)fn)arguments;                                             \
+        fault__sleep(FAULT_##name);                                              \
+        return ok;                                                               \
     }
 
 FAULT__EXTENSION(BOOL, AcceptEx, LPFN_ACCEPTEX,
                  (SOCKET l, SOCKET s, void *data, DWORD size, DWORD local, DWORD peer, DWORD *got,
                   OVERLAPPED *o),
-                 (l, s, data, size, local, peer, got, o), WSAENOBUFS)
+                 (l, s, data, size, local, peer, got, o), FALSE, WSAENOBUFS)
 FAULT__EXTENSION(BOOL, ConnectEx, LPFN_CONNECTEX,
                  (SOCKET s, const struct sockaddr *name, int length, void *data, DWORD size,
                   DWORD *sent, OVERLAPPED *o),
-                 (s, name, length, data, size, sent, o), WSAENETUNREACH)
+                 (s, name, length, data, size, sent, o), FALSE, WSAENETUNREACH)
 FAULT__EXTENSION(BOOL, DisconnectEx, LPFN_DISCONNECTEX,
                  (SOCKET s, OVERLAPPED *o, DWORD flags, DWORD reserved), (s, o, flags, reserved),
-                 WSAENOTCONN)
+                 FALSE, WSAENOTCONN)
 FAULT__EXTENSION(BOOL, TransmitFile, LPFN_TRANSMITFILE,
                  (SOCKET s, HANDLE file, DWORD bytes, DWORD each, OVERLAPPED *o,
                   TRANSMIT_FILE_BUFFERS *ends, DWORD flags),
-                 (s, file, bytes, each, o, ends, flags), WSAENOBUFS)
+                 (s, file, bytes, each, o, ends, flags), FALSE, WSAENOBUFS)
 FAULT__EXTENSION(BOOL, TransmitPackets, LPFN_TRANSMITPACKETS,
                  (SOCKET s, TRANSMIT_PACKETS_ELEMENT *elements, DWORD count, DWORD each,
                   OVERLAPPED *o, DWORD flags),
-                 (s, elements, count, each, o, flags), WSAENOBUFS)
+                 (s, elements, count, each, o, flags), FALSE, WSAENOBUFS)
+
+FAULT__EXTENSION(int, WSARecvMsg, LPFN_WSARECVMSG,
+                 (SOCKET s, WSAMSG *msg, DWORD *got, OVERLAPPED *o,
+                  LPWSAOVERLAPPED_COMPLETION_ROUTINE done),
+                 (s, msg, got, o, done), SOCKET_ERROR, WSAENOBUFS)
+FAULT__EXTENSION(int, WSASendMsg, fault_send_msg_fn,
+                 (SOCKET s, WSAMSG *msg, DWORD flags, DWORD *sent, OVERLAPPED *o,
+                  LPWSAOVERLAPPED_COMPLETION_ROUTINE done),
+                 (s, msg, flags, sent, o, done), SOCKET_ERROR, WSAENOBUFS)
 
 // The kit is given these in place of the system's, so that the rules hold for pointers that were
-// remembered long ago. The other three are handed over as they are.
+// remembered long ago. GetAcceptExSockaddrs is handed over as it is.
 static fault_fn *fault__extension_wrapper(int id)
 {
     switch (id) {
@@ -740,6 +753,10 @@ static fault_fn *fault__extension_wrapper(int id)
         return (fault_fn *)fault__ext_TransmitFile;
     case FAULT_TransmitPackets:
         return (fault_fn *)fault__ext_TransmitPackets;
+    case FAULT_WSARecvMsg:
+        return (fault_fn *)fault__ext_WSARecvMsg;
+    case FAULT_WSASendMsg:
+        return (fault_fn *)fault__ext_WSASendMsg;
     default:
         return NULL;
     }

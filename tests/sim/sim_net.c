@@ -424,6 +424,7 @@ struct request {
     struct sockaddr *from;
     int *from_size;
     bool peeks;
+    WSAMSG *msg, told;  // and what the program told in it
     request *next;
 };
 
@@ -447,8 +448,9 @@ struct sock {
     int backlog_count, backlog_most;
     datagram *datagrams, **datagrams_last;
     int datagram_count;
-    bool holds_port;  // bound itself, not by an accept
-    bool has_remote;  // datagrams come from it and go to it
+    bool holds_port;           // bound itself, not by an accept
+    bool has_remote;           // datagrams come from it and go to it
+    bool info_four, info_six;  // IP_PKTINFO, IPV6_PKTINFO
     struct sockaddr_storage remote;
     sim_event *event;  // of WSAEventSelect
     long events;
@@ -629,7 +631,14 @@ static void name_for(struct sockaddr_storage *to, const struct sockaddr_storage 
     struct sockaddr_in6 *six = (struct sockaddr_in6 *)to;
     uint32_t four;
     *to = *from;
-    if (family != AF_INET6 || from->ss_family != AF_INET || !name_four(from, &four)) return;
+    if (from->ss_family == family || !name_four(from, &four)) return;
+    if (family == AF_INET) {  // a mapped one
+        memset(to, 0, sizeof *to);
+        to->ss_family = AF_INET;
+        name_set_port(to, name_port(from));
+        ((struct sockaddr_in *)to)->sin_addr.s_addr = four;
+        return;
+    }
     memset(to, 0, sizeof *to);
     six->sin6_family = AF_INET6;
     six->sin6_port = ((const struct sockaddr_in *)from)->sin_port;
@@ -737,6 +746,11 @@ static void complete(request *r, uint32_t status, uint64_t n, bool at_once)
              : r->kind == DISCONNECT              ? "disconnecting"
                                                   : "receiving",
              status, (unsigned long long)n, at_once ? ", at once" : "");
+    if (r->msg && (r->msg->name != r->told.name || r->msg->lpBuffers != r->told.lpBuffers ||
+                   r->msg->dwBufferCount != r->told.dwBufferCount ||
+                   r->msg->Control.buf != r->told.Control.buf)) {
+        sim_broken("the WSAMSG of a pending operation was changed");
+    }
     o->InternalHigh = (ULONG_PTR)n;
     __atomic_store_n(&o->Internal, status, __ATOMIC_RELEASE);
     if (s->port && !((uintptr_t)r->event_value & 1) && !quiet)
@@ -1845,6 +1859,13 @@ int sim_setsockopt(SOCKET h, int level, int name, const char *value, int size)
         s->receive_ms = n;
     } else if (level == SOL_SOCKET && name == SO_SNDTIMEO) {
         s->send_ms = n;
+    } else if (level == IPPROTO_IP && name == IP_PKTINFO) {
+        if (s->type != SOCK_DGRAM || (s->family == AF_INET6 && s->v6_only))
+            return sock_fails(WSAEINVAL);
+        s->info_four = n != 0;
+    } else if (level == IPPROTO_IPV6 && name == IPV6_PKTINFO) {
+        if (s->type != SOCK_DGRAM || s->family != AF_INET6) return sock_fails(WSAEINVAL);
+        s->info_six = n != 0;
     } else if (level == IPPROTO_IPV6 && name == IPV6_V6ONLY) {
         if (s->bound) return sock_fails(WSAEINVAL);
         s->v6_only = n != 0;
@@ -2501,19 +2522,9 @@ static BOOL PASCAL sim_TransmitPackets(SOCKET h, TRANSMIT_PACKETS_ELEMENT *eleme
 }
 
 static int PASCAL sim_WSARecvMsg(SOCKET h, WSAMSG *msg, DWORD *got, OVERLAPPED *o,
-                                 LPWSAOVERLAPPED_COMPLETION_ROUTINE fn)
-{
-    DWORD flags = 0;
-    return WSARecvFrom(h, msg->lpBuffers, msg->dwBufferCount, got, &flags, msg->name, &msg->namelen,
-                       o, fn);
-}
-
+                                 LPWSAOVERLAPPED_COMPLETION_ROUTINE fn);
 static int PASCAL sim_WSASendMsg(SOCKET h, WSAMSG *msg, DWORD flags, DWORD *sent, OVERLAPPED *o,
-                                 LPWSAOVERLAPPED_COMPLETION_ROUTINE fn)
-{
-    return WSASendTo(h, msg->lpBuffers, msg->dwBufferCount, sent, flags, msg->name, msg->namelen, o,
-                     fn);
-}
+                                 LPWSAOVERLAPPED_COMPLETION_ROUTINE fn);
 
 static const struct {
     GUID id;
@@ -2747,6 +2758,43 @@ static void datagram_drop_first(sock *s)
     free(d);
 }
 
+// One control message behind those that are there. False: no room.
+static bool control_put(WSAMSG *msg, DWORD room, int level, const void *data, size_t size)
+{
+    WSACMSGHDR header = { sizeof header + size, level, IP_PKTINFO };
+    char *to = msg->Control.buf + msg->Control.len;
+    size_t padded = (header.cmsg_len + sizeof(void *) - 1) & ~(sizeof(void *) - 1);
+    if (msg->Control.len + padded > room) return false;
+    memset(to, 0, padded);
+    memcpy(to, &header, sizeof header);
+    memcpy(to + sizeof header, data, size);
+    msg->Control.len += (DWORD)padded;
+    return true;
+}
+
+// Source: WSARecvMsg; IP_PKTINFO and IPV6_PKTINFO socket options. On a dual-stack socket one that
+// came by IPv4 has both, the second with a mapped address (seen: Wine 8.0), or only the first.
+static bool message_tell(const sock *s, WSAMSG *msg, const struct sockaddr_storage *to, bool cut)
+{
+    DWORD room = msg->Control.len;
+    struct in_pktinfo in = { { 0 }, 1 };
+    struct in6_pktinfo in6 = { { { 0 } }, 1 };
+    struct sockaddr_storage six;
+    uint32_t four;
+    bool is_four = name_four(to, &four), fits = true;
+    msg->dwFlags = cut ? MSG_TRUNC : 0;
+    msg->Control.len = 0;
+    if (is_four) in.ipi_addr.s_addr = four;
+    if (s->info_four && is_four) fits = control_put(msg, room, IPPROTO_IP, &in, sizeof in);
+    if (s->info_six && (!is_four || sim_chance(2))) {
+        name_for(&six, to, AF_INET6);
+        memcpy(&in6.ipi6_addr, &((struct sockaddr_in6 *)&six)->sin6_addr, 16);
+        fits = control_put(msg, room, IPPROTO_IPV6, &in6, sizeof in6) && fits;
+    }
+    if (!fits) msg->dwFlags |= MSG_CTRUNC;
+    return fits;
+}
+
 // What the first datagram makes of a receive: its status, and how many bytes it is said to have
 // brought. What was only peeked at stays.
 // Source: WSARecvFrom, MSG_PEEK. A success that claims more than there was room for: seen by the
@@ -2761,7 +2809,12 @@ static uint32_t datagram_give(sock *s, request *r, size_t *n)
         if (fits) pieces_move(r, d->data.at + d->data.from, fits, true);
         if (r->from) name_give(&d->from, s->family, r->from, r->from_size);
         if (fits < d->data.size) status = (uint32_t)OVERFLOW;
-        if (status && sim.world.claims_too_much && sim_any(sim.world.claims_too_much) == 0) {
+        // Whether control messages that were cut are worth the warning is not documented.
+        if (r->msg && !message_tell(s, r->msg, &d->to, status != 0) && sim_chance(2)) {
+            status = (uint32_t)OVERFLOW;
+        }
+        if (fits < d->data.size && sim.world.claims_too_much &&
+            sim_any(sim.world.claims_too_much) == 0) {
             status = 0;
             *n = d->data.size;
         }
@@ -2838,6 +2891,20 @@ static void datagram_arrives(void *user)
     free(f);
 }
 
+// Of the datagram that is being sent, from its control messages; NULL: the system chooses.
+static const struct sockaddr_storage *source_of_next;
+
+// 127.0.0.1 in the form that the address has.
+static void loopback_of(struct sockaddr_storage *name)
+{
+    uint32_t one = sim_htonl(INADDR_LOOPBACK);
+    if (name->ss_family == AF_INET) {
+        ((struct sockaddr_in *)name)->sin_addr.s_addr = one;
+    } else {
+        memcpy(((struct sockaddr_in6 *)name)->sin6_addr.s6_addr + 12, &one, 4);
+    }
+}
+
 // Bytes of a datagram at most: 65,535 less the headers; in IPv6 its own header does not count.
 static size_t datagram_most(const struct sockaddr_storage *to)
 {
@@ -2850,6 +2917,7 @@ static int datagram_send(sock *s, request *r, const char *plain, size_t size,
 {
     flight *f;
     struct sockaddr_storage any;
+    uint32_t four;
     if (!to || to_size < name_size(s->family)) return WSAEFAULT;
     if (to->sa_family != s->family) return WSAEAFNOSUPPORT;
     if (size > datagram_most((const struct sockaddr_storage *)to)) {
@@ -2874,6 +2942,10 @@ static int datagram_send(sock *s, request *r, const char *plain, size_t size,
     if (name_any(&f->d->from)) {
         uint16_t port = name_port(&s->local);
         f->d->from = f->to;
+        if (source_of_next) name_for(&f->d->from, source_of_next, s->family);
+        // What goes to loopback comes from its first address.
+        else if (name_four(&f->to, &four))
+            loopback_of(&f->d->from);
         name_set_port(&f->d->from, port);
     }
     if (r) {
@@ -2942,24 +3014,19 @@ static int icmp_code(uint32_t status)
     }
 }
 
-int WSARecvFrom(SOCKET h, WSABUF *bufs, DWORD count, DWORD *got, DWORD *flags,
-                struct sockaddr *from, int *size, OVERLAPPED *o,
-                LPWSAOVERLAPPED_COMPLETION_ROUTINE fn)
+static int datagram_receive(sock *s, WSABUF *bufs, DWORD count, DWORD *got, DWORD flags,
+                            struct sockaddr *from, int *size, WSAMSG *msg, OVERLAPPED *o)
 {
     request *r;
     datagram *d;
-    (void)fn;
-    ENTER(s, h);
-    if (s->type != SOCK_DGRAM) {
-        sim_leave();
-        return WSARecv(h, bufs, count, got, flags, o, fn);
-    }
     if (!s->bound) return sock_fails(WSAEINVAL);
     r = request_new(s, RECVFROM, o);
     pieces_of(r, bufs, count);
     r->from = from;
     r->from_size = size;
-    r->peeks = (*flags & MSG_PEEK) != 0;
+    r->peeks = (flags & MSG_PEEK) != 0;
+    r->msg = msg;
+    if (msg) r->told = *msg;
     if (sim_fails() || too_much_locked(r)) return undo_and_leave(r, WSAENOBUFS);
     d = s->datagrams;
     // An error that is there already is the call's result, and no packet comes. A datagram that is
@@ -2976,6 +3043,92 @@ int WSARecvFrom(SOCKET h, WSABUF *bufs, DWORD count, DWORD *got, DWORD *flags,
     queue_put(&s->recvs, r);
     datagram_serve(s);
     return started_so(false, got, 0);
+}
+
+int WSARecvFrom(SOCKET h, WSABUF *bufs, DWORD count, DWORD *got, DWORD *flags,
+                struct sockaddr *from, int *size, OVERLAPPED *o,
+                LPWSAOVERLAPPED_COMPLETION_ROUTINE fn)
+{
+    ENTER(s, h);
+    if (s->type != SOCK_DGRAM) {
+        sim_leave();
+        return WSARecv(h, bufs, count, got, flags, o, fn);
+    }
+    return datagram_receive(s, bufs, count, got, *flags, from, size, NULL, o);
+}
+
+static int PASCAL sim_WSARecvMsg(SOCKET h, WSAMSG *msg, DWORD *got, OVERLAPPED *o,
+                                 LPWSAOVERLAPPED_COMPLETION_ROUTINE fn)
+{
+    (void)fn;
+    ENTER(s, h);
+    if (s->type != SOCK_DGRAM) return sock_fails(WSAEOPNOTSUPP);
+    return datagram_receive(s, msg->lpBuffers, msg->dwBufferCount, got, msg->dwFlags, msg->name,
+                            &msg->namelen, msg, o);
+}
+
+// The address of this machine that a control message names; false: none of them does.
+static bool control_source(const WSAMSG *msg, struct sockaddr_storage *from)
+{
+    WSACMSGHDR header;
+    size_t at = 0;
+    bool found = false;
+    for (; at + sizeof header <= msg->Control.len;
+         at += (header.cmsg_len + sizeof(void *) - 1) & ~(sizeof(void *) - 1)) {
+        const char *data = msg->Control.buf + at + sizeof header;
+        memcpy(&header, msg->Control.buf + at, sizeof header);
+        if (header.cmsg_len < sizeof header || at + header.cmsg_len > msg->Control.len) break;
+        if (header.cmsg_type != IP_PKTINFO) continue;
+        if (header.cmsg_level == IPPROTO_IP &&
+            header.cmsg_len == sizeof header + sizeof(struct in_pktinfo)) {
+            memset(from, 0, sizeof *from);
+            from->ss_family = AF_INET;
+            memcpy(&((struct sockaddr_in *)from)->sin_addr, data, 4);
+            found = true;
+        } else if (header.cmsg_level == IPPROTO_IPV6 &&
+                   header.cmsg_len == sizeof header + sizeof(struct in6_pktinfo)) {
+            memset(from, 0, sizeof *from);
+            from->ss_family = AF_INET6;
+            memcpy(&((struct sockaddr_in6 *)from)->sin6_addr, data, 16);
+            found = true;
+        }
+    }
+    return found && !name_any(from);
+}
+
+// Source: WSASendMsg; IN_PKTINFO: the source of the datagram. What belongs to IPv4 is told by
+// IP_PKTINFO on a dual-stack socket too.
+static int PASCAL sim_WSASendMsg(SOCKET h, WSAMSG *msg, DWORD flags, DWORD *sent, OVERLAPPED *o,
+                                 LPWSAOVERLAPPED_COMPLETION_ROUTINE fn)
+{
+    struct sockaddr_storage source;
+    const struct sockaddr *to = msg->name;
+    int size = msg->namelen, result;
+    request *r;
+    uint32_t four;
+    (void)flags, (void)fn;
+    ENTER(s, h);
+    if (s->type != SOCK_DGRAM) return sock_fails(WSAEOPNOTSUPP);
+    if (s->has_remote && !to) {
+        to = (struct sockaddr *)&s->remote;
+        size = name_size(s->family);
+    }
+    source_of_next = NULL;
+    if (control_source(msg, &source)) {
+        if (!name_here(&source)) return sock_fails(WSAEADDRNOTAVAIL);
+        if (source.ss_family == AF_INET6 && name_four(&source, &four)) {
+            return sock_fails(WSAEINVAL);
+        }
+        source_of_next = &source;
+    }
+    r = request_new(s, SENDTO, o);
+    pieces_of(r, msg->lpBuffers, msg->dwBufferCount);
+    r->print = print_of(r);
+    r->msg = msg;
+    r->told = *msg;
+    result = datagram_starts(s, r, to, size, sent);
+    source_of_next = NULL;
+    return result;
 }
 
 static bool datagram_ready(void *of)

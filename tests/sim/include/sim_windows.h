@@ -248,6 +248,19 @@ typedef struct WSAMSG {
     ULONG dwFlags;
 } WSAMSG, *LPWSAMSG;
 
+struct in_pktinfo {
+    struct in_addr ipi_addr;
+    ULONG ipi_ifindex;
+};
+struct in6_pktinfo {
+    struct in6_addr ipi6_addr;
+    ULONG ipi6_ifindex;
+};
+typedef struct WSACMSGHDR {
+    SIZE_T cmsg_len;
+    INT cmsg_level, cmsg_type;
+} WSACMSGHDR;
+
 typedef struct TRANSMIT_FILE_BUFFERS {
     void *Head;
     DWORD HeadLength;
@@ -533,6 +546,8 @@ typedef struct sim_fd_set {
 #define MSG_PEEK    2
 #define MSG_OOB     1
 #define MSG_PARTIAL 0x8000
+#define MSG_TRUNC   0x0100
+#define MSG_CTRUNC  0x0200
 
 #define SOL_SOCKET                0xffff
 #define SO_REUSEADDR              4
@@ -551,6 +566,8 @@ typedef struct sim_fd_set {
 #define SO_UPDATE_CONNECT_CONTEXT 0x7010
 #define TCP_NODELAY               1
 #define IPV6_V6ONLY               27
+#define IP_PKTINFO                19
+#define IPV6_PKTINFO              19
 
 #define IOC_VOID                           0x20000000u
 #define IOC_OUT                            0x40000000u
