@@ -2703,11 +2703,10 @@ IOCPNET__DEF const char *iocpnet_stats_name(int counter)
 
 IOCPNET__DEF const char *iocpnet_stats_kind(int kind)
 {
-    static const char *const names[IOCPNET_OP_KINDS] = { "none",       "accept",   "connect",
-                                                         "disconnect", "recv",     "send",
-                                                         "recvfrom",   "sendto",   "recvmsg",
-                                                         "sendmsg",    "transmit", "post",
-                                                         "other" };
+    static const char *const names[IOCPNET_OP_KINDS] = {
+        "none",   "accept",  "connect", "disconnect", "recv", "send", "recvfrom",
+        "sendto", "recvmsg", "sendmsg", "transmit",   "post", "other"
+    };
 
     return kind >= 0 && kind < IOCPNET_OP_KINDS ? names[kind] : NULL;
 }
@@ -4675,6 +4674,14 @@ static bool iocpnet__is_cut(int code)
     return code == WSAEMSGSIZE || code == ERROR_MORE_DATA;
 }
 
+// In skip mode: the packet that the system does not send.
+static void iocpnet__op_post_cut(iocpnet_op *op, int code)
+{
+    op->flags |= IOCPNET__POSTED;
+    op->overlapped.internal = (uintptr_t)code;
+    iocpnet__op_post(op->iocp, op);
+}
+
 IOCPNET__DEF iocpnet_error iocpnet_op_begin(iocpnet_op *op, iocpnet_iocp *iocp, uintptr_t handle)
 {
     return iocpnet__op_begin(op, iocp, handle, IOCPNET_OP_OTHER);
@@ -4691,9 +4698,7 @@ IOCPNET__DEF iocpnet_error iocpnet_op_issued(iocpnet_op *op, uint32_t code, bool
         iocpnet__op_finished_at_once(op->iocp, op, op->overlapped.internal_high);
         return 0;
     }
-    op->flags = IOCPNET__POSTED;
-    op->overlapped.internal = code;
-    iocpnet__op_post(op->iocp, op);
+    iocpnet__op_post_cut(op, (int)code);
     return 0;
 }
 
@@ -5513,6 +5518,15 @@ static bool iocpnet__datagram_cut(size_t room, iocpnet_error *error, size_t *byt
     return room != 0;
 }
 
+// The end of a datagram receive's start, as iocpnet__op_issued. One that was cut calls back too.
+static iocpnet_error iocpnet__datagram_issued(iocpnet_iocp *iocp, iocpnet_op *op, bool skip,
+                                              int code, DWORD bytes)
+{
+    if (!iocpnet__is_cut(code)) return iocpnet__op_issued(iocp, op, skip, code, bytes);
+    if (skip) iocpnet__op_post_cut(op, WSAEMSGSIZE);
+    return 0;
+}
+
 // A receive on a datagram socket that has no iocpnet_datagram. In 16 bits all room that matters can
 // be said: no datagram is larger.
 static iocpnet_error iocpnet__start_recv_datagram(iocpnet_op *op, const iocpnet_socket *socket,
@@ -5531,8 +5545,7 @@ static iocpnet_error iocpnet__start_recv_datagram(iocpnet_op *op, const iocpnet_
     code =
         iocpnet__recv_issue(op, socket->handle, size ? data : (void *)(uintptr_t)iocpnet__nothing,
                             (uint32_t)size, size ? 0 : MSG_PEEK, &bytes);
-    if (iocpnet__is_cut(code)) return 0;
-    return iocpnet__op_issued(iocp, op, skip, code, bytes);
+    return iocpnet__datagram_issued(iocp, op, skip, code, bytes);
 }
 
 IOCPNET__DEF iocpnet_error iocpnet_start_recv(iocpnet_op *op, const iocpnet_socket *socket,
@@ -5682,10 +5695,8 @@ static iocpnet_error iocpnet__datagram_again(iocpnet_op *op, bool skip)
             code = iocpnet__datagram_issue(op, &bytes);
         }
         iocpnet__lock_leave(&iocp->lock);
-        if (code == WSA_IO_PENDING || iocpnet__is_cut(code)) return 0;
-        if (!code) {
-            if (skip) iocpnet__op_finished_at_once(iocp, op, bytes);
-            return 0;
+        if (!code || code == WSA_IO_PENDING || iocpnet__is_cut(code)) {
+            return iocpnet__datagram_issued(iocp, op, skip, code, bytes);
         }
         code = iocpnet_error_from_win32((uint32_t)code);
         if (!iocpnet__is_icmp(code)) return code;
@@ -5706,14 +5717,13 @@ static iocpnet_error iocpnet__datagram_start(iocpnet_op *op, const iocpnet_socke
     DWORD bytes = 0;
     int code = iocpnet__datagram_issue(op, &bytes);
 
-    if (iocpnet__is_cut(code)) return 0;
     if (code && code != WSA_IO_PENDING && survives &&
         iocpnet__is_icmp(iocpnet_error_from_win32((uint32_t)code))) {
         iocpnet__count(iocp, IOCPNET_COUNT_DATAGRAM_RESETS, 1);
         code = iocpnet__datagram_again(op, skip);
         return code ? iocpnet__op_undo(op, code) : 0;
     }
-    return iocpnet__op_issued(iocp, op, skip, code, bytes);
+    return iocpnet__datagram_issued(iocp, op, skip, code, bytes);
 }
 
 // The result of a receive that survives ICMP errors. True: it has one; false: it is tried again.

@@ -37,11 +37,11 @@ typedef struct ends {
     SOCKET adopted;  // the program's own handle; INVALID_SOCKET: the kit made it
 } ends;
 
-enum { OPENED, OPENED_CONNECTED, ADOPTED, ADOPTED_CONNECTED, SORTS };
+enum { OPENED, OPENED_CONNECTED, ADOPTED, ADOPTED_CONNECTED, IN_SKIP_MODE, SORTS };
 
 static bool is_connected(int sort)
 {
-    return sort == OPENED_CONNECTED || sort == ADOPTED_CONNECTED;
+    return sort != OPENED && sort != ADOPTED;
 }
 
 static bool address_of(SOCKET s, iocpnet_address *at)
@@ -66,9 +66,16 @@ static bool ends_open(ends *e, iocpnet_iocp *iocp, int family, int sort)
     e->adopted = INVALID_SOCKET;
     e->peer = peer_bound(family, SOCK_DGRAM, &number);
     if (e->peer == INVALID_SOCKET || !address_of(e->peer, &e->peer_at)) return false;
-    if (sort == ADOPTED || sort == ADOPTED_CONNECTED) {
+    if (sort >= ADOPTED) {
         e->adopted = peer_bound(family, SOCK_DGRAM, &number);
+        if (sort == IN_SKIP_MODE) {
+            if (!SetFileCompletionNotificationModes((HANDLE)e->adopted,
+                                                    FILE_SKIP_COMPLETION_PORT_ON_SUCCESS)) {
+                return false;
+            }
+        }
         if (iocpnet_socket_adopt(&e->s, iocp, e->adopted)) return false;
+        if (sort == IN_SKIP_MODE) e->s.skip = true;
     } else {
         e->at = e->peer_at;
         e->at.u.bytes[2] = e->at.u.bytes[3] = 0;  // any port

@@ -3030,13 +3030,13 @@ static int datagram_receive(sock *s, WSABUF *bufs, DWORD count, DWORD *got, DWOR
     if (sim_fails() || too_much_locked(r)) return undo_and_leave(r, WSAENOBUFS);
     d = s->datagrams;
     // An error that is there already is the call's result, and no packet comes. A datagram that is
-    // cut is told by a warning, no error: the call fails, and its packet comes all the same.
-    // Source: SetFileCompletionNotificationModes, Remarks.
+    // cut is told by a warning, no error: the call fails, and its packet comes all the same, unless
+    // in skip mode. Source: SetFileCompletionNotificationModes, Remarks. Seen: Wine 8.0.
     if (d && !s->recvs.first && !sim_chance(3)) {
         size_t n;
         uint32_t status = datagram_give(s, r, &n);
         if (status && status != (uint32_t)OVERFLOW) return undo_and_leave(r, icmp_code(status));
-        complete(r, status, n, !status);
+        complete(r, status, n, true);
         if (status) return sock_fails(WSAEMSGSIZE);
         return started_so(true, got, n);
     }
