@@ -1774,8 +1774,8 @@ IOCPNET_API iocpnet_error iocpnet_conn_set_user(iocpnet_conn conn, void *user);
 //
 //   local      false: the peer's. true: ours, asked of the system
 //
-// Returns    the address; size 0 for a dead name. The peer of an accepted AF_UNIX connection has no
-//            path: size 2.
+// Returns    the address; size 0 for a dead name. Of the peer of an AF_UNIX connection that was
+//            adopted only the family is kept: size 2.
 // Threads    the peer's: any; ours: a callback of this connection, before close.
 IOCPNET_API iocpnet_address iocpnet_conn_address(iocpnet_conn conn, bool local);
 
@@ -8367,8 +8367,8 @@ static void iocpnet__conn_address_at(const iocpnet__extra *extra, uint32_t i,
 }
 
 // The peer's address: of a connector's connection the one that it has tried last. There is none,
-// of family 0, before there is a peer. A peer of another family than IPv4 and IPv6 that we have
-// accepted, or adopted, has its family alone: it rarely has more (AF_UNIX: no path).
+// of family 0, before there is a peer. Of the peer of an adopted connection that is neither IPv4 nor
+// IPv6 only the family is kept.
 static void iocpnet__conn_peer(const iocpnet__conn *conn, iocpnet_address *address)
 {
     uint32_t next = conn->extra ? conn->extra->next : 0;

@@ -466,6 +466,54 @@ static void addresses_of_all_families_are_tried_in_order(void)
     }
 }
 
+// A connection to a path, where the system has AF_UNIX: opened, and one that is adopted.
+static void a_path_is_connected_to(void)
+{
+    SOCKET there = WSASocketW(1, SOCK_STREAM, 0, NULL, 0, WSA_FLAG_OVERLAPPED);
+    SOCKET other, mine;
+    iocpnet_address to;
+    watched *w;
+    char folder[MAX_PATH], path[MAX_PATH + 40], text[IOCPNET_ADDRESS_TEXT];
+    char want[IOCPNET_ADDRESS_TEXT];
+    int i;
+    if (there == INVALID_SOCKET) T_SKIP("this system has no AF_UNIX");
+    CHECK(GetTempPathA(sizeof folder, folder) != 0);
+    snprintf(path, sizeof path, "%siocpnet_conn_%lu", folder, (unsigned long)GetCurrentProcessId());
+    DeleteFileA(path);
+    CHECK_ERR(iocpnet_address_unix(&to, path), 0);
+    snprintf(want, sizeof want, "unix:%s", path);
+    CHECK_EQ(bind(there, (struct sockaddr *)(void *)&to.u, to.size), 0);
+    CHECK_EQ(listen(there, 5), 0);
+    for (i = 0; i < 2; i++) {
+        T_NOTE("%s", i ? "adopted" : "opened");
+        prepare();
+        REQUIRE(begin());
+        if (i) {
+            mine = WSASocketW(1, SOCK_STREAM, 0, NULL, 0, WSA_FLAG_OVERLAPPED);
+            CHECK_EQ(connect(mine, (struct sockaddr *)(void *)&to.u, to.size), 0);
+            w = fresh();
+            CHECK_ERR(iocpnet_conn_adopt(&w->conn, connector, mine, w), 0);
+        } else {
+            w = open_to(&to, 1);
+        }
+        other = accept(there, NULL, NULL);
+        AWAIT(w->opened, PEER_MS);
+        iocpnet_address_text(&w->peer, text, sizeof text);
+        CHECK(strcmp(text, i ? "unix:" : want) == 0);
+        CHECK_ERR(iocpnet_conn_send(known(w), "hello", 5), 0);
+        CHECK_EQ(peer_recv(other, text, 5), 5);
+        CHECK_MEM(text, "hello", 5);
+        CHECK(peer_send(other, "answer", 6));
+        AWAIT(w->received == 6, PEER_MS);
+        CHECK_ERR(iocpnet_conn_close(known(w)), 0);
+        closesocket(other);
+        AWAIT(w->closed, PEER_MS);
+        end();
+    }
+    closesocket(there);
+    DeleteFileA(path);
+}
+
 #ifdef SIM_WINDOWS_H
 // Where the system has few ports to give, a connect to one of them that nobody listens on meets
 // itself now and then: refused, and the next address is tried.
@@ -2208,6 +2256,7 @@ int main(int argc, char **argv)
     T_RUN(what_is_sent_before_the_connect_arrives_first);
     T_RUN(both_ends_may_be_of_one_iocp);
     T_RUN(addresses_of_all_families_are_tried_in_order);
+    T_RUN(a_path_is_connected_to);
 #ifdef SIM_WINDOWS_H
     T_RUN(a_connection_never_has_itself_for_a_peer);
 #endif

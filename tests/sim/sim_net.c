@@ -569,18 +569,29 @@ const char *sim_inet_ntop(int family, const void *address, char *text, size_t si
     return inet_ntop(family == AF_INET6 ? 10 : family, address, text, (unsigned)size);
 }
 
+// A sockaddr_un has a path in the place of an address, and no port. Source: afunix.h.
+enum { UNIX_FAMILY = 1, UNIX_SIZE = 110 };
+
+static const char *name_path(const struct sockaddr_storage *name)
+{
+    return (const char *)name + 2;
+}
+
 static int name_size(int family)
 {
+    if (family == UNIX_FAMILY) return UNIX_SIZE;
     return family == AF_INET6 ? (int)sizeof(struct sockaddr_in6) : (int)sizeof(struct sockaddr_in);
 }
 
 static uint16_t name_port(const struct sockaddr_storage *name)
 {
+    if (name->ss_family == UNIX_FAMILY) return 0;
     return sim_ntohs(((const struct sockaddr_in *)name)->sin_port);
 }
 
 static void name_set_port(struct sockaddr_storage *name, uint16_t port)
 {
+    if (name->ss_family == UNIX_FAMILY) return;
     ((struct sockaddr_in *)name)->sin_port = sim_htons(port);
 }
 
@@ -589,6 +600,7 @@ static bool name_four(const struct sockaddr_storage *name, uint32_t *four)
 {
     static const UCHAR mapped[12] = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff };
     const struct sockaddr_in6 *six = (const struct sockaddr_in6 *)name;
+    if (name->ss_family == UNIX_FAMILY) return false;
     if (name->ss_family == AF_INET) {
         *four = ((const struct sockaddr_in *)name)->sin_addr.s_addr;
         return true;
@@ -602,6 +614,7 @@ static bool name_any(const struct sockaddr_storage *name)
 {
     static const UCHAR none[16];
     uint32_t four;
+    if (name->ss_family == UNIX_FAMILY) return !*name_path(name);
     if (name_four(name, &four)) return four == 0;
     return memcmp(((const struct sockaddr_in6 *)name)->sin6_addr.s6_addr, none, 16) == 0;
 }
@@ -611,6 +624,7 @@ static bool name_here(const struct sockaddr_storage *name)
 {
     static const UCHAR one[16] = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1 };
     uint32_t four;
+    if (name->ss_family == UNIX_FAMILY) return true;
     if (name_four(name, &four)) return (four & 0xff) == 127;
     return memcmp(((const struct sockaddr_in6 *)name)->sin6_addr.s6_addr, one, 16) == 0;
 }
@@ -619,6 +633,9 @@ static bool name_same(const struct sockaddr_storage *a, const struct sockaddr_st
 {
     uint32_t x, y;
     bool four_a = name_four(a, &x), four_b = name_four(b, &y);
+    if (a->ss_family == UNIX_FAMILY || b->ss_family == UNIX_FAMILY)
+        return a->ss_family == b->ss_family &&
+               strncmp(name_path(a), name_path(b), UNIX_SIZE - 2) == 0;
     if (four_a != four_b) return false;
     if (four_a) return x == y;
     return memcmp(((const struct sockaddr_in6 *)a)->sin6_addr.s6_addr,
@@ -1234,6 +1251,7 @@ static sock *listener_at(const struct sockaddr_storage *to)
     int i;
     for (i = 0; i < listening_count; i++) {
         l = listening[i];
+        if ((l->family == UNIX_FAMILY) != (to->ss_family == UNIX_FAMILY)) continue;
         if (name_port(&l->local) != name_port(to)) continue;
         if (l->family == AF_INET && !is_four) continue;
         if (l->family == AF_INET6 && is_four && l->v6_only) continue;
@@ -1271,7 +1289,7 @@ static void connect_over(sock *s, uint32_t status, int code)
 // for a simultaneous open, and the socket is connected to itself. Source: RFC 9293, 3.5.
 static bool reaches_itself(const sock *s, const struct sockaddr_storage *to)
 {
-    return name_port(&s->local) == name_port(to) && name_here(to) &&
+    return name_port(to) && name_port(&s->local) == name_port(to) && name_here(to) &&
            (name_any(&s->local) || name_same(&s->local, to));
 }
 
@@ -1315,7 +1333,7 @@ static void connect_arrives(void *user)
     } else {
         pair_new(&ours, &theirs);
         ours->local = theirs->remote = s->local;
-        if (name_any(&s->local)) {
+        if (name_any(&s->local) && s->family != UNIX_FAMILY) {
             uint16_t port = name_port(&s->local);
             ours->local = theirs->remote = a->to;
             name_set_port(&ours->local, port);
@@ -1523,7 +1541,9 @@ static SOCKET sock_open(int family, int type, int protocol, DWORD flags)
     HANDLE h;
     if (need_started()) return INVALID_SOCKET;
     if (family == AF_UNSPEC) family = AF_INET;
-    if ((family != AF_INET && family != AF_INET6) || (type != SOCK_STREAM && type != SOCK_DGRAM)) {
+    // Source: "AF_UNIX comes to Windows": streams only.
+    if ((family != AF_INET && family != AF_INET6 && family != UNIX_FAMILY) ||
+        (type != SOCK_STREAM && (type != SOCK_DGRAM || family == UNIX_FAMILY))) {
         sim_wsa(family == AF_INET || family == AF_INET6 ? WSAESOCKTNOSUPPORT : WSAEAFNOSUPPORT);
         return INVALID_SOCKET;
     }
@@ -1540,7 +1560,10 @@ static SOCKET sock_open(int family, int type, int protocol, DWORD flags)
     if (sim.world.skips_already) s->modes = FILE_SKIP_COMPLETION_PORT_ON_SUCCESS;
     s->family = family;
     s->type = type;
-    s->protocol = protocol ? protocol : type == SOCK_STREAM ? IPPROTO_TCP : IPPROTO_UDP;
+    s->local.ss_family = (ADDRESS_FAMILY)family;
+    s->protocol = protocol || family == UNIX_FAMILY ? protocol
+                  : type == SOCK_STREAM             ? IPPROTO_TCP
+                                                    : IPPROTO_UDP;
     s->overlapped = (flags & WSA_FLAG_OVERLAPPED) != 0;
     s->v6_only = true;
     s->send_room = s->receive_room = 65536;
@@ -1616,6 +1639,7 @@ static int bind_conflict(const sock *s, const struct sockaddr_storage *name)
         bool overlap = name_same(&other->local, name);
         bool wild = name_any(&other->local) || name_any(name);
         bool six = !name_four(&other->local, &four) != !name_four(name, &four);
+        if ((s->family == UNIX_FAMILY) != (other->family == UNIX_FAMILY)) continue;
         if (other == s || !other->bound || other->type != s->type || other->connected) continue;
         if (name_port(&other->local) != name_port(name)) continue;
         if (six && (s->family == AF_INET || s->v6_only) &&
@@ -1656,6 +1680,16 @@ static int sock_bind(sock *s, const struct sockaddr *name, int size)
     memset(&to, 0, sizeof to);
     memcpy(&to, name, (size_t)name_size(s->family));
     if (to.ss_family != s->family) return WSAEAFNOSUPPORT;
+    if (s->family == UNIX_FAMILY) {  // the name of a file that is made
+        sock *other;
+        if (name_any(&to)) return WSAEINVAL;
+        for (other = socks; other; other = other->next) {
+            if (other->bound && name_same(&other->local, &to)) return WSAEADDRINUSE;
+        }
+        s->local = to;
+        s->bound = true;
+        return 0;
+    }
     if (!name_any(&to) && !name_here(&to)) return WSAEADDRNOTAVAIL;
     if (name_port(&to)) {
         code = bind_conflict(s, &to);
@@ -2348,14 +2382,16 @@ static BOOL PASCAL sim_ConnectEx(SOCKET h, const struct sockaddr *name, int size
     WSABUF buf = { length, data };
     request *r;
     ENTER_BOOL(s, h);
-    if (!s->bound) return bool_fails(WSAEINVAL);
+    if (!s->bound && s->family != UNIX_FAMILY) return bool_fails(WSAEINVAL);
     if (s->connected) return bool_fails(WSAEISCONN);
     if (s->connecting || s->connect) return bool_fails(WSAEALREADY);
     if (!name || size < name_size(s->family)) return bool_fails(WSAEFAULT);
     memset(&to, 0, sizeof to);
     memcpy(&to, name, (size_t)name_size(s->family));
     if (to.ss_family != s->family) return bool_fails(WSAEAFNOSUPPORT);
-    if (!name_port(&to) || name_any(&to)) return bool_fails(WSAEADDRNOTAVAIL);
+    if ((!name_port(&to) && s->family != UNIX_FAMILY) || name_any(&to)) {
+        return bool_fails(WSAEADDRNOTAVAIL);
+    }
     if (sim_fails()) return bool_fails(WSAENETUNREACH);
     r = request_new(s, CONNECT, o);
     pieces_of(r, &buf, data ? 1 : 0);
@@ -2642,7 +2678,9 @@ int sim_connect(SOCKET h, const struct sockaddr *name, int size)
     memcpy(&to, name, (size_t)name_size(s->family));
     any.ss_family = (ADDRESS_FAMILY)s->family;
     if (s->connected) return sock_fails(WSAEISCONN);
-    if (!s->bound) code = sock_bind(s, (struct sockaddr *)&any, name_size(s->family));
+    if (!s->bound && s->family != UNIX_FAMILY) {
+        code = sock_bind(s, (struct sockaddr *)&any, name_size(s->family));
+    }
     if (code) return sock_fails(code);
     if (s->type == SOCK_DGRAM) {
         s->has_remote = true;
