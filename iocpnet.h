@@ -121,7 +121,8 @@
 //
 // A listener, and a connector, has pools of its own: connections, buffers to receive into, buffers
 // to send, and with a framer room for messages that came in pieces. A listener that spreads has
-// none: its connectors have. A connection that waits for bytes has one buffer, or recvs of them, or
+// none: its connectors have. All of it is given back when it is closed and its last connection has
+// ended. A connection that waits for bytes has one buffer, or recvs of them, or
 // none with zero_byte. Its own struct is below 400 bytes. Names take 16 bytes for each connection
 // that was ever open at once, and stay until the process ends.
 //
@@ -411,8 +412,8 @@ typedef struct iocpnet_stats {
     uint64_t pending[IOCPNET_OP_KINDS];   // of these, not called back yet
     uint64_t pending_all;                 // sum of pending
     uint64_t connections;                 // open now
-    uint64_t connections_most;            // that were open at once: of each listener and connector,
-                                          // summed
+    uint64_t connections_most;            // that were open at once: of each listener and connector
+                                          // there is, summed
     uint64_t accepts_wanted;              // how many should wait now; pending says how many do
     uint64_t timers;                      // that wait, and callbacks of theirs that run
     uint64_t queued_bytes, locked_bytes;  // of the process, see iocpnet_iocp_desc. Each busy worker
@@ -1529,7 +1530,8 @@ typedef struct iocpnet_listener_desc {
 //            WSAEINVAL: settings out of range, or that exclude each other: spread with reuse or
 //            accept_thread; recvs above 1 with zero_byte; spread to another iocp while another's
 //            listener gives to this one; bind_retry_ms in a callback. WSAESHUTDOWN: the iocp stops.
-// Owns       the iocp closes it when it stops, and frees it.
+// Owns       yours until iocpnet_listener_close; else the iocp closes it when it stops, and frees it
+//            when it is closed.
 // Threads    any, not after a stop. Blocks up to bind_retry_ms.
 // Source     MS Learn, AcceptEx; "Using SO_REUSEADDR and SO_EXCLUSIVEADDRUSE".
 IOCPNET_API iocpnet_error iocpnet_listener_open(iocpnet_listener **listener, iocpnet_iocp *iocp,
@@ -1538,22 +1540,24 @@ IOCPNET_API iocpnet_error iocpnet_listener_open(iocpnet_listener **listener, ioc
 // Stops accepting, and goes on. While paused, new connections wait in the system's backlog; accepts
 // that wait already, accepts_max at most, still take one each.
 //
-// Returns    0; WSAESHUTDOWN: it is closed.
-// Threads    any, until iocpnet_iocp_close.
+// Returns    0; WSAESHUTDOWN: the iocp has stopped.
+// Threads    any, until iocpnet_listener_close or iocpnet_iocp_close.
 IOCPNET_API iocpnet_error iocpnet_listener_pause(iocpnet_listener *listener);
 IOCPNET_API iocpnet_error iocpnet_listener_resume(iocpnet_listener *listener);
 
 // Stops listening for good: the port is free when the last waiting accept has come back. Its
-// connections live on. The iocp frees it.
+// connections live on. When the last of them has ended, and the buffers that you took from them are
+// given back, a poll frees all that the listener had.
 //
-// Returns    nothing.
-// Threads    any, until iocpnet_iocp_close.
+// Returns    nothing. listener is gone.
+// Threads    any, callbacks as well; once, before iocpnet_iocp_close, and while no other thread is
+//            in a call with listener.
 IOCPNET_API void iocpnet_listener_close(iocpnet_listener *listener);
 
 // The address it listens on, with the port that the system picked.
 //
 // Returns    the address.
-// Threads    any, until iocpnet_iocp_close.
+// Threads    any, until iocpnet_listener_close or iocpnet_iocp_close.
 IOCPNET_API iocpnet_address iocpnet_listener_address(const iocpnet_listener *listener);
 
 // ---- D13 conn: one TCP connection ---------------------------------------------------------------
@@ -1565,10 +1569,18 @@ IOCPNET_API iocpnet_address iocpnet_listener_address(const iocpnet_listener *lis
 //
 // Returns    0; WSAEINVAL: settings out of range, or recvs above 1 with zero_byte; WSAESHUTDOWN:
 //            the iocp stops; ERROR_NOT_ENOUGH_MEMORY (8).
-// Owns       the iocp frees it.
+// Owns       yours until iocpnet_connector_close; else the iocp frees it when it is closed.
 // Threads    any.
 IOCPNET_API iocpnet_error iocpnet_connector_open(iocpnet_connector **connector, iocpnet_iocp *iocp,
                                                  const iocpnet_conn_desc *desc);
+
+// Closes a connector: it opens and adopts nothing more (WSAESHUTDOWN), and listeners that spread to
+// it pass it over; accepts that wait for it already still take one each. Its connections live on. When the last of them has ended, such listeners are
+// freed, and the buffers that you took are given back, a poll frees all that it had.
+//
+// Returns    nothing. connector is gone.
+// Threads    as iocpnet_listener_close.
+IOCPNET_API void iocpnet_connector_close(iocpnet_connector *connector);
 
 // Opens a connection to the first of these addresses that answers, in their order; each has
 // connect_ms. Sends before it is there are queued. It ends with on.close in any case, with the
@@ -2371,6 +2383,8 @@ IOCPNET__DEF iocpnet_error iocpnet_error_from_status(uint32_t status)
 // received or sent byte):
 //   pool.lock         a slab is cut, or a thread's cache and the depot are both empty or full
 //   iocp.lock         a key is added, a datagram receive is tried again or cancelled
+//   iocp.group_lock   a listener or connector is opened or freed; the next one is looked at by a tick,
+//                     a stop or the statistics
 //   iocp.timer_lock   a timer is started, cancelled, taken to be run, or has been run
 //   listener.lock     an accept is started or has finished, a listener is closed, a socket is put
 //                     by for reuse or comes from the accept thread
@@ -3050,6 +3064,14 @@ static iocpnet__magazine *iocpnet__pool_empty(iocpnet_pool *pool)
     return fresh;
 }
 
+// It counts as given at the very end: whoever then finds that none is out may destroy the pool.
+static inline void iocpnet__cache_put(iocpnet__cache *cache, void *item)
+{
+    cache->loaded->items[cache->loaded->count++] = item;
+    iocpnet__fence();
+    iocpnet__count_own(&cache->gives, 1);
+}
+
 // This thread's loaded magazine is full, or it has no cache.
 static __declspec(noinline) void iocpnet__pool_give_slow(iocpnet_pool *pool, iocpnet__cache *cache,
                                                          void *item)
@@ -3072,8 +3094,7 @@ static __declspec(noinline) void iocpnet__pool_give_slow(iocpnet_pool *pool, ioc
         iocpnet__count_own(&cache->exchanges, 1);
     }
     iocpnet__pool_swap(cache);
-    iocpnet__count_own(&cache->gives, 1);
-    cache->loaded->items[cache->loaded->count++] = item;
+    iocpnet__cache_put(cache, item);
 }
 
 static inline void iocpnet__pool_give(iocpnet_pool *pool, void *item)
@@ -3084,8 +3105,7 @@ static inline void iocpnet__pool_give(iocpnet_pool *pool, void *item)
         iocpnet__pool_give_slow(pool, cache, item);
         return;
     }
-    iocpnet__count_own(&cache->gives, 1);
-    cache->loaded->items[cache->loaded->count++] = item;
+    iocpnet__cache_put(cache, item);
 }
 
 #ifdef IOCPNET_DEBUG
@@ -3371,7 +3391,9 @@ struct iocpnet_iocp {
     iocpnet__counters foreign;  // counted by threads that are not polling
 
     // Hooks of the server part, which lies above. They are set while polls read them.
-    void *volatile groups;
+    struct iocpnet__group *groups;  // listeners and connectors; group_lock
+    volatile int32_t dying;         // of these, how many wait to be freed
+    SRWLOCK group_lock;
     void (*volatile on_stop)(iocpnet_iocp *iocp, bool abort);
     void (*volatile on_tick)(iocpnet_iocp *iocp, uint64_t now);
     void (*volatile on_stats)(iocpnet_iocp *iocp, iocpnet_stats *stats);
@@ -4232,6 +4254,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_open(iocpnet_iocp **out, const iocpnet_i
     iocp->attached = IOCPNET__OWN_KEY;
     IOCPNET_OS(InitializeSRWLock)(&iocp->lock);
     IOCPNET_OS(InitializeSRWLock)(&iocp->timer_lock);
+    IOCPNET_OS(InitializeSRWLock)(&iocp->group_lock);
 
     error = ERROR_NO_MORE_ITEMS;
     if (!iocpnet__current_acquire(&iocp->desc)) goto free_iocp;
@@ -6926,7 +6949,12 @@ typedef struct iocpnet__bell {
 
 // What connections of one listener, or of one connector, share.
 typedef struct iocpnet__group {
-    struct iocpnet__group *next;  // in iocp.groups, until the iocp is closed
+    struct iocpnet__group *next;  // in iocp.groups
+    // Of the program, until it closes it; of each connection, each accept that waits, the bell while
+    // it is armed or rung, the maker, listeners that spread to it, and who looks at it in the list.
+    // At 0 nothing is done with it any more, and a tick frees it when no buffer is out.
+    volatile int32_t references;
+    volatile int32_t owned;  // the program has not closed it
     iocpnet_iocp *iocp;
     iocpnet_listener *listener;  // NULL: a connector's
     iocpnet_conn_desc desc;
@@ -7001,6 +7029,31 @@ static void iocpnet__bell_ring(iocpnet_listener *listener);
 static void iocpnet__listener_plain(const iocpnet_listener *listener, uintptr_t handle);
 static void iocpnet__conn_accepted(iocpnet__waiting *slot,
                                    size_t bytes);  // accepting makes connections
+
+static void iocpnet__group_hold(iocpnet__group *group)
+{
+    iocpnet__add(&group->references, 1);
+}
+
+// Drops a reference. Not the last: the group may be gone then. The last one has the next poll to end
+// free it: never the one who drops it, for that may be in a call that must not wait.
+static void iocpnet__group_release(iocpnet__group *group)
+{
+    iocpnet_iocp *iocp = group->iocp;
+    int32_t left = iocpnet__add(&group->references, -1);
+
+    IOCPNET_ASSERT(left >= 0);
+    if (left) return;
+    iocpnet__add(&iocp->dying, 1);
+    iocpnet__add(&iocp->timed, 1);
+    iocpnet__cas64(&iocp->tick_due, iocpnet__load64(&iocp->tick_due), 0);
+}
+
+// The program has closed it: once.
+static void iocpnet__group_disown(iocpnet__group *group)
+{
+    if (iocpnet__exchange(&group->owned, 0)) iocpnet__group_release(group);
+}
 
 static uint32_t iocpnet__or_default(uint32_t value, uint32_t normal)
 {
@@ -7226,6 +7279,7 @@ static void iocpnet__listener_accepted(iocpnet_op *op, iocpnet_error error, size
     }
     iocpnet__listener_put_back(slot, often);
     if (!often) iocpnet__listener_fill(listener);  // else the tick does, so that it does not spin
+    iocpnet__group_release(&listener->group);
 }
 
 // A socket for an accept: a used one, one of the maker's, or a new one. WSAEWOULDBLOCK: the maker
@@ -7274,6 +7328,7 @@ static iocpnet_error iocpnet__listener_post(iocpnet_listener *listener, iocpnet_
     slot->posted = true;
     slot->accept.op.done = iocpnet__listener_accepted;
     iocpnet__add(&accepts->waiting, 1);
+    iocpnet__group_hold(&listener->group);
     // A call that fails for a client that has gone has taken it from the backlog.
     do {
         error = iocpnet_start_accept(&slot->accept, &listener->socket, &slot->socket, data, size);
@@ -7286,6 +7341,7 @@ static iocpnet_error iocpnet__listener_post(iocpnet_listener *listener, iocpnet_
         return 0;
     }
 
+    iocpnet__group_release(&listener->group);
     iocpnet__add(&accepts->waiting, -1);
     slot->posted = false;
     slot->next = accepts->free;
@@ -7458,6 +7514,7 @@ static void iocpnet__bell_arm(iocpnet_listener *listener)
     closed = iocpnet__load(&listener->group.closed) != 0;
     if (!closed && !iocpnet__op_begin(&bell->op, listener->group.iocp, 0, IOCPNET_OP_POST)) {
         bell->op.flags = IOCPNET__POSTED;
+        iocpnet__group_hold(&listener->group);
         iocpnet__exchange(&bell->armed, 1);  // before rung is read
     }
     iocpnet__lock_leave(&listener->lock);
@@ -7488,14 +7545,16 @@ static void iocpnet__listener_rung(iocpnet_op *op, iocpnet_error error, size_t b
     iocpnet__listener_hear(listener, true);
     iocpnet__lock_leave(&listener->lock);
     iocpnet__exchange(&bell->rung, 0);
-    if (iocpnet__load(&listener->group.closed)) return;
-    iocpnet__listener_fill(listener);
-    if (listener->desc.accept_data_ms && iocpnet__listener_relieve(listener)) {
-        iocpnet__lock_enter(&listener->lock);
-        iocpnet__listener_hear(listener, false);
-        iocpnet__lock_leave(&listener->lock);
+    if (!iocpnet__load(&listener->group.closed)) {
+        iocpnet__listener_fill(listener);
+        if (listener->desc.accept_data_ms && iocpnet__listener_relieve(listener)) {
+            iocpnet__lock_enter(&listener->lock);
+            iocpnet__listener_hear(listener, false);
+            iocpnet__lock_leave(&listener->lock);
+        }
+        iocpnet__bell_arm(listener);
     }
-    iocpnet__bell_arm(listener);
+    iocpnet__group_release(&listener->group);
 }
 
 static void CALLBACK iocpnet__listener_signalled(void *user, BOOLEAN timed_out)
@@ -7575,6 +7634,7 @@ static DWORD WINAPI iocpnet__maker_main(void *parameter)
         ms = error ? iocpnet__retry_after(ms) : 0;
         IOCPNET_OS(WaitForSingleObject)(listener->maker_wake, ms ? ms : INFINITE);
     }
+    iocpnet__group_release(&listener->group);
     return 0;
 }
 
@@ -7585,6 +7645,7 @@ static iocpnet_error iocpnet__maker_begin(iocpnet_listener *listener)
     if (!listener->stock) return ERROR_NOT_ENOUGH_MEMORY;
     listener->maker_wake = IOCPNET_OS(CreateEventW)(NULL, FALSE, FALSE, NULL);
     if (!listener->maker_wake) return iocpnet__last_error();
+    iocpnet__group_hold(&listener->group);
     listener->maker = IOCPNET_OS(CreateThread)(NULL, 0, iocpnet__maker_main, listener, 0, NULL);
     return listener->maker ? 0 : iocpnet__last_error();
 }
@@ -7627,6 +7688,7 @@ static void iocpnet__listener_tick(iocpnet_listener *listener, uint64_t now)
     if (due) iocpnet__listener_fill(listener);
 }
 
+// Listens no more. Once it is closed, nothing wants the tick for its sake.
 static void iocpnet__listener_close(iocpnet_listener *listener)
 {
     HANDLE wait = NULL;
@@ -7648,10 +7710,39 @@ static void iocpnet__listener_close(iocpnet_listener *listener)
         while (listener->stocked)
             iocpnet_socket_close(&listener->stock[--listener->stocked]);
         if (listener->maker) IOCPNET_OS(SetEvent)(listener->maker_wake);  // it ends
+        iocpnet__listener_time(listener, &listener->timed, false);
+        iocpnet__listener_time(listener, &listener->grown, false);
+        iocpnet__listener_time(listener, &listener->deficit, false);
     }
     iocpnet__lock_leave(&listener->lock);
     if (wait) IOCPNET_OS(UnregisterWaitEx)(wait, INVALID_HANDLE_VALUE);  // awaits its callbacks
     iocpnet__bell_ring(listener);  // for the last time: its op ends
+}
+
+static void iocpnet__group_list(const iocpnet__group *group, iocpnet_pool *pools[6])
+{
+    pools[0] = group->conns;
+    pools[1] = group->extras;
+    pools[2] = group->views;
+    pools[3] = group->inputs;
+    pools[4] = group->buffers;
+    pools[5] = group->rooms;
+}
+
+// No buffer is out, of those that the program took or that other connections have queued.
+static bool iocpnet__group_empty(const iocpnet__group *group)
+{
+    iocpnet_pool *pools[6];
+    iocpnet_pool_stats stats;
+    size_t i;
+
+    iocpnet__group_list(group, pools);
+    for (i = 0; i < 6; i++) {
+        if (!pools[i]) continue;
+        iocpnet_pool_stats_read(pools[i], &stats);
+        if (stats.out) return false;
+    }
+    return true;
 }
 
 static void iocpnet__group_fini(iocpnet__group *group)
@@ -7660,12 +7751,7 @@ static void iocpnet__group_fini(iocpnet__group *group)
     iocpnet_error error;
     size_t i;
 
-    pools[0] = group->conns;
-    pools[1] = group->extras;
-    pools[2] = group->views;
-    pools[3] = group->inputs;
-    pools[4] = group->buffers;
-    pools[5] = group->rooms;
+    iocpnet__group_list(group, pools);
     for (i = 0; i < 6; i++) {
         error = iocpnet_pool_destroy(pools[i]);
         IOCPNET_ASSERT(!error && "a connection or a buffer is left");
@@ -7673,14 +7759,28 @@ static void iocpnet__group_fini(iocpnet__group *group)
     }
 }
 
-// The connectors' iocps have to know that they must not be closed before this listener's.
-static void iocpnet__listener_gives(iocpnet_listener *listener, int32_t n)
+// It holds the connectors that it spreads to, whose iocps must not be closed before its own.
+static void iocpnet__listener_take_spread(iocpnet_listener *listener)
+{
+    uint32_t i;
+
+    for (i = 0; i < listener->desc.spread_count; i++) {
+        iocpnet__group *group = listener->spread[i];
+
+        iocpnet__group_hold(group);
+        if (group->iocp != listener->group.iocp) iocpnet__add(&group->iocp->givers, 1);
+    }
+}
+
+static void iocpnet__listener_give_spread(iocpnet_listener *listener)
 {
     uint32_t i;
 
     for (i = 0; i < listener->desc.spread_count; i++) {
         iocpnet_iocp *iocp = listener->spread[i]->iocp;
-        if (iocp != listener->group.iocp) iocpnet__add(&iocp->givers, n);
+
+        iocpnet__group_release(listener->spread[i]);
+        if (iocp != listener->group.iocp) iocpnet__add(&iocp->givers, -1);  // it may be gone now
     }
 }
 
@@ -7720,6 +7820,7 @@ IOCPNET__DEF iocpnet_error iocpnet_listener_resume(iocpnet_listener *listener)
 IOCPNET__DEF void iocpnet_listener_close(iocpnet_listener *listener)
 {
     iocpnet__listener_close(listener);
+    iocpnet__group_disown(&listener->group);
 }
 
 IOCPNET__DEF iocpnet_address iocpnet_listener_address(const iocpnet_listener *listener)
@@ -8073,7 +8174,7 @@ static void iocpnet__queue_give_list(iocpnet__conn *conn, iocpnet_buffer *buffer
     }
 }
 
-// Back to its pools. Nobody knows it any more.
+// Back to its pools. Nobody knows it any more. Its reference to the group is left to the caller.
 static void iocpnet__conn_unmake(iocpnet__conn *conn)
 {
     iocpnet__group *group = conn->group;
@@ -8087,6 +8188,7 @@ static void iocpnet__conn_free(iocpnet__conn *conn)
 {
     iocpnet__group *group = conn->group;
     iocpnet_listener *listener = group->listener;
+    iocpnet_iocp *iocp = group->iocp;
 
     iocpnet__queue_give_list(conn, (iocpnet_buffer *)conn->offered);
     // What never left.
@@ -8095,13 +8197,14 @@ static void iocpnet__conn_free(iocpnet__conn *conn)
     iocpnet__add(&group->open, -1);
     if (listener && !iocpnet__load(&group->closed)) {
         // On a thread of the program's own, which may be in a send, nothing is made or reported.
-        if (iocpnet__worker_here(group->iocp)) {
+        if (iocpnet__worker_here(iocp)) {
             iocpnet__listener_fill(listener);
         } else {
             iocpnet__bell_ring(listener);
         }
     }
-    iocpnet__count(group->iocp, IOCPNET_COUNT_CLOSED, 1);  // last: a stop waits for it
+    iocpnet__group_release(group);
+    iocpnet__count(iocp, IOCPNET_COUNT_CLOSED, 1);  // last: a stop waits for it
 }
 
 static void iocpnet__conn_run(iocpnet__conn *conn, int32_t bits);
@@ -9502,6 +9605,7 @@ static iocpnet__conn *iocpnet__conn_make(iocpnet__group *group, void *user)
 
     if (!conn) return NULL;
     memset(conn, 0, sizeof *conn);
+    iocpnet__group_hold(group);
     conn->group = group;
     conn->handle = INVALID_SOCKET;
     conn->user = user;
@@ -9515,6 +9619,7 @@ static iocpnet__conn *iocpnet__conn_make(iocpnet__group *group, void *user)
     conn->extra = (iocpnet__extra *)iocpnet_pool_take_object(group->extras);
     if (!conn->extra) {
         iocpnet_pool_give_object(group->conns, conn);
+        iocpnet__group_release(group);
         return NULL;
     }
     memset(conn->extra, 0, group->extra_bytes);
@@ -9563,7 +9668,7 @@ static void iocpnet__conn_accepted(iocpnet__waiting *slot, size_t bytes)
     iocpnet__group *group = slot->group;
     iocpnet__conn *conn = NULL;
 
-    if (group == &listener->group || !iocpnet__load(&group->closed)) {
+    if (group == &listener->group || !iocpnet__load(&group->iocp->state)) {
         conn = iocpnet__conn_make(group, group->desc.user);
     }
     if (!conn) goto refuse;
@@ -9600,6 +9705,7 @@ static void iocpnet__conn_accepted(iocpnet__waiting *slot, size_t bytes)
 
 unmake:
     iocpnet__conn_unmake(conn);
+    iocpnet__group_release(group);
 refuse:
     iocpnet__count(group->iocp, IOCPNET_COUNT_REFUSED, 1);
     iocpnet_socket_close(&slot->socket);
@@ -9619,6 +9725,7 @@ static iocpnet_error iocpnet__connector_take(iocpnet__group *group, void *user, 
     conn->bits = IOCPNET__BUSY;
     if (!iocpnet__name_take(conn)) {
         iocpnet__conn_unmake(conn);
+        iocpnet__group_release(group);
         goto full;
     }
     *out = conn;
@@ -10250,16 +10357,32 @@ static void iocpnet__conn_shed(iocpnet_iocp *iocp)
     iocpnet__name_leave(oldest, false);
 }
 
-static iocpnet__group *iocpnet__first_group(iocpnet_iocp *iocp)
+// A reference to the next group of the iocp, which is not about to be freed; the one to the group
+// before it, or NULL, goes.
+static iocpnet__group *iocpnet__group_next(iocpnet_iocp *iocp, iocpnet__group *before)
 {
-    return (iocpnet__group *)iocpnet__load_pointer(&iocp->groups);
+    iocpnet__group *group;
+    int32_t references;
+    bool held = false;
+
+    iocpnet__lock_enter(&iocp->group_lock);
+    for (group = before ? before->next : iocp->groups; group; group = group->next) {
+        do {
+            references = iocpnet__load(&group->references);
+            held = references && iocpnet__cas(&group->references, references, references + 1);
+        } while (references && !held);
+        if (held) break;
+    }
+    iocpnet__lock_leave(&iocp->group_lock);
+    if (before) iocpnet__group_release(before);
+    return group;
 }
 
 static void iocpnet__server_stop(iocpnet_iocp *iocp, bool abort)
 {
-    iocpnet__group *group;
+    iocpnet__group *group = NULL;
 
-    for (group = iocpnet__first_group(iocp); group; group = group->next) {
+    while ((group = iocpnet__group_next(iocp, group)) != NULL) {
         if (group->listener) {
             iocpnet__listener_close(group->listener);
         } else {
@@ -10271,9 +10394,9 @@ static void iocpnet__server_stop(iocpnet_iocp *iocp, bool abort)
 
 static void iocpnet__server_stats(iocpnet_iocp *iocp, iocpnet_stats *stats)
 {
-    iocpnet__group *group;
+    iocpnet__group *group = NULL;
 
-    for (group = iocpnet__first_group(iocp); group; group = group->next) {
+    while ((group = iocpnet__group_next(iocp, group)) != NULL) {
         stats->connections_most += (uint32_t)iocpnet__load(&group->most);
         if (!group->listener || iocpnet__load(&group->closed)) continue;
         iocpnet__lock_enter(&group->listener->lock);
@@ -10282,16 +10405,61 @@ static void iocpnet__server_stats(iocpnet_iocp *iocp, iocpnet_stats *stats)
     }
 }
 
+static void iocpnet__connector_free(iocpnet_connector *connector)
+{
+    iocpnet__group_fini(&connector->group);
+    iocpnet__free(connector, sizeof *connector);
+}
+
+static void iocpnet__group_free(iocpnet__group *group)
+{
+    if (group->clocked) iocpnet__add(&group->iocp->timed, -1);
+    if (group->listener) {
+        iocpnet__listener_give_spread(group->listener);
+        iocpnet__listener_free(group->listener);
+    } else {
+        iocpnet__connector_free(IOCPNET_OUTER(group, iocpnet_connector, group));
+    }
+}
+
+// Frees what was closed and is over. What the program keeps buffers of is looked at again.
+static void iocpnet__server_reap(iocpnet_iocp *iocp)
+{
+    iocpnet__group *over = NULL;
+    iocpnet__group **at = &iocp->groups;
+    iocpnet__group *group;
+
+    iocpnet__lock_enter(&iocp->group_lock);
+    while ((group = *at) != NULL) {
+        if (iocpnet__load(&group->references) || !iocpnet__group_empty(group)) {
+            at = &group->next;
+            continue;
+        }
+        *at = group->next;
+        group->next = over;
+        over = group;
+    }
+    iocpnet__lock_leave(&iocp->group_lock);
+    while (over) {
+        group = over;
+        over = group->next;
+        iocpnet__group_free(group);
+        iocpnet__add(&iocp->dying, -1);
+        iocpnet__add(&iocp->timed, -1);
+    }
+}
+
 // Deadlines are looked at eight times while the shortest of them passes, and at most once a tick;
 // what wants to be tried again, at every tick.
 static void iocpnet__server_tick(iocpnet_iocp *iocp, uint64_t now)
 {
-    iocpnet__group *group;
+    iocpnet__group *group = NULL;
     bool more;
 
-    for (group = iocpnet__first_group(iocp); group; group = group->next) {
+    while ((group = iocpnet__group_next(iocp, group)) != NULL) {
         if (group->listener) iocpnet__listener_tick(group->listener, now);
     }
+    if (iocpnet__load(&iocp->dying)) iocpnet__server_reap(iocp);
     iocp->starved_ticks = iocpnet__load(&iocp->starving) ? iocp->starved_ticks + 1 : 0;
     if (iocp->starved_ticks * IOCPNET__TICK_MS > IOCPNET__SHED_AFTER_MS) {
         iocp->starved_ticks -= 4;  // what is waiting tries again before the next is closed
@@ -10302,28 +10470,15 @@ static void iocpnet__server_tick(iocpnet_iocp *iocp, uint64_t now)
     iocp->sweep_due = (int64_t)now + (more ? 0 : iocpnet__load(&iocp->sweep_ms));
 }
 
-static void iocpnet__connector_free(iocpnet_connector *connector)
-{
-    iocpnet__group_fini(&connector->group);
-    iocpnet__free(connector, sizeof *connector);
-}
-
+// The newest come first, so listeners before the connectors that they spread to.
 static void iocpnet__server_close(iocpnet_iocp *iocp)
 {
-    iocpnet__group *group = iocpnet__first_group(iocp);
+    iocpnet__group *group = iocp->groups;
     iocpnet__group *next;
 
-    for (next = group; next; next = next->next) {
-        if (next->listener) iocpnet__listener_gives(next->listener, -1);
-    }
     for (; group; group = next) {
         next = group->next;
-        if (group->clocked) iocpnet__add(&iocp->timed, -1);
-        if (group->listener) {
-            iocpnet__listener_free(group->listener);
-        } else {
-            iocpnet__connector_free(IOCPNET_OUTER(group, iocpnet_connector, group));
-        }
+        iocpnet__group_free(group);
     }
 }
 
@@ -10350,14 +10505,13 @@ static void iocpnet__listener_sweeps(const iocpnet_listener *listener)
         iocpnet__sweep_within(listener->spread[i]->iocp, ms);
 }
 
-// The iocp knows the group from now on, and closes and frees it.
+// The iocp knows the group from now on, and closes and frees it if the program does not.
 static void iocpnet__group_join(iocpnet__group *group)
 {
     iocpnet_iocp *iocp = group->iocp;
     const iocpnet_conn_desc *desc = &group->desc;
     uint32_t least[5];
     uint32_t ms = 8000;
-    void *first;
     size_t i;
 
     least[0] = desc->idle_ms;
@@ -10374,10 +10528,10 @@ static void iocpnet__group_join(iocpnet__group *group)
     iocp->on_close = iocpnet__server_close;
     iocp->on_stats = iocpnet__server_stats;
     if (group->clocked) iocpnet__add(&iocp->timed, 1);
-    do {
-        first = iocpnet__load_pointer(&iocp->groups);
-        group->next = (iocpnet__group *)first;
-    } while (!iocpnet__cas_pointer(&iocp->groups, first, group));
+    iocpnet__lock_enter(&iocp->group_lock);
+    group->next = iocp->groups;
+    iocp->groups = group;
+    iocpnet__lock_leave(&iocp->group_lock);
 }
 
 static iocpnet_error iocpnet__group_init(iocpnet__group *group, iocpnet_iocp *iocp,
@@ -10386,6 +10540,8 @@ static iocpnet_error iocpnet__group_init(iocpnet__group *group, iocpnet_iocp *io
     iocpnet_conn_desc *desc = &group->desc;
 
     group->iocp = iocp;
+    group->references = 1;
+    group->owned = 1;
     *desc = *settings;
     if (desc->frame) {
         group->frame = *desc->frame;
@@ -10480,6 +10636,12 @@ IOCPNET__DEF iocpnet_error iocpnet_connector_open(iocpnet_connector **out, iocpn
     if (iocpnet__load(&iocp->state)) iocpnet__store(&connector->group.closed, 1);  // a stop
     *out = connector;
     return 0;
+}
+
+IOCPNET__DEF void iocpnet_connector_close(iocpnet_connector *connector)
+{
+    iocpnet__store(&connector->group.closed, 1);
+    iocpnet__group_disown(&connector->group);
 }
 
 // The listening socket: bound, and ready to accept.
@@ -10597,7 +10759,9 @@ IOCPNET__DEF iocpnet_error iocpnet_listener_open(iocpnet_listener **out, iocpnet
     if (!error && desc->accept_thread) error = iocpnet__maker_begin(listener);
     if (error) goto free_listener;
 
-    iocpnet__listener_gives(listener, 1);
+    // From here on callbacks may come, and close it: so it is held until this call is over.
+    iocpnet__group_hold(&listener->group);
+    iocpnet__listener_take_spread(listener);
     iocpnet__group_join(&listener->group);
     iocpnet__listener_sweeps(listener);
     iocpnet__listener_time(listener, &listener->timed, listener->desc.accept_data_ms != 0);
@@ -10607,6 +10771,7 @@ IOCPNET__DEF iocpnet_error iocpnet_listener_open(iocpnet_listener **out, iocpnet
     if (iocpnet__load(&iocp->state))
         iocpnet__listener_close(listener);  // a stop that came meanwhile
     iocpnet__listener_fill(listener);
+    iocpnet__group_release(&listener->group);
     return 0;
 
 free_listener:

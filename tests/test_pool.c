@@ -23,6 +23,7 @@ static FARPROC ends_GetProcAddress(HMODULE module, const char *name)
 
 #define IOCPNET_IMPLEMENTATION
 #include "../iocpnet.h"
+#include "footprint.h"
 #include "peer.h"
 
 #define PAGE 4096u
@@ -529,36 +530,12 @@ static void no_thread_local_index_left_is_no_cache(void)
     }
 }
 
-enum { INDEXES = 5000 };
-
-static int free_tls(void)
-{
-    static DWORD indexes[INDEXES];
-    int n = 0, i;
-    while (n < INDEXES && (indexes[n] = TlsAlloc()) != TLS_OUT_OF_INDEXES)
-        n++;
-    for (i = 0; i < n; i++)
-        TlsFree(indexes[i]);
-    return n;
-}
-
-static int free_fls(void)
-{
-    static DWORD indexes[INDEXES];
-    int n = 0, i;
-    while (n < INDEXES && (indexes[n] = FlsAlloc(NULL)) != FLS_OUT_OF_INDEXES)
-        n++;
-    for (i = 0; i < n; i++)
-        FlsFree(indexes[i]);
-    return n;
-}
-
 static void pools_share_an_fls_index_and_take_no_index_for_nothing(void)
 {
     enum { POOLS = 40 };
     iocpnet_pool *pools[POOLS];
-    int tls = free_tls();
-    int fls = free_fls();
+    int tls = footprint_tls();
+    int fls = footprint_fls();
     int kind, i;
     for (kind = 0; kind < 2; kind++) {
         for (i = 0; i < POOLS; i++) {
@@ -566,12 +543,12 @@ static void pools_share_an_fls_index_and_take_no_index_for_nothing(void)
             use(pools[i]);
             CHECK_EQ(caches(pools[i]), kind);
         }
-        CHECK_EQ(free_fls(), kind ? fls - 1 : fls);
-        CHECK_EQ(free_tls(), kind ? tls - 1 - POOLS : tls);
+        CHECK_EQ(footprint_fls(), kind ? fls - 1 : fls);
+        CHECK_EQ(footprint_tls(), kind ? tls - 1 - POOLS : tls);
         for (i = 0; i < POOLS; i++)
             CHECK_ERR(iocpnet_pool_destroy(pools[i]), 0);
-        CHECK_EQ(free_fls(), fls);
-        CHECK_EQ(free_tls(), tls);
+        CHECK_EQ(footprint_fls(), fls);
+        CHECK_EQ(footprint_tls(), tls);
     }
     peer_nothing_left();
 }
