@@ -1211,6 +1211,7 @@ static void kit_connect(void)
     size_t n = 1 + any(3), i;
     if (!connector_count) return;
     g = &connectors[any((uint32_t)connector_count)];
+    if (g->gone) return;
     p = player_new(g);
     if (!p) return;
     for (i = 0; i < n; i++) {
@@ -1319,6 +1320,11 @@ static void one_step(bool polls)
         if (listener_count && one_in(100)) {
             group *g = &listeners[any((uint32_t)listener_count)];
             if (!g->gone) iocpnet_listener_close(g->listener);
+            g->gone = true;
+        }
+        if (connector_count && one_in(100)) {
+            group *g = &connectors[any((uint32_t)connector_count)];
+            if (!g->gone) iocpnet_connector_close(g->connector);
             g->gone = true;
         }
         break;
