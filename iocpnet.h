@@ -451,7 +451,8 @@ typedef struct iocpnet_buffer {
 typedef struct iocpnet_pool_desc {
     uint32_t size;        // bytes of one buffer or object [4096]
     uint32_t limit;       // most that can be out at once, a hard ceiling [4096]
-    uint32_t slab_bytes;  // memory is committed in steps of this [256 KiB]
+    uint32_t slab_bytes;  // memory is committed in steps of at most this [256 KiB]; the first is of
+                          // 16 KiB, each of the next twice as large
     bool objects;         // plain memory for structs, aligned to 16: take_object, give_object
     bool no_cache;        // no per-thread caches: exact at small limits, slower
 } iocpnet_pool_desc;
@@ -464,11 +465,12 @@ typedef struct iocpnet_pool_stats {
     uint32_t made;          // cut from slabs so far; at most limit
     uint32_t slabs;         // slabs committed
     uint32_t limit;
-    size_t bytes;  // address space committed
+    size_t bytes;  // committed, for the items and for what the pool needs beside them
 } iocpnet_pool_stats;
 
 // Makes a pool. Address space for limit buffers is reserved at once, memory is committed slab by
-// slab and stays until the pool is destroyed. Needs no Winsock.
+// slab, with 16 to 70 bytes for each item beside it, and stays until the pool is destroyed. Needs no
+// Winsock.
 //
 //   pool       set to the pool, or to NULL on failure
 //   desc       copied; NULL for all defaults
@@ -1482,7 +1484,7 @@ typedef struct iocpnet_conn_desc {
     bool refuse_slow;        // a send over the limit returns WSAEWOULDBLOCK; else it closes
     bool no_read_pause;      // reading goes on however much is queued: for who relays what one
                              // connection brings to another, and pauses that one himself
-    bool no_pool_cache;      // buffers without per-thread caches
+    bool no_pool_cache;      // buffers without per-thread caches, as with max_connections 1
     iocpnet_conn_events on;  // on.data is required
     void *user;              // given to on.open; the first iocpnet_conn_user
 } iocpnet_conn_desc;
@@ -2658,7 +2660,11 @@ IOCPNET__DEF const char *iocpnet_stats_kind(int kind)
 // the depot can't help, the shelf does: an array under a lock, with room for all items, which also
 // cuts new ones from the slabs. Nothing is ever written into a free item.
 
-enum { IOCPNET__ROUNDS = 29 };  // items in a magazine: makes it 256 bytes
+enum {
+    IOCPNET__ROUNDS = 29,             // items in a magazine: makes it 256 bytes
+    IOCPNET__FIRST_SLAB = 16 * 1024,  // bytes
+    IOCPNET__QUARANTINE = 32 * 1024   // bytes of large items, at least
+};
 
 typedef struct iocpnet__magazine {
     SLIST_ENTRY link;
@@ -2672,6 +2678,7 @@ typedef struct iocpnet__cache {
     iocpnet__magazine *loaded, *spare;
     volatile int64_t takes, gives, exchanges;
     struct iocpnet__cache *next;  // in pool.caches, for good
+    struct iocpnet__cache *page;  // of the first of a page: the first of the page before it
     volatile int32_t used;        // a thread has it
 } iocpnet__cache;
 
@@ -2693,14 +2700,20 @@ struct iocpnet_pool {
     iocpnet_buffer *headers;   // of buffers; apart from the bytes
     void **shelf;
     iocpnet__magazine *magazines;
-    size_t stride, data_bytes, header_bytes, fixed_bytes, committed;
-    uint32_t size, limit, slab, rounds, depot;
+    size_t stride;
+    uint32_t size, limit, rounds;
+    uint32_t depot;      // magazines that there is room for
+    uint32_t slab_most;  // items
     bool objects, no_cache;
     iocpnet__local local;  // this thread's cache; no index without caches
     iocpnet_pool *next;    // in iocpnet__cached
     void *volatile caches;
     SRWLOCK lock;  // protects all below
     uint32_t made, slabs, shelved, ready;
+    uint32_t slab;            // items of the next one
+    uint32_t magazines_used;  // those before are in use or in the depot
+    size_t committed;
+    iocpnet__cache *pages;  // of caches
     int64_t takes, gives, failures;
 #ifdef IOCPNET_DEBUG
     void *quarantine[64];
@@ -2805,29 +2818,33 @@ static void iocpnet__pool_uncached(iocpnet_pool *pool)
 
 static void iocpnet__pool_free(iocpnet_pool *pool)
 {
-    iocpnet__cache *cache = (iocpnet__cache *)pool->caches;
+    iocpnet__cache *page = pool->pages;
     iocpnet__cache *next;
 
-    for (; cache; cache = next) {
-        next = cache->next;
-        IOCPNET_OS(VirtualFree)(cache, 0, MEM_RELEASE);
+    for (; page; page = next) {
+        next = page->page;
+        IOCPNET_OS(VirtualFree)(page, 0, MEM_RELEASE);
         IOCPNET__LEDGER(blocks, -1);
     }
-    if (pool->data) IOCPNET_OS(VirtualFree)(pool->data, 0, MEM_RELEASE);
-    if (pool->headers) IOCPNET_OS(VirtualFree)(pool->headers, 0, MEM_RELEASE);
     IOCPNET_OS(VirtualFree)(pool, 0, MEM_RELEASE);
     IOCPNET__LEDGER(blocks, -1);
 }
 
+// One reservation: the pool and the shelf, the magazines, the headers, the items. Each part is
+// committed as far as it is used.
 IOCPNET__DEF iocpnet_error iocpnet_pool_create(iocpnet_pool **out, const iocpnet_pool_desc *desc)
 {
     uint32_t size = desc && desc->size ? desc->size : IOCPNET__PAGE;
     uint32_t limit = desc && desc->limit ? desc->limit : 4096;
     uint32_t slab_bytes = desc && desc->slab_bytes ? desc->slab_bytes : 256 * 1024;
     bool objects = desc && desc->objects;
+    bool no_cache = desc && desc->no_cache;
     size_t stride = 16;
-    size_t depot, shelf_bytes, magazine_bytes, fixed;
+    size_t depot, fixed, shelf_end, magazines_end, headers_end, beside;
     iocpnet_pool *pool = NULL;
+#ifdef IOCPNET_DEBUG
+    size_t quarantine;
+#endif
 
     *out = NULL;
 
@@ -2841,77 +2858,90 @@ IOCPNET__DEF iocpnet_error iocpnet_pool_create(iocpnet_pool **out, const iocpnet
             stride *= 2;
     }
     if (size > INT32_MAX || limit > INT32_MAX) return WSAEINVAL;
-    if (stride > (SIZE_MAX - 65536) / limit) return WSAEINVAL;
+    beside = sizeof(void *) + sizeof(iocpnet_buffer) + sizeof(iocpnet__magazine);
+    if (stride + beside > (SIZE_MAX - 65536) / limit) return WSAEINVAL;
 
-    // One block: the pool, the shelf, the depot's magazines. Touched only as far as it is used.
-    depot = limit / IOCPNET__ROUNDS + 1;
-    shelf_bytes = iocpnet__round_up(sizeof(void *) * limit, IOCPNET__LINE);
-    magazine_bytes = iocpnet__round_up(sizeof(iocpnet__magazine), 16);
+    depot = no_cache ? 0 : limit / IOCPNET__ROUNDS + 1;
     fixed = iocpnet__round_up(sizeof(iocpnet_pool), IOCPNET__LINE);
-    pool =
-        (iocpnet_pool *)IOCPNET_OS(VirtualAlloc)(NULL, fixed + shelf_bytes + depot * magazine_bytes,
-                                                 MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE);
+    shelf_end = iocpnet__round_up(fixed + sizeof(void *) * limit, IOCPNET__PAGE);
+    magazines_end = shelf_end + iocpnet__round_up(depot * sizeof(iocpnet__magazine), IOCPNET__PAGE);
+    headers_end = magazines_end;
+    if (!objects) headers_end += iocpnet__round_up(sizeof(iocpnet_buffer) * limit, IOCPNET__PAGE);
+    pool = (iocpnet_pool *)IOCPNET_OS(VirtualAlloc)(
+        NULL, headers_end + iocpnet__round_up(stride * limit, IOCPNET__PAGE), MEM_RESERVE,
+        PAGE_READWRITE);
     if (!pool) return ERROR_NOT_ENOUGH_MEMORY;
+    if (!IOCPNET_OS(VirtualAlloc)(pool, fixed, MEM_COMMIT, PAGE_READWRITE)) {
+        IOCPNET_OS(VirtualFree)(pool, 0, MEM_RELEASE);
+        return ERROR_NOT_ENOUGH_MEMORY;
+    }
     IOCPNET__LEDGER(blocks, 1);
     pool->shelf = (void **)(void *)((char *)pool + fixed);
-    pool->magazines = (iocpnet__magazine *)(void *)((char *)pool + fixed + shelf_bytes);
-    pool->fixed_bytes = fixed + shelf_bytes + depot * magazine_bytes;
+    pool->magazines = (iocpnet__magazine *)(void *)((char *)pool + shelf_end);
+    if (!objects) pool->headers = (iocpnet_buffer *)(void *)((char *)pool + magazines_end);
+    pool->data = (unsigned char *)pool + headers_end;
+    pool->committed = iocpnet__round_up(fixed, IOCPNET__PAGE);
     pool->size = size;
     pool->limit = limit;
     pool->stride = stride;
     pool->objects = objects;
     pool->local.tls = TLS_OUT_OF_INDEXES;
     pool->depot = (uint32_t)depot;
-    pool->slab = (uint32_t)(slab_bytes / stride ? slab_bytes / stride : 1);
+    pool->slab_most = (uint32_t)(slab_bytes / stride ? slab_bytes / stride : 1);
+    pool->slab = (uint32_t)(IOCPNET__FIRST_SLAB / stride ? IOCPNET__FIRST_SLAB / stride : 1);
+    if (pool->slab > pool->slab_most) pool->slab = pool->slab_most;
     pool->rounds = limit / 16 < IOCPNET__ROUNDS ? limit / 16 : (uint32_t)IOCPNET__ROUNDS;
     if (!pool->rounds) pool->rounds = 1;
-    pool->data_bytes = iocpnet__round_up(stride * limit, IOCPNET__PAGE);
-    pool->header_bytes =
-        objects ? 0 : iocpnet__round_up(sizeof(iocpnet_buffer) * limit, IOCPNET__PAGE);
 #ifdef IOCPNET_DEBUG
-    pool->quarantine_size = limit / 4 < 64 ? limit / 4 : 64;
+    // A quarter of the items, of large ones a 256th, so that what a small pool commits stays small.
+    quarantine =
+        stride * limit / 256 > IOCPNET__QUARANTINE ? stride * limit / 256 : IOCPNET__QUARANTINE;
+    quarantine = quarantine / stride ? quarantine / stride : 1;
+    if (quarantine > limit / 4) quarantine = limit / 4;
+    pool->quarantine_size = quarantine < 64 ? (uint32_t)quarantine : 64;
 #endif
     IOCPNET_OS(InitializeSRWLock)(&pool->lock);
     IOCPNET_OS(InitializeSListHead)(&pool->full);
     IOCPNET_OS(InitializeSListHead)(&pool->empty);
-
-    pool->data = (unsigned char *)IOCPNET_OS(VirtualAlloc)(NULL, pool->data_bytes, MEM_RESERVE,
-                                                           PAGE_READWRITE);
-    if (!pool->data) goto free_pool;
-    if (!objects) {
-        pool->headers = (iocpnet_buffer *)IOCPNET_OS(VirtualAlloc)(NULL, pool->header_bytes,
-                                                                   MEM_RESERVE, PAGE_READWRITE);
-        if (!pool->headers) goto free_pool;
-    }
-    pool->no_cache = (desc && desc->no_cache) || !iocpnet__pool_cached(pool);
+    pool->no_cache = no_cache || !iocpnet__pool_cached(pool);
     iocpnet__add(&iocpnet__pools, 1);
     *out = pool;
     return 0;
+}
 
-free_pool:
-    iocpnet__pool_free(pool);
-    return ERROR_NOT_ENOUGH_MEMORY;
+// Commits a part as far as to; so far it was committed as far as from. What is committed already may
+// be so again: that does no harm. Source: MS Learn, VirtualAlloc, MEM_COMMIT. Lock held.
+static bool iocpnet__pool_commit(iocpnet_pool *pool, void *part, size_t from, size_t to)
+{
+    from = iocpnet__round_up(from, IOCPNET__PAGE);
+    to = iocpnet__round_up(to, IOCPNET__PAGE);
+    if (from >= to) return true;
+    if (!IOCPNET_OS(VirtualAlloc)((char *)part + from, to - from, MEM_COMMIT, PAGE_READWRITE)) {
+        return false;
+    }
+    pool->committed += to - from;
+    return true;
 }
 
 // Commits the next slab. Lock held.
 static bool iocpnet__pool_grow(iocpnet_pool *pool)
 {
-    uint32_t more = pool->limit - pool->ready < pool->slab ? pool->limit - pool->ready : pool->slab;
-    size_t bytes = more * pool->stride;
+    size_t had = pool->ready, need, committed = pool->committed;
+    size_t shelf = (size_t)((char *)pool->shelf - (char *)pool);
 
-    if (!more) return false;
-    if (!IOCPNET_OS(VirtualAlloc)(pool->data + pool->ready * pool->stride, bytes, MEM_COMMIT,
-                                  PAGE_READWRITE)) {
+    if (pool->ready == pool->limit) return false;
+    need = pool->limit - pool->ready < pool->slab ? pool->limit : pool->ready + pool->slab;
+    if (!iocpnet__pool_commit(pool, pool->data, had * pool->stride, need * pool->stride) ||
+        (pool->headers && !iocpnet__pool_commit(pool, pool->headers, had * sizeof(iocpnet_buffer),
+                                                need * sizeof(iocpnet_buffer))) ||
+        !iocpnet__pool_commit(pool, pool, shelf + had * sizeof(void *),
+                              shelf + need * sizeof(void *))) {
+        pool->committed = committed;  // it is tried again
         return false;
     }
-    if (!pool->objects &&
-        !IOCPNET_OS(VirtualAlloc)(pool->headers + pool->ready, more * sizeof(iocpnet_buffer),
-                                  MEM_COMMIT, PAGE_READWRITE)) {
-        return false;  // the data stay committed, and are committed again next time: no harm
-    }
-    pool->ready += more;
+    pool->ready = (uint32_t)need;
     pool->slabs++;
-    pool->committed += bytes + (pool->objects ? 0 : more * sizeof(iocpnet_buffer));
+    pool->slab = pool->slab_most / 2 < pool->slab ? pool->slab_most : pool->slab * 2;
     return true;
 }
 
@@ -2952,28 +2982,47 @@ static bool iocpnet__thread_caches(void)
     return false;
 }
 
+// A page of caches, each on lines of its own. The first of them is taken.
+static iocpnet__cache *iocpnet__pool_cache_page(iocpnet_pool *pool)
+{
+    size_t bytes = iocpnet__round_up(sizeof(iocpnet__cache), IOCPNET__LINE);
+    size_t i = IOCPNET__PAGE / bytes;
+    char *page = (char *)IOCPNET_OS(VirtualAlloc)(NULL, IOCPNET__PAGE, MEM_RESERVE | MEM_COMMIT,
+                                                  PAGE_READWRITE);
+    iocpnet__cache *cache = NULL;
+    void *first;
+
+    if (!page) return NULL;
+    IOCPNET__LEDGER(blocks, 1);
+    while (i--) {
+        cache = (iocpnet__cache *)(void *)(page + i * bytes);
+        cache->used = i == 0;
+        cache->loaded = &cache->own[0];
+        cache->spare = &cache->own[1];
+        do {
+            first = iocpnet__load_pointer(&pool->caches);
+            cache->next = (iocpnet__cache *)first;
+        } while (!iocpnet__cas_pointer(&pool->caches, first, cache));
+    }
+    iocpnet__lock_enter(&pool->lock);
+    cache->page = pool->pages;
+    pool->pages = cache;
+    pool->committed += IOCPNET__PAGE;
+    iocpnet__lock_leave(&pool->lock);
+    return cache;
+}
+
 // A cache for this thread; NULL: it uses the shelf.
 static iocpnet__cache *iocpnet__pool_cache_make(iocpnet_pool *pool)
 {
     iocpnet__cache *cache = (iocpnet__cache *)iocpnet__load_pointer(&pool->caches);
-    void *first;
 
     if (pool->no_cache || !iocpnet__thread_caches()) return NULL;
     for (; cache; cache = cache->next) {
-        if (!iocpnet__load(&cache->used) && iocpnet__cas(&cache->used, 0, 1)) goto found;
+        if (!iocpnet__load(&cache->used) && iocpnet__cas(&cache->used, 0, 1)) break;
     }
-    cache = (iocpnet__cache *)IOCPNET_OS(VirtualAlloc)(NULL, sizeof *cache,
-                                                       MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE);
+    if (!cache) cache = iocpnet__pool_cache_page(pool);
     if (!cache) return NULL;
-    IOCPNET__LEDGER(blocks, 1);
-    cache->used = 1;
-    cache->loaded = &cache->own[0];
-    cache->spare = &cache->own[1];
-    do {
-        first = iocpnet__load_pointer(&pool->caches);
-        cache->next = (iocpnet__cache *)first;
-    } while (!iocpnet__cas_pointer(&pool->caches, first, cache));
-found:
     if (IOCPNET_OS(TlsSetValue)(pool->local.tls, cache)) return cache;
     iocpnet__store(&cache->used, 0);
     return NULL;
@@ -3017,11 +3066,11 @@ static __declspec(noinline) void *iocpnet__pool_take_slow(iocpnet_pool *pool, io
             cache->spare = (iocpnet__magazine *)(void *)full;
         } else {
             iocpnet__lock_enter(&pool->lock);
-            while (cache->spare->count < pool->rounds) {
-                item = iocpnet__pool_unshelve(pool);
-                if (!item) break;
-                cache->spare->items[cache->spare->count++] = item;
-            }
+            // What is free, as much as it holds; new ones not before they are needed.
+            while (cache->spare->count < pool->rounds && pool->shelved)
+                cache->spare->items[cache->spare->count++] = pool->shelf[--pool->shelved];
+            item = cache->spare->count ? NULL : iocpnet__pool_unshelve(pool);
+            if (item) cache->spare->items[cache->spare->count++] = item;
             if (!cache->spare->count) pool->failures++;
             iocpnet__lock_leave(&pool->lock);
             if (!cache->spare->count) return NULL;
@@ -3050,16 +3099,22 @@ static void iocpnet__pool_give_locked(iocpnet_pool *pool, void *item)
     iocpnet__lock_leave(&pool->lock);
 }
 
-// An empty magazine: from the depot, or one of those that were never used. The depot has enough for
-// all items; NULL only while other threads are between taking one and leaving another.
+// An empty magazine: from the depot, or one of those that were never used; NULL: the shelf has to
+// do. There are enough for all items in full ones, unless the limit is below 464, or other threads
+// are between taking one and leaving another.
 static iocpnet__magazine *iocpnet__pool_empty(iocpnet_pool *pool)
 {
     PSLIST_ENTRY empty = IOCPNET_OS(InterlockedPopEntrySList)(&pool->empty);
     iocpnet__magazine *fresh = NULL;
+    size_t used;
 
     if (empty) return (iocpnet__magazine *)(void *)empty;
     iocpnet__lock_enter(&pool->lock);
-    if (pool->depot) fresh = pool->magazines + --pool->depot;
+    used = pool->magazines_used;
+    if (used < pool->depot && iocpnet__pool_commit(pool, pool->magazines, used * sizeof *fresh,
+                                                   (used + 1) * sizeof *fresh)) {
+        fresh = pool->magazines + pool->magazines_used++;
+    }
     iocpnet__lock_leave(&pool->lock);
     return fresh;
 }
@@ -3247,7 +3302,7 @@ IOCPNET__DEF void iocpnet_pool_stats_read(iocpnet_pool *pool, iocpnet_pool_stats
     stats->failures = (uint64_t)pool->failures;
     stats->made = pool->made;
     stats->slabs = pool->slabs;
-    stats->bytes = pool->committed + pool->fixed_bytes;
+    stats->bytes = pool->committed;
 #ifdef IOCPNET_DEBUG
     gives += pool->quarantined;
 #endif
@@ -6984,10 +7039,12 @@ struct iocpnet_listener {
     iocpnet_address address;
     iocpnet__bell bell;
     iocpnet__group *spread[64];  // desc.spread's
-    iocpnet__waiting *slots;     // accepts_max; with accept_data as many more for bare ones
+    iocpnet__waiting *slots;     // accepts_room; with accept_data as many more for bare ones
     uint32_t slot_count;
-    HANDLE event;  // FD_ACCEPT, with accept_data; NULL: the tick alone looks
-    SRWLOCK lock;  // protects all below
+    uint32_t
+        accepts_room;  // accepts_max, or as many connections as there may be if these are fewer
+    HANDLE event;      // FD_ACCEPT, with accept_data; NULL: the tick alone looks
+    SRWLOCK lock;      // protects all below
     iocpnet__accepts common, bare;
     HANDLE wait;  // for event
     bool timed, deficit, grown, full, paused, deaf;
@@ -7004,9 +7061,9 @@ struct iocpnet_listener {
     uintptr_t *spare;  // sockets to use again
     uint32_t spares;
     HANDLE maker, maker_wake;  // the thread that makes sockets, or NULL; an event
-    iocpnet_socket *stock;     // what it has made: accepts_min
+    iocpnet_socket *stock;     // what it has made: up to stock_room
     uint32_t turn;             // of spread
-    uint32_t stocked;
+    uint32_t stocked, stock_room;
     bool starved;  // an accept could not be posted for want of a socket
 };
 
@@ -7432,7 +7489,7 @@ static bool iocpnet__listener_sweep(iocpnet_listener *listener, uint64_t now)
     uint32_t held = 0;
     uint32_t i;
 
-    for (i = 0; i < listener->desc.accepts_max; i++) {
+    for (i = 0; i < listener->accepts_room; i++) {
         iocpnet__waiting *slot = &listener->slots[i];
         int seconds = -1;
         int size = sizeof seconds;
@@ -7594,7 +7651,7 @@ static bool iocpnet__maker_store(iocpnet_listener *listener, iocpnet_socket *soc
     iocpnet__lock_enter(&listener->lock);
     closed = iocpnet__load(&listener->group.closed) != 0;
     if (!closed) listener->stock[listener->stocked++] = *socket;
-    more = !closed && listener->stocked < listener->desc.accepts_min;
+    more = !closed && listener->stocked < listener->stock_room;
     starved = listener->starved;
     listener->starved = false;
     iocpnet__lock_leave(&listener->lock);
@@ -7611,8 +7668,7 @@ static iocpnet_error iocpnet__maker_stock(iocpnet_listener *listener)
     bool more;
 
     iocpnet__lock_enter(&listener->lock);
-    more =
-        !iocpnet__load(&listener->group.closed) && listener->stocked < listener->desc.accepts_min;
+    more = !iocpnet__load(&listener->group.closed) && listener->stocked < listener->stock_room;
     iocpnet__lock_leave(&listener->lock);
     while (more) {
         error = iocpnet_socket_open(&socket, listener->group.iocp, listener->socket.family, false);
@@ -7640,8 +7696,11 @@ static DWORD WINAPI iocpnet__maker_main(void *parameter)
 
 static iocpnet_error iocpnet__maker_begin(iocpnet_listener *listener)
 {
+    listener->stock_room = listener->desc.accepts_min < listener->accepts_room
+                               ? listener->desc.accepts_min
+                               : listener->accepts_room;
     listener->stock =
-        (iocpnet_socket *)iocpnet__alloc(listener->desc.accepts_min * sizeof *listener->stock);
+        (iocpnet_socket *)iocpnet__alloc(listener->stock_room * sizeof *listener->stock);
     if (!listener->stock) return ERROR_NOT_ENOUGH_MEMORY;
     listener->maker_wake = IOCPNET_OS(CreateEventW)(NULL, FALSE, FALSE, NULL);
     if (!listener->maker_wake) return iocpnet__last_error();
@@ -7658,7 +7717,7 @@ static void iocpnet__maker_end(iocpnet_listener *listener)
         IOCPNET_OS(CloseHandle)(listener->maker);
     }
     if (listener->maker_wake) IOCPNET_OS(CloseHandle)(listener->maker_wake);
-    iocpnet__free(listener->stock, listener->desc.accepts_min * sizeof *listener->stock);
+    iocpnet__free(listener->stock, listener->stock_room * sizeof *listener->stock);
 }
 
 // Fewer accepts, when it has been quiet long enough. Lock held.
@@ -7793,7 +7852,7 @@ static void iocpnet__listener_free(iocpnet_listener *listener)
     iocpnet__maker_end(listener);
     if (listener->event) IOCPNET_OS(CloseHandle)(listener->event);
     iocpnet__free(listener->slots, listener->slot_count * sizeof *listener->slots);
-    iocpnet__free(listener->spare, listener->desc.accepts_max * sizeof *listener->spare);
+    iocpnet__free(listener->spare, listener->accepts_room * sizeof *listener->spare);
     iocpnet__free(listener, sizeof *listener);
 }
 
@@ -9145,7 +9204,7 @@ static void iocpnet__conn_disconnect_done(iocpnet__conn *conn)
     if (!error) {
         iocpnet__lock_enter(&listener->lock);
         kept = !iocpnet__load(&listener->group.closed) &&
-               listener->spares < listener->desc.accepts_max && conn->skip == listener->socket.skip;
+               listener->spares < listener->accepts_room && conn->skip == listener->socket.skip;
         if (kept) listener->spare[listener->spares++] = conn->handle;
         iocpnet__lock_leave(&listener->lock);
     } else {
@@ -10579,9 +10638,12 @@ static iocpnet_error iocpnet__group_pools(iocpnet__group *group, uint32_t more)
     iocpnet_pool_desc objects, buffers;
     iocpnet_error error;
     uint32_t spare;
+    bool no_cache;
 
-    // What lies in the threads' caches must not be missing elsewhere.
-    spare = 2 * IOCPNET__ROUNDS * (group->iocp->desc.threads + 2);
+    // What lies in the threads' caches must not be missing elsewhere. One connection alone shares
+    // its pools with nobody, and needs none.
+    no_cache = desc->no_pool_cache || desc->max_connections == 1;
+    spare = no_cache ? 0 : 2 * IOCPNET__ROUNDS * (group->iocp->desc.threads + 2);
     memset(&objects, 0, sizeof objects);
     objects.objects = true;
     objects.no_cache = true;
@@ -10601,7 +10663,7 @@ static iocpnet_error iocpnet__group_pools(iocpnet__group *group, uint32_t more)
 
     memset(&buffers, 0, sizeof buffers);
     buffers.size = desc->buffer_bytes;
-    buffers.no_cache = desc->no_pool_cache;
+    buffers.no_cache = no_cache;
     buffers.limit = desc->recvs * (desc->max_connections + more) + desc->buffers + spare;
     if (!error) error = iocpnet_pool_create(&group->inputs, &buffers);
     buffers.limit = desc->buffers + spare;
@@ -10683,6 +10745,7 @@ static iocpnet_error iocpnet__listener_prepare(iocpnet_listener *listener, iocpn
 {
     iocpnet_listener_desc *desc = &listener->desc;
     iocpnet_error error;
+    uint64_t most;
     uint32_t i;
 
     desc->accepts_min = iocpnet__or_default(desc->accepts_min, 32);
@@ -10695,24 +10758,30 @@ static iocpnet_error iocpnet__listener_prepare(iocpnet_listener *listener, iocpn
     // Two iocps that give to each other could never be closed.
     if (iocpnet__load(&iocp->givers) && iocpnet__spreads_away(desc, iocp)) return WSAEINVAL;
     error = iocpnet__group_init(&listener->group, iocp, &desc->conn);
-    if (!error && !desc->spread_count) {
-        error = iocpnet__group_pools(&listener->group, desc->accepts_max);
+    if (error) return error;
+    most = desc->spread_count ? 0 : listener->group.desc.max_connections;
+    for (i = 0; i < desc->spread_count; i++) {
+        listener->spread[i] = &desc->spread[i]->group;
+        most += listener->spread[i]->desc.max_connections;
+    }
+    desc->spread = NULL;  // the caller's
+    listener->accepts_room = most < desc->accepts_max ? (uint32_t)most : desc->accepts_max;
+    if (!desc->spread_count) {
+        error = iocpnet__group_pools(&listener->group, listener->accepts_room);
     }
     if (error) return error;
-    for (i = 0; i < desc->spread_count; i++)
-        listener->spread[i] = &desc->spread[i]->group;
-    desc->spread = NULL;  // the caller's
-    listener->slot_count = desc->accept_data_ms ? 2 * desc->accepts_max : desc->accepts_max;
+    listener->slot_count =
+        desc->accept_data_ms ? 2 * listener->accepts_room : listener->accepts_room;
     listener->slots =
         (iocpnet__waiting *)iocpnet__alloc(listener->slot_count * sizeof *listener->slots);
-    listener->spare = (uintptr_t *)iocpnet__alloc(desc->accepts_max * sizeof *listener->spare);
+    listener->spare = (uintptr_t *)iocpnet__alloc(listener->accepts_room * sizeof *listener->spare);
     if (!listener->slots || !listener->spare) return ERROR_NOT_ENOUGH_MEMORY;
     for (i = 0; i < listener->slot_count; i++) {
         iocpnet__waiting *slot = &listener->slots[i];
         iocpnet__accepts *accepts;
 
         slot->listener = listener;
-        slot->bare = i >= desc->accepts_max;
+        slot->bare = i >= listener->accepts_room;
         accepts = iocpnet__accepts_of(slot);
         slot->next = accepts->free;
         accepts->free = slot;

@@ -519,6 +519,69 @@ static void what_a_stop_has_closed_stays_until_the_end(void)
     }
 }
 
+// ---- memory -------------------------------------------------------------------------------------
+
+static size_t committed(const iocpnet_listener *listener)
+{
+    iocpnet_pool *pools[6];
+    iocpnet_pool_stats stats;
+    size_t bytes = sizeof *listener + listener->slot_count * sizeof *listener->slots +
+                   listener->accepts_room * sizeof *listener->spare +
+                   listener->stock_room * sizeof *listener->stock;
+    int i;
+    iocpnet__group_list(&listener->group, pools);
+    for (i = 0; i < 6; i++) {
+        if (!pools[i]) continue;
+        iocpnet_pool_stats_read(pools[i], &stats);
+        bytes += stats.bytes;
+    }
+    return bytes;
+}
+
+// What a listener for one connection has committed, while it echoes; also as the system sees it.
+static void a_listener_for_one_connection_is_small(void)
+{
+    enum { MOST = 256 * 1024 };
+    static const char *const kinds[] = { "usual", "first data", "accept thread", "reuse",
+                                         "receives" };
+    int kind, i;
+    T_LIMIT(60);
+    for (kind = 0; kind < 5; kind++) {
+        iocpnet_listener *listener;
+        footprint before, after;
+        SOCKET s;
+        prepare();
+        engine.threads = 16;
+        server.conn.max_connections = 1;
+        REQUIRE(begin());
+        // What the process has once for all: names, the system's own, workers that have polled.
+        the_listener = NULL;
+        transfer(0);
+        AWAIT(all_freed(), PEER_MS);
+        opened = closed = 0;
+        server.accept_data_ms = kind == 1 ? 2000 : 0;
+        server.accept_thread = kind == 2;
+        server.reuse = kind == 3;
+        server.conn.recvs = kind == 4 ? 4 : 0;
+        before = footprint_measure();
+        s = peer_connect(listen_here(&listener));
+        for (i = 0; i < 200; i++)
+            CHECK(echoes(s));
+        after = footprint_measure();
+        T_SAY("  %s: %d KiB by its pools, %d KiB as the system tells", kinds[kind],
+              (int)(committed(listener) / 1024),
+              (int)((after.committed - before.committed) / 1024));
+        CHECK(committed(listener) <= MOST);
+#ifndef SIM_WINDOWS_H
+        // The stacks of the accept thread, and of the system's own that waits, are not ours to choose.
+        if (kind != 1 && kind != 2) CHECK(after.committed - before.committed <= MOST);
+#endif
+        closesocket(s);
+        AWAIT(closed == 1, PEER_MS);
+        end();
+    }
+}
+
 // ---- what is kept for the life of the process ---------------------------------------------------
 
 static void an_unload_gives_back_the_names_and_keeps_them_dead(void)
@@ -564,6 +627,7 @@ int main(int argc, char **argv)
     T_RUN(buffers_outlive_their_listener);
     T_RUN(a_closed_connector_is_passed_over);
     T_RUN(what_a_stop_has_closed_stays_until_the_end);
+    T_RUN(a_listener_for_one_connection_is_small);
     T_RUN(an_unload_gives_back_the_names_and_keeps_them_dead);
     return t_end();
 }

@@ -370,15 +370,60 @@ static void statistics_add_up(void)
     unmake(pool);
 }
 
+// More than a thread does before it has caches.
+static void use(iocpnet_pool *pool)
+{
+    int i;
+    for (i = 0; i < 2 * IOCPNET__CACHES; i++) {
+        iocpnet_buffer *b = iocpnet_pool_take(pool);
+        CHECK(b != NULL);
+        iocpnet_buffer_give(b);
+    }
+}
+
 static void memory_comes_slab_by_slab(void)
 {
-    iocpnet_pool *pool = make(4096, 4096, false, false);
+    enum { LIMIT = 4096 };
+    static iocpnet_buffer *taken[LIMIT];
+    iocpnet_pool *pool = make(PAGE, LIMIT, false, false);
     iocpnet_pool_stats stats;
-    iocpnet_buffer *b = iocpnet_pool_take(pool);
+    uint32_t slab = 4, ready = 0, slabs = 0;
+    int i;
     iocpnet_pool_stats_read(pool, &stats);
-    CHECK_EQ(stats.slabs, 1);
-    CHECK(stats.bytes <= 1024 * 1024);
-    iocpnet_buffer_give(b);
+    CHECK_EQ(stats.bytes, PAGE);
+    for (i = 0; i < LIMIT; i++) {
+        taken[i] = iocpnet_pool_take(pool);
+        REQUIRE(taken[i] != NULL);
+        iocpnet_pool_stats_read(pool, &stats);
+        CHECK_EQ(stats.made, i + 1);  // none is cut before it is needed
+        if ((uint32_t)i == ready) {
+            ready += slab;
+            slabs++;
+            if (slab < 64) slab *= 2;
+        }
+        if (ready > LIMIT) ready = LIMIT;
+        CHECK_EQ(stats.slabs, slabs);
+        // Headers of 48 bytes, 8 on the shelf, and a page or so of each.
+        CHECK(stats.bytes >= ready * PAGE);
+        CHECK(stats.bytes <= ready * (PAGE + 56) + 4 * PAGE);
+    }
+    for (i = 0; i < LIMIT; i++)
+        iocpnet_buffer_give(taken[i]);
+    // And the magazines that they are in now: 9 bytes for each.
+    iocpnet_pool_stats_read(pool, &stats);
+    CHECK(stats.bytes <= LIMIT * (PAGE + 66) + 8 * PAGE);
+    unmake(pool);
+}
+
+// A pool of many items costs nothing before they are taken.
+static void a_large_limit_costs_address_space_only(void)
+{
+    iocpnet_pool *pool = make(64, 1000000, false, false);
+    iocpnet_pool_stats stats;
+    use(pool);
+    iocpnet_pool_stats_read(pool, &stats);
+    CHECK(stats.bytes <= 64 * 1024);
+    CHECK(stats.made <= 1 + 64);  // and those in quarantine
     unmake(pool);
 }
 
@@ -492,17 +537,6 @@ static void want_of_memory_is_a_result(void)
         if (!fired) break;
     }
     CHECK(n < 100);  // a run without a failure ended it
-}
-
-// More than a thread does before it has caches.
-static void use(iocpnet_pool *pool)
-{
-    int i;
-    for (i = 0; i < 2 * IOCPNET__CACHES; i++) {
-        iocpnet_buffer *b = iocpnet_pool_take(pool);
-        CHECK(b != NULL);
-        iocpnet_buffer_give(b);
-    }
 }
 
 static bool caches(iocpnet_pool *pool)
@@ -968,6 +1002,7 @@ int main(int argc, char **argv)
     T_RUN(what_an_ended_thread_had_is_there_for_all);
     T_RUN(statistics_add_up);
     T_RUN(memory_comes_slab_by_slab);
+    T_RUN(a_large_limit_costs_address_space_only);
     T_RUN(a_pool_that_lends_is_not_destroyed);
     T_RUN(objects_are_aligned_and_apart);
     T_RUN(ops_may_live_in_objects);
