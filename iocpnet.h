@@ -116,8 +116,9 @@
 // or more start on a page: the system locks whole pages while a call is pending. Taking and giving
 // on one thread touches nothing shared; what another thread gives comes back 29 at a time. What a
 // thread's caches hold is there for all when it ends. What runs on it after that (destructors of
-// thread_local, TLS callbacks, DllMain) may still take and give. Lost are the caches of a thread that
-// TerminateThread ended, or that used pools for the first time when it ended, more than 29 times.
+// thread_local, TLS callbacks, DllMain) may still take and give. Lost are the caches of a thread
+// that TerminateThread ended, or that used pools for the first time when it ended, more than 29
+// times.
 //
 // A listener, and a connector, has pools of its own: connections, buffers to receive into, buffers
 // to send, and with a framer room for messages that came in pieces. A listener that spreads has
@@ -469,15 +470,15 @@ typedef struct iocpnet_pool_stats {
 } iocpnet_pool_stats;
 
 // Makes a pool. Address space for limit buffers is reserved at once, memory is committed slab by
-// slab, with 16 to 70 bytes for each item beside it, and stays until the pool is destroyed. Needs no
-// Winsock.
+// slab, with 16 to 70 bytes for each item beside it, and stays until the pool is destroyed. Needs
+// no Winsock.
 //
 //   pool       set to the pool, or to NULL on failure
 //   desc       copied; NULL for all defaults
 //
-// Returns    0; WSAEINVAL: size or limit above INT32_MAX, or their product beyond the address space;
-//            ERROR_NOT_ENOUGH_MEMORY (8): the system does not reserve as much. Where the process is
-//            out of TLS or FLS indexes, the pool works without caches.
+// Returns    0; WSAEINVAL: size or limit above INT32_MAX, or their product beyond the address
+//            space; ERROR_NOT_ENOUGH_MEMORY (8): the system does not reserve as much. Where the
+//            process is out of TLS or FLS indexes, the pool works without caches.
 // Threads    any.
 IOCPNET_API iocpnet_error iocpnet_pool_create(iocpnet_pool **pool, const iocpnet_pool_desc *desc);
 
@@ -496,7 +497,8 @@ IOCPNET_API iocpnet_error iocpnet_pool_destroy(iocpnet_pool *pool);
 // Owns       yours until iocpnet_buffer_give.
 // Threads    any. Touches no shared memory unless this thread's cache is empty. Never blocks long:
 //            a lock is held only while a new slab is cut. A thread has caches from its 30th use of
-//            any pool on, and until it ends; a fiber has none. Without one each call takes the lock.
+//            any pool on, and until it ends; a fiber has none. Without one each call takes the
+//            lock.
 IOCPNET_API iocpnet_buffer *iocpnet_pool_take(iocpnet_pool *pool);
 
 // Adds a reference. One iocpnet_buffer_give more is then needed.
@@ -1532,8 +1534,8 @@ typedef struct iocpnet_listener_desc {
 //            WSAEINVAL: settings out of range, or that exclude each other: spread with reuse or
 //            accept_thread; recvs above 1 with zero_byte; spread to another iocp while another's
 //            listener gives to this one; bind_retry_ms in a callback. WSAESHUTDOWN: the iocp stops.
-// Owns       yours until iocpnet_listener_close; else the iocp closes it when it stops, and frees it
-//            when it is closed.
+// Owns       yours until iocpnet_listener_close; else the iocp closes it when it stops, and frees
+//            it when it is closed.
 // Threads    any, not after a stop. Blocks up to bind_retry_ms.
 // Source     MS Learn, AcceptEx; "Using SO_REUSEADDR and SO_EXCLUSIVEADDRUSE".
 IOCPNET_API iocpnet_error iocpnet_listener_open(iocpnet_listener **listener, iocpnet_iocp *iocp,
@@ -1577,8 +1579,9 @@ IOCPNET_API iocpnet_error iocpnet_connector_open(iocpnet_connector **connector, 
                                                  const iocpnet_conn_desc *desc);
 
 // Closes a connector: it opens and adopts nothing more (WSAESHUTDOWN), and listeners that spread to
-// it pass it over; accepts that wait for it already still take one each. Its connections live on. When the last of them has ended, such listeners are
-// freed, and the buffers that you took are given back, a poll frees all that it had.
+// it pass it over; accepts that wait for it already still take one each. Its connections live on.
+// When the last of them has ended, such listeners are freed, and the buffers that you took are
+// given back, a poll frees all that it had.
 //
 // Returns    nothing. connector is gone.
 // Threads    as iocpnet_listener_close.
@@ -2385,8 +2388,8 @@ IOCPNET__DEF iocpnet_error iocpnet_error_from_status(uint32_t status)
 // received or sent byte):
 //   pool.lock         a slab is cut, or a thread's cache and the depot are both empty or full
 //   iocp.lock         a key is added, a datagram receive is tried again or cancelled
-//   iocp.group_lock   a listener or connector is opened or freed; the next one is looked at by a tick,
-//                     a stop or the statistics
+//   iocp.group_lock   a listener or connector is opened or freed; the next one is looked at by a
+//                     tick, a stop or the statistics
 //   iocp.timer_lock   a timer is started, cancelled, taken to be run, or has been run
 //   listener.lock     an accept is started or has finished, a listener is closed, a socket is put
 //                     by for reuse or comes from the accept thread
@@ -2525,8 +2528,8 @@ static DWORD iocpnet__teb_offset(DWORD index)
     return found ? offset : 0;
 }
 
-// A value per thread: TLS for speed, and, where it is asked for, FLS beside it for its call when the
-// thread ends.
+// A value per thread: TLS for speed, and, where it is asked for, FLS beside it for its call when
+// the thread ends.
 typedef struct iocpnet__local {
     volatile DWORD tls;  // a call with a stale name reads it while the last iocp is closed
     DWORD fls;
@@ -2909,8 +2912,8 @@ IOCPNET__DEF iocpnet_error iocpnet_pool_create(iocpnet_pool **out, const iocpnet
     return 0;
 }
 
-// Commits a part as far as to; so far it was committed as far as from. What is committed already may
-// be so again: that does no harm. Source: MS Learn, VirtualAlloc, MEM_COMMIT. Lock held.
+// Commits a part as far as to; so far it was committed as far as from. What is committed already
+// may be so again: that does no harm. Source: MS Learn, VirtualAlloc, MEM_COMMIT. Lock held.
 static bool iocpnet__pool_commit(iocpnet_pool *pool, void *part, size_t from, size_t to)
 {
     from = iocpnet__round_up(from, IOCPNET__PAGE);
@@ -7005,9 +7008,9 @@ typedef struct iocpnet__bell {
 // What connections of one listener, or of one connector, share.
 typedef struct iocpnet__group {
     struct iocpnet__group *next;  // in iocp.groups
-    // Of the program, until it closes it; of each connection, each accept that waits, the bell while
-    // it is armed or rung, the maker, listeners that spread to it, and who looks at it in the list.
-    // At 0 nothing is done with it any more, and a tick frees it when no buffer is out.
+    // Of the program, until it closes it; of each connection, each accept that waits, the bell
+    // while it is armed or rung, the maker, listeners that spread to it, and who looks at it in the
+    // list. At 0 nothing is done with it any more, and a tick frees it when no buffer is out.
     volatile int32_t references;
     volatile int32_t owned;  // the program has not closed it
     iocpnet_iocp *iocp;
@@ -7092,8 +7095,8 @@ static void iocpnet__group_hold(iocpnet__group *group)
     iocpnet__add(&group->references, 1);
 }
 
-// Drops a reference. Not the last: the group may be gone then. The last one has the next poll to end
-// free it: never the one who drops it, for that may be in a call that must not wait.
+// Drops a reference. Not the last: the group may be gone then. The last one has the next poll to
+// end free it: never the one who drops it, for that may be in a call that must not wait.
 static void iocpnet__group_release(iocpnet__group *group)
 {
     iocpnet_iocp *iocp = group->iocp;

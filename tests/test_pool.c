@@ -589,58 +589,31 @@ static void pools_share_an_fls_index_and_take_no_index_for_nothing(void)
 
 // ---- threads that end ---------------------------------------------------------------------------
 
-// Callbacks of threads that end come in the order of the indexes; on Windows those of FLS first,
-// then TLS callbacks, then DllMain.
-enum { BY_FLS, BY_TLS_CALLBACK, LATE_WAYS };
-static DWORD late_fls, late_tls;
-static int late_way;
+// FLS callbacks of a thread that ends come in the order of the indexes: this one after the pools'.
+// tests/unload_dll.c does the same in its DllMain, which comes later still.
+static DWORD late_fls;
 static bool late_takes, late_much;
 static iocpnet_pool *late_pool;
 static volatile LONG late_given;
 
-static void give_late(iocpnet_buffer *b)
+static void WINAPI give_late(void *value)
 {
+    if (!value) return;
     if (late_takes) {
         iocpnet_buffer *more = iocpnet_pool_take(late_pool);
         if (more) iocpnet_buffer_give(more);
     }
     if (late_much) use(late_pool);
-    iocpnet_buffer_give(b);
+    iocpnet_buffer_give((iocpnet_buffer *)value);
     InterlockedIncrement(&late_given);
 }
-
-static void WINAPI late_in_fls(void *value)
-{
-    if (value) give_late((iocpnet_buffer *)value);
-}
-
-#if defined(__GNUC__) && !defined(SIM_WINDOWS_H)
-static void NTAPI late_in_tls(void *module, DWORD reason, void *reserved)
-{
-    iocpnet_buffer *b = NULL;
-    (void)module;
-    (void)reserved;
-    if (reason == DLL_THREAD_DETACH && late_way == BY_TLS_CALLBACK && late_pool)
-        b = (iocpnet_buffer *)TlsGetValue(late_tls);
-    if (b) give_late(b);
-}
-static const PIMAGE_TLS_CALLBACK late_callback __attribute__((section(".CRT$XLY"), used)) =
-    late_in_tls;
-#else
-#define NO_TLS_CALLBACK
-#endif
 
 static void keep_one(void *user)
 {
     iocpnet_buffer *b;
     if (user) use(late_pool);
     b = iocpnet_pool_take(late_pool);
-    if (!CHECK(b != NULL)) return;
-    if (late_way == BY_FLS) {
-        CHECK(FlsSetValue(late_fls, b));
-    } else {
-        CHECK(TlsSetValue(late_tls, b));
-    }
+    if (CHECK(b != NULL)) CHECK(FlsSetValue(late_fls, b));
 }
 
 static int caches_used(iocpnet_pool *pool)
@@ -659,21 +632,15 @@ static void what_a_thread_gives_when_it_ends_is_not_lost(void)
     enum { LIMIT = 64, ENDED = 400 };
     int i, ways;
     T_LIMIT(60);
-    for (ways = 0; ways < 4 * LATE_WAYS; ways++) {
+    for (ways = 0; ways < 4; ways++) {
         peer_thread thread;
         bool used = ways % 2 != 0;
-        late_way = ways / 4;
-        late_takes = ways / 2 % 2 != 0;
+        late_takes = ways / 2 != 0;
         late_much = late_takes && used;
-#ifdef NO_TLS_CALLBACK
-        if (late_way == BY_TLS_CALLBACK) break;
-#endif
         late_pool = make(64, LIMIT, false, false);
-        late_fls = FlsAlloc(late_in_fls);
-        late_tls = TlsAlloc();
+        late_fls = FlsAlloc(give_late);
         late_given = 0;
-        T_NOTE("%s, %s%s", late_way ? "TLS callback" : "FLS", used ? "caches" : "no caches",
-               late_takes ? ", takes as well" : "");
+        T_NOTE("%s%s", used ? "caches" : "no caches", late_takes ? ", takes as well" : "");
         for (i = 0; i < ENDED && !t__.failures; i++) {
             peer_start(&thread, keep_one, used ? late_pool : NULL);
             peer_join(&thread);
@@ -682,7 +649,6 @@ static void what_a_thread_gives_when_it_ends_is_not_lost(void)
         CHECK_EQ(caches_used(late_pool), 0);
         CHECK_EQ(out(late_pool), 0);
         FlsFree(late_fls);
-        TlsFree(late_tls);
         unmake(late_pool);
         late_pool = NULL;
         if (t__.failures) return;

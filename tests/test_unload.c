@@ -91,9 +91,33 @@ static void a_dll_that_is_freed_leaves_nothing(void)
     CloseHandle(gone);
 }
 
+static DWORD WINAPI keeps_one(void *user)
+{
+    (void)user;
+    CHECK_EQ(call("dll_late_thread"), 0);
+    return 0;
+}
+
+// Far more threads than there are buffers.
+static void what_dllmain_gives_at_the_end_of_a_thread_is_not_lost(void)
+{
+    int i;
+    T_LIMIT(60);
+    if (!load()) T_SKIP("unload_dll.dll is not beside this program");
+    CHECK_EQ(call("dll_late_begin"), 0);
+    for (i = 0; i < 400 && !t__.failures; i++) {
+        HANDLE thread = CreateThread(NULL, 0, keeps_one, NULL, 0, NULL);
+        WaitForSingleObject(thread, INFINITE);
+        CloseHandle(thread);
+    }
+    CHECK_EQ(call("dll_late_end"), 0);
+    unload();
+}
+
 int main(int argc, char **argv)
 {
     t_begin(argc, argv, "unload");
     T_RUN(a_dll_that_is_freed_leaves_nothing);
+    T_RUN(what_dllmain_gives_at_the_end_of_a_thread_is_not_lost);
     return t_end();
 }
