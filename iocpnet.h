@@ -104,21 +104,19 @@
 // then it is everybody else's turn, so that one fast peer does not keep a thread from all others.
 // Timers (10) run on the same workers, in the same polls.
 //
-// Fibers may use pools, call everything, and poll: they have no caches, and a worker of theirs is
-// returned after each poll. A callback must return on the thread on which it was called. A thread
-// that has used pools or polled before it became a fiber must end as that fiber, on that thread:
-// else what its caches and its worker hold is lost (an assertion in debug where it can be seen).
+// Fibers may call everything. They have no caches, and a worker only while they poll. A callback
+// must return on the thread on which it was called. A thread that used pools or polled before it
+// became a fiber must end as that fiber: else what it holds is lost (asserts in debug).
 //
 // ---- M5 memory ----------------------------------------------------------------------------------
 //
 // A pool reserves address space for limit items (a 32-bit process has 2 GB for all) and commits
 // slabs as they are needed; it never takes more than limit, and says so by NULL. Buffers of a page
 // or more start on a page: the system locks whole pages while a call is pending. Taking and giving
-// on one thread touches nothing shared; what another thread gives comes back 29 at a time. What a
-// thread's caches hold is there for all when it ends. What runs on it after that (destructors of
-// thread_local, TLS callbacks, DllMain) may still take and give. Lost are the caches of a thread
-// that TerminateThread ended, or that used pools for the first time when it ended, more than 29
-// times.
+// on one thread touches nothing shared; what another thread gives comes back 29 at a time. When a
+// thread ends, what its caches hold is there for all; what runs on it after that (destructors of
+// thread_local, TLS callbacks, DllMain) may still take and give, at most 29 times if the thread had
+// used no pool before. TerminateThread loses a thread's caches.
 //
 // A listener, and a connector, has pools of its own: connections, buffers to receive into, buffers
 // to send, and with a framer room for messages that came in pieces. A listener that spreads has
@@ -181,14 +179,13 @@
 // SIO_LOOPBACK_FAST_PATH is not offered: Microsoft has deprecated it. Issue from any thread: since
 // Windows Vista a thread that ends no longer cancels what it has started on a completion port.
 //
-// To unload a DLL that holds this code: close its iocps, destroy its pools, let its threads return
-// from its calls, then call iocpnet_os_unload; none of this in DllMain. Nothing is left then: no
-// thread, no handle, no memory, no TLS or FLS index, no callback. What was not closed or destroyed
-// has FLS callbacks, which the system makes when a thread ends, into code that is gone.
+// To unload a DLL that holds this code: close its iocps, destroy its pools, let all threads return
+// from its calls, then call iocpnet_os_unload; none of this in DllMain. Nothing is left then. An
+// iocp or pool that is left has FLS callbacks, which come when a thread ends.
 //
 // A process has 128 FLS indexes before Windows 10 1903, and 1,088 TLS indexes. Each iocp takes one
-// of both, and all iocps together one TLS index. All pools together take one of both, and each pool
-// with caches one TLS index: a listener or a connector two, a listener that spreads none.
+// of both, all pools together one of both, all iocps together one TLS index, and each pool with
+// caches one: a listener or a connector two, a listener that spreads none.
 //
 // Names with two underscores inside (iocpnet__x) are private.
 //
@@ -2386,7 +2383,8 @@ IOCPNET__DEF iocpnet_error iocpnet_error_from_status(uint32_t status)
 //
 // The locks of this file, all of them (none is held while user code runs, none is taken for a
 // received or sent byte):
-//   pool.lock         a slab is cut, or a thread's cache and the depot are both empty or full
+//   pool.lock         a slab is cut, or a thread's cache and the depot are both empty or full, or
+//                     a thread gets a cache or has none
 //   iocp.lock         a key is added, a datagram receive is tried again or cancelled
 //   iocp.group_lock   a listener or connector is opened or freed; the next one is looked at by a
 //                     tick, a stop or the statistics
@@ -2985,7 +2983,18 @@ static bool iocpnet__thread_caches(void)
     return false;
 }
 
-// A page of caches, each on lines of its own. The first of them is taken.
+// A cache that no thread has; it is taken. NULL: there is none.
+static iocpnet__cache *iocpnet__pool_cache_find(iocpnet_pool *pool)
+{
+    iocpnet__cache *cache = (iocpnet__cache *)iocpnet__load_pointer(&pool->caches);
+
+    for (; cache; cache = cache->next) {
+        if (!iocpnet__load(&cache->used) && iocpnet__cas(&cache->used, 0, 1)) break;
+    }
+    return cache;
+}
+
+// A page of caches, each on lines of its own. The first of them is taken. Lock held.
 static iocpnet__cache *iocpnet__pool_cache_page(iocpnet_pool *pool)
 {
     size_t bytes = iocpnet__round_up(sizeof(iocpnet__cache), IOCPNET__LINE);
@@ -2993,7 +3002,6 @@ static iocpnet__cache *iocpnet__pool_cache_page(iocpnet_pool *pool)
     char *page = (char *)IOCPNET_OS(VirtualAlloc)(NULL, IOCPNET__PAGE, MEM_RESERVE | MEM_COMMIT,
                                                   PAGE_READWRITE);
     iocpnet__cache *cache = NULL;
-    void *first;
 
     if (!page) return NULL;
     IOCPNET__LEDGER(blocks, 1);
@@ -3002,29 +3010,28 @@ static iocpnet__cache *iocpnet__pool_cache_page(iocpnet_pool *pool)
         cache->used = i == 0;
         cache->loaded = &cache->own[0];
         cache->spare = &cache->own[1];
-        do {
-            first = iocpnet__load_pointer(&pool->caches);
-            cache->next = (iocpnet__cache *)first;
-        } while (!iocpnet__cas_pointer(&pool->caches, first, cache));
+        cache->next = (iocpnet__cache *)pool->caches;
+        iocpnet__exchange_pointer(&pool->caches, cache);
     }
-    iocpnet__lock_enter(&pool->lock);
     cache->page = pool->pages;
     pool->pages = cache;
     pool->committed += IOCPNET__PAGE;
-    iocpnet__lock_leave(&pool->lock);
     return cache;
 }
 
 // A cache for this thread; NULL: it uses the shelf.
 static iocpnet__cache *iocpnet__pool_cache_make(iocpnet_pool *pool)
 {
-    iocpnet__cache *cache = (iocpnet__cache *)iocpnet__load_pointer(&pool->caches);
+    iocpnet__cache *cache;
 
     if (pool->no_cache || !iocpnet__thread_caches()) return NULL;
-    for (; cache; cache = cache->next) {
-        if (!iocpnet__load(&cache->used) && iocpnet__cas(&cache->used, 0, 1)) break;
+    cache = iocpnet__pool_cache_find(pool);
+    if (!cache) {
+        iocpnet__lock_enter(&pool->lock);
+        cache = iocpnet__pool_cache_find(pool);
+        if (!cache) cache = iocpnet__pool_cache_page(pool);
+        iocpnet__lock_leave(&pool->lock);
     }
-    if (!cache) cache = iocpnet__pool_cache_page(pool);
     if (!cache) return NULL;
     if (IOCPNET_OS(TlsSetValue)(pool->local.tls, cache)) return cache;
     iocpnet__store(&cache->used, 0);
