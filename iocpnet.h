@@ -104,24 +104,24 @@
 // then it is everybody else's turn, so that one fast peer does not keep a thread from all others.
 // Timers (10) run on the same workers, in the same polls.
 //
-// Fibers may use pools, call everything, and poll: they have no caches, and a worker of theirs is
-// returned after each poll. A callback must return on the thread on which it was called. A thread
-// that has used pools or polled before it became a fiber must end as that fiber, on that thread:
-// else what its caches and its worker hold is lost (an assertion in debug where it can be seen).
+// Fibers may call everything. They have no caches, and a worker only while they poll. A callback
+// must return on the thread on which it was called. A thread that used pools or polled before it
+// became a fiber must end as that fiber: else what it holds is lost (asserts in debug).
 //
 // ---- M5 memory ----------------------------------------------------------------------------------
 //
 // A pool reserves address space for limit items (a 32-bit process has 2 GB for all) and commits
 // slabs as they are needed; it never takes more than limit, and says so by NULL. Buffers of a page
 // or more start on a page: the system locks whole pages while a call is pending. Taking and giving
-// on one thread touches nothing shared; what another thread gives comes back 29 at a time. What a
-// thread's caches hold is there for all when it ends. What runs on it after that (destructors of
-// thread_local, TLS callbacks, DllMain) may still take and give. Lost are the caches of a thread that
-// TerminateThread ended, or that used pools for the first time when it ended, more than 29 times.
+// on one thread touches nothing shared; what another thread gives comes back 29 at a time. When a
+// thread ends, what its caches hold is there for all; what runs on it after that (destructors of
+// thread_local, TLS callbacks, DllMain) may still take and give, at most 29 times if the thread had
+// used no pool before. TerminateThread loses a thread's caches.
 //
 // A listener, and a connector, has pools of its own: connections, buffers to receive into, buffers
 // to send, and with a framer room for messages that came in pieces. A listener that spreads has
-// none: its connectors have. A connection that waits for bytes has one buffer, or recvs of them, or
+// none: its connectors have. All of it is given back when it is closed and its last connection has
+// ended. A connection that waits for bytes has one buffer, or recvs of them, or
 // none with zero_byte. Its own struct is below 400 bytes. Names take 16 bytes for each connection
 // that was ever open at once, and stay until the process ends.
 //
@@ -179,14 +179,13 @@
 // SIO_LOOPBACK_FAST_PATH is not offered: Microsoft has deprecated it. Issue from any thread: since
 // Windows Vista a thread that ends no longer cancels what it has started on a completion port.
 //
-// To unload a DLL that holds this code: close its iocps, destroy its pools, let its threads return
-// from its calls, then call iocpnet_os_unload; none of this in DllMain. Nothing is left then: no
-// thread, no handle, no memory, no TLS or FLS index, no callback. What was not closed or destroyed
-// has FLS callbacks, which the system makes when a thread ends, into code that is gone.
+// To unload a DLL that holds this code: close its iocps, destroy its pools, let all threads return
+// from its calls, then call iocpnet_os_unload; none of this in DllMain. Nothing is left then. An
+// iocp or pool that is left has FLS callbacks, which come when a thread ends.
 //
 // A process has 128 FLS indexes before Windows 10 1903, and 1,088 TLS indexes. Each iocp takes one
-// of both, and all iocps together one TLS index. All pools together take one of both, and each pool
-// with caches one TLS index: a listener or a connector two, a listener that spreads none.
+// of both, all pools together one of both, all iocps together one TLS index, and each pool with
+// caches one: a listener or a connector two, a listener that spreads none.
 //
 // Names with two underscores inside (iocpnet__x) are private.
 //
@@ -413,8 +412,8 @@ typedef struct iocpnet_stats {
     uint64_t pending[IOCPNET_OP_KINDS];   // of these, not called back yet
     uint64_t pending_all;                 // sum of pending
     uint64_t connections;                 // open now
-    uint64_t connections_most;            // that were open at once: of each listener and connector,
-                                          // summed
+    uint64_t connections_most;            // that were open at once: of each listener and connector
+                                          // there is, summed
     uint64_t accepts_wanted;              // how many should wait now; pending says how many do
     uint64_t timers;                      // that wait, and callbacks of theirs that run
     uint64_t queued_bytes, locked_bytes;  // of the process, see iocpnet_iocp_desc. Each busy worker
@@ -452,7 +451,8 @@ typedef struct iocpnet_buffer {
 typedef struct iocpnet_pool_desc {
     uint32_t size;        // bytes of one buffer or object [4096]
     uint32_t limit;       // most that can be out at once, a hard ceiling [4096]
-    uint32_t slab_bytes;  // memory is committed in steps of this [256 KiB]
+    uint32_t slab_bytes;  // memory is committed in steps of at most this [256 KiB]; the first is of
+                          // 16 KiB, each of the next twice as large
     bool objects;         // plain memory for structs, aligned to 16: take_object, give_object
     bool no_cache;        // no per-thread caches: exact at small limits, slower
 } iocpnet_pool_desc;
@@ -465,18 +465,19 @@ typedef struct iocpnet_pool_stats {
     uint32_t made;          // cut from slabs so far; at most limit
     uint32_t slabs;         // slabs committed
     uint32_t limit;
-    size_t bytes;  // address space committed
+    size_t bytes;  // committed, for the items and for what the pool needs beside them
 } iocpnet_pool_stats;
 
 // Makes a pool. Address space for limit buffers is reserved at once, memory is committed slab by
-// slab and stays until the pool is destroyed. Needs no Winsock.
+// slab, with 16 to 70 bytes for each item beside it, and stays until the pool is destroyed. Needs
+// no Winsock.
 //
 //   pool       set to the pool, or to NULL on failure
 //   desc       copied; NULL for all defaults
 //
-// Returns    0; WSAEINVAL: size or limit above INT32_MAX, or their product beyond the address space;
-//            ERROR_NOT_ENOUGH_MEMORY (8): the system does not reserve as much. Where the process is
-//            out of TLS or FLS indexes, the pool works without caches.
+// Returns    0; WSAEINVAL: size or limit above INT32_MAX, or their product beyond the address
+//            space; ERROR_NOT_ENOUGH_MEMORY (8): the system does not reserve as much. Where the
+//            process is out of TLS or FLS indexes, the pool works without caches.
 // Threads    any.
 IOCPNET_API iocpnet_error iocpnet_pool_create(iocpnet_pool **pool, const iocpnet_pool_desc *desc);
 
@@ -495,7 +496,8 @@ IOCPNET_API iocpnet_error iocpnet_pool_destroy(iocpnet_pool *pool);
 // Owns       yours until iocpnet_buffer_give.
 // Threads    any. Touches no shared memory unless this thread's cache is empty. Never blocks long:
 //            a lock is held only while a new slab is cut. A thread has caches from its 30th use of
-//            any pool on, and until it ends; a fiber has none. Without one each call takes the lock.
+//            any pool on, and until it ends; a fiber has none. Without one each call takes the
+//            lock.
 IOCPNET_API iocpnet_buffer *iocpnet_pool_take(iocpnet_pool *pool);
 
 // Adds a reference. One iocpnet_buffer_give more is then needed.
@@ -1555,7 +1557,7 @@ typedef struct iocpnet_conn_desc {
     bool refuse_slow;        // a send over the limit returns WSAEWOULDBLOCK; else it closes
     bool no_read_pause;      // reading goes on however much is queued: for who relays what one
                              // connection brings to another, and pauses that one himself
-    bool no_pool_cache;      // buffers without per-thread caches
+    bool no_pool_cache;      // buffers without per-thread caches, as with max_connections 1
     iocpnet_conn_events on;  // on.data is required
     void *user;              // given to on.open; the first iocpnet_conn_user
 } iocpnet_conn_desc;
@@ -1603,7 +1605,8 @@ typedef struct iocpnet_listener_desc {
 //            WSAEINVAL: settings out of range, or that exclude each other: spread with reuse or
 //            accept_thread; recvs above 1 with zero_byte; spread to another iocp while another's
 //            listener gives to this one; bind_retry_ms in a callback. WSAESHUTDOWN: the iocp stops.
-// Owns       the iocp closes it when it stops, and frees it.
+// Owns       yours until iocpnet_listener_close; else the iocp closes it when it stops, and frees
+//            it when it is closed.
 // Threads    any, not after a stop. Blocks up to bind_retry_ms.
 // Source     MS Learn, AcceptEx; "Using SO_REUSEADDR and SO_EXCLUSIVEADDRUSE".
 IOCPNET_API iocpnet_error iocpnet_listener_open(iocpnet_listener **listener, iocpnet_iocp *iocp,
@@ -1612,22 +1615,24 @@ IOCPNET_API iocpnet_error iocpnet_listener_open(iocpnet_listener **listener, ioc
 // Stops accepting, and goes on. While paused, new connections wait in the system's backlog; accepts
 // that wait already, accepts_max at most, still take one each.
 //
-// Returns    0; WSAESHUTDOWN: it is closed.
-// Threads    any, until iocpnet_iocp_close.
+// Returns    0; WSAESHUTDOWN: the iocp has stopped.
+// Threads    any, until iocpnet_listener_close or iocpnet_iocp_close.
 IOCPNET_API iocpnet_error iocpnet_listener_pause(iocpnet_listener *listener);
 IOCPNET_API iocpnet_error iocpnet_listener_resume(iocpnet_listener *listener);
 
 // Stops listening for good: the port is free when the last waiting accept has come back. Its
-// connections live on. The iocp frees it.
+// connections live on. When the last of them has ended, and the buffers that you took from them are
+// given back, a poll frees all that the listener had.
 //
-// Returns    nothing.
-// Threads    any, until iocpnet_iocp_close.
+// Returns    nothing. listener is gone.
+// Threads    any, callbacks as well; once, before iocpnet_iocp_close, and while no other thread is
+//            in a call with listener.
 IOCPNET_API void iocpnet_listener_close(iocpnet_listener *listener);
 
 // The address it listens on, with the port that the system picked.
 //
 // Returns    the address.
-// Threads    any, until iocpnet_iocp_close.
+// Threads    any, until iocpnet_listener_close or iocpnet_iocp_close.
 IOCPNET_API iocpnet_address iocpnet_listener_address(const iocpnet_listener *listener);
 
 // ---- D13 conn: one TCP connection ---------------------------------------------------------------
@@ -1639,10 +1644,19 @@ IOCPNET_API iocpnet_address iocpnet_listener_address(const iocpnet_listener *lis
 //
 // Returns    0; WSAEINVAL: settings out of range, or recvs above 1 with zero_byte; WSAESHUTDOWN:
 //            the iocp stops; ERROR_NOT_ENOUGH_MEMORY (8).
-// Owns       the iocp frees it.
+// Owns       yours until iocpnet_connector_close; else the iocp frees it when it is closed.
 // Threads    any.
 IOCPNET_API iocpnet_error iocpnet_connector_open(iocpnet_connector **connector, iocpnet_iocp *iocp,
                                                  const iocpnet_conn_desc *desc);
+
+// Closes a connector: it opens and adopts nothing more (WSAESHUTDOWN), and listeners that spread to
+// it pass it over; accepts that wait for it already still take one each. Its connections live on.
+// When the last of them has ended, such listeners are freed, and the buffers that you took are
+// given back, a poll frees all that it had.
+//
+// Returns    nothing. connector is gone.
+// Threads    as iocpnet_listener_close.
+IOCPNET_API void iocpnet_connector_close(iocpnet_connector *connector);
 
 // Opens a connection to the first of these addresses that answers, in their order; each has
 // connect_ms. Sends before it is there are queued. It ends with on.close in any case, with the
@@ -2443,8 +2457,11 @@ IOCPNET__DEF iocpnet_error iocpnet_error_from_status(uint32_t status)
 //
 // The locks of this file, all of them (none is held while user code runs, none is taken for a
 // received or sent byte):
-//   pool.lock         a slab is cut, or a thread's cache and the depot are both empty or full
+//   pool.lock         a slab is cut, or a thread's cache and the depot are both empty or full, or
+//                     a thread gets a cache or has none
 //   iocp.lock         a key is added, a datagram receive is tried again or cancelled
+//   iocp.group_lock   a listener or connector is opened or freed; the next one is looked at by a
+//                     tick, a stop or the statistics
 //   iocp.timer_lock   a timer is started, cancelled, taken to be run, or has been run
 //   listener.lock     an accept is started or has finished, a listener is closed, a socket is put
 //                     by for reuse or comes from the accept thread
@@ -2583,8 +2600,8 @@ static DWORD iocpnet__teb_offset(DWORD index)
     return found ? offset : 0;
 }
 
-// A value per thread: TLS for speed, and, where it is asked for, FLS beside it for its call when the
-// thread ends.
+// A value per thread: TLS for speed, and, where it is asked for, FLS beside it for its call when
+// the thread ends.
 typedef struct iocpnet__local {
     volatile DWORD tls;  // a call with a stale name reads it while the last iocp is closed
     DWORD fls;
@@ -2718,7 +2735,11 @@ IOCPNET__DEF const char *iocpnet_stats_kind(int kind)
 // the depot can't help, the shelf does: an array under a lock, with room for all items, which also
 // cuts new ones from the slabs. Nothing is ever written into a free item.
 
-enum { IOCPNET__ROUNDS = 29 };  // items in a magazine: makes it 256 bytes
+enum {
+    IOCPNET__ROUNDS = 29,             // items in a magazine: makes it 256 bytes
+    IOCPNET__FIRST_SLAB = 16 * 1024,  // bytes
+    IOCPNET__QUARANTINE = 32 * 1024   // bytes of large items, at least
+};
 
 typedef struct iocpnet__magazine {
     SLIST_ENTRY link;
@@ -2732,6 +2753,7 @@ typedef struct iocpnet__cache {
     iocpnet__magazine *loaded, *spare;
     volatile int64_t takes, gives, exchanges;
     struct iocpnet__cache *next;  // in pool.caches, for good
+    struct iocpnet__cache *page;  // of the first of a page: the first of the page before it
     volatile int32_t used;        // a thread has it
 } iocpnet__cache;
 
@@ -2753,14 +2775,20 @@ struct iocpnet_pool {
     iocpnet_buffer *headers;   // of buffers; apart from the bytes
     void **shelf;
     iocpnet__magazine *magazines;
-    size_t stride, data_bytes, header_bytes, fixed_bytes, committed;
-    uint32_t size, limit, slab, rounds, depot;
+    size_t stride;
+    uint32_t size, limit, rounds;
+    uint32_t depot;      // magazines that there is room for
+    uint32_t slab_most;  // items
     bool objects, no_cache;
     iocpnet__local local;  // this thread's cache; no index without caches
     iocpnet_pool *next;    // in iocpnet__cached
     void *volatile caches;
     SRWLOCK lock;  // protects all below
     uint32_t made, slabs, shelved, ready;
+    uint32_t slab;            // items of the next one
+    uint32_t magazines_used;  // those before are in use or in the depot
+    size_t committed;
+    iocpnet__cache *pages;  // of caches
     int64_t takes, gives, failures;
 #ifdef IOCPNET_DEBUG
     void *quarantine[64];
@@ -2865,29 +2893,33 @@ static void iocpnet__pool_uncached(iocpnet_pool *pool)
 
 static void iocpnet__pool_free(iocpnet_pool *pool)
 {
-    iocpnet__cache *cache = (iocpnet__cache *)pool->caches;
+    iocpnet__cache *page = pool->pages;
     iocpnet__cache *next;
 
-    for (; cache; cache = next) {
-        next = cache->next;
-        IOCPNET_OS(VirtualFree)(cache, 0, MEM_RELEASE);
+    for (; page; page = next) {
+        next = page->page;
+        IOCPNET_OS(VirtualFree)(page, 0, MEM_RELEASE);
         IOCPNET__LEDGER(blocks, -1);
     }
-    if (pool->data) IOCPNET_OS(VirtualFree)(pool->data, 0, MEM_RELEASE);
-    if (pool->headers) IOCPNET_OS(VirtualFree)(pool->headers, 0, MEM_RELEASE);
     IOCPNET_OS(VirtualFree)(pool, 0, MEM_RELEASE);
     IOCPNET__LEDGER(blocks, -1);
 }
 
+// One reservation: the pool and the shelf, the magazines, the headers, the items. Each part is
+// committed as far as it is used.
 IOCPNET__DEF iocpnet_error iocpnet_pool_create(iocpnet_pool **out, const iocpnet_pool_desc *desc)
 {
     uint32_t size = desc && desc->size ? desc->size : IOCPNET__PAGE;
     uint32_t limit = desc && desc->limit ? desc->limit : 4096;
     uint32_t slab_bytes = desc && desc->slab_bytes ? desc->slab_bytes : 256 * 1024;
     bool objects = desc && desc->objects;
+    bool no_cache = desc && desc->no_cache;
     size_t stride = 16;
-    size_t depot, shelf_bytes, magazine_bytes, fixed;
+    size_t depot, fixed, shelf_end, magazines_end, headers_end, beside;
     iocpnet_pool *pool = NULL;
+#ifdef IOCPNET_DEBUG
+    size_t quarantine;
+#endif
 
     *out = NULL;
 
@@ -2901,77 +2933,90 @@ IOCPNET__DEF iocpnet_error iocpnet_pool_create(iocpnet_pool **out, const iocpnet
             stride *= 2;
     }
     if (size > INT32_MAX || limit > INT32_MAX) return WSAEINVAL;
-    if (stride > (SIZE_MAX - 65536) / limit) return WSAEINVAL;
+    beside = sizeof(void *) + sizeof(iocpnet_buffer) + sizeof(iocpnet__magazine);
+    if (stride + beside > (SIZE_MAX - 65536) / limit) return WSAEINVAL;
 
-    // One block: the pool, the shelf, the depot's magazines. Touched only as far as it is used.
-    depot = limit / IOCPNET__ROUNDS + 1;
-    shelf_bytes = iocpnet__round_up(sizeof(void *) * limit, IOCPNET__LINE);
-    magazine_bytes = iocpnet__round_up(sizeof(iocpnet__magazine), 16);
+    depot = no_cache ? 0 : limit / IOCPNET__ROUNDS + 1;
     fixed = iocpnet__round_up(sizeof(iocpnet_pool), IOCPNET__LINE);
-    pool =
-        (iocpnet_pool *)IOCPNET_OS(VirtualAlloc)(NULL, fixed + shelf_bytes + depot * magazine_bytes,
-                                                 MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE);
+    shelf_end = iocpnet__round_up(fixed + sizeof(void *) * limit, IOCPNET__PAGE);
+    magazines_end = shelf_end + iocpnet__round_up(depot * sizeof(iocpnet__magazine), IOCPNET__PAGE);
+    headers_end = magazines_end;
+    if (!objects) headers_end += iocpnet__round_up(sizeof(iocpnet_buffer) * limit, IOCPNET__PAGE);
+    pool = (iocpnet_pool *)IOCPNET_OS(VirtualAlloc)(
+        NULL, headers_end + iocpnet__round_up(stride * limit, IOCPNET__PAGE), MEM_RESERVE,
+        PAGE_READWRITE);
     if (!pool) return ERROR_NOT_ENOUGH_MEMORY;
+    if (!IOCPNET_OS(VirtualAlloc)(pool, fixed, MEM_COMMIT, PAGE_READWRITE)) {
+        IOCPNET_OS(VirtualFree)(pool, 0, MEM_RELEASE);
+        return ERROR_NOT_ENOUGH_MEMORY;
+    }
     IOCPNET__LEDGER(blocks, 1);
     pool->shelf = (void **)(void *)((char *)pool + fixed);
-    pool->magazines = (iocpnet__magazine *)(void *)((char *)pool + fixed + shelf_bytes);
-    pool->fixed_bytes = fixed + shelf_bytes + depot * magazine_bytes;
+    pool->magazines = (iocpnet__magazine *)(void *)((char *)pool + shelf_end);
+    if (!objects) pool->headers = (iocpnet_buffer *)(void *)((char *)pool + magazines_end);
+    pool->data = (unsigned char *)pool + headers_end;
+    pool->committed = iocpnet__round_up(fixed, IOCPNET__PAGE);
     pool->size = size;
     pool->limit = limit;
     pool->stride = stride;
     pool->objects = objects;
     pool->local.tls = TLS_OUT_OF_INDEXES;
     pool->depot = (uint32_t)depot;
-    pool->slab = (uint32_t)(slab_bytes / stride ? slab_bytes / stride : 1);
+    pool->slab_most = (uint32_t)(slab_bytes / stride ? slab_bytes / stride : 1);
+    pool->slab = (uint32_t)(IOCPNET__FIRST_SLAB / stride ? IOCPNET__FIRST_SLAB / stride : 1);
+    if (pool->slab > pool->slab_most) pool->slab = pool->slab_most;
     pool->rounds = limit / 16 < IOCPNET__ROUNDS ? limit / 16 : (uint32_t)IOCPNET__ROUNDS;
     if (!pool->rounds) pool->rounds = 1;
-    pool->data_bytes = iocpnet__round_up(stride * limit, IOCPNET__PAGE);
-    pool->header_bytes =
-        objects ? 0 : iocpnet__round_up(sizeof(iocpnet_buffer) * limit, IOCPNET__PAGE);
 #ifdef IOCPNET_DEBUG
-    pool->quarantine_size = limit / 4 < 64 ? limit / 4 : 64;
+    // A quarter of the items, of large ones a 256th, so that what a small pool commits stays small.
+    quarantine =
+        stride * limit / 256 > IOCPNET__QUARANTINE ? stride * limit / 256 : IOCPNET__QUARANTINE;
+    quarantine = quarantine / stride ? quarantine / stride : 1;
+    if (quarantine > limit / 4) quarantine = limit / 4;
+    pool->quarantine_size = quarantine < 64 ? (uint32_t)quarantine : 64;
 #endif
     IOCPNET_OS(InitializeSRWLock)(&pool->lock);
     IOCPNET_OS(InitializeSListHead)(&pool->full);
     IOCPNET_OS(InitializeSListHead)(&pool->empty);
-
-    pool->data = (unsigned char *)IOCPNET_OS(VirtualAlloc)(NULL, pool->data_bytes, MEM_RESERVE,
-                                                           PAGE_READWRITE);
-    if (!pool->data) goto free_pool;
-    if (!objects) {
-        pool->headers = (iocpnet_buffer *)IOCPNET_OS(VirtualAlloc)(NULL, pool->header_bytes,
-                                                                   MEM_RESERVE, PAGE_READWRITE);
-        if (!pool->headers) goto free_pool;
-    }
-    pool->no_cache = (desc && desc->no_cache) || !iocpnet__pool_cached(pool);
+    pool->no_cache = no_cache || !iocpnet__pool_cached(pool);
     iocpnet__add(&iocpnet__pools, 1);
     *out = pool;
     return 0;
+}
 
-free_pool:
-    iocpnet__pool_free(pool);
-    return ERROR_NOT_ENOUGH_MEMORY;
+// Commits a part as far as to; so far it was committed as far as from. What is committed already
+// may be so again: that does no harm. Source: MS Learn, VirtualAlloc, MEM_COMMIT. Lock held.
+static bool iocpnet__pool_commit(iocpnet_pool *pool, void *part, size_t from, size_t to)
+{
+    from = iocpnet__round_up(from, IOCPNET__PAGE);
+    to = iocpnet__round_up(to, IOCPNET__PAGE);
+    if (from >= to) return true;
+    if (!IOCPNET_OS(VirtualAlloc)((char *)part + from, to - from, MEM_COMMIT, PAGE_READWRITE)) {
+        return false;
+    }
+    pool->committed += to - from;
+    return true;
 }
 
 // Commits the next slab. Lock held.
 static bool iocpnet__pool_grow(iocpnet_pool *pool)
 {
-    uint32_t more = pool->limit - pool->ready < pool->slab ? pool->limit - pool->ready : pool->slab;
-    size_t bytes = more * pool->stride;
+    size_t had = pool->ready, need, committed = pool->committed;
+    size_t shelf = (size_t)((char *)pool->shelf - (char *)pool);
 
-    if (!more) return false;
-    if (!IOCPNET_OS(VirtualAlloc)(pool->data + pool->ready * pool->stride, bytes, MEM_COMMIT,
-                                  PAGE_READWRITE)) {
+    if (pool->ready == pool->limit) return false;
+    need = pool->limit - pool->ready < pool->slab ? pool->limit : pool->ready + pool->slab;
+    if (!iocpnet__pool_commit(pool, pool->data, had * pool->stride, need * pool->stride) ||
+        (pool->headers && !iocpnet__pool_commit(pool, pool->headers, had * sizeof(iocpnet_buffer),
+                                                need * sizeof(iocpnet_buffer))) ||
+        !iocpnet__pool_commit(pool, pool, shelf + had * sizeof(void *),
+                              shelf + need * sizeof(void *))) {
+        pool->committed = committed;  // it is tried again
         return false;
     }
-    if (!pool->objects &&
-        !IOCPNET_OS(VirtualAlloc)(pool->headers + pool->ready, more * sizeof(iocpnet_buffer),
-                                  MEM_COMMIT, PAGE_READWRITE)) {
-        return false;  // the data stay committed, and are committed again next time: no harm
-    }
-    pool->ready += more;
+    pool->ready = (uint32_t)need;
     pool->slabs++;
-    pool->committed += bytes + (pool->objects ? 0 : more * sizeof(iocpnet_buffer));
+    pool->slab = pool->slab_most / 2 < pool->slab ? pool->slab_most : pool->slab * 2;
     return true;
 }
 
@@ -3012,28 +3057,56 @@ static bool iocpnet__thread_caches(void)
     return false;
 }
 
+// A cache that no thread has; it is taken. NULL: there is none.
+static iocpnet__cache *iocpnet__pool_cache_find(iocpnet_pool *pool)
+{
+    iocpnet__cache *cache = (iocpnet__cache *)iocpnet__load_pointer(&pool->caches);
+
+    for (; cache; cache = cache->next) {
+        if (!iocpnet__load(&cache->used) && iocpnet__cas(&cache->used, 0, 1)) break;
+    }
+    return cache;
+}
+
+// A page of caches, each on lines of its own. The first of them is taken. Lock held.
+static iocpnet__cache *iocpnet__pool_cache_page(iocpnet_pool *pool)
+{
+    size_t bytes = iocpnet__round_up(sizeof(iocpnet__cache), IOCPNET__LINE);
+    size_t i = IOCPNET__PAGE / bytes;
+    char *page = (char *)IOCPNET_OS(VirtualAlloc)(NULL, IOCPNET__PAGE, MEM_RESERVE | MEM_COMMIT,
+                                                  PAGE_READWRITE);
+    iocpnet__cache *cache = NULL;
+
+    if (!page) return NULL;
+    IOCPNET__LEDGER(blocks, 1);
+    while (i--) {
+        cache = (iocpnet__cache *)(void *)(page + i * bytes);
+        cache->used = i == 0;
+        cache->loaded = &cache->own[0];
+        cache->spare = &cache->own[1];
+        cache->next = (iocpnet__cache *)pool->caches;
+        iocpnet__exchange_pointer(&pool->caches, cache);
+    }
+    cache->page = pool->pages;
+    pool->pages = cache;
+    pool->committed += IOCPNET__PAGE;
+    return cache;
+}
+
 // A cache for this thread; NULL: it uses the shelf.
 static iocpnet__cache *iocpnet__pool_cache_make(iocpnet_pool *pool)
 {
-    iocpnet__cache *cache = (iocpnet__cache *)iocpnet__load_pointer(&pool->caches);
-    void *first;
+    iocpnet__cache *cache;
 
     if (pool->no_cache || !iocpnet__thread_caches()) return NULL;
-    for (; cache; cache = cache->next) {
-        if (!iocpnet__load(&cache->used) && iocpnet__cas(&cache->used, 0, 1)) goto found;
+    cache = iocpnet__pool_cache_find(pool);
+    if (!cache) {
+        iocpnet__lock_enter(&pool->lock);
+        cache = iocpnet__pool_cache_find(pool);
+        if (!cache) cache = iocpnet__pool_cache_page(pool);
+        iocpnet__lock_leave(&pool->lock);
     }
-    cache = (iocpnet__cache *)IOCPNET_OS(VirtualAlloc)(NULL, sizeof *cache,
-                                                       MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE);
     if (!cache) return NULL;
-    IOCPNET__LEDGER(blocks, 1);
-    cache->used = 1;
-    cache->loaded = &cache->own[0];
-    cache->spare = &cache->own[1];
-    do {
-        first = iocpnet__load_pointer(&pool->caches);
-        cache->next = (iocpnet__cache *)first;
-    } while (!iocpnet__cas_pointer(&pool->caches, first, cache));
-found:
     if (IOCPNET_OS(TlsSetValue)(pool->local.tls, cache)) return cache;
     iocpnet__store(&cache->used, 0);
     return NULL;
@@ -3077,11 +3150,11 @@ static __declspec(noinline) void *iocpnet__pool_take_slow(iocpnet_pool *pool, io
             cache->spare = (iocpnet__magazine *)(void *)full;
         } else {
             iocpnet__lock_enter(&pool->lock);
-            while (cache->spare->count < pool->rounds) {
-                item = iocpnet__pool_unshelve(pool);
-                if (!item) break;
-                cache->spare->items[cache->spare->count++] = item;
-            }
+            // What is free, as much as it holds; new ones not before they are needed.
+            while (cache->spare->count < pool->rounds && pool->shelved)
+                cache->spare->items[cache->spare->count++] = pool->shelf[--pool->shelved];
+            item = cache->spare->count ? NULL : iocpnet__pool_unshelve(pool);
+            if (item) cache->spare->items[cache->spare->count++] = item;
             if (!cache->spare->count) pool->failures++;
             iocpnet__lock_leave(&pool->lock);
             if (!cache->spare->count) return NULL;
@@ -3110,18 +3183,32 @@ static void iocpnet__pool_give_locked(iocpnet_pool *pool, void *item)
     iocpnet__lock_leave(&pool->lock);
 }
 
-// An empty magazine: from the depot, or one of those that were never used. The depot has enough for
-// all items; NULL only while other threads are between taking one and leaving another.
+// An empty magazine: from the depot, or one of those that were never used; NULL: the shelf has to
+// do. There are enough for all items in full ones, unless the limit is below 464, or other threads
+// are between taking one and leaving another.
 static iocpnet__magazine *iocpnet__pool_empty(iocpnet_pool *pool)
 {
     PSLIST_ENTRY empty = IOCPNET_OS(InterlockedPopEntrySList)(&pool->empty);
     iocpnet__magazine *fresh = NULL;
+    size_t used;
 
     if (empty) return (iocpnet__magazine *)(void *)empty;
     iocpnet__lock_enter(&pool->lock);
-    if (pool->depot) fresh = pool->magazines + --pool->depot;
+    used = pool->magazines_used;
+    if (used < pool->depot && iocpnet__pool_commit(pool, pool->magazines, used * sizeof *fresh,
+                                                   (used + 1) * sizeof *fresh)) {
+        fresh = pool->magazines + pool->magazines_used++;
+    }
     iocpnet__lock_leave(&pool->lock);
     return fresh;
+}
+
+// It counts as given at the very end: whoever then finds that none is out may destroy the pool.
+static inline void iocpnet__cache_put(iocpnet__cache *cache, void *item)
+{
+    cache->loaded->items[cache->loaded->count++] = item;
+    iocpnet__fence();
+    iocpnet__count_own(&cache->gives, 1);
 }
 
 // This thread's loaded magazine is full, or it has no cache.
@@ -3146,8 +3233,7 @@ static __declspec(noinline) void iocpnet__pool_give_slow(iocpnet_pool *pool, ioc
         iocpnet__count_own(&cache->exchanges, 1);
     }
     iocpnet__pool_swap(cache);
-    iocpnet__count_own(&cache->gives, 1);
-    cache->loaded->items[cache->loaded->count++] = item;
+    iocpnet__cache_put(cache, item);
 }
 
 static inline void iocpnet__pool_give(iocpnet_pool *pool, void *item)
@@ -3158,8 +3244,7 @@ static inline void iocpnet__pool_give(iocpnet_pool *pool, void *item)
         iocpnet__pool_give_slow(pool, cache, item);
         return;
     }
-    iocpnet__count_own(&cache->gives, 1);
-    cache->loaded->items[cache->loaded->count++] = item;
+    iocpnet__cache_put(cache, item);
 }
 
 #ifdef IOCPNET_DEBUG
@@ -3301,7 +3386,7 @@ IOCPNET__DEF void iocpnet_pool_stats_read(iocpnet_pool *pool, iocpnet_pool_stats
     stats->failures = (uint64_t)pool->failures;
     stats->made = pool->made;
     stats->slabs = pool->slabs;
-    stats->bytes = pool->committed + pool->fixed_bytes;
+    stats->bytes = pool->committed;
 #ifdef IOCPNET_DEBUG
     gives += pool->quarantined;
 #endif
@@ -3445,7 +3530,9 @@ struct iocpnet_iocp {
     iocpnet__counters foreign;  // counted by threads that are not polling
 
     // Hooks of the server part, which lies above. They are set while polls read them.
-    void *volatile groups;
+    struct iocpnet__group *groups;  // listeners and connectors; group_lock
+    volatile int32_t dying;         // of these, how many wait to be freed
+    SRWLOCK group_lock;
     void (*volatile on_stop)(iocpnet_iocp *iocp, bool abort);
     void (*volatile on_tick)(iocpnet_iocp *iocp, uint64_t now);
     void (*volatile on_stats)(iocpnet_iocp *iocp, iocpnet_stats *stats);
@@ -4306,6 +4393,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_open(iocpnet_iocp **out, const iocpnet_i
     iocp->attached = IOCPNET__OWN_KEY;
     IOCPNET_OS(InitializeSRWLock)(&iocp->lock);
     IOCPNET_OS(InitializeSRWLock)(&iocp->timer_lock);
+    IOCPNET_OS(InitializeSRWLock)(&iocp->group_lock);
 
     error = ERROR_NO_MORE_ITEMS;
     if (!iocpnet__current_acquire(&iocp->desc)) goto free_iocp;
@@ -7297,7 +7385,12 @@ typedef struct iocpnet__bell {
 
 // What connections of one listener, or of one connector, share.
 typedef struct iocpnet__group {
-    struct iocpnet__group *next;  // in iocp.groups, until the iocp is closed
+    struct iocpnet__group *next;  // in iocp.groups
+    // Of the program, until it closes it; of each connection, each accept that waits, the bell
+    // while it is armed or rung, the maker, listeners that spread to it, and who looks at it in the
+    // list. At 0 nothing is done with it any more, and a tick frees it when no buffer is out.
+    volatile int32_t references;
+    volatile int32_t owned;  // the program has not closed it
     iocpnet_iocp *iocp;
     iocpnet_listener *listener;  // NULL: a connector's
     iocpnet_conn_desc desc;
@@ -7327,10 +7420,12 @@ struct iocpnet_listener {
     iocpnet_address address;
     iocpnet__bell bell;
     iocpnet__group *spread[64];  // desc.spread's
-    iocpnet__waiting *slots;     // accepts_max; with accept_data as many more for bare ones
+    iocpnet__waiting *slots;     // accepts_room; with accept_data as many more for bare ones
     uint32_t slot_count;
-    HANDLE event;  // FD_ACCEPT, with accept_data; NULL: the tick alone looks
-    SRWLOCK lock;  // protects all below
+    uint32_t
+        accepts_room;  // accepts_max, or as many connections as there may be if these are fewer
+    HANDLE event;      // FD_ACCEPT, with accept_data; NULL: the tick alone looks
+    SRWLOCK lock;      // protects all below
     iocpnet__accepts common, bare;
     HANDLE wait;  // for event
     bool timed, deficit, grown, full, paused, deaf;
@@ -7347,9 +7442,9 @@ struct iocpnet_listener {
     uintptr_t *spare;  // sockets to use again
     uint32_t spares;
     HANDLE maker, maker_wake;  // the thread that makes sockets, or NULL; an event
-    iocpnet_socket *stock;     // what it has made: accepts_min
+    iocpnet_socket *stock;     // what it has made: up to stock_room
     uint32_t turn;             // of spread
-    uint32_t stocked;
+    uint32_t stocked, stock_room;
     bool starved;  // an accept could not be posted for want of a socket
 };
 
@@ -7372,6 +7467,31 @@ static void iocpnet__bell_ring(iocpnet_listener *listener);
 static void iocpnet__listener_plain(const iocpnet_listener *listener, uintptr_t handle);
 static void iocpnet__conn_accepted(iocpnet__waiting *slot,
                                    size_t bytes);  // accepting makes connections
+
+static void iocpnet__group_hold(iocpnet__group *group)
+{
+    iocpnet__add(&group->references, 1);
+}
+
+// Drops a reference. Not the last: the group may be gone then. The last one has the next poll to
+// end free it: never the one who drops it, for that may be in a call that must not wait.
+static void iocpnet__group_release(iocpnet__group *group)
+{
+    iocpnet_iocp *iocp = group->iocp;
+    int32_t left = iocpnet__add(&group->references, -1);
+
+    IOCPNET_ASSERT(left >= 0);
+    if (left) return;
+    iocpnet__add(&iocp->dying, 1);
+    iocpnet__add(&iocp->timed, 1);
+    iocpnet__cas64(&iocp->tick_due, iocpnet__load64(&iocp->tick_due), 0);
+}
+
+// The program has closed it: once.
+static void iocpnet__group_disown(iocpnet__group *group)
+{
+    if (iocpnet__exchange(&group->owned, 0)) iocpnet__group_release(group);
+}
 
 static uint32_t iocpnet__or_default(uint32_t value, uint32_t normal)
 {
@@ -7597,6 +7717,7 @@ static void iocpnet__listener_accepted(iocpnet_op *op, iocpnet_error error, size
     }
     iocpnet__listener_put_back(slot, often);
     if (!often) iocpnet__listener_fill(listener);  // else the tick does, so that it does not spin
+    iocpnet__group_release(&listener->group);
 }
 
 // A socket for an accept: a used one, one of the maker's, or a new one. WSAEWOULDBLOCK: the maker
@@ -7645,6 +7766,7 @@ static iocpnet_error iocpnet__listener_post(iocpnet_listener *listener, iocpnet_
     slot->posted = true;
     slot->accept.op.done = iocpnet__listener_accepted;
     iocpnet__add(&accepts->waiting, 1);
+    iocpnet__group_hold(&listener->group);
     // A call that fails for a client that has gone has taken it from the backlog.
     do {
         error = iocpnet_start_accept(&slot->accept, &listener->socket, &slot->socket, data, size);
@@ -7657,6 +7779,7 @@ static iocpnet_error iocpnet__listener_post(iocpnet_listener *listener, iocpnet_
         return 0;
     }
 
+    iocpnet__group_release(&listener->group);
     iocpnet__add(&accepts->waiting, -1);
     slot->posted = false;
     slot->next = accepts->free;
@@ -7747,7 +7870,7 @@ static bool iocpnet__listener_sweep(iocpnet_listener *listener, uint64_t now)
     uint32_t held = 0;
     uint32_t i;
 
-    for (i = 0; i < listener->desc.accepts_max; i++) {
+    for (i = 0; i < listener->accepts_room; i++) {
         iocpnet__waiting *slot = &listener->slots[i];
         int seconds = -1;
         int size = sizeof seconds;
@@ -7829,6 +7952,7 @@ static void iocpnet__bell_arm(iocpnet_listener *listener)
     closed = iocpnet__load(&listener->group.closed) != 0;
     if (!closed && !iocpnet__op_begin(&bell->op, listener->group.iocp, 0, IOCPNET_OP_POST)) {
         bell->op.flags = IOCPNET__POSTED;
+        iocpnet__group_hold(&listener->group);
         iocpnet__exchange(&bell->armed, 1);  // before rung is read
     }
     iocpnet__lock_leave(&listener->lock);
@@ -7859,14 +7983,16 @@ static void iocpnet__listener_rung(iocpnet_op *op, iocpnet_error error, size_t b
     iocpnet__listener_hear(listener, true);
     iocpnet__lock_leave(&listener->lock);
     iocpnet__exchange(&bell->rung, 0);
-    if (iocpnet__load(&listener->group.closed)) return;
-    iocpnet__listener_fill(listener);
-    if (listener->desc.accept_data_ms && iocpnet__listener_relieve(listener)) {
-        iocpnet__lock_enter(&listener->lock);
-        iocpnet__listener_hear(listener, false);
-        iocpnet__lock_leave(&listener->lock);
+    if (!iocpnet__load(&listener->group.closed)) {
+        iocpnet__listener_fill(listener);
+        if (listener->desc.accept_data_ms && iocpnet__listener_relieve(listener)) {
+            iocpnet__lock_enter(&listener->lock);
+            iocpnet__listener_hear(listener, false);
+            iocpnet__lock_leave(&listener->lock);
+        }
+        iocpnet__bell_arm(listener);
     }
-    iocpnet__bell_arm(listener);
+    iocpnet__group_release(&listener->group);
 }
 
 static void CALLBACK iocpnet__listener_signalled(void *user, BOOLEAN timed_out)
@@ -7906,7 +8032,7 @@ static bool iocpnet__maker_store(iocpnet_listener *listener, iocpnet_socket *soc
     iocpnet__lock_enter(&listener->lock);
     closed = iocpnet__load(&listener->group.closed) != 0;
     if (!closed) listener->stock[listener->stocked++] = *socket;
-    more = !closed && listener->stocked < listener->desc.accepts_min;
+    more = !closed && listener->stocked < listener->stock_room;
     starved = listener->starved;
     listener->starved = false;
     iocpnet__lock_leave(&listener->lock);
@@ -7923,8 +8049,7 @@ static iocpnet_error iocpnet__maker_stock(iocpnet_listener *listener)
     bool more;
 
     iocpnet__lock_enter(&listener->lock);
-    more =
-        !iocpnet__load(&listener->group.closed) && listener->stocked < listener->desc.accepts_min;
+    more = !iocpnet__load(&listener->group.closed) && listener->stocked < listener->stock_room;
     iocpnet__lock_leave(&listener->lock);
     while (more) {
         error = iocpnet_socket_open(&socket, listener->group.iocp, listener->socket.family, false);
@@ -7946,16 +8071,21 @@ static DWORD WINAPI iocpnet__maker_main(void *parameter)
         ms = error ? iocpnet__retry_after(ms) : 0;
         IOCPNET_OS(WaitForSingleObject)(listener->maker_wake, ms ? ms : INFINITE);
     }
+    iocpnet__group_release(&listener->group);
     return 0;
 }
 
 static iocpnet_error iocpnet__maker_begin(iocpnet_listener *listener)
 {
+    listener->stock_room = listener->desc.accepts_min < listener->accepts_room
+                               ? listener->desc.accepts_min
+                               : listener->accepts_room;
     listener->stock =
-        (iocpnet_socket *)iocpnet__alloc(listener->desc.accepts_min * sizeof *listener->stock);
+        (iocpnet_socket *)iocpnet__alloc(listener->stock_room * sizeof *listener->stock);
     if (!listener->stock) return ERROR_NOT_ENOUGH_MEMORY;
     listener->maker_wake = IOCPNET_OS(CreateEventW)(NULL, FALSE, FALSE, NULL);
     if (!listener->maker_wake) return iocpnet__last_error();
+    iocpnet__group_hold(&listener->group);
     listener->maker = IOCPNET_OS(CreateThread)(NULL, 0, iocpnet__maker_main, listener, 0, NULL);
     return listener->maker ? 0 : iocpnet__last_error();
 }
@@ -7968,7 +8098,7 @@ static void iocpnet__maker_end(iocpnet_listener *listener)
         IOCPNET_OS(CloseHandle)(listener->maker);
     }
     if (listener->maker_wake) IOCPNET_OS(CloseHandle)(listener->maker_wake);
-    iocpnet__free(listener->stock, listener->desc.accepts_min * sizeof *listener->stock);
+    iocpnet__free(listener->stock, listener->stock_room * sizeof *listener->stock);
 }
 
 // Fewer accepts, when it has been quiet long enough. Lock held.
@@ -7998,6 +8128,7 @@ static void iocpnet__listener_tick(iocpnet_listener *listener, uint64_t now)
     if (due) iocpnet__listener_fill(listener);
 }
 
+// Listens no more. Once it is closed, nothing wants the tick for its sake.
 static void iocpnet__listener_close(iocpnet_listener *listener)
 {
     HANDLE wait = NULL;
@@ -8019,10 +8150,39 @@ static void iocpnet__listener_close(iocpnet_listener *listener)
         while (listener->stocked)
             iocpnet_socket_close(&listener->stock[--listener->stocked]);
         if (listener->maker) IOCPNET_OS(SetEvent)(listener->maker_wake);  // it ends
+        iocpnet__listener_time(listener, &listener->timed, false);
+        iocpnet__listener_time(listener, &listener->grown, false);
+        iocpnet__listener_time(listener, &listener->deficit, false);
     }
     iocpnet__lock_leave(&listener->lock);
     if (wait) IOCPNET_OS(UnregisterWaitEx)(wait, INVALID_HANDLE_VALUE);  // awaits its callbacks
     iocpnet__bell_ring(listener);  // for the last time: its op ends
+}
+
+static void iocpnet__group_list(const iocpnet__group *group, iocpnet_pool *pools[6])
+{
+    pools[0] = group->conns;
+    pools[1] = group->extras;
+    pools[2] = group->views;
+    pools[3] = group->inputs;
+    pools[4] = group->buffers;
+    pools[5] = group->rooms;
+}
+
+// No buffer is out, of those that the program took or that other connections have queued.
+static bool iocpnet__group_empty(const iocpnet__group *group)
+{
+    iocpnet_pool *pools[6];
+    iocpnet_pool_stats stats;
+    size_t i;
+
+    iocpnet__group_list(group, pools);
+    for (i = 0; i < 6; i++) {
+        if (!pools[i]) continue;
+        iocpnet_pool_stats_read(pools[i], &stats);
+        if (stats.out) return false;
+    }
+    return true;
 }
 
 static void iocpnet__group_fini(iocpnet__group *group)
@@ -8031,12 +8191,7 @@ static void iocpnet__group_fini(iocpnet__group *group)
     iocpnet_error error;
     size_t i;
 
-    pools[0] = group->conns;
-    pools[1] = group->extras;
-    pools[2] = group->views;
-    pools[3] = group->inputs;
-    pools[4] = group->buffers;
-    pools[5] = group->rooms;
+    iocpnet__group_list(group, pools);
     for (i = 0; i < 6; i++) {
         error = iocpnet_pool_destroy(pools[i]);
         IOCPNET_ASSERT(!error && "a connection or a buffer is left");
@@ -8044,14 +8199,28 @@ static void iocpnet__group_fini(iocpnet__group *group)
     }
 }
 
-// The connectors' iocps have to know that they must not be closed before this listener's.
-static void iocpnet__listener_gives(iocpnet_listener *listener, int32_t n)
+// It holds the connectors that it spreads to, whose iocps must not be closed before its own.
+static void iocpnet__listener_take_spread(iocpnet_listener *listener)
+{
+    uint32_t i;
+
+    for (i = 0; i < listener->desc.spread_count; i++) {
+        iocpnet__group *group = listener->spread[i];
+
+        iocpnet__group_hold(group);
+        if (group->iocp != listener->group.iocp) iocpnet__add(&group->iocp->givers, 1);
+    }
+}
+
+static void iocpnet__listener_give_spread(iocpnet_listener *listener)
 {
     uint32_t i;
 
     for (i = 0; i < listener->desc.spread_count; i++) {
         iocpnet_iocp *iocp = listener->spread[i]->iocp;
-        if (iocp != listener->group.iocp) iocpnet__add(&iocp->givers, n);
+
+        iocpnet__group_release(listener->spread[i]);
+        if (iocp != listener->group.iocp) iocpnet__add(&iocp->givers, -1);  // it may be gone now
     }
 }
 
@@ -8064,7 +8233,7 @@ static void iocpnet__listener_free(iocpnet_listener *listener)
     iocpnet__maker_end(listener);
     if (listener->event) IOCPNET_OS(CloseHandle)(listener->event);
     iocpnet__free(listener->slots, listener->slot_count * sizeof *listener->slots);
-    iocpnet__free(listener->spare, listener->desc.accepts_max * sizeof *listener->spare);
+    iocpnet__free(listener->spare, listener->accepts_room * sizeof *listener->spare);
     iocpnet__free(listener, sizeof *listener);
 }
 
@@ -8091,6 +8260,7 @@ IOCPNET__DEF iocpnet_error iocpnet_listener_resume(iocpnet_listener *listener)
 IOCPNET__DEF void iocpnet_listener_close(iocpnet_listener *listener)
 {
     iocpnet__listener_close(listener);
+    iocpnet__group_disown(&listener->group);
 }
 
 IOCPNET__DEF iocpnet_address iocpnet_listener_address(const iocpnet_listener *listener)
@@ -8444,7 +8614,7 @@ static void iocpnet__queue_give_list(iocpnet__conn *conn, iocpnet_buffer *buffer
     }
 }
 
-// Back to its pools. Nobody knows it any more.
+// Back to its pools. Nobody knows it any more. Its reference to the group is left to the caller.
 static void iocpnet__conn_unmake(iocpnet__conn *conn)
 {
     iocpnet__group *group = conn->group;
@@ -8458,6 +8628,7 @@ static void iocpnet__conn_free(iocpnet__conn *conn)
 {
     iocpnet__group *group = conn->group;
     iocpnet_listener *listener = group->listener;
+    iocpnet_iocp *iocp = group->iocp;
 
     iocpnet__queue_give_list(conn, (iocpnet_buffer *)conn->offered);
     // What never left.
@@ -8466,13 +8637,14 @@ static void iocpnet__conn_free(iocpnet__conn *conn)
     iocpnet__add(&group->open, -1);
     if (listener && !iocpnet__load(&group->closed)) {
         // On a thread of the program's own, which may be in a send, nothing is made or reported.
-        if (iocpnet__worker_here(group->iocp)) {
+        if (iocpnet__worker_here(iocp)) {
             iocpnet__listener_fill(listener);
         } else {
             iocpnet__bell_ring(listener);
         }
     }
-    iocpnet__count(group->iocp, IOCPNET_COUNT_CLOSED, 1);  // last: a stop waits for it
+    iocpnet__group_release(group);
+    iocpnet__count(iocp, IOCPNET_COUNT_CLOSED, 1);  // last: a stop waits for it
 }
 
 static void iocpnet__conn_run(iocpnet__conn *conn, int32_t bits);
@@ -9413,7 +9585,7 @@ static void iocpnet__conn_disconnect_done(iocpnet__conn *conn)
     if (!error) {
         iocpnet__lock_enter(&listener->lock);
         kept = !iocpnet__load(&listener->group.closed) &&
-               listener->spares < listener->desc.accepts_max && conn->skip == listener->socket.skip;
+               listener->spares < listener->accepts_room && conn->skip == listener->socket.skip;
         if (kept) listener->spare[listener->spares++] = conn->handle;
         iocpnet__lock_leave(&listener->lock);
     } else {
@@ -9873,6 +10045,7 @@ static iocpnet__conn *iocpnet__conn_make(iocpnet__group *group, void *user)
 
     if (!conn) return NULL;
     memset(conn, 0, sizeof *conn);
+    iocpnet__group_hold(group);
     conn->group = group;
     conn->handle = INVALID_SOCKET;
     conn->user = user;
@@ -9886,6 +10059,7 @@ static iocpnet__conn *iocpnet__conn_make(iocpnet__group *group, void *user)
     conn->extra = (iocpnet__extra *)iocpnet_pool_take_object(group->extras);
     if (!conn->extra) {
         iocpnet_pool_give_object(group->conns, conn);
+        iocpnet__group_release(group);
         return NULL;
     }
     memset(conn->extra, 0, group->extra_bytes);
@@ -9934,7 +10108,7 @@ static void iocpnet__conn_accepted(iocpnet__waiting *slot, size_t bytes)
     iocpnet__group *group = slot->group;
     iocpnet__conn *conn = NULL;
 
-    if (group == &listener->group || !iocpnet__load(&group->closed)) {
+    if (group == &listener->group || !iocpnet__load(&group->iocp->state)) {
         conn = iocpnet__conn_make(group, group->desc.user);
     }
     if (!conn) goto refuse;
@@ -9971,6 +10145,7 @@ static void iocpnet__conn_accepted(iocpnet__waiting *slot, size_t bytes)
 
 unmake:
     iocpnet__conn_unmake(conn);
+    iocpnet__group_release(group);
 refuse:
     iocpnet__count(group->iocp, IOCPNET_COUNT_REFUSED, 1);
     iocpnet_socket_close(&slot->socket);
@@ -9990,6 +10165,7 @@ static iocpnet_error iocpnet__connector_take(iocpnet__group *group, void *user, 
     conn->bits = IOCPNET__BUSY;
     if (!iocpnet__name_take(conn)) {
         iocpnet__conn_unmake(conn);
+        iocpnet__group_release(group);
         goto full;
     }
     *out = conn;
@@ -10621,16 +10797,32 @@ static void iocpnet__conn_shed(iocpnet_iocp *iocp)
     iocpnet__name_leave(oldest, false);
 }
 
-static iocpnet__group *iocpnet__first_group(iocpnet_iocp *iocp)
+// A reference to the next group of the iocp, which is not about to be freed; the one to the group
+// before it, or NULL, goes.
+static iocpnet__group *iocpnet__group_next(iocpnet_iocp *iocp, iocpnet__group *before)
 {
-    return (iocpnet__group *)iocpnet__load_pointer(&iocp->groups);
+    iocpnet__group *group;
+    int32_t references;
+    bool held = false;
+
+    iocpnet__lock_enter(&iocp->group_lock);
+    for (group = before ? before->next : iocp->groups; group; group = group->next) {
+        do {
+            references = iocpnet__load(&group->references);
+            held = references && iocpnet__cas(&group->references, references, references + 1);
+        } while (references && !held);
+        if (held) break;
+    }
+    iocpnet__lock_leave(&iocp->group_lock);
+    if (before) iocpnet__group_release(before);
+    return group;
 }
 
 static void iocpnet__server_stop(iocpnet_iocp *iocp, bool abort)
 {
-    iocpnet__group *group;
+    iocpnet__group *group = NULL;
 
-    for (group = iocpnet__first_group(iocp); group; group = group->next) {
+    while ((group = iocpnet__group_next(iocp, group)) != NULL) {
         if (group->listener) {
             iocpnet__listener_close(group->listener);
         } else {
@@ -10642,9 +10834,9 @@ static void iocpnet__server_stop(iocpnet_iocp *iocp, bool abort)
 
 static void iocpnet__server_stats(iocpnet_iocp *iocp, iocpnet_stats *stats)
 {
-    iocpnet__group *group;
+    iocpnet__group *group = NULL;
 
-    for (group = iocpnet__first_group(iocp); group; group = group->next) {
+    while ((group = iocpnet__group_next(iocp, group)) != NULL) {
         stats->connections_most += (uint32_t)iocpnet__load(&group->most);
         if (!group->listener || iocpnet__load(&group->closed)) continue;
         iocpnet__lock_enter(&group->listener->lock);
@@ -10653,16 +10845,61 @@ static void iocpnet__server_stats(iocpnet_iocp *iocp, iocpnet_stats *stats)
     }
 }
 
+static void iocpnet__connector_free(iocpnet_connector *connector)
+{
+    iocpnet__group_fini(&connector->group);
+    iocpnet__free(connector, sizeof *connector);
+}
+
+static void iocpnet__group_free(iocpnet__group *group)
+{
+    if (group->clocked) iocpnet__add(&group->iocp->timed, -1);
+    if (group->listener) {
+        iocpnet__listener_give_spread(group->listener);
+        iocpnet__listener_free(group->listener);
+    } else {
+        iocpnet__connector_free(IOCPNET_OUTER(group, iocpnet_connector, group));
+    }
+}
+
+// Frees what was closed and is over. What the program keeps buffers of is looked at again.
+static void iocpnet__server_reap(iocpnet_iocp *iocp)
+{
+    iocpnet__group *over = NULL;
+    iocpnet__group **at = &iocp->groups;
+    iocpnet__group *group;
+
+    iocpnet__lock_enter(&iocp->group_lock);
+    while ((group = *at) != NULL) {
+        if (iocpnet__load(&group->references) || !iocpnet__group_empty(group)) {
+            at = &group->next;
+            continue;
+        }
+        *at = group->next;
+        group->next = over;
+        over = group;
+    }
+    iocpnet__lock_leave(&iocp->group_lock);
+    while (over) {
+        group = over;
+        over = group->next;
+        iocpnet__group_free(group);
+        iocpnet__add(&iocp->dying, -1);
+        iocpnet__add(&iocp->timed, -1);
+    }
+}
+
 // Deadlines are looked at eight times while the shortest of them passes, and at most once a tick;
 // what wants to be tried again, at every tick.
 static void iocpnet__server_tick(iocpnet_iocp *iocp, uint64_t now)
 {
-    iocpnet__group *group;
+    iocpnet__group *group = NULL;
     bool more;
 
-    for (group = iocpnet__first_group(iocp); group; group = group->next) {
+    while ((group = iocpnet__group_next(iocp, group)) != NULL) {
         if (group->listener) iocpnet__listener_tick(group->listener, now);
     }
+    if (iocpnet__load(&iocp->dying)) iocpnet__server_reap(iocp);
     iocp->starved_ticks = iocpnet__load(&iocp->starving) ? iocp->starved_ticks + 1 : 0;
     if (iocp->starved_ticks * IOCPNET__TICK_MS > IOCPNET__SHED_AFTER_MS) {
         iocp->starved_ticks -= 4;  // what is waiting tries again before the next is closed
@@ -10673,28 +10910,15 @@ static void iocpnet__server_tick(iocpnet_iocp *iocp, uint64_t now)
     iocp->sweep_due = (int64_t)now + (more ? 0 : iocpnet__load(&iocp->sweep_ms));
 }
 
-static void iocpnet__connector_free(iocpnet_connector *connector)
-{
-    iocpnet__group_fini(&connector->group);
-    iocpnet__free(connector, sizeof *connector);
-}
-
+// The newest come first, so listeners before the connectors that they spread to.
 static void iocpnet__server_close(iocpnet_iocp *iocp)
 {
-    iocpnet__group *group = iocpnet__first_group(iocp);
+    iocpnet__group *group = iocp->groups;
     iocpnet__group *next;
 
-    for (next = group; next; next = next->next) {
-        if (next->listener) iocpnet__listener_gives(next->listener, -1);
-    }
     for (; group; group = next) {
         next = group->next;
-        if (group->clocked) iocpnet__add(&iocp->timed, -1);
-        if (group->listener) {
-            iocpnet__listener_free(group->listener);
-        } else {
-            iocpnet__connector_free(IOCPNET_OUTER(group, iocpnet_connector, group));
-        }
+        iocpnet__group_free(group);
     }
 }
 
@@ -10721,14 +10945,13 @@ static void iocpnet__listener_sweeps(const iocpnet_listener *listener)
         iocpnet__sweep_within(listener->spread[i]->iocp, ms);
 }
 
-// The iocp knows the group from now on, and closes and frees it.
+// The iocp knows the group from now on, and closes and frees it if the program does not.
 static void iocpnet__group_join(iocpnet__group *group)
 {
     iocpnet_iocp *iocp = group->iocp;
     const iocpnet_conn_desc *desc = &group->desc;
     uint32_t least[5];
     uint32_t ms = 8000;
-    void *first;
     size_t i;
 
     least[0] = desc->idle_ms;
@@ -10745,10 +10968,10 @@ static void iocpnet__group_join(iocpnet__group *group)
     iocp->on_close = iocpnet__server_close;
     iocp->on_stats = iocpnet__server_stats;
     if (group->clocked) iocpnet__add(&iocp->timed, 1);
-    do {
-        first = iocpnet__load_pointer(&iocp->groups);
-        group->next = (iocpnet__group *)first;
-    } while (!iocpnet__cas_pointer(&iocp->groups, first, group));
+    iocpnet__lock_enter(&iocp->group_lock);
+    group->next = iocp->groups;
+    iocp->groups = group;
+    iocpnet__lock_leave(&iocp->group_lock);
 }
 
 static iocpnet_error iocpnet__group_init(iocpnet__group *group, iocpnet_iocp *iocp,
@@ -10757,6 +10980,8 @@ static iocpnet_error iocpnet__group_init(iocpnet__group *group, iocpnet_iocp *io
     iocpnet_conn_desc *desc = &group->desc;
 
     group->iocp = iocp;
+    group->references = 1;
+    group->owned = 1;
     *desc = *settings;
     if (desc->frame) {
         group->frame = *desc->frame;
@@ -10794,9 +11019,12 @@ static iocpnet_error iocpnet__group_pools(iocpnet__group *group, uint32_t more)
     iocpnet_pool_desc objects, buffers;
     iocpnet_error error;
     uint32_t spare;
+    bool no_cache;
 
-    // What lies in the threads' caches must not be missing elsewhere.
-    spare = 2 * IOCPNET__ROUNDS * (group->iocp->desc.threads + 2);
+    // What lies in the threads' caches must not be missing elsewhere. One connection alone shares
+    // its pools with nobody, and needs none.
+    no_cache = desc->no_pool_cache || desc->max_connections == 1;
+    spare = no_cache ? 0 : 2 * IOCPNET__ROUNDS * (group->iocp->desc.threads + 2);
     memset(&objects, 0, sizeof objects);
     objects.objects = true;
     objects.no_cache = true;
@@ -10816,7 +11044,7 @@ static iocpnet_error iocpnet__group_pools(iocpnet__group *group, uint32_t more)
 
     memset(&buffers, 0, sizeof buffers);
     buffers.size = desc->buffer_bytes;
-    buffers.no_cache = desc->no_pool_cache;
+    buffers.no_cache = no_cache;
     buffers.limit = desc->recvs * (desc->max_connections + more) + desc->buffers + spare;
     if (!error) error = iocpnet_pool_create(&group->inputs, &buffers);
     buffers.limit = desc->buffers + spare;
@@ -10851,6 +11079,12 @@ IOCPNET__DEF iocpnet_error iocpnet_connector_open(iocpnet_connector **out, iocpn
     if (iocpnet__load(&iocp->state)) iocpnet__store(&connector->group.closed, 1);  // a stop
     *out = connector;
     return 0;
+}
+
+IOCPNET__DEF void iocpnet_connector_close(iocpnet_connector *connector)
+{
+    iocpnet__store(&connector->group.closed, 1);
+    iocpnet__group_disown(&connector->group);
 }
 
 // The listening socket: bound, and ready to accept.
@@ -10892,6 +11126,7 @@ static iocpnet_error iocpnet__listener_prepare(iocpnet_listener *listener, iocpn
 {
     iocpnet_listener_desc *desc = &listener->desc;
     iocpnet_error error;
+    uint64_t most;
     uint32_t i;
 
     desc->accepts_min = iocpnet__or_default(desc->accepts_min, 32);
@@ -10904,24 +11139,30 @@ static iocpnet_error iocpnet__listener_prepare(iocpnet_listener *listener, iocpn
     // Two iocps that give to each other could never be closed.
     if (iocpnet__load(&iocp->givers) && iocpnet__spreads_away(desc, iocp)) return WSAEINVAL;
     error = iocpnet__group_init(&listener->group, iocp, &desc->conn);
-    if (!error && !desc->spread_count) {
-        error = iocpnet__group_pools(&listener->group, desc->accepts_max);
+    if (error) return error;
+    most = desc->spread_count ? 0 : listener->group.desc.max_connections;
+    for (i = 0; i < desc->spread_count; i++) {
+        listener->spread[i] = &desc->spread[i]->group;
+        most += listener->spread[i]->desc.max_connections;
+    }
+    desc->spread = NULL;  // the caller's
+    listener->accepts_room = most < desc->accepts_max ? (uint32_t)most : desc->accepts_max;
+    if (!desc->spread_count) {
+        error = iocpnet__group_pools(&listener->group, listener->accepts_room);
     }
     if (error) return error;
-    for (i = 0; i < desc->spread_count; i++)
-        listener->spread[i] = &desc->spread[i]->group;
-    desc->spread = NULL;  // the caller's
-    listener->slot_count = desc->accept_data_ms ? 2 * desc->accepts_max : desc->accepts_max;
+    listener->slot_count =
+        desc->accept_data_ms ? 2 * listener->accepts_room : listener->accepts_room;
     listener->slots =
         (iocpnet__waiting *)iocpnet__alloc(listener->slot_count * sizeof *listener->slots);
-    listener->spare = (uintptr_t *)iocpnet__alloc(desc->accepts_max * sizeof *listener->spare);
+    listener->spare = (uintptr_t *)iocpnet__alloc(listener->accepts_room * sizeof *listener->spare);
     if (!listener->slots || !listener->spare) return ERROR_NOT_ENOUGH_MEMORY;
     for (i = 0; i < listener->slot_count; i++) {
         iocpnet__waiting *slot = &listener->slots[i];
         iocpnet__accepts *accepts;
 
         slot->listener = listener;
-        slot->bare = i >= desc->accepts_max;
+        slot->bare = i >= listener->accepts_room;
         accepts = iocpnet__accepts_of(slot);
         slot->next = accepts->free;
         accepts->free = slot;
@@ -10968,7 +11209,9 @@ IOCPNET__DEF iocpnet_error iocpnet_listener_open(iocpnet_listener **out, iocpnet
     if (!error && desc->accept_thread) error = iocpnet__maker_begin(listener);
     if (error) goto free_listener;
 
-    iocpnet__listener_gives(listener, 1);
+    // From here on callbacks may come, and close it: so it is held until this call is over.
+    iocpnet__group_hold(&listener->group);
+    iocpnet__listener_take_spread(listener);
     iocpnet__group_join(&listener->group);
     iocpnet__listener_sweeps(listener);
     iocpnet__listener_time(listener, &listener->timed, listener->desc.accept_data_ms != 0);
@@ -10978,6 +11221,7 @@ IOCPNET__DEF iocpnet_error iocpnet_listener_open(iocpnet_listener **out, iocpnet
     if (iocpnet__load(&iocp->state))
         iocpnet__listener_close(listener);  // a stop that came meanwhile
     iocpnet__listener_fill(listener);
+    iocpnet__group_release(&listener->group);
     return 0;
 
 free_listener:

@@ -98,6 +98,7 @@ static function *const functions[] = {
     (function *)iocpnet_listener_close,
     (function *)iocpnet_listener_address,
     (function *)iocpnet_connector_open,
+    (function *)iocpnet_connector_close,
     (function *)iocpnet_conn_open,
     (function *)iocpnet_conn_adopt,
     (function *)iocpnet_conn_send,

@@ -1356,9 +1356,10 @@ static void pause_and_resume_lose_nobody(void)
     for (i = 0; i < 3; i++)
         CHECK(is_served(crowd[i]));
     scatter(3);
-    iocpnet_listener_close(listener);
+    CHECK_ERR(iocpnet_iocp_stop(iocp, 1000), 0);
     CHECK_ERR(iocpnet_listener_pause(listener), WSAESHUTDOWN);
     CHECK_ERR(iocpnet_listener_resume(listener), WSAESHUTDOWN);
+    iocpnet_listener_close(listener);
     end();
 }
 
@@ -1387,10 +1388,9 @@ static void listeners_of_one_iocp_do_not_mind_each_other(void)
         }
         if (k == 0) {
             SOCKET s;
-            iocpnet_listener_close(others[1]);
-            iocpnet_listener_close(others[1]);  // again: nothing
-            ports[1] = first;
             port = port_of(others[1]);
+            iocpnet_listener_close(others[1]);
+            ports[1] = first;
             s = peer_connect(port);  // those of the crowd that had become connections live on
             CHECK(s == INVALID_SOCKET);
             if (s != INVALID_SOCKET) closesocket(s);

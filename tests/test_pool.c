@@ -23,6 +23,7 @@ static FARPROC ends_GetProcAddress(HMODULE module, const char *name)
 
 #define IOCPNET_IMPLEMENTATION
 #include "../iocpnet.h"
+#include "footprint.h"
 #include "peer.h"
 
 #define PAGE 4096u
@@ -369,15 +370,60 @@ static void statistics_add_up(void)
     unmake(pool);
 }
 
+// More than a thread does before it has caches.
+static void use(iocpnet_pool *pool)
+{
+    int i;
+    for (i = 0; i < 2 * IOCPNET__CACHES; i++) {
+        iocpnet_buffer *b = iocpnet_pool_take(pool);
+        CHECK(b != NULL);
+        iocpnet_buffer_give(b);
+    }
+}
+
 static void memory_comes_slab_by_slab(void)
 {
-    iocpnet_pool *pool = make(4096, 4096, false, false);
+    enum { LIMIT = 4096 };
+    static iocpnet_buffer *taken[LIMIT];
+    iocpnet_pool *pool = make(PAGE, LIMIT, false, false);
     iocpnet_pool_stats stats;
-    iocpnet_buffer *b = iocpnet_pool_take(pool);
+    uint32_t slab = 4, ready = 0, slabs = 0;
+    int i;
     iocpnet_pool_stats_read(pool, &stats);
-    CHECK_EQ(stats.slabs, 1);
-    CHECK(stats.bytes <= 1024 * 1024);
-    iocpnet_buffer_give(b);
+    CHECK_EQ(stats.bytes, PAGE);
+    for (i = 0; i < LIMIT; i++) {
+        taken[i] = iocpnet_pool_take(pool);
+        REQUIRE(taken[i] != NULL);
+        iocpnet_pool_stats_read(pool, &stats);
+        CHECK_EQ(stats.made, i + 1);  // none is cut before it is needed
+        if ((uint32_t)i == ready) {
+            ready += slab;
+            slabs++;
+            if (slab < 64) slab *= 2;
+        }
+        if (ready > LIMIT) ready = LIMIT;
+        CHECK_EQ(stats.slabs, slabs);
+        // Headers of 48 bytes, 8 on the shelf, and a page or so of each.
+        CHECK(stats.bytes >= ready * PAGE);
+        CHECK(stats.bytes <= ready * (PAGE + 56) + 4 * PAGE);
+    }
+    for (i = 0; i < LIMIT; i++)
+        iocpnet_buffer_give(taken[i]);
+    // And the magazines that they are in now: 9 bytes for each.
+    iocpnet_pool_stats_read(pool, &stats);
+    CHECK(stats.bytes <= LIMIT * (PAGE + 66) + 8 * PAGE);
+    unmake(pool);
+}
+
+// A pool of many items costs nothing before they are taken.
+static void a_large_limit_costs_address_space_only(void)
+{
+    iocpnet_pool *pool = make(64, 1000000, false, false);
+    iocpnet_pool_stats stats;
+    use(pool);
+    iocpnet_pool_stats_read(pool, &stats);
+    CHECK(stats.bytes <= 64 * 1024);
+    CHECK(stats.made <= 1 + 64);  // and those in quarantine
     unmake(pool);
 }
 
@@ -493,17 +539,6 @@ static void want_of_memory_is_a_result(void)
     CHECK(n < 100);  // a run without a failure ended it
 }
 
-// More than a thread does before it has caches.
-static void use(iocpnet_pool *pool)
-{
-    int i;
-    for (i = 0; i < 2 * IOCPNET__CACHES; i++) {
-        iocpnet_buffer *b = iocpnet_pool_take(pool);
-        CHECK(b != NULL);
-        iocpnet_buffer_give(b);
-    }
-}
-
 static bool caches(iocpnet_pool *pool)
 {
     return iocpnet__local_get(&pool->local) != NULL;
@@ -529,36 +564,12 @@ static void no_thread_local_index_left_is_no_cache(void)
     }
 }
 
-enum { INDEXES = 5000 };
-
-static int free_tls(void)
-{
-    static DWORD indexes[INDEXES];
-    int n = 0, i;
-    while (n < INDEXES && (indexes[n] = TlsAlloc()) != TLS_OUT_OF_INDEXES)
-        n++;
-    for (i = 0; i < n; i++)
-        TlsFree(indexes[i]);
-    return n;
-}
-
-static int free_fls(void)
-{
-    static DWORD indexes[INDEXES];
-    int n = 0, i;
-    while (n < INDEXES && (indexes[n] = FlsAlloc(NULL)) != FLS_OUT_OF_INDEXES)
-        n++;
-    for (i = 0; i < n; i++)
-        FlsFree(indexes[i]);
-    return n;
-}
-
 static void pools_share_an_fls_index_and_take_no_index_for_nothing(void)
 {
     enum { POOLS = 40 };
     iocpnet_pool *pools[POOLS];
-    int tls = free_tls();
-    int fls = free_fls();
+    int tls = footprint_tls();
+    int fls = footprint_fls();
     int kind, i;
     for (kind = 0; kind < 2; kind++) {
         for (i = 0; i < POOLS; i++) {
@@ -566,70 +577,43 @@ static void pools_share_an_fls_index_and_take_no_index_for_nothing(void)
             use(pools[i]);
             CHECK_EQ(caches(pools[i]), kind);
         }
-        CHECK_EQ(free_fls(), kind ? fls - 1 : fls);
-        CHECK_EQ(free_tls(), kind ? tls - 1 - POOLS : tls);
+        CHECK_EQ(footprint_fls(), kind ? fls - 1 : fls);
+        CHECK_EQ(footprint_tls(), kind ? tls - 1 - POOLS : tls);
         for (i = 0; i < POOLS; i++)
             CHECK_ERR(iocpnet_pool_destroy(pools[i]), 0);
-        CHECK_EQ(free_fls(), fls);
-        CHECK_EQ(free_tls(), tls);
+        CHECK_EQ(footprint_fls(), fls);
+        CHECK_EQ(footprint_tls(), tls);
     }
     peer_nothing_left();
 }
 
 // ---- threads that end ---------------------------------------------------------------------------
 
-// Callbacks of threads that end come in the order of the indexes; on Windows those of FLS first,
-// then TLS callbacks, then DllMain.
-enum { BY_FLS, BY_TLS_CALLBACK, LATE_WAYS };
-static DWORD late_fls, late_tls;
-static int late_way;
+// FLS callbacks of a thread that ends come in the order of the indexes: this one after the pools'.
+// tests/unload_dll.c does the same in its DllMain, which comes later still.
+static DWORD late_fls;
 static bool late_takes, late_much;
 static iocpnet_pool *late_pool;
 static volatile LONG late_given;
 
-static void give_late(iocpnet_buffer *b)
+static void WINAPI give_late(void *value)
 {
+    if (!value) return;
     if (late_takes) {
         iocpnet_buffer *more = iocpnet_pool_take(late_pool);
         if (more) iocpnet_buffer_give(more);
     }
     if (late_much) use(late_pool);
-    iocpnet_buffer_give(b);
+    iocpnet_buffer_give((iocpnet_buffer *)value);
     InterlockedIncrement(&late_given);
 }
-
-static void WINAPI late_in_fls(void *value)
-{
-    if (value) give_late((iocpnet_buffer *)value);
-}
-
-#if defined(__GNUC__) && !defined(SIM_WINDOWS_H)
-static void NTAPI late_in_tls(void *module, DWORD reason, void *reserved)
-{
-    iocpnet_buffer *b = NULL;
-    (void)module;
-    (void)reserved;
-    if (reason == DLL_THREAD_DETACH && late_way == BY_TLS_CALLBACK && late_pool)
-        b = (iocpnet_buffer *)TlsGetValue(late_tls);
-    if (b) give_late(b);
-}
-static const PIMAGE_TLS_CALLBACK late_callback __attribute__((section(".CRT$XLY"), used)) =
-    late_in_tls;
-#else
-#define NO_TLS_CALLBACK
-#endif
 
 static void keep_one(void *user)
 {
     iocpnet_buffer *b;
     if (user) use(late_pool);
     b = iocpnet_pool_take(late_pool);
-    if (!CHECK(b != NULL)) return;
-    if (late_way == BY_FLS) {
-        CHECK(FlsSetValue(late_fls, b));
-    } else {
-        CHECK(TlsSetValue(late_tls, b));
-    }
+    if (CHECK(b != NULL)) CHECK(FlsSetValue(late_fls, b));
 }
 
 static int caches_used(iocpnet_pool *pool)
@@ -648,21 +632,15 @@ static void what_a_thread_gives_when_it_ends_is_not_lost(void)
     enum { LIMIT = 64, ENDED = 400 };
     int i, ways;
     T_LIMIT(60);
-    for (ways = 0; ways < 4 * LATE_WAYS; ways++) {
+    for (ways = 0; ways < 4; ways++) {
         peer_thread thread;
         bool used = ways % 2 != 0;
-        late_way = ways / 4;
-        late_takes = ways / 2 % 2 != 0;
+        late_takes = ways / 2 != 0;
         late_much = late_takes && used;
-#ifdef NO_TLS_CALLBACK
-        if (late_way == BY_TLS_CALLBACK) break;
-#endif
         late_pool = make(64, LIMIT, false, false);
-        late_fls = FlsAlloc(late_in_fls);
-        late_tls = TlsAlloc();
+        late_fls = FlsAlloc(give_late);
         late_given = 0;
-        T_NOTE("%s, %s%s", late_way ? "TLS callback" : "FLS", used ? "caches" : "no caches",
-               late_takes ? ", takes as well" : "");
+        T_NOTE("%s%s", used ? "caches" : "no caches", late_takes ? ", takes as well" : "");
         for (i = 0; i < ENDED && !t__.failures; i++) {
             peer_start(&thread, keep_one, used ? late_pool : NULL);
             peer_join(&thread);
@@ -671,7 +649,6 @@ static void what_a_thread_gives_when_it_ends_is_not_lost(void)
         CHECK_EQ(caches_used(late_pool), 0);
         CHECK_EQ(out(late_pool), 0);
         FlsFree(late_fls);
-        TlsFree(late_tls);
         unmake(late_pool);
         late_pool = NULL;
         if (t__.failures) return;
@@ -991,6 +968,7 @@ int main(int argc, char **argv)
     T_RUN(what_an_ended_thread_had_is_there_for_all);
     T_RUN(statistics_add_up);
     T_RUN(memory_comes_slab_by_slab);
+    T_RUN(a_large_limit_costs_address_space_only);
     T_RUN(a_pool_that_lends_is_not_destroyed);
     T_RUN(objects_are_aligned_and_apart);
     T_RUN(ops_may_live_in_objects);

@@ -31,56 +31,6 @@ static void unload(void)
     CHECK(GetModuleHandleA("unload_dll.dll") == NULL);
 }
 
-enum { INDEXES = 5000 };
-
-static int free_tls(void)
-{
-    static DWORD indexes[INDEXES];
-    int n = 0, i;
-    while (n < INDEXES && (indexes[n] = TlsAlloc()) != TLS_OUT_OF_INDEXES)
-        n++;
-    for (i = 0; i < n; i++)
-        TlsFree(indexes[i]);
-    return n;
-}
-
-static int free_fls(void)
-{
-    static DWORD indexes[INDEXES];
-    int n = 0, i;
-    while (n < INDEXES && (indexes[n] = FlsAlloc(NULL)) != FLS_OUT_OF_INDEXES)
-        n++;
-    for (i = 0; i < n; i++)
-        FlsFree(indexes[i]);
-    return n;
-}
-
-// Under Wine 8 the system does not know.
-static int handles(void)
-{
-    DWORD count = 0, flags;
-    uintptr_t h;
-    if (GetProcessHandleCount(GetCurrentProcess(), &count) && count) return (int)count;
-    for (h = 4; h < 0x4000; h += 4)
-        count += GetHandleInformation((HANDLE)h, &flags) != 0;
-    return (int)count;
-}
-
-typedef struct figures {
-    int handles, tls, fls;
-    footprint memory;
-} figures;
-
-static figures measure(void)
-{
-    figures f;
-    f.handles = handles();
-    f.tls = free_tls();
-    f.fls = free_fls();
-    f.memory = footprint_measure();
-    return f;
-}
-
 // A thread that has used the DLL, and ends when it is gone.
 static HANDLE used, gone;
 static DWORD WINAPI resident(void *user)
@@ -113,7 +63,7 @@ static void once(bool with_resident)
 static void a_dll_that_is_freed_leaves_nothing(void)
 {
     enum { TIMES = 1000, WARM = 20 };
-    figures before, after;
+    footprint before, after;
     int i;
     T_LIMIT(300);
     // Seen: Wine 8.0: a ws2_32 that comes a second time knows no socket.
@@ -124,27 +74,50 @@ static void a_dll_that_is_freed_leaves_nothing(void)
     gone = CreateEventW(NULL, TRUE, FALSE, NULL);
     for (i = 0; i < WARM; i++)
         once(i % 10 == 0);
-    before = measure();
+    before = footprint_measure();
     for (i = 0; i < TIMES && !t__.failures; i++)
         once(i % 10 == 0);
-    after = measure();
+    after = footprint_measure();
     T_SAY("  handles %d to %d, committed %d to %d KiB, address space %d to %d KiB", before.handles,
-          after.handles, (int)(before.memory.committed / 1024),
-          (int)(after.memory.committed / 1024), (int)(before.memory.reserved / 1024),
-          (int)(after.memory.reserved / 1024));
+          after.handles, (int)(before.committed / 1024), (int)(after.committed / 1024),
+          (int)(before.reserved / 1024), (int)(after.reserved / 1024));
     CHECK_EQ(after.tls, before.tls);
     CHECK_EQ(after.fls, before.fls);
     CHECK(after.handles <= before.handles + 10);
     // A page of each time would be 4 MB, one granule of address space 64 MB.
-    CHECK(after.memory.committed <= before.memory.committed + TIMES * 1024);
-    CHECK(after.memory.reserved <= before.memory.reserved + TIMES * 4096);
+    CHECK(after.committed <= before.committed + TIMES * 1024);
+    CHECK(after.reserved <= before.reserved + TIMES * 4096);
     CloseHandle(used);
     CloseHandle(gone);
+}
+
+static DWORD WINAPI keeps_one(void *user)
+{
+    (void)user;
+    CHECK_EQ(call("dll_late_thread"), 0);
+    return 0;
+}
+
+// Far more threads than there are buffers.
+static void what_dllmain_gives_at_the_end_of_a_thread_is_not_lost(void)
+{
+    int i;
+    T_LIMIT(60);
+    if (!load()) T_SKIP("unload_dll.dll is not beside this program");
+    CHECK_EQ(call("dll_late_begin"), 0);
+    for (i = 0; i < 400 && !t__.failures; i++) {
+        HANDLE thread = CreateThread(NULL, 0, keeps_one, NULL, 0, NULL);
+        WaitForSingleObject(thread, INFINITE);
+        CloseHandle(thread);
+    }
+    CHECK_EQ(call("dll_late_end"), 0);
+    unload();
 }
 
 int main(int argc, char **argv)
 {
     t_begin(argc, argv, "unload");
     T_RUN(a_dll_that_is_freed_leaves_nothing);
+    T_RUN(what_dllmain_gives_at_the_end_of_a_thread_is_not_lost);
     return t_end();
 }

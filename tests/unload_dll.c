@@ -6,6 +6,9 @@
 __declspec(dllexport) int dll_use_pools(void);
 __declspec(dllexport) int dll_serve(void);
 __declspec(dllexport) int dll_unload(void);
+__declspec(dllexport) int dll_late_begin(void);
+__declspec(dllexport) int dll_late_thread(void);
+__declspec(dllexport) int dll_late_end(void);
 
 static iocpnet_pool *pool;
 static volatile LONG opened, closed;
@@ -100,6 +103,68 @@ int dll_serve(void)
     if (iocpnet_iocp_stop(iocp, 2000) || iocpnet_iocp_close(iocp)) return __LINE__;
     if (!line && opened != closed) return __LINE__;
     return line;
+}
+
+// ---- buffers given in DllMain, when a thread ends -----------------------------------------------
+
+static DWORD late_tls = TLS_OUT_OF_INDEXES;
+static volatile LONG late_kept, late_given;
+
+BOOL WINAPI DllMain(HINSTANCE module, DWORD reason, LPVOID reserved)
+{
+    iocpnet_buffer *b = NULL;
+
+    (void)module;
+    (void)reserved;
+    if (reason == DLL_THREAD_DETACH && late_tls != TLS_OUT_OF_INDEXES) {
+        b = (iocpnet_buffer *)TlsGetValue(late_tls);
+    }
+    if (b) {
+        iocpnet_buffer_give(iocpnet_pool_take(pool));
+        iocpnet_buffer_give(b);
+        InterlockedIncrement(&late_given);
+    }
+    return TRUE;
+}
+
+int dll_late_begin(void)
+{
+    iocpnet_pool_desc desc;
+
+    memset(&desc, 0, sizeof desc);
+    desc.size = 64;
+    desc.limit = 64;
+    if (iocpnet_pool_create(&pool, &desc)) return __LINE__;
+    late_tls = TlsAlloc();
+    late_kept = late_given = 0;
+    return late_tls == TLS_OUT_OF_INDEXES ? __LINE__ : 0;
+}
+
+// One thread keeps a buffer, the next one uses the pool before that.
+int dll_late_thread(void)
+{
+    iocpnet_buffer *b;
+    int i;
+
+    for (i = 0; InterlockedExchangeAdd(&late_kept, 0) % 2 && i < 40; i++)
+        iocpnet_buffer_give(iocpnet_pool_take(pool));
+    InterlockedIncrement(&late_kept);
+    b = iocpnet_pool_take(pool);
+    return b && TlsSetValue(late_tls, b) ? 0 : __LINE__;
+}
+
+int dll_late_end(void)
+{
+    iocpnet_pool_stats stats;
+    const iocpnet__cache *cache = (const iocpnet__cache *)pool->caches;
+
+    iocpnet_pool_stats_read(pool, &stats);
+    TlsFree(late_tls);
+    late_tls = TLS_OUT_OF_INDEXES;
+    if (stats.out || stats.failures || late_given != late_kept) return __LINE__;
+    for (; cache; cache = cache->next)
+        if (cache->used) return __LINE__;
+    return 0;
 }
 
 int dll_unload(void)

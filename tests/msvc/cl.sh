@@ -22,9 +22,9 @@ language=C
 export LINK="/libpath:$sdk/lib $sdk/crt0.obj /entry:mainCRTStartup /nodefaultlib:libcmt
     /nodefaultlib:msvcrt /nodefaultlib:oldnames ucrtbase.lib kernel32.lib ntdll.lib winecrt0.lib"
 LINK=${LINK//$'\n'/ }
-# A DLL needs no start-up: what is made into one here uses nothing that has to be started.
+# A DLL is started by its own DllMain: what is made into one uses nothing else that has to be.
 [[ " $arguments " != *" /LD "* ]] ||
-    LINK=${LINK/"$sdk/crt0.obj /entry:mainCRTStartup"//noentry}
+    LINK=${LINK/"$sdk/crt0.obj /entry:mainCRTStartup"//entry:DllMain}
 {
     cd "$(unix_path "$folder")" &&
         clang-cl-19 --target=x86_64-pc-windows-msvc -fms-compatibility-version=19.39 \

@@ -1211,6 +1211,7 @@ static void kit_connect(void)
     size_t n = 1 + any(3), i;
     if (!connector_count) return;
     g = &connectors[any((uint32_t)connector_count)];
+    if (g->gone) return;
     p = player_new(g);
     if (!p) return;
     for (i = 0; i < n; i++) {
@@ -1309,15 +1310,21 @@ static void one_step(bool polls)
     case 7:
         if (listener_count && one_in(8)) {
             group *g = &listeners[any((uint32_t)listener_count)];
-            iocpnet_error error = one_in(2) ? iocpnet_listener_pause(g->listener)
-                                            : iocpnet_listener_resume(g->listener);
-            MUST(error == 0 || (g->gone && error == WSAESHUTDOWN));
+            if (g->gone) break;
+            MUST_EQ(one_in(2) ? iocpnet_listener_pause(g->listener)
+                              : iocpnet_listener_resume(g->listener),
+                    0);
         }
         break;
     case 8:
         if (listener_count && one_in(100)) {
             group *g = &listeners[any((uint32_t)listener_count)];
-            iocpnet_listener_close(g->listener);
+            if (!g->gone) iocpnet_listener_close(g->listener);
+            g->gone = true;
+        }
+        if (connector_count && one_in(100)) {
+            group *g = &connectors[any((uint32_t)connector_count)];
+            if (!g->gone) iocpnet_connector_close(g->connector);
             g->gone = true;
         }
         break;
