@@ -1908,6 +1908,11 @@ IOCPNET__STATIC_ASSERT(IOCPNET_ACCEPT_ROOM == 2 * (sizeof(struct sockaddr_storag
                        accept_room);
 IOCPNET__STATIC_ASSERT(sizeof(LONG) == sizeof(int32_t), long_size);
 
+// Some headers lack these.
+WINBASEAPI WORD WINAPI GetActiveProcessorGroupCount(void);
+WINBASEAPI BOOL WINAPI SetThreadGroupAffinity(HANDLE, const GROUP_AFFINITY *, PGROUP_AFFINITY);
+WINBASEAPI BOOL WINAPI IsThreadAFiber(void);
+
 // x86 keeps loads and stores in order, but for a store and a load behind it. ARM64EC defines what
 // x64 does, and is ARM.
 #if (defined(_M_IX86) || defined(_M_X64) || defined(__i386__) || defined(__x86_64__)) && \
@@ -4488,10 +4493,6 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_post(iocpnet_iocp *iocp, iocpnet_op *op,
     iocpnet__op_post(iocp, op);
     return 0;
 }
-
-// Some headers lack these two.
-WINBASEAPI WORD WINAPI GetActiveProcessorGroupCount(void);
-WINBASEAPI BOOL WINAPI SetThreadGroupAffinity(HANDLE, const GROUP_AFFINITY *, PGROUP_AFFINITY);
 
 // Threads begin in the first processor group of the process; on a machine with several, worker i
 // goes to group i modulo their number. Source: MS Learn, "Processor Groups".

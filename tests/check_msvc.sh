@@ -126,7 +126,7 @@ echo "100 KB echoed to a Linux client by a program of build.bat"
 copy="$work/a copy"
 mkdir -p "$copy/tests" "$copy/examples"
 cp build.bat iocpnet.h "$copy"
-cp -R tests/tools tests/t.h tests/test_t.c tests/compile_all.c "$copy/tests"
+cp -R tests/tools tests/t.h tests/test_t.c tests/compile_all.c tests/unload_dll.c "$copy/tests"
 
 # from_elsewhere WORD ...: the copy's build.bat, this folder being the current one
 from_elsewhere()
