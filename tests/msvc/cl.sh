@@ -22,9 +22,8 @@ language=C
 export LINK="/libpath:$sdk/lib $sdk/crt0.obj /entry:mainCRTStartup /nodefaultlib:libcmt
     /nodefaultlib:msvcrt /nodefaultlib:oldnames ucrtbase.lib kernel32.lib ntdll.lib winecrt0.lib"
 LINK=${LINK//$'\n'/ }
-# A DLL is started by its own DllMain: what is made into one uses nothing else that has to be.
-[[ " $arguments " != *" /LD "* ]] ||
-    LINK=${LINK/"$sdk/crt0.obj /entry:mainCRTStartup"//entry:DllMain}
+# A DLL is started by its own DllMain.
+[[ " $arguments " != *" /LD "* ]] || LINK=${LINK/"/entry:mainCRTStartup"//entry:DllMain}
 {
     cd "$(unix_path "$folder")" &&
         clang-cl-19 --target=x86_64-pc-windows-msvc -fms-compatibility-version=19.39 \
