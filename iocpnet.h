@@ -2974,8 +2974,8 @@ IOCPNET__DEF iocpnet_error iocpnet_pool_create(iocpnet_pool **out, const iocpnet
     if (!pool->rounds) pool->rounds = 1;
 #ifdef IOCPNET_DEBUG
     // A quarter of the items, of large ones a 256th, so that what a small pool commits stays small.
-    quarantine =
-        stride * limit / 256 > IOCPNET__QUARANTINE ? stride * limit / 256 : IOCPNET__QUARANTINE;
+    quarantine = stride * limit / 256;
+    if (quarantine < (size_t)IOCPNET__QUARANTINE) quarantine = (size_t)IOCPNET__QUARANTINE;
     quarantine = quarantine / stride ? quarantine / stride : 1;
     if (quarantine > limit / 4) quarantine = limit / 4;
     pool->quarantine_size = quarantine < 64 ? (uint32_t)quarantine : 64;
@@ -3041,6 +3041,8 @@ static void *iocpnet__pool_unshelve(iocpnet_pool *pool)
     header->pool = pool;
     return header;
 }
+
+WINBASEAPI BOOL WINAPI IsThreadAFiber(void);  // some headers lack it
 
 // Whether this thread shall have caches. Not a fiber: what it would leave behind can't be told from
 // what its thread still uses.
