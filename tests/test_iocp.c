@@ -1146,6 +1146,51 @@ static void io_outlives_the_thread_that_started_it(void)
     close_iocp(iocp);
 }
 
+// A listener's accepts and a connection's receive, without the names of either.
+static int accept_lines, recv_lines, connection_lines, post_lines, odd_lines;
+static void count_line(void *user, const char *line)
+{
+    (void)user;
+    if (strncmp(line, "accept on 0x", 12) == 0) {
+        accept_lines++;
+    } else if (strncmp(line, "recv on 0x", 10) == 0) {
+        recv_lines++;
+    } else if (strcmp(line, "1 connections open") == 0) {
+        connection_lines++;
+    } else if (strcmp(line, "and 1 more post") == 0) {
+        post_lines++;  // the bell, by which a listener is told of something
+    } else {
+        odd_lines++;
+    }
+}
+
+static void what_listeners_and_connections_wait_for_is_listed(void)
+{
+    iocpnet_listener_desc server;
+    iocpnet_listener *listener;
+    iocpnet_iocp *iocp = open_iocp(1, 0);
+    iocpnet_address at;
+    SOCKET peer;
+    memset(&server, 0, sizeof server);
+    server.accepts_min = server.accepts_max = 5;
+    server.conn.on.data = nothing_comes;
+    CHECK_ERR(iocpnet_listener_open(&listener, iocp, &server), 0);
+    at = iocpnet_listener_address(listener);
+    peer = peer_connect(iocpnet_address_port(&at));
+    PUMP(iocp, counted(iocp, IOCPNET_COUNT_OPENED) == 1, PEER_MS);
+    peer_drain(iocp, 50);
+    accept_lines = recv_lines = connection_lines = post_lines = odd_lines = 0;
+    CHECK_EQ(iocpnet_iocp_pending(iocp, count_line, NULL), 7);
+    CHECK_EQ(post_lines, 1);
+    CHECK_EQ(accept_lines, 5);
+    CHECK_EQ(recv_lines, 1);
+    CHECK_EQ(connection_lines, 1);
+    CHECK_EQ(odd_lines, 0);
+    CHECK_ERR(iocpnet_iocp_cancel(iocp), ERROR_NOT_FOUND);  // none of this is the program's
+    closesocket(peer);
+    close_iocp(iocp);
+}
+
 static void counters_have_names(void)
 {
     int i, j;
@@ -1281,6 +1326,7 @@ int main(int argc, char **argv)
 #ifndef SIM_WINDOWS_H
     T_RUN(fibers_share_no_worker_with_threads);
 #endif
+    T_RUN(what_listeners_and_connections_wait_for_is_listed);
     T_RUN(counters_have_names);
     WSACleanup();
     return t_end();
