@@ -604,6 +604,47 @@ IOCPNET_API iocpnet_error iocpnet_iocp_open(iocpnet_iocp **iocp, const iocpnet_i
 IOCPNET_API iocpnet_error iocpnet_iocp_attach(iocpnet_iocp *iocp, uintptr_t handle, uintptr_t key,
                                               iocpnet_raw_fn *raw, void *user);
 
+// The number under which packets come to raw that no attached handle sends: those of a job object
+// (JOBOBJECT_ASSOCIATE_COMPLETION_PORT), and what the program posts itself. raw gets them as they
+// are: overlapped need not be one and is not looked at, error is 0.
+//
+//   key, user  given to raw; as of iocpnet_iocp_attach, and counted with those
+//   number     set to the completion key to use, for this iocp's port
+//
+// Returns    0; WSAEINVAL: no raw; WSAENOBUFS: too many keys.
+// Threads    any.
+// Source     MS Learn, JOBOBJECT_ASSOCIATE_COMPLETION_PORT; PostQueuedCompletionStatus.
+IOCPNET_API iocpnet_error iocpnet_iocp_key(iocpnet_iocp *iocp, uintptr_t key, iocpnet_raw_fn *raw,
+                                           void *user, uintptr_t *number);
+
+// The HANDLE of the completion port, for calls of your own: GetQueuedCompletionStatus with
+// iocpnet_iocp_dispatch, job objects, PostQueuedCompletionStatus. Keys below 64 are the kit's, and
+// only iocpnet_iocp_key gives you one of these. A poll of the kit drops packets with other keys and
+// counts them as stray, so with keys of your own take all packets yourself.
+//
+// Returns    the HANDLE; it is the iocp's to close.
+// Threads    any.
+IOCPNET_API void *iocpnet_iocp_handle(const iocpnet_iocp *iocp);
+
+// Runs one packet that the program's own GetQueuedCompletionStatus has taken from this port, and
+// what else a poll runs: timers that are due, what a stop has to do. A packet of an iocpnet_op that
+// came from a port of the program's own is run too: call it with key 1.
+//
+// A loop round it should wait at most 50 ms, and call iocpnet_iocp_poll(iocp, 0) when nothing came,
+// if there are timers, listeners or connections, whose deadlines no packet tells.
+//
+//   key, overlapped, bytes   as the packet has them; overlapped may be NULL. The status of a failed
+//              operation is read from its OVERLAPPED
+//
+// Returns    0: it was run. ERROR_NOT_FOUND (1168): the key is not the kit's, so the packet is
+//            yours. WSAEINVAL: in a callback of any iocp. WSAESHUTDOWN: it was run, and the iocp has
+//            stopped: leave the loop. Else the system's code, or WSAENOBUFS: it was not run, try
+//            again with it.
+// Threads    any number of threads.
+// Source     MS Learn, GetQueuedCompletionStatus.
+IOCPNET_API iocpnet_error iocpnet_iocp_dispatch(iocpnet_iocp *iocp, uintptr_t key, void *overlapped,
+                                                size_t bytes);
+
 // Has an op called back on a worker with this error and these bytes.
 //
 //   op         idle, with done set
@@ -3585,6 +3626,7 @@ typedef struct iocpnet__key {
     uintptr_t key;
     iocpnet_raw_fn *raw;
     void *user;
+    bool bare;  // its packets are of no operations: their overlapped is not looked at
 } iocpnet__key;
 
 // Where lines of iocpnet_iocp_pending go.
@@ -4291,9 +4333,12 @@ static __declspec(noinline) void iocpnet__run_other_packet(iocpnet__worker *work
     }
     key = &iocp->keys[number];
     if (key->raw) {
-        key->raw(key->user, key->key, overlapped,
-                 overlapped ? iocpnet__error_of_status((uint32_t)overlapped->Internal, false) : 0,
-                 entry->dwNumberOfBytesTransferred);
+        iocpnet_error error = 0;
+
+        if (overlapped && !key->bare) {
+            error = iocpnet__error_of_status((uint32_t)overlapped->Internal, false);
+        }
+        key->raw(key->user, key->key, overlapped, error, entry->dwNumberOfBytesTransferred);
     } else if (overlapped) {
         iocpnet__run_own_packet(worker, overlapped);
     }
@@ -4561,6 +4606,49 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeou
     return error;
 }
 
+IOCPNET__DEF iocpnet_error iocpnet_iocp_dispatch(iocpnet_iocp *iocp, uintptr_t key,
+                                                 void *overlapped, size_t bytes)
+{
+    iocpnet__worker *worker = (iocpnet__worker *)iocpnet__local_get(&iocp->local);
+    OVERLAPPED_ENTRY entry;
+    uint64_t began;
+
+    if (key > (uintptr_t)iocpnet__load(&iocp->attached) || (!key && overlapped)) {
+        return ERROR_NOT_FOUND;
+    }
+    if (iocpnet__in_callback()) {
+#ifdef IOCPNET_DEBUG
+        iocpnet__check_left(&entry);
+#endif
+        return WSAEINVAL;
+    }
+    if (!worker) worker = iocpnet__worker_make(iocp);
+    if (!worker) return WSAENOBUFS;
+#ifdef IOCPNET_DEBUG
+    worker->frame = &entry;
+#endif
+    if (!IOCPNET_OS(TlsSetValue)(iocpnet__current.tls, worker)) return iocpnet__last_error();
+    memset(&entry, 0, sizeof entry);
+    entry.lpCompletionKey = key;
+    entry.lpOverlapped = (OVERLAPPED *)overlapped;
+    entry.dwNumberOfBytesTransferred = (DWORD)bytes;
+    iocpnet__store(&worker->busy, 1);
+    iocpnet__count_here(worker, IOCPNET_COUNT_PACKETS, 1);
+    began = iocpnet__now();
+    if (iocpnet__load_pointer(&iocp->overflow)) (void)iocpnet__run_overflow(worker);
+    iocpnet__run_packet(worker, &entry);
+    if (worker->later_first) iocpnet__run_later(worker);
+    if (iocpnet__load(&iocp->timer_waits)) (void)iocp->on_due(worker);
+    if (iocpnet__now() - began >= IOCPNET__SLOW_MS) {
+        iocpnet__count_here(worker, IOCPNET_COUNT_SLOW_TURNS, 1);
+    }
+    iocpnet__store(&worker->busy, 0);
+    if (iocpnet__load(&iocp->timed)) iocpnet__tick(iocp);
+    if (iocpnet__load(&iocp->state)) iocpnet__stop_advance(iocp);
+    IOCPNET_OS(TlsSetValue)(iocpnet__current.tls, NULL);
+    return iocpnet__load(&iocp->state) == IOCPNET__STOPPED ? WSAESHUTDOWN : 0;
+}
+
 static DWORD WINAPI iocpnet__worker_main(void *parameter)
 {
     iocpnet_iocp *iocp = (iocpnet_iocp *)parameter;
@@ -4706,18 +4794,21 @@ end_winsock:
 // The number that names a kind of handle to the port: its row in keys; 0 if there is no room for a
 // new one. Lock held.
 static int32_t iocpnet__key_number(iocpnet_iocp *iocp, uintptr_t key, iocpnet_raw_fn *raw,
-                                   void *user)
+                                   void *user, bool bare)
 {
     int32_t i;
 
     for (i = IOCPNET__OWN_KEY + 1; i <= iocp->attached; i++) {
         const iocpnet__key *row = &iocp->keys[i];
-        if (row->key == key && row->raw == raw && row->user == user) return i;
+        if (row->key == key && row->raw == raw && row->user == user && row->bare == bare) {
+            return i;
+        }
     }
     if (i > IOCPNET__KEYS) return 0;
     iocp->keys[i].key = key;
     iocp->keys[i].raw = raw;
     iocp->keys[i].user = user;
+    iocp->keys[i].bare = bare;
     iocpnet__store(&iocp->attached, i);
     return i;
 }
@@ -4738,7 +4829,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_attach(iocpnet_iocp *iocp, uintptr_t han
     }
     iocpnet__lock_enter(&iocp->lock);
     before = iocp->attached;
-    number = iocpnet__key_number(iocp, key, raw, user);
+    number = iocpnet__key_number(iocp, key, raw, user, false);
     if (number) {
         error = 0;
         if (!IOCPNET_OS(CreateIoCompletionPort)((HANDLE)handle, iocp->handle, (ULONG_PTR)number,
@@ -4749,6 +4840,25 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_attach(iocpnet_iocp *iocp, uintptr_t han
     }
     iocpnet__lock_leave(&iocp->lock);
     return error;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_iocp_key(iocpnet_iocp *iocp, uintptr_t key, iocpnet_raw_fn *raw,
+                                            void *user, uintptr_t *number)
+{
+    int32_t found;
+
+    *number = 0;
+    if (!raw) return WSAEINVAL;
+    iocpnet__lock_enter(&iocp->lock);
+    found = iocpnet__key_number(iocp, key, raw, user, true);
+    iocpnet__lock_leave(&iocp->lock);
+    *number = (uintptr_t)found;
+    return found ? 0 : WSAENOBUFS;
+}
+
+IOCPNET__DEF void *iocpnet_iocp_handle(const iocpnet_iocp *iocp)
+{
+    return iocp->handle;
 }
 
 IOCPNET__DEF iocpnet_error iocpnet_iocp_post(iocpnet_iocp *iocp, iocpnet_op *op,
