@@ -961,13 +961,18 @@ IOCPNET_API uint16_t iocpnet_address_port(const iocpnet_address *address);
 IOCPNET_API iocpnet_error iocpnet_socket_open(iocpnet_socket *socket, iocpnet_iocp *iocp,
                                               int family, bool datagram);
 
-// Attaches an overlapped socket that you made. Never skips packets, since somebody else may rely on
-// them. A datagram socket survives ICMP errors from then on: SIO_UDP_CONNRESET and SIO_UDP_NETRESET
+// Attaches an overlapped socket that you made. It sends packets also for what finishes at once, as
+// it did before, unless FILE_SKIP_COMPLETION_PORT_ON_SUCCESS is on: nobody can turn that off again,
+// so the kit finds it out, and skip says so. Do not turn it on later. A datagram socket survives ICMP errors from then on: SIO_UDP_CONNRESET and SIO_UDP_NETRESET
 // are turned off on it, as iocpnet_socket_open does.
 //
-// Returns    0; WSAEINVAL (attached already); WSAENOTSOCK. On failure the socket is still yours.
+// Returns    0; WSAEINVAL (attached already); WSAENOTSOCK; WSAEOPNOTSUPP: packets are skipped on it,
+//            and it is no TCP socket, or its provider has no true handles, so that nobody can tell
+//            which come. On failure the socket is still yours.
 // Owns       the socket is yours to close, by iocpnet_socket_close.
 // Threads    any.
+// Source     MS Learn, SetFileCompletionNotificationModes, "Remarks"; [MS-FSCC] and wdm.h,
+//            FileIoCompletionNotificationInformation.
 IOCPNET_API iocpnet_error iocpnet_socket_adopt(iocpnet_socket *socket, iocpnet_iocp *iocp,
                                                uintptr_t handle);
 
@@ -1744,8 +1749,9 @@ IOCPNET_API void iocpnet_connector_close(iocpnet_connector *connector);
 IOCPNET_API iocpnet_error iocpnet_conn_open(iocpnet_conn *conn, iocpnet_connector *connector,
                                             const iocpnet_address *addresses, size_t n, void *user);
 
-// Makes a connection of a connected TCP socket that you made, overlapped and not attached yet. Its
-// completions always send packets: the kit can't know who else relies on them.
+// Makes a connection of a connected TCP socket that you made, overlapped and not attached yet. What
+// finishes at once on it sends packets, unless these are skipped on it already (see
+// iocpnet_socket_adopt).
 //
 //   socket     the SOCKET
 //
@@ -1951,6 +1957,7 @@ extern "C" {
 #ifndef ERROR_HANDLES_CLOSED
 #define ERROR_HANDLES_CLOSED 676
 #endif
+#define IOCPNET__MODES_CLASS       41  // FileIoCompletionNotificationInformation
 #define IOCPNET__KEEPALIVE         (IOC_IN | IOC_VENDOR | 4)   // SIO_KEEPALIVE_VALS
 #define IOCPNET__UDP_CONNRESET     (IOC_IN | IOC_VENDOR | 12)  // SIO_UDP_CONNRESET
 #define IOCPNET__UDP_NETRESET      (IOC_IN | IOC_VENDOR | 15)  // SIO_UDP_NETRESET
@@ -5794,12 +5801,35 @@ close_socket:
     return error;
 }
 
+enum { IOCPNET__SKIP_OFF, IOCPNET__SKIP_ON, IOCPNET__SKIP_UNKNOWN };
+
+// Whether FILE_SKIP_COMPLETION_PORT_ON_SUCCESS is on. Only the native interface tells.
+static int iocpnet__skip_asked(uintptr_t handle)
+{
+    typedef LONG(WINAPI * query_file)(HANDLE, void *, void *, ULONG, int);
+    HMODULE ntdll = IOCPNET_OS(GetModuleHandleA)("ntdll.dll");
+    query_file query = NULL;
+    uintptr_t status[2] = { 0, 0 };  // an IO_STATUS_BLOCK
+    ULONG modes = 0;
+
+    if (ntdll) {
+        query = (query_file)(iocpnet_ext_fn *)IOCPNET_OS(GetProcAddress)(ntdll,
+                                                                         "NtQueryInformationFile");
+    }
+    if (!query || query((HANDLE)handle, status, &modes, sizeof modes, IOCPNET__MODES_CLASS)) {
+        return IOCPNET__SKIP_UNKNOWN;
+    }
+    return modes & FILE_SKIP_COMPLETION_PORT_ON_SUCCESS ? IOCPNET__SKIP_ON : IOCPNET__SKIP_OFF;
+}
+
 IOCPNET__DEF iocpnet_error iocpnet_socket_adopt(iocpnet_socket *socket, iocpnet_iocp *iocp,
                                                 uintptr_t handle)
 {
     WSAPROTOCOL_INFOW info;
     int size = sizeof info;
     iocpnet_error error;
+    bool safe;
+    int skip;
 
     memset(socket, 0, sizeof *socket);
     memset(&info, 0, sizeof info);
@@ -5811,9 +5841,19 @@ IOCPNET__DEF iocpnet_error iocpnet_socket_adopt(iocpnet_socket *socket, iocpnet_
     socket->family = (uint16_t)info.iAddressFamily;
     socket->datagram = info.iSocketType != SOCK_STREAM;
     error = iocpnet_ext_load(handle, &socket->ext);
-    if (!error) error = iocpnet_iocp_attach(iocp, handle, 0, NULL, NULL);
+    if (error) return error;
+    safe = !socket->datagram && socket->ext->ifs_handles;
+    skip = iocpnet__skip_asked(handle);
+    if (skip == IOCPNET__SKIP_ON && !safe) return WSAEOPNOTSUPP;
+    error = iocpnet_iocp_attach(iocp, handle, 0, NULL, NULL);
     if (error) return error;
     socket->handle = handle;
+    socket->skip = skip == IOCPNET__SKIP_ON;
+    if (skip == IOCPNET__SKIP_UNKNOWN && safe) {
+        // Whatever it was before, now it is known. All its packets come to this iocp.
+        socket->skip = IOCPNET_OS(SetFileCompletionNotificationModes)(
+                           (HANDLE)handle, FILE_SKIP_COMPLETION_PORT_ON_SUCCESS) != 0;
+    }
     if (socket->datagram) iocpnet__socket_deaf(handle);
     IOCPNET__LEDGER(sockets, 1);
     return 0;
@@ -10925,6 +10965,7 @@ IOCPNET__DEF iocpnet_error iocpnet_conn_adopt(iocpnet_conn *name, iocpnet_connec
     memcpy(conn->peer, &peer, sizeof conn->peer);
     iocpnet__conn_set_handle(conn, handle);
     conn->ext = socket.ext;
+    conn->skip = socket.skip;
     conn->gone = false;
     conn->opened = conn->group->desc.filter != NULL;  // on.close even if on.open never comes
     iocpnet__or(&conn->bits, IOCPNET__OPEN);

@@ -1207,6 +1207,83 @@ static void packets_are_skipped_only_where_that_is_safe(void)
     close_iocp(iocp);
 }
 
+static void until_readable(SOCKET s)
+{
+    fd_set set;
+    struct timeval time = { 5, 0 };
+    FD_ZERO(&set);
+    FD_SET(s, &set);
+    CHECK_EQ(select(0, &set, NULL, NULL, &time), 1);
+}
+
+// Somebody has set the skip mode before the kit had the socket, and nobody can take it back: what
+// finishes at once calls back all the same, once, whether the system tells the mode or not.
+static void an_adopted_sockets_skip_mode_is_found_out(void)
+{
+    int round;
+    for (round = 0; round < 8; round++) {
+        bool set = (round & 1) != 0;
+        bool told = !(round & 2);
+        iocpnet_iocp *iocp = open_iocp(1, (round & 4) != 0);
+        iocpnet_socket s;
+        iocpnet_vec vec;
+        SOCKET pair[2];
+        char data[4] = "abc";
+        probe p;
+        int i;
+        T_NOTE("round %d", round);
+        REQUIRE(peer_pair(pair));
+        if (set) CHECK(SetFileCompletionNotificationModes((HANDLE)pair[0], 1));
+        fault_no_procedure(told ? NULL : "NtQueryInformationFile");
+        CHECK_ERR(iocpnet_socket_adopt(&s, iocp, pair[0]), 0);
+        fault_no_procedure(NULL);
+        CHECK_EQ(s.skip, set || !told);
+        vec.data = data;
+        vec.size = 3;
+        for (i = 0; i < 5; i++) {
+            probe_init(&p);
+            CHECK_ERR(iocpnet_start_send(&p.op, &s, &vec, 1), 0);
+            PROBE_AWAIT(iocp, &p);
+            CHECK_ERR(p.error, 0);
+            CHECK_EQ(p.bytes, 3);
+            CHECK_EQ(peer_recv(pair[1], data, 3), 3);
+            CHECK(peer_send(pair[1], data, 3));
+            until_readable(s.handle);
+            probe_init(&p);
+            CHECK_ERR(iocpnet_start_recv(&p.op, &s, data, 3), 0);
+            PROBE_AWAIT(iocp, &p);
+            CHECK_ERR(p.error, 0);
+            CHECK_EQ(probe_receive(iocp, &p, &s, data, 3), 3);
+            peer_drain(iocp, 5);
+            CHECK_EQ(p.calls, 1);
+        }
+        closesocket(pair[1]);
+        CHECK_ERR(iocpnet_socket_close(&s), 0);
+        close_iocp(iocp);
+    }
+}
+
+// Where nobody can say which packets come, it is refused, and the socket stays the program's.
+static void a_skip_mode_that_is_not_safe_is_refused(void)
+{
+    iocpnet_iocp *iocp = open_iocp(1, false);
+    iocpnet_socket s;
+    uint16_t port;
+    SOCKET plain = peer_bound(AF_INET, SOCK_DGRAM, &port);
+    SOCKET stream = peer_socket(AF_INET, SOCK_STREAM);
+    CHECK(SetFileCompletionNotificationModes((HANDLE)plain, 1));
+    CHECK_ERR(iocpnet_socket_adopt(&s, iocp, plain), WSAEOPNOTSUPP);
+    CHECK(s.handle == INVALID_SOCKET);
+    CHECK_ERR(iocpnet_iocp_attach(iocp, plain, 0, NULL, NULL), 0);  // it was not attached
+    CHECK(SetFileCompletionNotificationModes((HANDLE)stream, 1));
+    fault_provider(3, XP1_IFS_HANDLES);
+    CHECK_ERR(iocpnet_socket_adopt(&s, iocp, stream), WSAEOPNOTSUPP);
+    fault_reset();
+    closesocket(plain);
+    closesocket(stream);
+    close_iocp(iocp);
+}
+
 // pitfall 4: both modes count one packet or one in place for each operation, never two.
 static void packets_and_operations_add_up_in_both_modes(void)
 {
@@ -2146,6 +2223,8 @@ int main(int argc, char **argv)
     T_RUN(a_send_after_shutdown_is_refused_with_its_code);
     T_RUN(no_socket_of_ours_is_inherited);
     T_RUN(packets_are_skipped_only_where_that_is_safe);
+    T_RUN(an_adopted_sockets_skip_mode_is_found_out);
+    T_RUN(a_skip_mode_that_is_not_safe_is_refused);
     T_RUN(packets_and_operations_add_up_in_both_modes);
     T_RUN(what_is_no_socket_is_not_adopted);
     T_RUN(datagrams_go_both_ways_with_their_addresses);
