@@ -85,10 +85,9 @@
 // start. The callback of an op may be running on another thread before its start has returned:
 // write what it needs before the start, and look at nothing of it after.
 //
-// Callbacks, on_error included, may come on any thread, so in them no call blocks: close, run, start
-// and poll of any iocp return WSAEINVAL there, and a stop only asks. A callback has to return. Do
-// not leave one by longjmp or by a C++ exception: the poll that called it would be running for ever,
-// so that thread's next poll returns WSAEINVAL (and asserts in debug), and no stop ends.
+// In a callback, on_error included, no call blocks: close, run, start and poll of any iocp return
+// WSAEINVAL, and a stop only asks. Do not leave one by longjmp or a C++ exception: its poll would
+// never be over, so that thread's next one returns WSAEINVAL (debug asserts), and no stop ends.
 //
 // Two ops on one socket are two callbacks, which may run at once on two threads. A connection (13)
 // is more: its callbacks are one at a time.
@@ -129,10 +128,9 @@
 // the first bound receives wait without a buffer and sends wait their turn; at the second a send is
 // refused. When memory stays short for a second, the connection that was idle for longest closes.
 //
-// No allocation is made on the path of a byte: iocpnet_iocp_open, iocpnet_listener_open and a
-// thread's first poll and first take allocate; a start of the program's own does (2.6 KiB) when more
-// of them are in flight than ever before, for each 64; and so does a unit of files that is copied, or has
-// more than three elements and a file among them whose end or position it has to ask for.
+// No allocation is made on the path of a byte: iocpnet_iocp_open, iocpnet_listener_open, a thread's
+// first poll and first take allocate, so do a start for each 64 of the program's more than were ever
+// in flight (2.6 KiB), and a unit of files that is copied or resolved (more than three elements).
 //
 // ---- M6 who buffers what ------------------------------------------------------------------------
 //
@@ -637,9 +635,9 @@ IOCPNET_API void *iocpnet_iocp_handle(const iocpnet_iocp *iocp);
 //              operation is read from its OVERLAPPED
 //
 // Returns    0: it was run. ERROR_NOT_FOUND (1168): the key is not the kit's, so the packet is
-//            yours. WSAEINVAL: in a callback of any iocp. WSAESHUTDOWN: it was run, and the iocp has
-//            stopped: leave the loop. Else the system's code, or WSAENOBUFS: it was not run, try
-//            again with it.
+//            yours. WSAEINVAL: in a callback of any iocp. WSAESHUTDOWN: it was run, and the iocp
+//            has stopped: leave the loop. Else the system's code, or WSAENOBUFS: it was not run,
+//            try again with it.
 // Threads    any number of threads.
 // Source     MS Learn, GetQueuedCompletionStatus.
 IOCPNET_API iocpnet_error iocpnet_iocp_dispatch(iocpnet_iocp *iocp, uintptr_t key, void *overlapped,
@@ -651,8 +649,8 @@ IOCPNET_API iocpnet_error iocpnet_iocp_dispatch(iocpnet_iocp *iocp, uintptr_t ke
 //
 // Returns    0: the callback will come exactly once. WSAEINVAL: op is in flight; WSAESHUTDOWN: the
 //            iocp has stopped.
-// Threads    any. If the system cannot take the packet, the op waits in a list, which polls run in at
-//            most a second; it is never lost.
+// Threads    any. If the system cannot take the packet, the op waits in a list, which polls run in
+//            at most a second; it is never lost.
 IOCPNET_API iocpnet_error iocpnet_iocp_post(iocpnet_iocp *iocp, iocpnet_op *op, iocpnet_error error,
                                             size_t bytes);
 
@@ -662,9 +660,8 @@ IOCPNET_API iocpnet_error iocpnet_iocp_post(iocpnet_iocp *iocp, iocpnet_op *op, 
 //   timeout_ms how long to wait for the first packet; 0: not at all; IOCPNET_FOREVER. A longer wait
 //              may end early, with WSA_WAIT_TIMEOUT (258): call again
 //
-// Returns    0: something was run. WSA_WAIT_TIMEOUT (258): nothing came. WSAEINVAL: in a callback of
-//            any iocp, or a callback on this thread was left by longjmp or an exception (asserts in
-//            debug).
+// Returns    0: something was run. WSA_WAIT_TIMEOUT (258): nothing came. WSAEINVAL: in a callback
+//            of any iocp, or one on this thread was left by longjmp or an exception (M4).
 //            WSAESHUTDOWN: the iocp has stopped; do not call again. Else the system's code.
 // Threads    any number of threads.
 // Source     MS Learn, GetQueuedCompletionStatusEx.
@@ -804,7 +801,7 @@ IOCPNET_API iocpnet_error iocpnet_op_begin(iocpnet_op *op, iocpnet_iocp *iocp, u
 //              that has succeeded at once sends no packet. The callback comes all the same
 //
 // Returns    0: op->done comes exactly once: for code 0, for ERROR_IO_PENDING (997), and for
-//            ERROR_MORE_DATA (234) and WSAEMSGSIZE, which are warnings: the bytes that fit are there.
+//            ERROR_MORE_DATA (234) and WSAEMSGSIZE, warnings with which the bytes that fit come.
 //            Else code, and op is yours: no callback comes. Some of these are no failures: 38
 //            ERROR_HANDLE_EOF at the end of a file, 535 ERROR_PIPE_CONNECTED.
 // Threads    the one that called iocpnet_op_begin.
@@ -963,12 +960,13 @@ IOCPNET_API iocpnet_error iocpnet_socket_open(iocpnet_socket *socket, iocpnet_io
 
 // Attaches an overlapped socket that you made. It sends packets also for what finishes at once, as
 // it did before, unless FILE_SKIP_COMPLETION_PORT_ON_SUCCESS is on: nobody can turn that off again,
-// so the kit finds it out, and skip says so. Do not turn it on later. A datagram socket survives ICMP errors from then on: SIO_UDP_CONNRESET and SIO_UDP_NETRESET
-// are turned off on it, as iocpnet_socket_open does.
+// so the kit finds it out, and skip says so. Do not turn it on later. A datagram socket survives
+// ICMP errors from then on: SIO_UDP_CONNRESET and SIO_UDP_NETRESET are turned off on it, as
+// iocpnet_socket_open does.
 //
-// Returns    0; WSAEINVAL (attached already); WSAENOTSOCK; WSAEOPNOTSUPP: packets are skipped on it,
-//            and it is no TCP socket, or its provider has no true handles, so that nobody can tell
-//            which come. On failure the socket is still yours.
+// Returns    0; WSAEINVAL (attached already); WSAENOTSOCK; WSAEOPNOTSUPP: packets are skipped on
+//            it, and it is no TCP socket, or its provider has no true handles, so that nobody can
+//            tell which come. On failure the socket is still yours.
 // Owns       the socket is yours to close, by iocpnet_socket_close.
 // Threads    any.
 // Source     MS Learn, SetFileCompletionNotificationModes, "Remarks"; [MS-FSCC] and wdm.h,
@@ -989,8 +987,8 @@ IOCPNET_API iocpnet_error iocpnet_socket_adopt(iocpnet_socket *socket, iocpnet_i
 //            Seen: Wine 8.0 reports such errors on connected sockets only, whatever was asked.
 IOCPNET_API iocpnet_error iocpnet_socket_report_icmp(iocpnet_socket *socket, bool on);
 
-// Cancels everything that is pending on the socket, as iocpnet_op_cancel does one op: units that are
-// being transmitted make no further step, datagram receives no further try.
+// Cancels everything that is pending on the socket, as iocpnet_op_cancel does one op: units that
+// are being transmitted make no further step, datagram receives no further try.
 //
 // Returns    0: asked. ERROR_NOT_FOUND (1168): nothing was pending. WSAENOTSOCK: it is closed.
 // Threads    any. Something that another thread is starting may come after it.

@@ -1612,8 +1612,8 @@ static void a_cancel_during_a_retry_calls_back_once(void)
     close_iocp(iocp);
 }
 
-// What ends everything that is in flight on a socket: its op's own cancel, the socket's, the iocp's,
-// and the socket's close.
+// What ends all that is in flight on a socket: its op's own cancel, the socket's, the iocp's, and
+// the socket's close.
 enum { CANCEL_OP, CANCEL_SOCKET, CANCEL_IOCP, CANCEL_BY_CLOSE, CANCELS };
 
 static volatile LONG accepts_ended;
