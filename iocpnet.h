@@ -129,8 +129,8 @@
 // refused. When memory stays short for a second, the connection that was idle for longest closes.
 //
 // No allocation is made on the path of a byte: iocpnet_iocp_open, iocpnet_listener_open, a thread's
-// first poll and first take allocate, so do a start for each 64 of the program's more than were ever
-// in flight (2.6 KiB), and a unit of files that is copied or resolved (more than three elements).
+// first poll and first take allocate; so do a start, for each 64 of the program more than ever were
+// in flight (2.6 KiB), and a unit of files that is copied, or resolved (more than three elements).
 //
 // ---- M6 who buffers what ------------------------------------------------------------------------
 //
