@@ -85,10 +85,9 @@
 // start. The callback of an op may be running on another thread before its start has returned:
 // write what it needs before the start, and look at nothing of it after.
 //
-// Callbacks, on_error included, may come on any thread, so in them no call blocks: close, run, start
-// and poll of any iocp return WSAEINVAL there, and a stop only asks. A callback has to return. Do
-// not leave one by longjmp or by a C++ exception: the poll that called it would be running for ever,
-// so that thread's next poll returns WSAEINVAL (and asserts in debug), and no stop ends.
+// In a callback, on_error included, no call blocks: close, run, start and poll of any iocp return
+// WSAEINVAL, and a stop only asks. Do not leave one by longjmp or a C++ exception: its poll would
+// never be over, so that thread's next one returns WSAEINVAL (debug asserts), and no stop ends.
 //
 // Two ops on one socket are two callbacks, which may run at once on two threads. A connection (13)
 // is more: its callbacks are one at a time.
@@ -129,9 +128,9 @@
 // the first bound receives wait without a buffer and sends wait their turn; at the second a send is
 // refused. When memory stays short for a second, the connection that was idle for longest closes.
 //
-// No allocation is made on the path of a byte: iocpnet_iocp_open, iocpnet_listener_open and a
-// thread's first poll and first take allocate, and so does a unit of files that is copied, or has
-// more than three elements and a file among them whose end or position it has to ask for.
+// No allocation is made on the path of a byte: iocpnet_iocp_open, iocpnet_listener_open, a thread's
+// first poll and first take allocate; so do a start, for each 64 of the program more than ever were
+// in flight (2.6 KiB), and a unit of files that is copied, or resolved (more than three elements).
 //
 // ---- M6 who buffers what ------------------------------------------------------------------------
 //
@@ -603,14 +602,55 @@ IOCPNET_API iocpnet_error iocpnet_iocp_open(iocpnet_iocp **iocp, const iocpnet_i
 IOCPNET_API iocpnet_error iocpnet_iocp_attach(iocpnet_iocp *iocp, uintptr_t handle, uintptr_t key,
                                               iocpnet_raw_fn *raw, void *user);
 
+// The number under which packets come to raw that no attached handle sends: those of a job object
+// (JOBOBJECT_ASSOCIATE_COMPLETION_PORT), and what the program posts itself. raw gets them as they
+// are: overlapped need not be one and is not looked at, error is 0.
+//
+//   key, user  given to raw; as of iocpnet_iocp_attach, and counted with those
+//   number     set to the completion key to use, for this iocp's port
+//
+// Returns    0; WSAEINVAL: no raw; WSAENOBUFS: too many keys.
+// Threads    any.
+// Source     MS Learn, JOBOBJECT_ASSOCIATE_COMPLETION_PORT; PostQueuedCompletionStatus.
+IOCPNET_API iocpnet_error iocpnet_iocp_key(iocpnet_iocp *iocp, uintptr_t key, iocpnet_raw_fn *raw,
+                                           void *user, uintptr_t *number);
+
+// The HANDLE of the completion port, for calls of your own: GetQueuedCompletionStatus with
+// iocpnet_iocp_dispatch, job objects, PostQueuedCompletionStatus. Keys below 64 are the kit's, and
+// only iocpnet_iocp_key gives you one of these. A poll of the kit drops packets with other keys and
+// counts them as stray, so with keys of your own take all packets yourself.
+//
+// Returns    the HANDLE; it is the iocp's to close.
+// Threads    any.
+IOCPNET_API void *iocpnet_iocp_handle(const iocpnet_iocp *iocp);
+
+// Runs one packet that the program's own GetQueuedCompletionStatus has taken from this port, and
+// what else a poll runs: timers that are due, what a stop has to do. A packet of an iocpnet_op that
+// came from a port of the program's own is run too: call it with key 1.
+//
+// A loop round it should wait at most 50 ms, and call iocpnet_iocp_poll(iocp, 0) when nothing came,
+// if there are timers, listeners or connections, whose deadlines no packet tells.
+//
+//   key, overlapped, bytes   as the packet has them; overlapped may be NULL. The status of a failed
+//              operation is read from its OVERLAPPED
+//
+// Returns    0: it was run. ERROR_NOT_FOUND (1168): the key is not the kit's, so the packet is
+//            yours. WSAEINVAL: in a callback of any iocp. WSAESHUTDOWN: it was run, and the iocp
+//            has stopped: leave the loop. Else the system's code, or WSAENOBUFS: it was not run,
+//            try again with it.
+// Threads    any number of threads.
+// Source     MS Learn, GetQueuedCompletionStatus.
+IOCPNET_API iocpnet_error iocpnet_iocp_dispatch(iocpnet_iocp *iocp, uintptr_t key, void *overlapped,
+                                                size_t bytes);
+
 // Has an op called back on a worker with this error and these bytes.
 //
 //   op         idle, with done set
 //
 // Returns    0: the callback will come exactly once. WSAEINVAL: op is in flight; WSAESHUTDOWN: the
 //            iocp has stopped.
-// Threads    any. If the system cannot take the packet, the op waits in a list, which polls run in at
-//            most a second; it is never lost.
+// Threads    any. If the system cannot take the packet, the op waits in a list, which polls run in
+//            at most a second; it is never lost.
 IOCPNET_API iocpnet_error iocpnet_iocp_post(iocpnet_iocp *iocp, iocpnet_op *op, iocpnet_error error,
                                             size_t bytes);
 
@@ -620,9 +660,8 @@ IOCPNET_API iocpnet_error iocpnet_iocp_post(iocpnet_iocp *iocp, iocpnet_op *op, 
 //   timeout_ms how long to wait for the first packet; 0: not at all; IOCPNET_FOREVER. A longer wait
 //              may end early, with WSA_WAIT_TIMEOUT (258): call again
 //
-// Returns    0: something was run. WSA_WAIT_TIMEOUT (258): nothing came. WSAEINVAL: in a callback of
-//            any iocp, or a callback on this thread was left by longjmp or an exception (asserts in
-//            debug).
+// Returns    0: something was run. WSA_WAIT_TIMEOUT (258): nothing came. WSAEINVAL: in a callback
+//            of any iocp, or one on this thread was left by longjmp or an exception (M4).
 //            WSAESHUTDOWN: the iocp has stopped; do not call again. Else the system's code.
 // Threads    any number of threads.
 // Source     MS Learn, GetQueuedCompletionStatusEx.
@@ -653,6 +692,7 @@ IOCPNET_API iocpnet_error iocpnet_iocp_run(iocpnet_iocp *iocp, uint32_t ctrl_c_m
 //
 // Returns    0: nothing is pending; every worker leaves. WSAETIMEDOUT: something is still pending
 //            two seconds after the deadline; everything is kept and stop may be called again.
+//            iocpnet_iocp_pending says what it is.
 //            In a callback of any iocp it returns 0 at once, and the workers finish it.
 // Threads    any, more than once.
 IOCPNET_API iocpnet_error iocpnet_iocp_stop(iocpnet_iocp *iocp, uint32_t deadline_ms);
@@ -668,6 +708,29 @@ IOCPNET_API iocpnet_error iocpnet_iocp_stop(iocpnet_iocp *iocp, uint32_t deadlin
 //            this one.
 // Threads    any, once; no other thread may be in a call with iocp.
 IOCPNET_API iocpnet_error iocpnet_iocp_close(iocpnet_iocp *iocp);
+
+// Cancels every operation that the program has started on this iocp: by a start, or after
+// iocpnet_op_begin. Connections and listeners go on; posts and operations of raw handles, too.
+//
+// Returns    0; ERROR_NOT_FOUND (1168): there was none. WSAENOBUFS: more than 65,472 were in flight
+//            at once, or memory was short, and one that could not be noted is not found by this.
+// Threads    any, in a callback too. Something that another thread is starting may come after it.
+// Source     MS Learn, CancelIoEx.
+IOCPNET_API iocpnet_error iocpnet_iocp_cancel(iocpnet_iocp *iocp);
+
+// Takes one line of text, such as "recv on 0x1a4 for 1203 ms".
+typedef void iocpnet_line_fn(void *user, const char *line);
+
+// Says what a stop waits for, in release builds too: each operation in flight by its kind, its
+// handle and since when; of those that are not noted one by one, and of callbacks that are running,
+// how many ("and 2 more recv"); open connections; timers. For a connection's receives and sends the
+// time is that since something last moved.
+//
+//   line       called for each; NULL: only count
+//
+// Returns    how many operations are in flight: pending_all of iocpnet_iocp_stats.
+// Threads    any. No lock is held in line. What runs meanwhile is told as of about now.
+IOCPNET_API size_t iocpnet_iocp_pending(iocpnet_iocp *iocp, iocpnet_line_fn *line, void *user);
 
 // Reads all counters without stopping anything.
 //
@@ -702,7 +765,7 @@ struct iocpnet_op {
     iocpnet_iocp *iocp;   // private, as all below
     uintptr_t handle;
     volatile int32_t state;
-    uint8_t kind;  // IOCPNET_OP_
+    uint8_t kind;  // IOCPNET_OP_, and a bit if a program's start has begun it
     uint8_t flags;
     uint16_t detail;  // of a datagram receive its room; of a connect the port to compare, or 0
 #ifdef IOCPNET_DEBUG
@@ -738,7 +801,7 @@ IOCPNET_API iocpnet_error iocpnet_op_begin(iocpnet_op *op, iocpnet_iocp *iocp, u
 //              that has succeeded at once sends no packet. The callback comes all the same
 //
 // Returns    0: op->done comes exactly once: for code 0, for ERROR_IO_PENDING (997), and for
-//            ERROR_MORE_DATA (234) and WSAEMSGSIZE, which are warnings: the bytes that fit are there.
+//            ERROR_MORE_DATA (234) and WSAEMSGSIZE, warnings with which the bytes that fit come.
 //            Else code, and op is yours: no callback comes. Some of these are no failures: 38
 //            ERROR_HANDLE_EOF at the end of a file, 535 ERROR_PIPE_CONNECTED.
 // Threads    the one that called iocpnet_op_begin.
@@ -767,9 +830,6 @@ IOCPNET_API iocpnet_error iocpnet_op_cancel(iocpnet_op *op);
 IOCPNET_API bool iocpnet_op_pending(const iocpnet_op *op);
 
 #ifdef IOCPNET_DEBUG
-// One thing the ledger still has: a line such as "recv on 0x1a4 for 1203 ms".
-typedef void iocpnet_ledger_fn(void *user, const char *line);
-
 // What the debug ledger of the whole process has: operations in flight (by kind and age), timers
 // that wait, sockets opened and not closed by the kit, buffers and objects out, allocations.
 //
@@ -777,7 +837,7 @@ typedef void iocpnet_ledger_fn(void *user, const char *line);
 //
 // Returns    how many entries there are: 0 when nothing is left.
 // Threads    any; line must not call the kit.
-IOCPNET_API size_t iocpnet_ledger(iocpnet_ledger_fn *line, void *user);
+IOCPNET_API size_t iocpnet_ledger(iocpnet_line_fn *line, void *user);
 #endif
 
 // ---- D8 ext: the extension functions ------------------------------------------------------------
@@ -898,13 +958,19 @@ IOCPNET_API uint16_t iocpnet_address_port(const iocpnet_address *address);
 IOCPNET_API iocpnet_error iocpnet_socket_open(iocpnet_socket *socket, iocpnet_iocp *iocp,
                                               int family, bool datagram);
 
-// Attaches an overlapped socket that you made. Never skips packets, since somebody else may rely on
-// them. A datagram socket survives ICMP errors from then on: SIO_UDP_CONNRESET and SIO_UDP_NETRESET
-// are turned off on it, as iocpnet_socket_open does.
+// Attaches an overlapped socket that you made. It sends packets also for what finishes at once, as
+// it did before, unless FILE_SKIP_COMPLETION_PORT_ON_SUCCESS is on: nobody can turn that off again,
+// so the kit finds it out, and skip says so. Do not turn it on later. A datagram socket survives
+// ICMP errors from then on: SIO_UDP_CONNRESET and SIO_UDP_NETRESET are turned off on it, as
+// iocpnet_socket_open does.
 //
-// Returns    0; WSAEINVAL (attached already); WSAENOTSOCK. On failure the socket is still yours.
+// Returns    0; WSAEINVAL (attached already); WSAENOTSOCK; WSAEOPNOTSUPP: packets are skipped on
+//            it, and it is no TCP socket, or its provider has no true handles, so that nobody can
+//            tell which come. On failure the socket is still yours.
 // Owns       the socket is yours to close, by iocpnet_socket_close.
 // Threads    any.
+// Source     MS Learn, SetFileCompletionNotificationModes, "Remarks"; [MS-FSCC] and wdm.h,
+//            FileIoCompletionNotificationInformation.
 IOCPNET_API iocpnet_error iocpnet_socket_adopt(iocpnet_socket *socket, iocpnet_iocp *iocp,
                                                uintptr_t handle);
 
@@ -921,11 +987,19 @@ IOCPNET_API iocpnet_error iocpnet_socket_adopt(iocpnet_socket *socket, iocpnet_i
 //            Seen: Wine 8.0 reports such errors on connected sockets only, whatever was asked.
 IOCPNET_API iocpnet_error iocpnet_socket_report_icmp(iocpnet_socket *socket, bool on);
 
+// Cancels everything that is pending on the socket, as iocpnet_op_cancel does one op: units that
+// are being transmitted make no further step, datagram receives no further try.
+//
+// Returns    0: asked. ERROR_NOT_FOUND (1168): nothing was pending. WSAENOTSOCK: it is closed.
+// Threads    any. Something that another thread is starting may come after it.
+// Source     MS Learn, CancelIoEx.
+IOCPNET_API iocpnet_error iocpnet_socket_cancel(const iocpnet_socket *socket);
+
 // Cancels what is pending on the socket, and closes it. The callbacks of what was pending still
-// come. Sets handle to ~0. The number may be another socket's at once: better cancel first, and
-// close in the last callback (Seen: Wine 8.0 reads from the new one where a receive was about to
-// finish). With a transfer in flight, a connect, or a datagram receive, which may have a step to
-// make yet, cancel first in any case: that step would be made on the new one.
+// come; no step is made after it for what had one to make yet (a transfer, a connect, an accept, a
+// datagram receive). The number may be another socket's at once: better cancel first, and close in
+// the last callback (Seen: Wine 8.0 reads from the new one where a receive was about to finish).
+// Sets handle to ~0.
 //
 // Returns    0 or the code of closesocket.
 // Threads    any; no other thread may be starting something on it.
@@ -980,7 +1054,8 @@ typedef struct iocpnet_accept {
 //
 // Returns    0, or WSAEINVAL (size too small; op in flight), WSAEOPNOTSUPP (no AcceptEx), the
 //            system's code.
-// Owns       socket stays yours: close it when the callback brings an error.
+// Owns       socket stays yours: close it when the callback brings an error. That is never 0 after
+//            iocpnet_socket_close of socket or listener; after a closesocket of yours it may be.
 // Threads    any.
 // Source     MS Learn, AcceptEx; SOL_SOCKET Socket Options, SO_UPDATE_ACCEPT_CONTEXT.
 IOCPNET_API iocpnet_error iocpnet_start_accept(iocpnet_accept *accept,
@@ -1672,8 +1747,9 @@ IOCPNET_API void iocpnet_connector_close(iocpnet_connector *connector);
 IOCPNET_API iocpnet_error iocpnet_conn_open(iocpnet_conn *conn, iocpnet_connector *connector,
                                             const iocpnet_address *addresses, size_t n, void *user);
 
-// Makes a connection of a connected TCP socket that you made, overlapped and not attached yet. Its
-// completions always send packets: the kit can't know who else relies on them.
+// Makes a connection of a connected TCP socket that you made, overlapped and not attached yet. What
+// finishes at once on it sends packets, unless these are skipped on it already (see
+// iocpnet_socket_adopt).
 //
 //   socket     the SOCKET
 //
@@ -1879,6 +1955,7 @@ extern "C" {
 #ifndef ERROR_HANDLES_CLOSED
 #define ERROR_HANDLES_CLOSED 676
 #endif
+#define IOCPNET__MODES_CLASS       41  // FileIoCompletionNotificationInformation
 #define IOCPNET__KEEPALIVE         (IOC_IN | IOC_VENDOR | 4)   // SIO_KEEPALIVE_VALS
 #define IOCPNET__UDP_CONNRESET     (IOC_IN | IOC_VENDOR | 12)  // SIO_UDP_CONNRESET
 #define IOCPNET__UDP_NETRESET      (IOC_IN | IOC_VENDOR | 15)  // SIO_UDP_NETRESET
@@ -2199,6 +2276,19 @@ static char *iocpnet__put_number(char *to, char *end, uint64_t number)
     return iocpnet__put_text(to, end, p);
 }
 
+static char *iocpnet__put_hex(char *to, char *end, uint64_t number)
+{
+    char digits[24];
+    char *p = digits + sizeof digits - 1;
+
+    *p = 0;
+    do {
+        *--p = "0123456789abcdef"[number % 16];
+        number /= 16;
+    } while (number);
+    return iocpnet__put_text(iocpnet__put_text(to, end, "0x"), end, p);
+}
+
 // The first line of the system's text, cut behind a word where it is too long. FormatMessageA fails
 // unless there is room for all of a text, and the longest have more than a thousand bytes.
 static void iocpnet__error_describe(iocpnet__error_extra *extra, iocpnet_error error)
@@ -2464,7 +2554,9 @@ IOCPNET__DEF iocpnet_error iocpnet_error_from_status(uint32_t status)
 // received or sent byte):
 //   pool.lock         a slab is cut, or a thread's cache and the depot are both empty or full, or
 //                     a thread gets a cache or has none
-//   iocp.lock         a key is added, a datagram receive is tried again or cancelled
+//   iocp.lock         a key is added; a further step of a program's own operation is made (a try of
+//                     a datagram receive, a transfer's next piece, the context of an accept or a
+//                     connect), or what is pending on a socket or on all is cancelled
 //   iocp.group_lock   a listener or connector is opened or freed; the next one is looked at by a
 //                     tick, a stop or the statistics
 //   iocp.timer_lock   a timer is started, cancelled, taken to be run, or has been run
@@ -2710,8 +2802,8 @@ IOCPNET__DEF const char *iocpnet_stats_name(int counter)
     static const char *const names[IOCPNET_COUNTERS] = {
         "polls", "packets", "in_place", "posts", "post_failures", "stray_packets", "slow_turns",
         "receives", "bytes_received", "sends", "bytes_sent", "datagram_resets", "transmit_copies",
-        "accepts_failed", "accepts_reset", "accepts_reaped", "accepts_grown", "accepts_bare", "accept_signals",
-        "refused", "opened", "closed",
+        "accepts_failed", "accepts_reset", "accepts_reaped", "accepts_grown", "accepts_bare",
+        "accept_signals", "refused", "opened", "closed",
         "closed_finished", "closed_reset", "closed_local", "closed_timeout", "closed_limit",
         "closed_stop", "closed_protocol", "closed_filter", "closed_connect_failed",
         "closed_handed_over", "messages", "no_buffers", "reads_paused", "sends_refused", "drains",
@@ -3434,7 +3526,8 @@ IOCPNET__DEF iocpnet_error iocpnet_pool_destroy(iocpnet_pool *pool)
 // ---- I6 iocp: the completion port ---------------------------------------------------------------
 
 enum { IOCPNET__RUNNING, IOCPNET__STOPPING, IOCPNET__STOPPED };  // iocp.state
-enum { IOCPNET__IDLE, IOCPNET__IN_FLIGHT, IOCPNET__CANCELLED };  // op.state
+enum { IOCPNET__IDLE, IOCPNET__IN_FLIGHT, IOCPNET__CANCELLED };  // op.state: its low bits
+enum { IOCPNET__STATE_BITS = 8 };  // above them the number of its entry; 0: none
 enum {
     IOCPNET__POSTED = 1,   // op.flags: overlapped.internal is a Winsock code, not an NTSTATUS
     IOCPNET__REUSING = 2,  // op.flags: a disconnect with reuse
@@ -3463,6 +3556,46 @@ typedef struct iocpnet__account {
     int64_t limit, lot, most;  // iocpnet__lock; what a worker draws at once, and has at most
     char apart[32];
 } iocpnet__account;
+
+// What the program has in flight, for cancels and for who asks: an entry for each op. Memory of
+// entries stays until the iocp closes, and nobody looks at an op through one, for it may be gone.
+// The thread that starts an op takes an entry of its own chunks, and whichever thread finishes the
+// op frees it by one store; so no lock is needed, and no line is shared that the op is not.
+enum {
+    IOCPNET__ENTRIES = 64,  // of a chunk
+    IOCPNET__CHUNKS = 1023,
+    IOCPNET__ENTRY_TRIES = 8  // looks for a free one in a chunk
+};
+enum {                           // of entry.word; above these bits it counts what it was used for
+    IOCPNET__ENTRY_KIND = 0x3F,  // IOCPNET_OP_; 0: free
+    IOCPNET__ENTRY_WRITTEN = 0x40,    // being written
+    IOCPNET__ENTRY_CANCELLED = 0x80,  // no further step is to be made
+    IOCPNET__ENTRY_BITS = 0xFF,
+    IOCPNET__ENTRY_USE = 0x100
+};
+enum { IOCPNET__OWN = 0x80 };  // bit of op.kind: a program's start has begun it
+
+typedef struct iocpnet__entry {
+    volatile int32_t word;
+    volatile int64_t started_ms;
+    void *volatile handle;
+    void *volatile second;      // of an accept the socket that is to be connected
+    void *volatile overlapped;  // only to name it to CancelIoEx
+} iocpnet__entry;
+
+typedef struct iocpnet__chunk {
+    void *volatile next;  // of the same list
+    int32_t number;       // its place in iocp.chunks
+    bool steps;           // of what is done in several steps
+    iocpnet__entry entries[IOCPNET__ENTRIES];
+} iocpnet__chunk;
+
+// A thread's chunks, or those of all that do not poll. What is done in several steps has chunks of
+// its own: a socket that is closed or cancelled has to find these, and they are few.
+typedef struct iocpnet__chunks {
+    void *volatile first, *volatile current;
+    volatile int32_t at;
+} iocpnet__chunks;
 
 // What one thread needs to poll one iocp. Only that thread writes it.
 typedef struct iocpnet__worker {
@@ -3496,6 +3629,7 @@ typedef struct iocpnet__worker {
     struct iocpnet_timer *again;          // the same timer, if it shall wait again after that
     struct iocpnet__worker *firing_next;  // in iocp.timer_workers
 
+    iocpnet__chunks chunks[2];  // of what is done in one step, and in several
     iocpnet__counters counters;
     OVERLAPPED_ENTRY entries[IOCPNET__BATCH];
 } iocpnet__worker;
@@ -3504,7 +3638,16 @@ typedef struct iocpnet__key {
     uintptr_t key;
     iocpnet_raw_fn *raw;
     void *user;
+    bool bare;  // its packets are of no operations: their overlapped is not looked at
 } iocpnet__key;
+
+// Where lines of iocpnet_iocp_pending go.
+typedef struct iocpnet__lines {
+    iocpnet_line_fn *line;
+    void *user;
+    uint64_t now;
+    uint64_t listed[IOCPNET_OP_KINDS];
+} iocpnet__lines;
 
 struct iocpnet_iocp {
     HANDLE handle;
@@ -3535,6 +3678,10 @@ struct iocpnet_iocp {
     HANDLE stop_failed;  // an event: packets are left two seconds after the deadline
     SRWLOCK lock;
     iocpnet__counters foreign;  // counted by threads that are not polling
+    iocpnet__chunks foreign_chunks[2];
+    void *volatile chunks[IOCPNET__CHUNKS];  // all of them, iocpnet__chunk
+    volatile int32_t chunk_count;
+    volatile int32_t unlisted;  // an op was begun for which there was no entry
 
     // Hooks of the server part, which lies above. They are set while polls read them.
     struct iocpnet__group *groups;  // listeners and connectors; group_lock
@@ -3543,6 +3690,7 @@ struct iocpnet_iocp {
     void (*volatile on_stop)(iocpnet_iocp *iocp, bool abort);
     void (*volatile on_tick)(iocpnet_iocp *iocp, uint64_t now);
     void (*volatile on_stats)(iocpnet_iocp *iocp, iocpnet_stats *stats);
+    void (*volatile on_pending)(iocpnet_iocp *iocp, iocpnet__lines *lines);
     void (*on_close)(iocpnet_iocp *iocp);
     bool (*on_due)(iocpnet__worker *worker);  // set before timer_waits is; true: it ran some
 
@@ -3800,7 +3948,8 @@ static iocpnet_op *iocpnet__op_next(const iocpnet_op *op)
 }
 
 // Writes every field of an op, and enters it in the ledger.
-static inline void iocpnet__op_write(iocpnet_op *op, iocpnet_iocp *iocp, uintptr_t handle, int kind)
+static inline void iocpnet__op_write_as(iocpnet_op *op, iocpnet_iocp *iocp, uintptr_t handle,
+                                        int kind, int32_t state)
 {
     memset(&op->overlapped, 0, sizeof op->overlapped);
     op->iocp = iocp;
@@ -3816,19 +3965,187 @@ static inline void iocpnet__op_write(iocpnet_op *op, iocpnet_iocp *iocp, uintptr
     iocpnet__debug_ops = op;
     iocpnet__lock_leave(&iocpnet__debug);
 #endif
-    iocpnet__store(&op->state, IOCPNET__IN_FLIGHT);
+    iocpnet__store(&op->state, state);
 }
 
-// What a start does first: refuses misuse, writes the op, counts.
-static iocpnet_error iocpnet__op_begin(iocpnet_op *op, iocpnet_iocp *iocp, uintptr_t handle,
-                                       int kind)
+static inline void iocpnet__op_write(iocpnet_op *op, iocpnet_iocp *iocp, uintptr_t handle, int kind)
+{
+    iocpnet__op_write_as(op, iocp, handle, kind, IOCPNET__IN_FLIGHT);
+}
+
+// The starts of several steps.
+static bool iocpnet__has_steps(int kind)
+{
+    return kind == IOCPNET_OP_ACCEPT || kind == IOCPNET_OP_CONNECT ||
+           kind == IOCPNET_OP_DISCONNECT || kind == IOCPNET_OP_RECVFROM ||
+           kind == IOCPNET_OP_RECVMSG || kind == IOCPNET_OP_TRANSMIT;
+}
+
+static bool iocpnet__entry_take(iocpnet__entry *entry)
+{
+    int32_t word = iocpnet__load(&entry->word);
+
+    // By an interlocked instruction, since threads that do not poll share their chunks.
+    return !(word & IOCPNET__ENTRY_BITS) &&
+           iocpnet__cas(&entry->word, word, word + IOCPNET__ENTRY_USE + IOCPNET__ENTRY_WRITTEN);
+}
+
+// Adds a chunk. NULL: there are as many as may be, or there is no memory.
+static __declspec(noinline) iocpnet__chunk *iocpnet__chunk_add(iocpnet_iocp *iocp,
+                                                               iocpnet__chunks *chunks, bool steps)
+{
+    iocpnet__chunk *chunk;
+    void *first;
+    int32_t n;
+
+    if (iocpnet__load(&iocp->chunk_count) == IOCPNET__CHUNKS) return NULL;
+    chunk = (iocpnet__chunk *)iocpnet__alloc(sizeof *chunk);
+    if (!chunk) return NULL;
+    do {
+        n = iocpnet__load(&iocp->chunk_count);
+        if (n == IOCPNET__CHUNKS) {
+            iocpnet__free(chunk, sizeof *chunk);
+            return NULL;
+        }
+    } while (!iocpnet__cas(&iocp->chunk_count, n, n + 1));
+    chunk->number = n;
+    chunk->steps = steps;
+    (void)iocpnet__entry_take(&chunk->entries[0]);
+    iocpnet__exchange_pointer(&iocp->chunks[n], chunk);
+    do {
+        first = iocpnet__load_pointer(&chunks->first);
+        iocpnet__exchange_pointer(&chunk->next, first);
+    } while (!iocpnet__cas_pointer(&chunks->first, first, chunk));
+    iocpnet__exchange_pointer(&chunks->current, chunk);
+    iocpnet__store(&chunks->at, 1);
+    return chunk;
+}
+
+// Looks for a free entry in the current chunk, a few times; then in the next ones, for that one is
+// crowded; then makes a chunk. Returns its number; 0: none.
+static int32_t iocpnet__entry_find(iocpnet_iocp *iocp, iocpnet__chunks *chunks, bool steps)
+{
+    iocpnet__chunk *chunk = (iocpnet__chunk *)iocpnet__load_pointer(&chunks->current);
+    int hops, tries;
+
+    for (hops = 0; chunk && hops < 3; hops++) {
+        for (tries = 0; tries < IOCPNET__ENTRY_TRIES; tries++) {
+            int32_t at = iocpnet__load(&chunks->at);
+
+            iocpnet__store(&chunks->at, (at + 1) % IOCPNET__ENTRIES);
+            if (iocpnet__entry_take(&chunk->entries[at])) {
+                return chunk->number * IOCPNET__ENTRIES + at + 1;
+            }
+        }
+        chunk = (iocpnet__chunk *)iocpnet__load_pointer(&chunk->next);
+        if (!chunk) chunk = (iocpnet__chunk *)iocpnet__load_pointer(&chunks->first);
+        iocpnet__exchange_pointer(&chunks->current, chunk);
+    }
+    chunk = iocpnet__chunk_add(iocp, chunks, steps);
+    return chunk ? chunk->number * IOCPNET__ENTRIES + 1 : 0;
+}
+
+// NULL: number is 0.
+static iocpnet__entry *iocpnet__entry_at(iocpnet_iocp *iocp, int32_t number)
+{
+    iocpnet__chunk *chunk;
+
+    if (!number) return NULL;
+    number--;
+    chunk = (iocpnet__chunk *)iocpnet__load_pointer(&iocp->chunks[number / IOCPNET__ENTRIES]);
+    return &chunk->entries[number % IOCPNET__ENTRIES];
+}
+
+static iocpnet__entry *iocpnet__entry_of(const iocpnet_op *op)
+{
+    return iocpnet__entry_at(op->iocp, iocpnet__load(&op->state) >> IOCPNET__STATE_BITS);
+}
+
+static int32_t iocpnet__op_state(const iocpnet_op *op)
+{
+    return iocpnet__load(&op->state) & ((1 << IOCPNET__STATE_BITS) - 1);
+}
+
+// Its callback still comes, and no further step is made.
+static void iocpnet__op_set_cancelled(iocpnet_op *op)
+{
+    int32_t state = iocpnet__load(&op->state);
+
+    if (iocpnet__op_state(op) != IOCPNET__IN_FLIGHT) return;
+    iocpnet__cas(&op->state, state, state + IOCPNET__CANCELLED - IOCPNET__IN_FLIGHT);
+}
+
+// Notes an op of the program's, which is not in flight yet. Returns the number of its entry, or 0.
+static int32_t iocpnet__op_list(iocpnet_op *op, iocpnet_iocp *iocp, uintptr_t handle, int kind,
+                                uintptr_t second)
+{
+    iocpnet__worker *worker = iocpnet__worker_here(iocp);
+    iocpnet__chunks *chunks = worker ? worker->chunks : iocp->foreign_chunks;
+    bool steps = iocpnet__has_steps(kind);
+    int32_t number = iocpnet__entry_find(iocp, &chunks[steps], steps);
+    iocpnet__entry *entry = iocpnet__entry_at(iocp, number);
+    int32_t word;
+
+    if (!entry) {
+        iocpnet__exchange(&iocp->unlisted, 1);
+        return 0;
+    }
+    word = iocpnet__load(&entry->word);
+    entry->handle = (void *)handle;
+    entry->second = (void *)second;
+    entry->overlapped = &op->overlapped;
+    entry->started_ms = (int64_t)iocpnet__now();
+    iocpnet__store(&entry->word, word - IOCPNET__ENTRY_WRITTEN + kind);
+    return number;
+}
+
+// The program's op is over, or its start has failed.
+static void iocpnet__op_unlist(iocpnet_op *op)
+{
+    iocpnet__entry *entry = iocpnet__entry_of(op);
+
+    if (!entry) return;
+    iocpnet__store(&entry->word, iocpnet__load(&entry->word) & ~(int32_t)IOCPNET__ENTRY_BITS);
+}
+
+// No further step may be made of the program's op: it or all of its socket was cancelled, or the
+// socket closed. With iocp.lock held this stays so until the step is made.
+static bool iocpnet__op_is_cancelled(const iocpnet_op *op)
+{
+    iocpnet__entry *entry = iocpnet__entry_of(op);
+
+    return iocpnet__op_state(op) == IOCPNET__CANCELLED ||
+           (entry && iocpnet__load(&entry->word) & IOCPNET__ENTRY_CANCELLED);
+}
+
+// What a start does first: refuses misuse, notes the op if it is the program's, writes it, counts.
+static iocpnet_error iocpnet__op_begin_as(iocpnet_op *op, iocpnet_iocp *iocp, uintptr_t handle,
+                                          int kind, bool own, uintptr_t second)
 {
     IOCPNET_ASSERT(op->state == IOCPNET__IDLE && "the op is in flight");
     IOCPNET_ASSERT(op->done && "op.done is not set");
     if (op->state != IOCPNET__IDLE || !op->done) return WSAEINVAL;
-    iocpnet__op_write(op, iocp, handle, kind);
+    if (own) {
+        int32_t number = iocpnet__op_list(op, iocp, handle, kind, second);
+
+        iocpnet__op_write_as(op, iocp, handle, kind | IOCPNET__OWN,
+                             IOCPNET__IN_FLIGHT + (number << IOCPNET__STATE_BITS));
+    } else {
+        iocpnet__op_write(op, iocp, handle, kind);
+    }
     iocpnet__count_started(iocp, kind);
     return 0;
+}
+
+static iocpnet_error iocpnet__op_begin(iocpnet_op *op, iocpnet_iocp *iocp, uintptr_t handle,
+                                       int kind)
+{
+    return iocpnet__op_begin_as(op, iocp, handle, kind, true, 0);
+}
+
+static int iocpnet__op_kind(const iocpnet_op *op)
+{
+    return op->kind & ~IOCPNET__OWN;
 }
 
 // The op is the program's again.
@@ -3850,8 +4167,9 @@ static iocpnet_error iocpnet__op_undo(iocpnet_op *op, iocpnet_error error)
 {
     iocpnet_iocp *iocp = op->iocp;
     iocpnet__worker *worker = iocpnet__worker_here(iocp);
-    int kind = op->kind;
+    int kind = iocpnet__op_kind(op);
 
+    if (op->kind & IOCPNET__OWN) iocpnet__op_unlist(op);
     iocpnet__op_end(op);
     if (worker) {
         iocpnet__count_own(&worker->counters.finished[kind], 1);
@@ -3877,7 +4195,7 @@ static __declspec(noinline) iocpnet_error iocpnet__op_error(const iocpnet_op *op
 {
     uint32_t win32;
 
-    if (op->kind != IOCPNET_OP_OTHER || iocpnet__is_success(status)) {
+    if (iocpnet__op_kind(op) != IOCPNET_OP_OTHER || iocpnet__is_success(status)) {
         return iocpnet_error_from_status(status);
     }
     win32 = iocpnet__win32_of_status(status);
@@ -3985,12 +4303,18 @@ static void iocpnet__run_op(iocpnet__worker *worker, iocpnet_op *op)
     worker->inline_left = 0;
 }
 
+// Whoever has begun it; kind 0 is in flight nowhere.
+static bool iocpnet__is_accept(const iocpnet_op *op)
+{
+    return !(op->kind & ~(IOCPNET__OWN | IOCPNET_OP_ACCEPT));
+}
+
 // The packet of an op.
 static inline void iocpnet__run_own_packet(iocpnet__worker *worker, OVERLAPPED *overlapped)
 {
     iocpnet_op *op = IOCPNET_OUTER(overlapped, iocpnet_op, overlapped);
 
-    if (op->kind == IOCPNET_OP_ACCEPT && worker->steady) {
+    if (iocpnet__is_accept(op) && worker->steady) {
         iocpnet__op_append(&worker->later_first, &worker->later_last, op);
     } else {
         iocpnet__run_op(worker, op);
@@ -4021,9 +4345,12 @@ static __declspec(noinline) void iocpnet__run_other_packet(iocpnet__worker *work
     }
     key = &iocp->keys[number];
     if (key->raw) {
-        key->raw(key->user, key->key, overlapped,
-                 overlapped ? iocpnet__error_of_status((uint32_t)overlapped->Internal, false) : 0,
-                 entry->dwNumberOfBytesTransferred);
+        iocpnet_error error = 0;
+
+        if (overlapped && !key->bare) {
+            error = iocpnet__error_of_status((uint32_t)overlapped->Internal, false);
+        }
+        key->raw(key->user, key->key, overlapped, error, entry->dwNumberOfBytesTransferred);
     } else if (overlapped) {
         iocpnet__run_own_packet(worker, overlapped);
     }
@@ -4067,7 +4394,7 @@ static __declspec(noinline) void iocpnet__run_later(iocpnet__worker *worker)
     worker->later_first = NULL;
     worker->later_last = NULL;
     for (; op; op = next) {
-        bool accept = op->kind == IOCPNET_OP_ACCEPT;
+        bool accept = iocpnet__is_accept(op);
 
         next = iocpnet__op_next(op);
         if (accept && ++accepts > IOCPNET__ACCEPTS) {
@@ -4291,6 +4618,49 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeou
     return error;
 }
 
+IOCPNET__DEF iocpnet_error iocpnet_iocp_dispatch(iocpnet_iocp *iocp, uintptr_t key,
+                                                 void *overlapped, size_t bytes)
+{
+    iocpnet__worker *worker = (iocpnet__worker *)iocpnet__local_get(&iocp->local);
+    OVERLAPPED_ENTRY entry;
+    uint64_t began;
+
+    if (key > (uintptr_t)iocpnet__load(&iocp->attached) || (!key && overlapped)) {
+        return ERROR_NOT_FOUND;
+    }
+    if (iocpnet__in_callback()) {
+#ifdef IOCPNET_DEBUG
+        iocpnet__check_left(&entry);
+#endif
+        return WSAEINVAL;
+    }
+    if (!worker) worker = iocpnet__worker_make(iocp);
+    if (!worker) return WSAENOBUFS;
+#ifdef IOCPNET_DEBUG
+    worker->frame = &entry;
+#endif
+    if (!IOCPNET_OS(TlsSetValue)(iocpnet__current.tls, worker)) return iocpnet__last_error();
+    memset(&entry, 0, sizeof entry);
+    entry.lpCompletionKey = key;
+    entry.lpOverlapped = (OVERLAPPED *)overlapped;
+    entry.dwNumberOfBytesTransferred = (DWORD)bytes;
+    iocpnet__store(&worker->busy, 1);
+    iocpnet__count_here(worker, IOCPNET_COUNT_PACKETS, 1);
+    began = iocpnet__now();
+    if (iocpnet__load_pointer(&iocp->overflow)) (void)iocpnet__run_overflow(worker);
+    iocpnet__run_packet(worker, &entry);
+    if (worker->later_first) iocpnet__run_later(worker);
+    if (iocpnet__load(&iocp->timer_waits)) (void)iocp->on_due(worker);
+    if (iocpnet__now() - began >= IOCPNET__SLOW_MS) {
+        iocpnet__count_here(worker, IOCPNET_COUNT_SLOW_TURNS, 1);
+    }
+    iocpnet__store(&worker->busy, 0);
+    if (iocpnet__load(&iocp->timed)) iocpnet__tick(iocp);
+    if (iocpnet__load(&iocp->state)) iocpnet__stop_advance(iocp);
+    IOCPNET_OS(TlsSetValue)(iocpnet__current.tls, NULL);
+    return iocpnet__load(&iocp->state) == IOCPNET__STOPPED ? WSAESHUTDOWN : 0;
+}
+
 static DWORD WINAPI iocpnet__worker_main(void *parameter)
 {
     iocpnet_iocp *iocp = (iocpnet_iocp *)parameter;
@@ -4436,18 +4806,21 @@ end_winsock:
 // The number that names a kind of handle to the port: its row in keys; 0 if there is no room for a
 // new one. Lock held.
 static int32_t iocpnet__key_number(iocpnet_iocp *iocp, uintptr_t key, iocpnet_raw_fn *raw,
-                                   void *user)
+                                   void *user, bool bare)
 {
     int32_t i;
 
     for (i = IOCPNET__OWN_KEY + 1; i <= iocp->attached; i++) {
         const iocpnet__key *row = &iocp->keys[i];
-        if (row->key == key && row->raw == raw && row->user == user) return i;
+        if (row->key == key && row->raw == raw && row->user == user && row->bare == bare) {
+            return i;
+        }
     }
     if (i > IOCPNET__KEYS) return 0;
     iocp->keys[i].key = key;
     iocp->keys[i].raw = raw;
     iocp->keys[i].user = user;
+    iocp->keys[i].bare = bare;
     iocpnet__store(&iocp->attached, i);
     return i;
 }
@@ -4468,7 +4841,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_attach(iocpnet_iocp *iocp, uintptr_t han
     }
     iocpnet__lock_enter(&iocp->lock);
     before = iocp->attached;
-    number = iocpnet__key_number(iocp, key, raw, user);
+    number = iocpnet__key_number(iocp, key, raw, user, false);
     if (number) {
         error = 0;
         if (!IOCPNET_OS(CreateIoCompletionPort)((HANDLE)handle, iocp->handle, (ULONG_PTR)number,
@@ -4481,20 +4854,48 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_attach(iocpnet_iocp *iocp, uintptr_t han
     return error;
 }
 
+IOCPNET__DEF iocpnet_error iocpnet_iocp_key(iocpnet_iocp *iocp, uintptr_t key, iocpnet_raw_fn *raw,
+                                            void *user, uintptr_t *number)
+{
+    int32_t found;
+
+    *number = 0;
+    if (!raw) return WSAEINVAL;
+    iocpnet__lock_enter(&iocp->lock);
+    found = iocpnet__key_number(iocp, key, raw, user, true);
+    iocpnet__lock_leave(&iocp->lock);
+    *number = (uintptr_t)found;
+    return found ? 0 : WSAENOBUFS;
+}
+
+IOCPNET__DEF void *iocpnet_iocp_handle(const iocpnet_iocp *iocp)
+{
+    return iocp->handle;
+}
+
 IOCPNET__DEF iocpnet_error iocpnet_iocp_post(iocpnet_iocp *iocp, iocpnet_op *op,
                                              iocpnet_error error, size_t bytes)
 {
-    iocpnet_error misuse;
-
     if (iocpnet__load(&iocp->state) == IOCPNET__STOPPED) return WSAESHUTDOWN;
-    misuse = iocpnet__op_begin(op, iocp, 0, IOCPNET_OP_POST);
-    if (misuse) return misuse;
+    if (iocpnet__op_begin(op, iocp, 0, IOCPNET_OP_POST)) return WSAEINVAL;
     op->flags = IOCPNET__POSTED;
     op->overlapped.internal = (uintptr_t)(uint32_t)error;
     op->overlapped.internal_high = bytes;
     iocpnet__op_post(iocp, op);
     return 0;
 }
+
+#ifndef IOCPNET_NO_SERVER
+// A post of the server part's own.
+static iocpnet_error iocpnet__post(iocpnet_iocp *iocp, iocpnet_op *op)
+{
+    if (iocpnet__load(&iocp->state) == IOCPNET__STOPPED) return WSAESHUTDOWN;
+    if (iocpnet__op_begin_as(op, iocp, 0, IOCPNET_OP_POST, false, 0)) return WSAEINVAL;
+    op->flags = IOCPNET__POSTED;
+    iocpnet__op_post(iocp, op);
+    return 0;
+}
+#endif
 
 // Threads begin in the first processor group of the process; on a machine with several, worker i
 // goes to group i modulo their number. Source: MS Learn, "Processor Groups".
@@ -4704,6 +5105,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_close(iocpnet_iocp *iocp)
 {
     iocpnet__worker *worker, *next;
     iocpnet_error error;
+    int32_t i;
 
     if (!iocp) return 0;
     if (iocpnet__in_callback() || iocpnet__load(&iocp->givers)) return WSAEINVAL;
@@ -4720,6 +5122,8 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_close(iocpnet_iocp *iocp)
         iocpnet__undraw_lots(worker);
         iocpnet__free(worker, sizeof *worker);
     }
+    for (i = 0; i < iocp->chunk_count; i++)
+        iocpnet__free(iocp->chunks[i], sizeof(iocpnet__chunk));
     iocpnet__current_release();
     iocpnet__free(iocp, sizeof *iocp);
     iocpnet_os_fini();
@@ -4736,19 +5140,20 @@ IOCPNET__DEF bool iocpnet_op_pending(const iocpnet_op *op)
 IOCPNET__DEF iocpnet_error iocpnet_op_cancel(iocpnet_op *op)
 {
     iocpnet_iocp *iocp = op->iocp;
-    bool retries = op->kind == IOCPNET_OP_RECVFROM || op->kind == IOCPNET_OP_RECVMSG;
+    int kind = iocpnet__op_kind(op);
+    bool retries = kind == IOCPNET_OP_RECVFROM || kind == IOCPNET_OP_RECVMSG;
     iocpnet_error error = 0;
 
     if (!iocpnet_op_pending(op)) return WSAEINVAL;
     if (!op->handle) return ERROR_NOT_FOUND;  // posted: on its way
-    if (op->kind == IOCPNET_OP_TRANSMIT) {
+    if (iocpnet__op_kind(op) == IOCPNET_OP_TRANSMIT) {
         return iocpnet_transmit_cancel(IOCPNET_OUTER(op, iocpnet_transmit, op));
     }
 
     // A datagram receive may be between an ICMP error and its next try, which is made under the
     // lock: either that sees the state, or the system has it by then.
     if (retries) iocpnet__lock_enter(&iocp->lock);
-    iocpnet__cas(&op->state, IOCPNET__IN_FLIGHT, IOCPNET__CANCELLED);
+    iocpnet__op_set_cancelled(op);
     if (!IOCPNET_OS(CancelIoEx)((HANDLE)op->handle, (OVERLAPPED *)(void *)&op->overlapped)) {
         error = iocpnet__last_error();
     }
@@ -4773,6 +5178,162 @@ static void iocpnet__op_post_cut(iocpnet_op *op, int code)
     iocpnet__op_post(op->iocp, op);
 }
 
+// Before a step of an op that is in flight, with the error that it has so far. None is made if the
+// program has cancelled it or closed its socket, whose number may be another's by then; neither can
+// happen until iocpnet__step_end. The server part sees to that itself, for its own ops.
+static iocpnet_error iocpnet__step_begin(iocpnet_op *op, iocpnet_error error)
+{
+    if (!(op->kind & IOCPNET__OWN)) return error;
+    iocpnet__lock_enter(&op->iocp->lock);
+    return !error && iocpnet__op_is_cancelled(op) ? WSA_OPERATION_ABORTED : error;
+}
+
+// The last step: the callback comes.
+static void iocpnet__step_end(iocpnet_op *op)
+{
+    if (!(op->kind & IOCPNET__OWN)) return;
+    iocpnet__lock_leave(&op->iocp->lock);
+    iocpnet__op_unlist(op);
+}
+
+// What has a step to make on a socket yet makes none. True: there was something. iocp.lock is held.
+static bool iocpnet__steps_cancel(iocpnet_iocp *iocp, uintptr_t handle)
+{
+    int32_t count = iocpnet__load(&iocp->chunk_count);
+    bool found = false;
+    int32_t i, k;
+
+    for (i = 0; i < count; i++) {
+        iocpnet__chunk *chunk = (iocpnet__chunk *)iocpnet__load_pointer(&iocp->chunks[i]);
+
+        if (!chunk || !chunk->steps) continue;
+        for (k = 0; k < IOCPNET__ENTRIES; k++) {
+            iocpnet__entry *entry = &chunk->entries[k];
+            int32_t word = iocpnet__load(&entry->word);
+
+            // The word that was seen before handle and second still holds for them if it changes.
+            if (!(word & IOCPNET__ENTRY_KIND) || word & IOCPNET__ENTRY_WRITTEN) continue;
+            if (iocpnet__load_pointer(&entry->handle) == (void *)handle ||
+                iocpnet__load_pointer(&entry->second) == (void *)handle) {
+                found |= iocpnet__cas(&entry->word, word, word | IOCPNET__ENTRY_CANCELLED);
+            }
+        }
+    }
+    return found;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_iocp_cancel(iocpnet_iocp *iocp)
+{
+    int32_t count = iocpnet__load(&iocp->chunk_count);
+    iocpnet_error error = ERROR_NOT_FOUND;
+    int32_t i, k;
+
+    for (i = 0; i < count; i++) {
+        iocpnet__chunk *chunk = (iocpnet__chunk *)iocpnet__load_pointer(&iocp->chunks[i]);
+
+        for (k = 0; chunk && k < IOCPNET__ENTRIES; k++) {
+            iocpnet__entry *entry = &chunk->entries[k];
+            void *handle, *overlapped;
+            int32_t word;
+
+            iocpnet__lock_enter(&iocp->lock);
+            word = iocpnet__load(&entry->word);
+            handle = iocpnet__load_pointer(&entry->handle);
+            overlapped = iocpnet__load_pointer(&entry->overlapped);
+            if (word & IOCPNET__ENTRY_KIND && !(word & IOCPNET__ENTRY_WRITTEN) && handle &&
+                iocpnet__cas(&entry->word, word, word | IOCPNET__ENTRY_CANCELLED)) {
+                IOCPNET_OS(CancelIoEx)((HANDLE)handle, (OVERLAPPED *)overlapped);
+                error = 0;
+            }
+            iocpnet__lock_leave(&iocp->lock);
+        }
+    }
+    return iocpnet__load(&iocp->unlisted) ? WSAENOBUFS : error;
+}
+
+static void iocpnet__put_line(iocpnet__lines *lines, int kind, uintptr_t handle, uint64_t ms)
+{
+    char text[96];
+    char *end = text + sizeof text - 1;
+    char *to;
+
+    lines->listed[kind]++;
+    if (!lines->line) return;
+    to = iocpnet__put_text(text, end, iocpnet_stats_kind(kind));
+    to = iocpnet__put_text(to, end, " on ");
+    to = iocpnet__put_hex(to, end, handle);
+    to = iocpnet__put_text(to, end, " for ");
+    to = iocpnet__put_number(to, end, ms);
+    (void)iocpnet__put_text(to, end, " ms");
+    lines->line(lines->user, text);
+}
+
+static void iocpnet__put_count(iocpnet_line_fn *line, void *user, const char *before, uint64_t n,
+                               const char *what, const char *more)
+{
+    char text[96];
+    char *end = text + sizeof text - 1;
+    char *to;
+
+    if (!line) return;
+    to = iocpnet__put_text(text, end, before);
+    to = iocpnet__put_number(to, end, n);
+    to = iocpnet__put_text(to, end, what);
+    (void)iocpnet__put_text(to, end, more);
+    line(user, text);
+}
+
+// The entries: each is read between two looks at its word, which counts its uses.
+static void iocpnet__put_entries(iocpnet_iocp *iocp, iocpnet__lines *lines)
+{
+    int32_t count = iocpnet__load(&iocp->chunk_count);
+    int32_t i, k;
+
+    for (i = 0; i < count; i++) {
+        iocpnet__chunk *chunk = (iocpnet__chunk *)iocpnet__load_pointer(&iocp->chunks[i]);
+
+        for (k = 0; chunk && k < IOCPNET__ENTRIES; k++) {
+            iocpnet__entry *entry = &chunk->entries[k];
+            int32_t word = iocpnet__load(&entry->word);
+            void *handle = iocpnet__load_pointer(&entry->handle);
+            int64_t started = iocpnet__load64(&entry->started_ms);
+            int kind = word & IOCPNET__ENTRY_KIND;
+
+            if (!kind || word & IOCPNET__ENTRY_WRITTEN ||
+                (iocpnet__load(&entry->word) ^ word) & ~(int32_t)IOCPNET__ENTRY_CANCELLED) {
+                continue;
+            }
+            iocpnet__put_line(lines, kind, (uintptr_t)handle, lines->now - (uint64_t)started);
+        }
+    }
+}
+
+IOCPNET__DEF size_t iocpnet_iocp_pending(iocpnet_iocp *iocp, iocpnet_line_fn *line, void *user)
+{
+    iocpnet_stats stats;
+    iocpnet__lines lines;
+    int i;
+
+    if (line) {
+        memset(&lines, 0, sizeof lines);
+        lines.line = line;
+        lines.user = user;
+        lines.now = iocpnet__now();
+        iocpnet__put_entries(iocp, &lines);
+        if (iocp->on_pending) iocp->on_pending(iocp, &lines);
+    }
+    iocpnet__sum(iocp, &stats);
+    for (i = 0; line && i < IOCPNET_OP_KINDS; i++) {
+        if (stats.pending[i] <= lines.listed[i]) continue;
+        iocpnet__put_count(line, user, "and ", stats.pending[i] - lines.listed[i], " more ",
+                           iocpnet_stats_kind(i));
+    }
+    if (stats.connections)
+        iocpnet__put_count(line, user, "", stats.connections, " connections open", "");
+    if (stats.timers) iocpnet__put_count(line, user, "", stats.timers, " timers waiting", "");
+    return (size_t)stats.pending_all;
+}
+
 IOCPNET__DEF iocpnet_error iocpnet_op_begin(iocpnet_op *op, iocpnet_iocp *iocp, uintptr_t handle)
 {
     return iocpnet__op_begin(op, iocp, handle, IOCPNET_OP_OTHER);
@@ -4794,67 +5355,33 @@ IOCPNET__DEF iocpnet_error iocpnet_op_issued(iocpnet_op *op, uint32_t code, bool
 }
 
 #ifdef IOCPNET_DEBUG
-static char *iocpnet__put_hex(char *to, char *end, uint64_t number)
-{
-    char digits[24];
-    char *p = digits + sizeof digits - 1;
-
-    *p = 0;
-    do {
-        *--p = "0123456789abcdef"[number % 16];
-        number /= 16;
-    } while (number);
-    return iocpnet__put_text(iocpnet__put_text(to, end, "0x"), end, p);
-}
-
-static void iocpnet__ledger_line(iocpnet_ledger_fn *line, void *user, const char *what, int32_t n)
-{
-    char text[96];
-    char *end = text + sizeof text - 1;
-    char *to;
-
-    if (!line) return;
-    to = iocpnet__put_number(text, end, (uint32_t)n);
-    to = iocpnet__put_text(to, end, " ");
-    (void)iocpnet__put_text(to, end, what);
-    line(user, text);
-}
-
-IOCPNET__DEF size_t iocpnet_ledger(iocpnet_ledger_fn *line, void *user)
+IOCPNET__DEF size_t iocpnet_ledger(iocpnet_line_fn *line, void *user)
 {
     uint64_t now = iocpnet__now();
     const iocpnet_op *op;
+    iocpnet__lines lines;
     size_t n = 0;
     int32_t left;
 
     iocpnet__lock_enter(&iocpnet__debug);
-    for (op = iocpnet__debug_ops; op; op = op->older, n++) {
-        char text[96];
-        char *end = text + sizeof text - 1;
-        char *to;
-
-        if (!line) continue;
-        to = iocpnet__put_text(text, end, iocpnet_stats_kind(op->kind));
-        to = iocpnet__put_text(to, end, " on ");
-        to = iocpnet__put_hex(to, end, op->handle);
-        to = iocpnet__put_text(to, end, " for ");
-        to = iocpnet__put_number(to, end, now - op->started_ms);
-        (void)iocpnet__put_text(to, end, " ms");
-        line(user, text);
-    }
+    memset(&lines, 0, sizeof lines);
+    lines.line = line;
+    lines.user = user;
+    for (op = iocpnet__debug_ops; op; op = op->older, n++)
+        iocpnet__put_line(&lines, iocpnet__op_kind(op), op->handle, now - op->started_ms);
     iocpnet__lock_leave(&iocpnet__debug);
 
     left = iocpnet__load(&iocpnet__debug_timers);
-    if (left) iocpnet__ledger_line(line, user, "timers waiting", left);
+    if (left) iocpnet__put_count(line, user, "", (uint32_t)left, " timers waiting", "");
     n += (size_t)left;
     left = iocpnet__load(&iocpnet__debug_sockets);
-    if (left) iocpnet__ledger_line(line, user, "sockets open", left);
+    if (left) iocpnet__put_count(line, user, "", (uint32_t)left, " sockets open", "");
     n += (size_t)left;
     left = iocpnet__load(&iocpnet__debug_lent);
-    if (left) iocpnet__ledger_line(line, user, "buffers and objects out", left);
+    if (left) iocpnet__put_count(line, user, "", (uint32_t)left, " buffers and objects out", "");
     n += (size_t)left;
     left = iocpnet__load(&iocpnet__debug_blocks);
-    if (left) iocpnet__ledger_line(line, user, "blocks allocated", left);
+    if (left) iocpnet__put_count(line, user, "", (uint32_t)left, " blocks allocated", "");
     n += (size_t)left;
     return n;
 }
@@ -5182,12 +5709,34 @@ static iocpnet_error iocpnet__socket_ext(iocpnet_socket *socket)
     }
 }
 
+IOCPNET__DEF iocpnet_error iocpnet_socket_cancel(const iocpnet_socket *socket)
+{
+    iocpnet_iocp *iocp = socket->iocp;
+    iocpnet_error error = 0;
+    bool steps;
+
+    if (socket->handle == INVALID_SOCKET) return WSAENOTSOCK;
+    iocpnet__lock_enter(&iocp->lock);
+    steps = iocpnet__steps_cancel(iocp, socket->handle);
+    if (!IOCPNET_OS(CancelIoEx)((HANDLE)socket->handle, NULL) && !steps) {
+        error = iocpnet__last_error();
+    }
+    iocpnet__lock_leave(&iocp->lock);
+    return error;
+}
+
 IOCPNET__DEF iocpnet_error iocpnet_socket_close(iocpnet_socket *socket)
 {
+    iocpnet_iocp *iocp = socket->iocp;
     SOCKET handle = socket->handle;
 
     if (handle == INVALID_SOCKET) return WSAENOTSOCK;
     socket->handle = INVALID_SOCKET;
+    if (iocpnet__load(&iocp->chunk_count)) {
+        iocpnet__lock_enter(&iocp->lock);
+        (void)iocpnet__steps_cancel(iocp, handle);
+        iocpnet__lock_leave(&iocp->lock);
+    }
 
     // Cancel first: without it a pending send keeps its packet back until the peer reads.
     // Seen: Wine 8.0. On Windows closesocket cancels as well.
@@ -5253,12 +5802,35 @@ close_socket:
     return error;
 }
 
+enum { IOCPNET__SKIP_OFF, IOCPNET__SKIP_ON, IOCPNET__SKIP_UNKNOWN };
+
+// Whether FILE_SKIP_COMPLETION_PORT_ON_SUCCESS is on. Only the native interface tells.
+static int iocpnet__skip_asked(uintptr_t handle)
+{
+    typedef LONG(WINAPI * query_file)(HANDLE, void *, void *, ULONG, int);
+    HMODULE ntdll = IOCPNET_OS(GetModuleHandleA)("ntdll.dll");
+    query_file query = NULL;
+    uintptr_t status[2] = { 0, 0 };  // an IO_STATUS_BLOCK
+    ULONG modes = 0;
+
+    if (ntdll) {
+        query = (query_file)(iocpnet_ext_fn *)IOCPNET_OS(GetProcAddress)(ntdll,
+                                                                         "NtQueryInformationFile");
+    }
+    if (!query || query((HANDLE)handle, status, &modes, sizeof modes, IOCPNET__MODES_CLASS)) {
+        return IOCPNET__SKIP_UNKNOWN;
+    }
+    return modes & FILE_SKIP_COMPLETION_PORT_ON_SUCCESS ? IOCPNET__SKIP_ON : IOCPNET__SKIP_OFF;
+}
+
 IOCPNET__DEF iocpnet_error iocpnet_socket_adopt(iocpnet_socket *socket, iocpnet_iocp *iocp,
                                                 uintptr_t handle)
 {
     WSAPROTOCOL_INFOW info;
     int size = sizeof info;
     iocpnet_error error;
+    bool safe;
+    int skip;
 
     memset(socket, 0, sizeof *socket);
     memset(&info, 0, sizeof info);
@@ -5270,9 +5842,19 @@ IOCPNET__DEF iocpnet_error iocpnet_socket_adopt(iocpnet_socket *socket, iocpnet_
     socket->family = (uint16_t)info.iAddressFamily;
     socket->datagram = info.iSocketType != SOCK_STREAM;
     error = iocpnet_ext_load(handle, &socket->ext);
-    if (!error) error = iocpnet_iocp_attach(iocp, handle, 0, NULL, NULL);
+    if (error) return error;
+    safe = !socket->datagram && socket->ext->ifs_handles;
+    skip = iocpnet__skip_asked(handle);
+    if (skip == IOCPNET__SKIP_ON && !safe) return WSAEOPNOTSUPP;
+    error = iocpnet_iocp_attach(iocp, handle, 0, NULL, NULL);
     if (error) return error;
     socket->handle = handle;
+    socket->skip = skip == IOCPNET__SKIP_ON;
+    if (skip == IOCPNET__SKIP_UNKNOWN && safe) {
+        // Whatever it was before, now it is known. All its packets come to this iocp.
+        socket->skip = IOCPNET_OS(SetFileCompletionNotificationModes)(
+                           (HANDLE)handle, FILE_SKIP_COMPLETION_PORT_ON_SUCCESS) != 0;
+    }
     if (socket->datagram) iocpnet__socket_deaf(handle);
     IOCPNET__LEDGER(sockets, 1);
     return 0;
@@ -5369,12 +5951,14 @@ static __declspec(noinline) void iocpnet__accept_finish(iocpnet__worker *worker,
 
     memset(&accept->local, 0, sizeof accept->local);
     memset(&accept->peer, 0, sizeof accept->peer);
+    error = iocpnet__step_begin(op, error);
     if (!error &&
         IOCPNET_OS(setsockopt)(accept->socket, SOL_SOCKET, SO_UPDATE_ACCEPT_CONTEXT,
                                (const char *)&accept->listener, sizeof accept->listener)) {
         error = iocpnet__wsa_error();
-        bytes = 0;
     }
+    iocpnet__step_end(op);
+    if (error) bytes = 0;
     if (!error && get) {
         get(with_data ? accept->data : accept->addresses,
             with_data ? accept->size - IOCPNET_ACCEPT_ROOM : 0, IOCPNET_ACCEPT_ROOM / 2,
@@ -5385,10 +5969,9 @@ static __declspec(noinline) void iocpnet__accept_finish(iocpnet__worker *worker,
     iocpnet__op_done(worker, op, IOCPNET_OP_ACCEPT, error, bytes);
 }
 
-IOCPNET__DEF iocpnet_error iocpnet_start_accept(iocpnet_accept *accept,
-                                                const iocpnet_socket *listener,
-                                                const iocpnet_socket *socket, void *data,
-                                                size_t size)
+static iocpnet_error iocpnet__accept_start(iocpnet_accept *accept, const iocpnet_socket *listener,
+                                           const iocpnet_socket *socket, void *data, size_t size,
+                                           bool own)
 {
     iocpnet_iocp *iocp = listener->iocp;
     bool skip = listener->skip;
@@ -5400,7 +5983,8 @@ IOCPNET__DEF iocpnet_error iocpnet_start_accept(iocpnet_accept *accept,
 
     if (data && (size <= IOCPNET_ACCEPT_ROOM || size > INT32_MAX)) return WSAEINVAL;
     if (!accept_ex) return WSAEOPNOTSUPP;
-    error = iocpnet__op_begin(&accept->op, iocp, listener->handle, IOCPNET_OP_ACCEPT);
+    error = iocpnet__op_begin_as(&accept->op, iocp, listener->handle, IOCPNET_OP_ACCEPT, own,
+                                 socket->handle);
     if (error) return error;
     accept->listener = listener->handle;
     accept->socket = socket->handle;
@@ -5413,6 +5997,14 @@ IOCPNET__DEF iocpnet_error iocpnet_start_accept(iocpnet_accept *accept,
         code = iocpnet__wsa_code();
     }
     return iocpnet__op_issued(iocp, &accept->op, skip, code, bytes);
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_start_accept(iocpnet_accept *accept,
+                                                const iocpnet_socket *listener,
+                                                const iocpnet_socket *socket, void *data,
+                                                size_t size)
+{
+    return iocpnet__accept_start(accept, listener, socket, data, size, true);
 }
 
 // A socket that tries to connect to the port that it has itself gets an answer: its own. Source:
@@ -5442,6 +6034,7 @@ static bool iocpnet__is_own_peer(uintptr_t handle, uint16_t port)
 static __declspec(noinline) void iocpnet__connect_finish(iocpnet__worker *worker, iocpnet_op *op,
                                                          iocpnet_error error, size_t bytes)
 {
+    error = iocpnet__step_begin(op, error);
     if (!error &&
         IOCPNET_OS(setsockopt)(op->handle, SOL_SOCKET, SO_UPDATE_CONNECT_CONTEXT, NULL, 0)) {
         error = iocpnet__wsa_error();
@@ -5450,12 +6043,13 @@ static __declspec(noinline) void iocpnet__connect_finish(iocpnet__worker *worker
         error = WSAECONNREFUSED;
         bytes = 0;
     }
+    iocpnet__step_end(op);
     iocpnet__op_done(worker, op, IOCPNET_OP_CONNECT, error, bytes);
 }
 
-IOCPNET__DEF iocpnet_error iocpnet_start_connect(iocpnet_op *op, const iocpnet_socket *socket,
-                                                 const iocpnet_address *address, const void *data,
-                                                 size_t size)
+static iocpnet_error iocpnet__connect_start(iocpnet_op *op, const iocpnet_socket *socket,
+                                            const iocpnet_address *address, const void *data,
+                                            size_t size, bool own)
 {
     iocpnet_iocp *iocp = socket->iocp;
     bool skip = socket->skip;
@@ -5469,7 +6063,7 @@ IOCPNET__DEF iocpnet_error iocpnet_start_connect(iocpnet_op *op, const iocpnet_s
 
     if (!address->size || size > INT32_MAX) return WSAEINVAL;
     if (!connect_ex) return WSAEOPNOTSUPP;
-    error = iocpnet__op_begin(op, iocp, handle, IOCPNET_OP_CONNECT);
+    error = iocpnet__op_begin_as(op, iocp, handle, IOCPNET_OP_CONNECT, own, 0);
     if (error) return error;
 
     op->detail = 0;
@@ -5500,21 +6094,30 @@ connect:
     return iocpnet__op_issued(iocp, op, skip, code, bytes);
 }
 
+IOCPNET__DEF iocpnet_error iocpnet_start_connect(iocpnet_op *op, const iocpnet_socket *socket,
+                                                 const iocpnet_address *address, const void *data,
+                                                 size_t size)
+{
+    return iocpnet__connect_start(op, socket, address, data, size, true);
+}
+
 // Under Wine a reused socket accepts, and then can't send: it was only shut down. A send tells, and
 // the disconnect counts as not supported. Seen: Wine 8.0 (WSAESHUTDOWN; Windows: WSAENOTCONN).
 static __declspec(noinline) void iocpnet__disconnect_finish(iocpnet__worker *worker, iocpnet_op *op,
                                                             iocpnet_error error, size_t bytes)
 {
+    error = iocpnet__step_begin(op, error);
     if (!error && op->flags & IOCPNET__REUSING && op->iocp->wine &&
         IOCPNET_OS(send)(op->handle, iocpnet__nothing, 0, 0) &&
         IOCPNET_OS(WSAGetLastError)() == WSAESHUTDOWN) {
         error = WSAEOPNOTSUPP;
     }
+    iocpnet__step_end(op);
     iocpnet__op_done(worker, op, IOCPNET_OP_DISCONNECT, error, bytes);
 }
 
-IOCPNET__DEF iocpnet_error iocpnet_start_disconnect(iocpnet_op *op, const iocpnet_socket *socket,
-                                                    bool reuse)
+static iocpnet_error iocpnet__disconnect_start(iocpnet_op *op, const iocpnet_socket *socket,
+                                               bool reuse, bool own)
 {
     iocpnet_iocp *iocp = socket->iocp;
     bool skip = socket->skip;
@@ -5524,7 +6127,7 @@ IOCPNET__DEF iocpnet_error iocpnet_start_disconnect(iocpnet_op *op, const iocpne
     int code = 0;
 
     if (!disconnect_ex) return WSAEOPNOTSUPP;
-    error = iocpnet__op_begin(op, iocp, socket->handle, IOCPNET_OP_DISCONNECT);
+    error = iocpnet__op_begin_as(op, iocp, socket->handle, IOCPNET_OP_DISCONNECT, own, 0);
     if (error) return error;
     op->flags = reuse ? IOCPNET__REUSING : 0;
     if (skip && iocp->wine) {
@@ -5548,6 +6151,12 @@ IOCPNET__DEF iocpnet_error iocpnet_start_disconnect(iocpnet_op *op, const iocpne
     return iocpnet__op_issued(iocp, op, skip, code, 0);
 }
 
+IOCPNET__DEF iocpnet_error iocpnet_start_disconnect(iocpnet_op *op, const iocpnet_socket *socket,
+                                                    bool reuse)
+{
+    return iocpnet__disconnect_start(op, socket, reuse, true);
+}
+
 static void iocpnet__recv_finish(iocpnet__worker *worker, iocpnet_op *op, iocpnet_error error,
                                  size_t bytes)
 {
@@ -5564,11 +6173,11 @@ static inline void iocpnet__send_count(iocpnet__worker *worker, size_t bytes)
     iocpnet__count_here(worker, IOCPNET_COUNT_BYTES_SENT, bytes);
 }
 
-static void iocpnet__send_finish(iocpnet__worker *worker, iocpnet_op *op, iocpnet_error error,
-                                 size_t bytes)
+static void iocpnet__send_finish(iocpnet__worker *worker, iocpnet_op *op, int kind,
+                                 iocpnet_error error, size_t bytes)
 {
     iocpnet__send_count(worker, bytes);
-    iocpnet__op_done(worker, op, op->kind, error, bytes);
+    iocpnet__op_done(worker, op, kind, error, bytes);
 }
 
 // The calls of starts, whose op is in flight already. They return the call's code.
@@ -5760,7 +6369,7 @@ static int iocpnet__recvmsg_issue(iocpnet_message *message, DWORD *bytes)
 
 static int iocpnet__datagram_issue(iocpnet_op *op, DWORD *bytes)
 {
-    if (op->kind == IOCPNET_OP_RECVMSG) {
+    if (iocpnet__op_kind(op) == IOCPNET_OP_RECVMSG) {
         return iocpnet__recvmsg_issue(IOCPNET_OUTER(op, iocpnet_message, op), bytes);
     }
     return iocpnet__recvfrom_issue(IOCPNET_OUTER(op, iocpnet_datagram, op), bytes);
@@ -5780,7 +6389,7 @@ static iocpnet_error iocpnet__datagram_again(iocpnet_op *op, bool skip)
         if (tries) iocpnet__count(iocp, IOCPNET_COUNT_DATAGRAM_RESETS, 1);
         iocpnet__lock_enter(&iocp->lock);
         code = WSA_OPERATION_ABORTED;
-        if (iocpnet__load(&op->state) != IOCPNET__CANCELLED) {
+        if (!iocpnet__op_is_cancelled(op)) {
             memset(&op->overlapped, 0, sizeof op->overlapped);
             op->flags = 0;
             code = iocpnet__datagram_issue(op, &bytes);
@@ -5835,7 +6444,8 @@ static void iocpnet__datagram_done(iocpnet__worker *worker, iocpnet_op *op, iocp
         iocpnet__count_here(worker, IOCPNET_COUNT_RECEIVES, 1);
         iocpnet__count_here(worker, IOCPNET_COUNT_BYTES_RECEIVED, bytes);
     }
-    iocpnet__op_done(worker, op, op->kind, error, bytes);
+    iocpnet__op_unlist(op);
+    iocpnet__op_done(worker, op, iocpnet__op_kind(op), error, bytes);
 }
 
 static __declspec(noinline) void iocpnet__recvfrom_finish(iocpnet__worker *worker, iocpnet_op *op,
@@ -6114,14 +6724,16 @@ IOCPNET__DEF iocpnet_error iocpnet_start_sendmsg(iocpnet_message *message,
     return iocpnet__op_issued(iocp, op, skip, failed ? iocpnet__wsa_code() : 0, bytes);
 }
 
-static void iocpnet__start_finish(iocpnet__worker *worker, iocpnet_op *op, iocpnet_error error,
-                                  size_t bytes)
+static void iocpnet__own_finish(iocpnet__worker *worker, iocpnet_op *op, iocpnet_error error,
+                                size_t bytes);
+
+static void iocpnet__kind_finish(iocpnet__worker *worker, iocpnet_op *op, int kind,
+                                 iocpnet_error error, size_t bytes)
 {
-    if (op->kind == IOCPNET_OP_RECV) {
+    switch (kind) {
+    case IOCPNET_OP_RECV:
         iocpnet__recv_finish(worker, op, error, bytes);
-        return;
-    }
-    switch (op->kind) {
+        break;
     case IOCPNET_OP_ACCEPT:
         iocpnet__accept_finish(worker, op, error, bytes);
         break;
@@ -6134,7 +6746,7 @@ static void iocpnet__start_finish(iocpnet__worker *worker, iocpnet_op *op, iocpn
     case IOCPNET_OP_SEND:
     case IOCPNET_OP_SENDTO:
     case IOCPNET_OP_SENDMSG:
-        iocpnet__send_finish(worker, op, error, bytes);
+        iocpnet__send_finish(worker, op, kind, error, bytes);
         break;
     case IOCPNET_OP_RECVFROM:
         iocpnet__recvfrom_finish(worker, op, error, bytes);
@@ -6142,14 +6754,41 @@ static void iocpnet__start_finish(iocpnet__worker *worker, iocpnet_op *op, iocpn
     case IOCPNET_OP_RECVMSG:
         iocpnet__recvmsg_finish(worker, op, error, bytes);
         break;
+    case IOCPNET_OP_NONE:
+        iocpnet__own_finish(worker, op, error, bytes);
+        break;
     default:
-        IOCPNET_ASSERT(op->state != IOCPNET__IDLE && "call iocpnet_op_begin before your own call");
-        if (op->state == IOCPNET__IDLE) {
-            iocpnet__count_here(worker, IOCPNET_COUNT_STRAY_PACKETS, 1);
+        if (kind & IOCPNET__OWN) {
+            iocpnet__own_finish(worker, op, error, bytes);
         } else {
-            iocpnet__op_done(worker, op, op->kind, error, bytes);
+            iocpnet__op_done(worker, op, kind, error, bytes);
         }
         break;
+    }
+}
+
+// An op that the program has begun; or one that it has not, and whose packet it has all the same.
+static __declspec(noinline) void iocpnet__own_finish(iocpnet__worker *worker, iocpnet_op *op,
+                                                     iocpnet_error error, size_t bytes)
+{
+    int kind = iocpnet__op_kind(op);
+
+    IOCPNET_ASSERT(op->state != IOCPNET__IDLE && "call iocpnet_op_begin before your own call");
+    if (op->state == IOCPNET__IDLE) {
+        iocpnet__count_here(worker, IOCPNET_COUNT_STRAY_PACKETS, 1);
+        return;
+    }
+    if (kind == IOCPNET_OP_TRANSMIT || !iocpnet__has_steps(kind)) iocpnet__op_unlist(op);
+    iocpnet__kind_finish(worker, op, kind, error, bytes);
+}
+
+static void iocpnet__start_finish(iocpnet__worker *worker, iocpnet_op *op, iocpnet_error error,
+                                  size_t bytes)
+{
+    if (op->kind == IOCPNET_OP_RECV) {
+        iocpnet__recv_finish(worker, op, error, bytes);
+    } else {
+        iocpnet__kind_finish(worker, op, op->kind, error, bytes);
     }
 }
 
@@ -6252,6 +6891,12 @@ static iocpnet_error iocpnet__transmit_begin_step(iocpnet_transmit *transmit);
 enum { IOCPNET__TRANSMIT_ENDED = -1 };  // of transmit_step: there is nothing more to do
 enum { IOCPNET__STAGE_BYTES, IOCPNET__STAGE_FLAGGED, IOCPNET__STAGE_DISCONNECT };
 
+// By iocpnet_transmit_cancel, or with all of its socket, which may be closed too.
+static bool iocpnet__transmit_is_cancelled(iocpnet_transmit *transmit)
+{
+    return iocpnet__load_pointer(&transmit->cancelled) || iocpnet__op_is_cancelled(&transmit->op);
+}
+
 static void iocpnet__transmit_stepped(iocpnet_op *op, iocpnet_error error, size_t bytes)
 {
     iocpnet_transmit *transmit = IOCPNET_OUTER(op, iocpnet_transmit, step);
@@ -6264,13 +6909,26 @@ static void iocpnet__transmit_stepped(iocpnet_op *op, iocpnet_error error, size_
         transmit->total += bytes;
         if (!error) iocpnet__transmit_moved(transmit, bytes);
     }
-    if (!error && iocpnet__load_pointer(&transmit->cancelled)) error = WSA_OPERATION_ABORTED;
+    if (!error && iocpnet__transmit_is_cancelled(transmit)) error = WSA_OPERATION_ABORTED;
     if (!error) error = iocpnet__transmit_begin_step(transmit);
     if (!error) return;
     if (error == IOCPNET__TRANSMIT_ENDED) error = 0;
     iocpnet__transmit_end(transmit);
+    iocpnet__op_unlist(&transmit->op);
     iocpnet__op_done(iocpnet__worker_here(transmit->op.iocp), &transmit->op, IOCPNET_OP_TRANSMIT,
                      error, (size_t)transmit->total);
+}
+
+// Before a step's call, which is made under the lock, so that none is on a socket that the program
+// has closed.
+static iocpnet_error iocpnet__transmit_enter(iocpnet_transmit *transmit)
+{
+    iocpnet_iocp *iocp = transmit->socket.iocp;
+
+    iocpnet__lock_enter(&iocp->lock);
+    if (!iocpnet__op_is_cancelled(&transmit->op)) return 0;
+    iocpnet__lock_leave(&iocp->lock);
+    return WSA_OPERATION_ABORTED;
 }
 
 // DISCONNECT and REUSE belong to the step that sends the last byte.
@@ -6314,13 +6972,18 @@ static iocpnet_error iocpnet__transmit_by_packets(iocpnet_transmit *transmit)
         room -= packets[n++].length;
     }
     flags = iocpnet__transmit_flags(transmit, whole && i == transmit->count);
-    error = iocpnet__op_begin(step, iocp, transmit->socket.handle, IOCPNET_OP_SEND);
+    error = iocpnet__transmit_enter(transmit);
     if (error) return error;
+    error = iocpnet__op_begin(step, iocp, transmit->socket.handle, IOCPNET_OP_SEND);
+    if (error) goto leave;
     if (!transmit_packets(transmit->socket.handle, (LPTRANSMIT_PACKETS_ELEMENT)(void *)packets, n,
                           transmit->send_size, (OVERLAPPED *)(void *)&step->overlapped, flags)) {
         code = iocpnet__wsa_code();
     }
-    return iocpnet__op_issued(iocp, step, skip, code, (DWORD)(iocpnet__unit_max - room));
+    error = iocpnet__op_issued(iocp, step, skip, code, (DWORD)(iocpnet__unit_max - room));
+leave:
+    iocpnet__lock_leave(&iocp->lock);
+    return error;
 }
 
 // Element i is memory that fits beside a file's range in one call.
@@ -6364,15 +7027,33 @@ static iocpnet_error iocpnet__transmit_by_file(iocpnet_transmit *transmit, uint3
         room -= ends->TailLength;
     }
     flags = iocpnet__transmit_flags(transmit, whole && last + 1 == transmit->count);
-    error = iocpnet__op_begin(step, iocp, transmit->socket.handle, IOCPNET_OP_SEND);
+    error = iocpnet__transmit_enter(transmit);
     if (error) return error;
+    error = iocpnet__op_begin(step, iocp, transmit->socket.handle, IOCPNET_OP_SEND);
+    if (error) goto leave;
     step->overlapped.offset = (uint32_t)offset;
     step->overlapped.offset_high = (uint32_t)(offset >> 32);
     if (!transmit_file(transmit->socket.handle, transmit->elements[file].file, (DWORD)length,
                        transmit->send_size, (OVERLAPPED *)(void *)&step->overlapped, ends, flags)) {
         code = iocpnet__wsa_code();
     }
-    return iocpnet__op_issued(iocp, step, skip, code, (DWORD)(iocpnet__unit_max - room));
+    error = iocpnet__op_issued(iocp, step, skip, code, (DWORD)(iocpnet__unit_max - room));
+leave:
+    iocpnet__lock_leave(&iocp->lock);
+    return error;
+}
+
+// A step that is a send.
+static iocpnet_error iocpnet__transmit_send(iocpnet_transmit *transmit, const iocpnet_vec *vec,
+                                            size_t count)
+{
+    iocpnet_iocp *iocp = transmit->socket.iocp;
+    iocpnet_error error = iocpnet__transmit_enter(transmit);
+
+    if (error) return error;
+    error = iocpnet_start_send(&transmit->step, &transmit->socket, vec, count);
+    iocpnet__lock_leave(&iocp->lock);
+    return error;
 }
 
 // Sends as many pieces of memory as follow each other.
@@ -6393,7 +7074,7 @@ static iocpnet_error iocpnet__transmit_by_send(iocpnet_transmit *transmit)
         vec[n].size = (uint32_t)(rest <= room ? rest : room);
         room -= vec[n++].size;
     }
-    return iocpnet_start_send(&transmit->step, &transmit->socket, vec, n);
+    return iocpnet__transmit_send(transmit, vec, n);
 }
 
 // Reads the next bytes of a file, here and now, and starts sending them. The event's low bit keeps
@@ -6428,14 +7109,16 @@ static iocpnet_error iocpnet__transmit_by_copy(iocpnet_transmit *transmit, HANDL
     if (!overlapped.InternalHigh) return ERROR_HANDLE_EOF;
     vec.data = transmit->copy;
     vec.size = (uint32_t)overlapped.InternalHigh;
-    return iocpnet_start_send(&transmit->step, &transmit->socket, &vec, 1);
+    return iocpnet__transmit_send(transmit, &vec, 1);
 }
 
 // Issues the next step of a unit. Returns 0: issued; ENDED: all is done; else what stopped it.
 static iocpnet_error iocpnet__transmit_issue(iocpnet_transmit *transmit)
 {
+    iocpnet_iocp *iocp = transmit->socket.iocp;
     const iocpnet_element *element;
     uint64_t offset, length;
+    iocpnet_error error;
 
     if (transmit->at == transmit->count) {
         // The last byte has left. A disconnect that no step has carried is made now.
@@ -6443,8 +7126,12 @@ static iocpnet_error iocpnet__transmit_issue(iocpnet_transmit *transmit)
             return IOCPNET__TRANSMIT_ENDED;
         }
         transmit->stage = IOCPNET__STAGE_DISCONNECT;
-        return iocpnet_start_disconnect(&transmit->step, &transmit->socket,
-                                        (transmit->flags & IOCPNET_REUSE) != 0);
+        error = iocpnet__transmit_enter(transmit);
+        if (error) return error;
+        error = iocpnet_start_disconnect(&transmit->step, &transmit->socket,
+                                         (transmit->flags & IOCPNET_REUSE) != 0);
+        iocpnet__lock_leave(&iocp->lock);
+        return error;
     }
     if (transmit->mode_used == IOCPNET_TRANSMIT_PACKETS)
         return iocpnet__transmit_by_packets(transmit);
@@ -6479,7 +7166,7 @@ static iocpnet_error iocpnet__transmit_begin_step(iocpnet_transmit *transmit)
     iocpnet__store(&transmit->passed, 0);
     error = iocpnet__transmit_issue(transmit);
     if (error) return error;
-    if (iocpnet__load_pointer(&transmit->cancelled)) {
+    if (iocpnet__transmit_is_cancelled(transmit)) {
         IOCPNET_OS(CancelIoEx)
         ((HANDLE)transmit->socket.handle, (OVERLAPPED *)(void *)&step->overlapped);
     }
@@ -7365,6 +8052,7 @@ typedef struct iocpnet__waiting {
     struct iocpnet__waiting *next;  // in accepts.free
     uint64_t seen_ms;               // the sweep first saw it connected; 0: not yet
     uint64_t reaped_ms;             // the sweep cancelled it; 0: not yet
+    uint64_t posted_ms;
     bool posted, bare, locked;
     struct iocpnet__group *group;  // whose connection it will be
 } iocpnet__waiting;
@@ -7766,13 +8454,15 @@ static iocpnet_error iocpnet__listener_post(iocpnet_listener *listener, iocpnet_
     accepts->free = slot->next;
     slot->seen_ms = 0;
     slot->reaped_ms = 0;
+    slot->posted_ms = iocpnet__now();
     slot->posted = true;
     slot->accept.op.done = iocpnet__listener_accepted;
     iocpnet__add(&accepts->waiting, 1);
     iocpnet__group_hold(&listener->group);
     // A call that fails for a client that has gone has taken it from the backlog.
     do {
-        error = iocpnet_start_accept(&slot->accept, &listener->socket, &slot->socket, data, size);
+        error = iocpnet__accept_start(&slot->accept, &listener->socket, &slot->socket, data, size,
+                                      false);
     } while (error == WSAECONNRESET && ++gone < IOCPNET__GONE_MOST);
     if (gone) iocpnet__count(listener->group.iocp, IOCPNET_COUNT_ACCEPTS_RESET, gone);
     if (error == WSAECONNRESET) error = IOCPNET__MANY_GONE;
@@ -7953,7 +8643,8 @@ static void iocpnet__bell_arm(iocpnet_listener *listener)
 
     iocpnet__lock_enter(&listener->lock);
     closed = iocpnet__load(&listener->group.closed) != 0;
-    if (!closed && !iocpnet__op_begin(&bell->op, listener->group.iocp, 0, IOCPNET_OP_POST)) {
+    if (!closed &&
+        !iocpnet__op_begin_as(&bell->op, listener->group.iocp, 0, IOCPNET_OP_POST, false, 0)) {
         bell->op.flags = IOCPNET__POSTED;
         iocpnet__group_hold(&listener->group);
         iocpnet__exchange(&bell->armed, 1);  // before rung is read
@@ -8540,8 +9231,8 @@ static void iocpnet__conn_address_at(const iocpnet__extra *extra, uint32_t i,
 }
 
 // The peer's address: of a connector's connection the one that it has tried last. There is none,
-// of family 0, before there is a peer. Of the peer of an adopted connection that is neither IPv4 nor
-// IPv6 only the family is kept.
+// of family 0, before there is a peer. Of the peer of an adopted connection that is neither IPv4
+// nor IPv6 only the family is kept.
 static void iocpnet__conn_peer(const iocpnet__conn *conn, iocpnet_address *address)
 {
     uint32_t next = conn->extra ? conn->extra->next : 0;
@@ -8572,6 +9263,12 @@ static iocpnet_socket iocpnet__conn_socket(const iocpnet__conn *conn)
     socket.family = peer.u.family;
     socket.skip = conn->skip;
     return socket;
+}
+
+// Who lists what pends reads it at any time.
+static void iocpnet__conn_set_handle(iocpnet__conn *conn, uintptr_t handle)
+{
+    *(volatile uintptr_t *)&conn->handle = handle;
 }
 
 static uint32_t iocpnet__now_32(void)
@@ -8672,7 +9369,7 @@ static inline void iocpnet__conn_packet(iocpnet__conn *conn, int32_t bits)
 static void iocpnet__conn_signal(iocpnet__conn *conn, int32_t bits)
 {
     if (iocpnet__or(&conn->bits, bits | IOCPNET__BUSY) & IOCPNET__BUSY) return;
-    (void)iocpnet_iocp_post(conn->group->iocp, &conn->notify, 0, 0);
+    (void)iocpnet__post(conn->group->iocp, &conn->notify);
 }
 
 static void iocpnet__conn_notified(iocpnet_op *op, iocpnet_error error, size_t bytes)
@@ -9570,7 +10267,7 @@ static void iocpnet__conn_leave_socket(iocpnet__conn *conn)
         !iocpnet__load(&listener->group.closed) && socket.ext->disconnect_ex) {
         conn->recv.done = iocpnet__conn_disconnected;
         conn->disconnecting = true;
-        if (!iocpnet_start_disconnect(&conn->recv, &socket, true)) return;
+        if (!iocpnet__disconnect_start(&conn->recv, &socket, true, false)) return;
         conn->disconnecting = false;
         iocpnet__count(conn->group->iocp, IOCPNET_COUNT_REUSE_FAILED, 1);
     }
@@ -9698,7 +10395,7 @@ static void iocpnet__conn_dial(iocpnet__conn *conn, iocpnet_error error)
         error = iocpnet_socket_open(&socket, conn->group->iocp, address.u.family, false);
         if (error) continue;
         iocpnet__conn_configure(conn->group, socket.handle);
-        conn->handle = socket.handle;
+        iocpnet__conn_set_handle(conn, socket.handle);
         conn->ext = socket.ext;
         conn->skip = socket.skip;
         conn->began_ms = iocpnet__now_32();
@@ -9706,7 +10403,7 @@ static void iocpnet__conn_dial(iocpnet__conn *conn, iocpnet_error error)
         conn->late = false;
         conn->dialing = true;
         conn->recv.done = iocpnet__conn_connected;
-        error = iocpnet_start_connect(&conn->recv, &socket, &address, NULL, 0);
+        error = iocpnet__connect_start(&conn->recv, &socket, &address, NULL, 0, false);
         if (!error) return;
         conn->dialing = false;
         iocpnet__conn_close_socket(conn);
@@ -10032,7 +10729,7 @@ static void iocpnet__conn_run(iocpnet__conn *conn, int32_t bits)
         if (!--rounds) {
             // Other workers keep bringing its packets: everybody else has a turn first. BUSY stays.
             worker->running = NULL;
-            (void)iocpnet_iocp_post(conn->group->iocp, &conn->notify, 0, 0);
+            (void)iocpnet__post(conn->group->iocp, &conn->notify);
             return;
         }
         bits = iocpnet__conn_bits(conn);
@@ -10050,7 +10747,7 @@ static iocpnet__conn *iocpnet__conn_make(iocpnet__group *group, void *user)
     memset(conn, 0, sizeof *conn);
     iocpnet__group_hold(group);
     conn->group = group;
-    conn->handle = INVALID_SOCKET;
+    iocpnet__conn_set_handle(conn, INVALID_SOCKET);
     conn->user = user;
     conn->send.op.done = iocpnet__conn_sent;
     conn->recv.done = iocpnet__conn_received;
@@ -10096,7 +10793,7 @@ static void iocpnet__conn_first_run(iocpnet__conn *conn)
 
     if (iocpnet__worker_here(iocp)) {
         iocpnet__conn_run(conn, iocpnet__conn_bits(conn));
-    } else if (iocpnet_iocp_post(iocp, &conn->notify, 0, 0)) {
+    } else if (iocpnet__post(iocp, &conn->notify)) {
         iocpnet__conn_time(conn, 0);
         iocpnet__conn_close_socket(conn);
         iocpnet__count(iocp, IOCPNET_COUNT_CLOSED_STOP, 1);
@@ -10117,7 +10814,7 @@ static void iocpnet__conn_accepted(iocpnet__waiting *slot, size_t bytes)
     if (!conn) goto refuse;
     iocpnet__conn_configure(group, slot->socket.handle);
     conn->ext = slot->socket.ext;
-    conn->handle = slot->socket.handle;
+    iocpnet__conn_set_handle(conn, slot->socket.handle);
     conn->skip = slot->socket.skip;
     memcpy(conn->peer, &slot->accept.peer.u, sizeof conn->peer);
     if (!slot->accept.peer.size) memcpy(conn->peer, &listener->socket.family, 2);
@@ -10187,7 +10884,7 @@ static iocpnet_error iocpnet__connector_run(iocpnet__conn *conn, iocpnet_conn *n
 
     *name = iocpnet__conn_name(conn);
     iocpnet__conn_begins(conn);
-    error = iocpnet_iocp_post(conn->group->iocp, &conn->notify, 0, 0);
+    error = iocpnet__post(conn->group->iocp, &conn->notify);
     if (!error) return 0;
     name->id = 0;
     if (!conn->gone) IOCPNET__LEDGER(sockets, -1);  // an adopted one is the program's again
@@ -10267,8 +10964,9 @@ IOCPNET__DEF iocpnet_error iocpnet_conn_adopt(iocpnet_conn *name, iocpnet_connec
     }
     iocpnet__conn_configure(conn->group, handle);
     memcpy(conn->peer, &peer, sizeof conn->peer);
-    conn->handle = handle;
+    iocpnet__conn_set_handle(conn, handle);
     conn->ext = socket.ext;
+    conn->skip = socket.skip;
     conn->gone = false;
     conn->opened = conn->group->desc.filter != NULL;  // on.close even if on.open never comes
     iocpnet__or(&conn->bits, IOCPNET__OPEN);
@@ -10848,6 +11546,65 @@ static void iocpnet__server_stats(iocpnet_iocp *iocp, iocpnet_stats *stats)
     }
 }
 
+static void iocpnet__listener_pending(iocpnet_listener *listener, iocpnet__lines *lines)
+{
+    uint32_t i;
+
+    for (i = 0; i < listener->slot_count; i++) {
+        iocpnet__waiting *slot = &listener->slots[i];
+        uintptr_t handle;
+        uint64_t posted_ms;
+        bool waits;
+
+        iocpnet__lock_enter(&listener->lock);
+        waits = iocpnet__waiting_still(slot);
+        handle = slot->accept.listener;
+        posted_ms = slot->posted_ms;
+        iocpnet__lock_leave(&listener->lock);
+        if (waits) iocpnet__put_line(lines, IOCPNET_OP_ACCEPT, handle, lines->now - posted_ms);
+    }
+}
+
+static void iocpnet__conn_pending(const iocpnet__conn *conn, iocpnet__lines *lines)
+{
+    uintptr_t handle = *(const volatile uintptr_t *)&conn->handle;
+    uint32_t now = (uint32_t)lines->now;
+    uint32_t n;
+
+    if (conn->dialing) {
+        iocpnet__put_line(lines, IOCPNET_OP_CONNECT, handle, now - conn->began_ms);
+    } else if (conn->receiving) {
+        iocpnet__put_line(lines, IOCPNET_OP_RECV, handle, now - conn->received_ms);
+    }
+    for (n = conn->extra ? conn->extra->reading : 0; n; n--)
+        iocpnet__put_line(lines, IOCPNET_OP_RECV, handle, now - conn->received_ms);
+    if (conn->send.pending) {
+        iocpnet__put_line(lines, IOCPNET_OP_SEND, handle, now - conn->sent_ms);
+    }
+    if (conn->extra && conn->extra->send.pending) {
+        iocpnet__put_line(lines, IOCPNET_OP_SEND, handle, now - conn->sent_ms);
+    }
+}
+
+// What listeners and connections have in flight, as far as it can be seen from here.
+static void iocpnet__server_pending(iocpnet_iocp *iocp, iocpnet__lines *lines)
+{
+    uint32_t count = (uint32_t)iocpnet__load(&iocpnet__name_count);
+    iocpnet__group *group = NULL;
+    uint32_t i;
+
+    while ((group = iocpnet__group_next(iocp, group)) != NULL) {
+        if (group->listener) iocpnet__listener_pending(group->listener, lines);
+    }
+    for (i = 1; i <= count; i++) {
+        iocpnet__conn *conn = iocpnet__name_row(iocp, i);
+
+        if (!conn) continue;
+        iocpnet__conn_pending(conn, lines);
+        iocpnet__name_leave(conn, false);
+    }
+}
+
 static void iocpnet__connector_free(iocpnet_connector *connector)
 {
     iocpnet__group_fini(&connector->group);
@@ -10970,6 +11727,7 @@ static void iocpnet__group_join(iocpnet__group *group)
     iocp->on_tick = iocpnet__server_tick;
     iocp->on_close = iocpnet__server_close;
     iocp->on_stats = iocpnet__server_stats;
+    iocp->on_pending = iocpnet__server_pending;
     if (group->clocked) iocpnet__add(&iocp->timed, 1);
     iocpnet__lock_enter(&iocp->group_lock);
     group->next = iocp->groups;

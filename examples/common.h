@@ -297,6 +297,22 @@ static inline iocpnet_error common_stop_others(const common_iocps *all)
     return error;
 }
 
+// What a stop that could not end waits for, on stderr: the first lines of it.
+static inline void common_pending_line(void *user, const char *line)
+{
+    int *lines = (int *)user;
+    if (++*lines <= 20) fprintf(stderr, "still pending: %s\n", line);
+}
+
+static inline void common_print_pending(const common_iocps *all)
+{
+    for (uint32_t i = 0; i < all->count; i++) {
+        int lines = 0;
+        iocpnet_iocp_pending(all->iocp[i], common_pending_line, &lines);
+        if (lines > 20) fprintf(stderr, "and %d more lines\n", lines - 20);
+    }
+}
+
 // Opens the others, and starts their workers.
 static inline iocpnet_error common_spread(common_iocps *all, uint32_t count,
                                           const iocpnet_iocp_desc *iocp_desc,
@@ -469,6 +485,7 @@ static inline int common_serve(const char *program, const common_server *server,
     iocpnet_error stop_error = common_stop_others(&all);
     if (!error) error = stop_error;
     snprintf(what, sizeof what, error == WSAETIMEDOUT ? "did not stop cleanly" : "cannot serve");
+    if (error == WSAETIMEDOUT) common_print_pending(&all);
 
     if (thread) {
         SetEvent(watch.quit);

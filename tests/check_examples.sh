@@ -1,10 +1,10 @@
 #!/bin/bash
 # The examples stress and request_server from outside: stress against the echo server and against
 # servers that do wrong, which it has to notice; request_server with curl (or python3) and with
-# clients that are slow, silent, malformed or too long.
+# clients that are slow, silent, malformed or too long. And what overlapped_io says.
 
 . "$(dirname "$0")/tools/t.sh"
-t_begin examples stress echo_server request_server
+t_begin examples stress echo_server request_server overlapped_io
 top=$work helper=''
 
 # The parts have processes of their own, and end them.
@@ -448,14 +448,26 @@ check_requests()
     helps request_server /help
 }
 
-for each in check_stress check_requests; do
+# A file and a pipe, read and written by the program's own calls: what each callback brought.
+check_overlapped()
+{
+    begin "overlapped calls of a program's own on a file and a pipe"
+    timeout -s INT -k 5 60 $wine_command "$build/examples/overlapped_io.exe" </dev/null \
+        >"$work/said" 2>"$work/said.err" 9>&-
+    code=$?
+    check "exit code $code: $(head -n 2 "$work/said.err")" [ "$code" = 0 ]
+    printf 'error 0, bytes %s\n' '8: 12345678' '4: 5678' '8: 56785678' '4: ping' >"$work/wanted"
+    check "it said: $(cat "$work/said")" diff -q --strip-trailing-cr "$work/wanted" "$work/said"
+}
+
+for each in check_stress check_requests check_overlapped; do
     (part $each) >"$top/$each.txt" 2>&1 &
     parts+=($!)
 done
 trap 'kill "${parts[@]}" 2>/dev/null; exit 130' INT TERM
 wait
 
-for each in check_stress check_requests; do
+for each in check_stress check_requests check_overlapped; do
     cat "$top/$each.txt"
     if ! read -ra sum 2>/dev/null <"$top/$each.sum"; then
         echo "$each did not come to its end"

@@ -1146,6 +1146,206 @@ static void io_outlives_the_thread_that_started_it(void)
     close_iocp(iocp);
 }
 
+// ---- the program takes the packets itself -------------------------------------------------------
+
+static iocpnet_error dispatched_inside;
+static void dispatch_inside(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    dispatched_inside = iocpnet_iocp_dispatch(op->iocp, 0, NULL, 0);
+    probe_done(op, error, bytes);
+}
+
+typedef struct own_timer {
+    iocpnet_timer timer;
+    volatile LONG calls;
+} own_timer;
+
+static void own_timer_due(iocpnet_timer *timer, iocpnet_error error)
+{
+    (void)error;
+    InterlockedIncrement(&IOCPNET_OUTER(timer, own_timer, timer)->calls);
+}
+
+// Takes one packet and has it run. Returns dispatch's answer; WAIT_TIMEOUT: nothing came, so what
+// no packet tells was run.
+static iocpnet_error take_one(iocpnet_iocp *iocp)
+{
+    OVERLAPPED *o = NULL;
+    ULONG_PTR key = 0;
+    DWORD bytes = 0;
+    if (!GetQueuedCompletionStatus((HANDLE)iocpnet_iocp_handle(iocp), &bytes, &key, &o, 20) && !o) {
+        CHECK_EQ(GetLastError(), WAIT_TIMEOUT);
+        iocpnet_iocp_poll(iocp, 0);
+        return WAIT_TIMEOUT;
+    }
+    return iocpnet_iocp_dispatch(iocp, key, o, bytes);
+}
+
+#define TAKE(iocp, cond)                                        \
+    do {                                                        \
+        uint64_t take__until = GetTickCount64() + PEER_MS;      \
+        while (!(cond) && GetTickCount64() < take__until) {     \
+            iocpnet_error take__error = take_one(iocp);         \
+            CHECK(!take__error || take__error == WAIT_TIMEOUT); \
+        }                                                       \
+        CHECK(cond);                                            \
+    } while (0)
+
+static void the_program_may_take_the_packets_itself(void)
+{
+    iocpnet_iocp *iocp = open_iocp(0, 0);
+    HANDLE port = (HANDLE)iocpnet_iocp_handle(iocp);
+    SOCKET pair[2];
+    iocpnet_socket s;
+    iocpnet_stats stats;
+    uintptr_t number, again;
+    OVERLAPPED own;
+    raw_result r;
+    own_timer timer;
+    probe p, q;
+    char byte = 0;
+    int i;
+    CHECK(port == fault_iocp());
+    REQUIRE(peer_pair(pair));
+    CHECK_ERR(iocpnet_socket_adopt(&s, iocp, pair[0]), 0);
+    for (i = 0; i < 20; i++) {
+        probe_init(&p);
+        probe_init(&q);
+        q.op.done = dispatch_inside;
+        CHECK_ERR(iocpnet_start_recv(&p.op, &s, &byte, 1), 0);
+        CHECK_ERR(iocpnet_iocp_post(iocp, &q.op, 0, 7), 0);
+        CHECK(peer_send(pair[1], "x", 1));
+        TAKE(iocp, p.calls == 1 && q.calls == 1);
+        CHECK_ERR(p.error, 0);
+        CHECK_EQ(p.bytes, 1);
+        CHECK_EQ(q.bytes, 7);
+        CHECK_ERR(dispatched_inside, WSAEINVAL);
+    }
+    probe_init(&p);
+    CHECK_ERR(iocpnet_start_recv(&p.op, &s, &byte, 1), 0);
+    CHECK_ERR(iocpnet_op_cancel(&p.op), 0);
+    TAKE(iocp, p.calls == 1);
+    CHECK_ERR(p.error, WSA_OPERATION_ABORTED);
+
+    // A timer, a wake-up, and what could not be posted.
+    memset(&timer, 0, sizeof timer);
+    timer.timer.done = own_timer_due;
+    CHECK_ERR(iocpnet_timer_start(iocp, &timer.timer, 30, 0), 0);
+    TAKE(iocp, timer.calls == 1);
+    CHECK_ERR(iocpnet_iocp_dispatch(iocp, 0, NULL, 0), 0);
+    probe_init(&p);
+    fault_fail(FAULT_PostQueuedCompletionStatus, 1, 1000, 0);
+    CHECK_ERR(iocpnet_iocp_post(iocp, &p.op, 0, 0), 0);
+    CHECK_ERR(iocpnet_iocp_dispatch(iocp, 0, NULL, 0), 0);
+    CHECK_EQ(p.calls, 1);
+    fault_reset();
+
+    // Packets that are of no operation, by a key for them: what stands for an OVERLAPPED is none.
+    memset(&r, 0, sizeof r);
+    CHECK_ERR(iocpnet_iocp_key(iocp, 77, raw_done, &r, &number), 0);
+    CHECK_ERR(iocpnet_iocp_key(iocp, 77, raw_done, &r, &again), 0);
+    CHECK(number > 1 && number < 64 && again == number);
+    CHECK_ERR(iocpnet_iocp_key(iocp, 77, NULL, &r, &again), WSAEINVAL);
+    CHECK(PostQueuedCompletionStatus(port, 9, number, (OVERLAPPED *)(uintptr_t)4321));
+    TAKE(iocp, r.calls == 1);
+    CHECK_EQ(r.key, 77);
+    CHECK(r.overlapped == (void *)(uintptr_t)4321);
+    CHECK_ERR(r.error, 0);
+    CHECK_EQ(r.bytes, 9);
+    CHECK(PostQueuedCompletionStatus(port, 8, number, (OVERLAPPED *)(uintptr_t)4));
+    PUMP(iocp, r.calls == 2, PEER_MS);  // a poll of the kit knows them too
+    CHECK_EQ(r.bytes, 8);
+
+    // Those of other keys are the program's.
+    memset(&own, 0, sizeof own);
+    CHECK(PostQueuedCompletionStatus(port, 1, 64, &own));
+    CHECK(PostQueuedCompletionStatus(port, 1, (ULONG_PTR)&own, NULL));
+    CHECK_ERR(take_one(iocp), ERROR_NOT_FOUND);
+    CHECK_ERR(take_one(iocp), ERROR_NOT_FOUND);
+    CHECK_ERR(iocpnet_iocp_dispatch(iocp, 0, &own, 0), ERROR_NOT_FOUND);
+    iocpnet_iocp_stats(iocp, &stats);
+    CHECK_EQ(stats.count[IOCPNET_COUNT_STRAY_PACKETS], 0);
+    CHECK_EQ(stats.pending_all, 0);
+    closesocket(pair[1]);
+    CHECK_ERR(iocpnet_socket_close(&s), 0);
+    close_iocp(iocp);
+}
+
+static void dispatch_until_it_stops(void *user)
+{
+    iocpnet_iocp *iocp = (iocpnet_iocp *)user;
+    uint64_t until = GetTickCount64() + PEER_MS;
+    iocpnet_error error;
+    do {
+        error = take_one(iocp);
+    } while (error != WSAESHUTDOWN && GetTickCount64() < until);
+    CHECK_ERR(error, WSAESHUTDOWN);
+}
+
+// A stop by another thread ends such loops, and what was in flight has been run.
+static void a_stop_ends_the_programs_own_loops(void)
+{
+    enum { LOOPS = 3 };
+    iocpnet_iocp *iocp = open_iocp(0, 0);
+    peer_thread threads[LOOPS];
+    probe p;
+    int i;
+    probe_init(&p);
+    CHECK_ERR(iocpnet_iocp_post(iocp, &p.op, 0, 0), 0);
+    for (i = 0; i < LOOPS; i++)
+        peer_start(&threads[i], dispatch_until_it_stops, iocp);
+    CHECK_ERR(iocpnet_iocp_stop(iocp, 2000), 0);
+    for (i = 0; i < LOOPS; i++)
+        peer_join(&threads[i]);
+    CHECK_EQ(p.calls, 1);
+    close_iocp(iocp);
+}
+
+// A listener's accepts and a connection's receive, without the names of either.
+static int accept_lines, recv_lines, connection_lines, post_lines, odd_lines;
+static void count_line(void *user, const char *line)
+{
+    (void)user;
+    if (strncmp(line, "accept on 0x", 12) == 0) {
+        accept_lines++;
+    } else if (strncmp(line, "recv on 0x", 10) == 0) {
+        recv_lines++;
+    } else if (strcmp(line, "1 connections open") == 0) {
+        connection_lines++;
+    } else if (strcmp(line, "and 1 more post") == 0) {
+        post_lines++;  // the bell, by which a listener is told of something
+    } else {
+        odd_lines++;
+    }
+}
+
+static void what_listeners_and_connections_wait_for_is_listed(void)
+{
+    iocpnet_listener_desc server;
+    iocpnet_listener *listener;
+    iocpnet_iocp *iocp = open_iocp(1, 0);
+    iocpnet_address at;
+    SOCKET peer;
+    memset(&server, 0, sizeof server);
+    server.accepts_min = server.accepts_max = 5;
+    server.conn.on.data = nothing_comes;
+    CHECK_ERR(iocpnet_listener_open(&listener, iocp, &server), 0);
+    at = iocpnet_listener_address(listener);
+    peer = peer_connect(iocpnet_address_port(&at));
+    PUMP(iocp, counted(iocp, IOCPNET_COUNT_OPENED) == 1, PEER_MS);
+    peer_drain(iocp, 50);
+    accept_lines = recv_lines = connection_lines = post_lines = odd_lines = 0;
+    CHECK_EQ(iocpnet_iocp_pending(iocp, count_line, NULL), 7);
+    CHECK_EQ(post_lines, 1);
+    CHECK_EQ(accept_lines, 5);
+    CHECK_EQ(recv_lines, 1);
+    CHECK_EQ(connection_lines, 1);
+    CHECK_EQ(odd_lines, 0);
+    CHECK_ERR(iocpnet_iocp_cancel(iocp), ERROR_NOT_FOUND);  // none of this is the program's
+    closesocket(peer);
+    close_iocp(iocp);
+}
+
 static void counters_have_names(void)
 {
     int i, j;
@@ -1281,6 +1481,9 @@ int main(int argc, char **argv)
 #ifndef SIM_WINDOWS_H
     T_RUN(fibers_share_no_worker_with_threads);
 #endif
+    T_RUN(the_program_may_take_the_packets_itself);
+    T_RUN(a_stop_ends_the_programs_own_loops);
+    T_RUN(what_listeners_and_connections_wait_for_is_listed);
     T_RUN(counters_have_names);
     WSACleanup();
     return t_end();

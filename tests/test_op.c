@@ -1076,6 +1076,9 @@ static void the_ledger_names_what_is_pending_by_kind_and_age(void)
     REQUIRE(connected(iocp, &s, &peer));
     probe_init(&p);
     probe_init(&q);
+    CHECK_ERR(iocpnet_iocp_post(iocp, &q.op, 0, 0), 0);  // after which there is room for entries
+    PROBE_AWAIT(iocp, &q);
+    probe_init(&q);
     before = iocpnet_ledger(NULL, NULL);
     CHECK_ERR(iocpnet_start_recv(&p.op, &s, &byte, 1), 0);
     CHECK_ERR(iocpnet_iocp_post(iocp, &q.op, 0, 0), 0);
@@ -1090,6 +1093,231 @@ static void the_ledger_names_what_is_pending_by_kind_and_age(void)
     PROBE_AWAIT(iocp, &p);
     CHECK_EQ(iocpnet_ledger(NULL, NULL), before);
     disconnect(iocp, &s, peer);
+    close_iocp(iocp);
+}
+
+// ---- what pends, in release builds too ----------------------------------------------------------
+
+// Lines of iocpnet_iocp_pending: how many, and whether one begins so.
+static struct {
+    int lines, alike;
+    uint64_t longest_ms;
+    char last[100];
+    const char *like;
+} listed;
+
+static void list_add(void *user, const char *line)
+{
+    const char *ms = strstr(line, " for ");
+    uint64_t n = ms ? strtoull(ms + 5, NULL, 10) : 0;
+    CHECK(user == &listed);
+    listed.lines++;
+    if (strncmp(line, listed.like, strlen(listed.like)) == 0) listed.alike++;
+    if (n > listed.longest_ms) listed.longest_ms = n;
+    strncpy(listed.last, line, sizeof listed.last - 1);
+}
+
+static size_t list(iocpnet_iocp *iocp, const char *like)
+{
+    memset(&listed, 0, sizeof listed);
+    listed.like = like;
+    return iocpnet_iocp_pending(iocp, list_add, &listed);
+}
+
+static void what_pends_is_listed_by_kind_handle_and_age(void)
+{
+    iocpnet_iocp *iocp = open_iocp(false, false);
+    iocpnet_socket s;
+    SOCKET peer;
+    probe recv_op, own, post;
+    char byte, like[60];
+    REQUIRE(connected(iocp, &s, &peer));
+    CHECK_EQ(list(iocp, ""), 0);
+    CHECK_EQ(listed.lines, 0);
+    probe_init(&recv_op);
+    probe_init(&own);
+    probe_init(&post);
+    CHECK_ERR(iocpnet_start_recv(&recv_op.op, &s, &byte, 1), 0);
+    CHECK_ERR(own_recv(&own.op, &s, &byte, 1), 0);
+    CHECK_ERR(iocpnet_iocp_post(iocp, &post.op, 0, 0), 0);
+    Sleep(60);
+    CHECK_EQ(iocpnet_iocp_pending(iocp, NULL, NULL), 3);
+    CHECK_EQ(list(iocp, "post on 0x0 for "), 3);
+    CHECK_EQ(listed.alike, 1);
+    CHECK_EQ(listed.lines, 3);
+    CHECK(listed.longest_ms >= 20 && listed.longest_ms < 10000);  // the clock ticks coarsely
+    snprintf(like, sizeof like, "recv on 0x%llx for ", (unsigned long long)s.handle);
+    CHECK_EQ(list(iocp, like), 3);
+    CHECK_EQ(listed.alike, 1);
+    snprintf(like, sizeof like, "other on 0x%llx for ", (unsigned long long)s.handle);
+    CHECK_EQ(list(iocp, like), 3);
+    CHECK_EQ(listed.alike, 1);
+    PROBE_AWAIT(iocp, &post);
+    CHECK_EQ(list(iocp, ""), 2);
+    CHECK_ERR(iocpnet_iocp_stop(iocp, 0), WSAETIMEDOUT);  // and then a program can say why
+    CHECK_EQ(list(iocp, ""), 2);
+    CHECK_ERR(iocpnet_iocp_cancel(iocp), 0);
+    PROBE_AWAIT(iocp, &recv_op);
+    PROBE_AWAIT(iocp, &own);
+    CHECK_ERR(recv_op.error, WSA_OPERATION_ABORTED);
+    CHECK_ERR(own.error, WSA_OPERATION_ABORTED);
+    CHECK_EQ(list(iocp, ""), 0);
+    CHECK_EQ(listed.lines, 0);
+    CHECK_ERR(iocpnet_iocp_cancel(iocp), ERROR_NOT_FOUND);
+    disconnect(iocp, &s, peer);
+    close_iocp(iocp);
+}
+
+// An op whose callback runs is counted, and that is all that can be said of it.
+static size_t during;
+static void list_inside(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    during = list(op->iocp, "and 1 more post");
+    CHECK_EQ(listed.lines, 1);
+    CHECK_EQ(listed.alike, 1);
+    probe_done(op, error, bytes);
+}
+
+static void a_callback_that_runs_is_counted_as_pending(void)
+{
+    iocpnet_iocp *iocp = open_iocp(false, false);
+    probe p;
+    probe_init(&p);
+    p.op.done = list_inside;
+    CHECK_ERR(iocpnet_iocp_post(iocp, &p.op, 0, 0), 0);
+    PROBE_AWAIT(iocp, &p);
+    CHECK_EQ(during, 1);
+    close_iocp(iocp);
+}
+
+// More in flight than there can be entries, begun on this thread and within a poll: the others are
+// counted. And an entry is used again, however many operations come and go beside those that stay.
+enum { MOST_LISTED = 65472, TOO_MANY = 66000, STAYING = 1000 };
+static iocpnet_op *many;
+
+static void begin_some(iocpnet_iocp *iocp, int from, int to)
+{
+    int i;
+    for (i = from; i < to; i++) {
+        many[i].done = probe_done;
+        CHECK_ERR(iocpnet_op_begin(&many[i], iocp, 4), 0);
+    }
+}
+
+static void give_up_some(int from, int to)
+{
+    int i;
+    for (i = from; i < to; i++)
+        CHECK_ERR(iocpnet_op_issued(&many[i], ERROR_HANDLE_EOF, false), ERROR_HANDLE_EOF);
+}
+
+static void begin_half(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    begin_some(op->iocp, 0, TOO_MANY / 2);
+    probe_done(op, error, bytes);
+}
+
+static void more_than_can_be_listed_is_counted(void)
+{
+    iocpnet_iocp *iocp = open_iocp(false, false);
+    int32_t chunks;
+    char want[60];
+    probe p;
+    int i;
+    many = (iocpnet_op *)calloc(TOO_MANY, sizeof *many);
+    REQUIRE(many != NULL);
+    begin_some(iocp, 0, STAYING);
+    for (i = 0; i < 20000; i++) {
+        begin_some(iocp, STAYING + i % 7, STAYING + i % 7 + 1);
+        give_up_some(STAYING + i % 7, STAYING + i % 7 + 1);
+    }
+    chunks = iocpnet__load(&iocp->chunk_count);
+    CHECK(chunks <= 2 * STAYING / 64);
+    CHECK_EQ(list(iocp, "other on 0x4 for "), STAYING);
+    CHECK_EQ(listed.alike, STAYING);
+    give_up_some(0, STAYING);
+
+    probe_init(&p);
+    p.op.done = begin_half;
+    CHECK_ERR(iocpnet_iocp_post(iocp, &p.op, 0, 0), 0);
+    PROBE_AWAIT(iocp, &p);
+    begin_some(iocp, TOO_MANY / 2, TOO_MANY);
+    CHECK_EQ(list(iocp, "other on 0x4 for "), TOO_MANY);
+    CHECK_EQ(listed.lines, listed.alike + 1);
+    CHECK(listed.alike <= MOST_LISTED && listed.alike > MOST_LISTED / 2);
+    snprintf(want, sizeof want, "and %d more other", TOO_MANY - listed.alike);
+    CHECK(strcmp(listed.last, want) == 0);
+    CHECK_EQ(iocpnet__load(&iocp->chunk_count), IOCPNET__CHUNKS);
+    give_up_some(0, TOO_MANY);
+    CHECK_EQ(list(iocp, ""), 0);
+    CHECK_EQ(listed.lines, 0);
+    CHECK_ERR(iocpnet_iocp_cancel(iocp), WSAENOBUFS);
+    free(many);
+    close_iocp(iocp);
+}
+
+// Without memory for entries everything works but the list.
+static void without_memory_for_entries_ops_are_counted(void)
+{
+    iocpnet_iocp *iocp = open_iocp(false, false);
+    probe p;
+    probe_init(&p);
+    fault_fail(FAULT_HeapAlloc, 1, 1, 0);
+    CHECK_ERR(iocpnet_iocp_post(iocp, &p.op, 0, 0), 0);
+    CHECK_EQ(list(iocp, "and 1 more post"), 1);
+    CHECK_EQ(listed.alike, 1);
+    fault_reset();
+    PROBE_AWAIT(iocp, &p);
+    CHECK_EQ(list(iocp, ""), 0);
+    close_iocp(iocp);
+}
+
+// Operations of several sockets, started here and there; one call cancels those of one socket, one
+// cancels all.
+static void all_of_a_socket_and_all_of_an_iocp_is_cancelled(void)
+{
+    enum { SOCKETS = 4 };
+    iocpnet_iocp *iocp = open_iocp(false, false);
+    iocpnet_socket s[SOCKETS];
+    SOCKET peer[SOCKETS];
+    probe p[SOCKETS][3];
+    char data[SOCKETS][3];
+    iocpnet_error error;
+    int i, k, ended;
+    for (i = 0; i < SOCKETS; i++) {
+        REQUIRE(connected(iocp, &s[i], &peer[i]));
+        for (k = 0; k < 3; k++) {
+            probe_init(&p[i][k]);
+            CHECK_ERR(k == 2 ? own_recv(&p[i][k].op, &s[i], &data[i][k], 1)
+                             : iocpnet_start_recv(&p[i][k].op, &s[i], &data[i][k], 1),
+                      0);
+        }
+    }
+    CHECK_ERR(iocpnet_socket_cancel(&s[1]), 0);
+    for (k = 0; k < 3; k++) {
+        PROBE_AWAIT(iocp, &p[1][k]);
+        CHECK_ERR(p[1][k].error, WSA_OPERATION_ABORTED);
+    }
+    peer_drain(iocp, 10);
+    for (i = ended = 0; i < SOCKETS; i++)
+        for (k = 0; k < 3; k++)
+            ended += p[i][k].calls != 0;
+    CHECK_EQ(ended, 3);
+    // As the system says: with nothing pending it is asked all the same (Seen: Wine 8.0).
+    error = CancelIoEx((HANDLE)s[1].handle, NULL) ? 0 : ERROR_NOT_FOUND;
+    CHECK_ERR(iocpnet_socket_cancel(&s[1]), error);
+    CHECK_EQ(iocpnet_iocp_pending(iocp, NULL, NULL), 3 * SOCKETS - 3);
+    CHECK_ERR(iocpnet_iocp_cancel(iocp), 0);
+    CHECK_ERR(iocpnet_iocp_stop(iocp, 1000), 0);
+    for (i = 0; i < SOCKETS; i++) {
+        for (k = 0; k < 3; k++) {
+            CHECK_EQ(p[i][k].calls, 1);
+            CHECK_ERR(p[i][k].error, WSA_OPERATION_ABORTED);
+        }
+        closesocket(peer[i]);
+        CHECK_ERR(iocpnet_socket_close(&s[i]), 0);
+        CHECK_ERR(iocpnet_socket_cancel(&s[i]), WSAENOTSOCK);
+    }
     close_iocp(iocp);
 }
 
@@ -1125,6 +1353,11 @@ int main(int argc, char **argv)
     T_RUN(a_pipes_messages_come_once_in_pieces_and_at_once);
 #endif
     T_RUN(the_ledger_names_what_is_pending_by_kind_and_age);
+    T_RUN(what_pends_is_listed_by_kind_handle_and_age);
+    T_RUN(a_callback_that_runs_is_counted_as_pending);
+    T_RUN(more_than_can_be_listed_is_counted);
+    T_RUN(without_memory_for_entries_ops_are_counted);
+    T_RUN(all_of_a_socket_and_all_of_an_iocp_is_cancelled);
     WSACleanup();
     return t_end();
 }

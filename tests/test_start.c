@@ -1207,6 +1207,83 @@ static void packets_are_skipped_only_where_that_is_safe(void)
     close_iocp(iocp);
 }
 
+static void until_readable(SOCKET s)
+{
+    fd_set set;
+    struct timeval time = { 5, 0 };
+    FD_ZERO(&set);
+    FD_SET(s, &set);
+    CHECK_EQ(select(0, &set, NULL, NULL, &time), 1);
+}
+
+// Somebody has set the skip mode before the kit had the socket, and nobody can take it back: what
+// finishes at once calls back all the same, once, whether the system tells the mode or not.
+static void an_adopted_sockets_skip_mode_is_found_out(void)
+{
+    int round;
+    for (round = 0; round < 8; round++) {
+        bool set = (round & 1) != 0;
+        bool told = !(round & 2);
+        iocpnet_iocp *iocp = open_iocp(1, (round & 4) != 0);
+        iocpnet_socket s;
+        iocpnet_vec vec;
+        SOCKET pair[2];
+        char data[4] = "abc";
+        probe p;
+        int i;
+        T_NOTE("round %d", round);
+        REQUIRE(peer_pair(pair));
+        if (set) CHECK(SetFileCompletionNotificationModes((HANDLE)pair[0], 1));
+        fault_no_procedure(told ? NULL : "NtQueryInformationFile");
+        CHECK_ERR(iocpnet_socket_adopt(&s, iocp, pair[0]), 0);
+        fault_no_procedure(NULL);
+        CHECK_EQ(s.skip, set || !told);
+        vec.data = data;
+        vec.size = 3;
+        for (i = 0; i < 5; i++) {
+            probe_init(&p);
+            CHECK_ERR(iocpnet_start_send(&p.op, &s, &vec, 1), 0);
+            PROBE_AWAIT(iocp, &p);
+            CHECK_ERR(p.error, 0);
+            CHECK_EQ(p.bytes, 3);
+            CHECK_EQ(peer_recv(pair[1], data, 3), 3);
+            CHECK(peer_send(pair[1], data, 3));
+            until_readable(s.handle);
+            probe_init(&p);
+            CHECK_ERR(iocpnet_start_recv(&p.op, &s, data, 3), 0);
+            PROBE_AWAIT(iocp, &p);
+            CHECK_ERR(p.error, 0);
+            CHECK_EQ(probe_receive(iocp, &p, &s, data, 3), 3);
+            peer_drain(iocp, 5);
+            CHECK_EQ(p.calls, 1);
+        }
+        closesocket(pair[1]);
+        CHECK_ERR(iocpnet_socket_close(&s), 0);
+        close_iocp(iocp);
+    }
+}
+
+// Where nobody can say which packets come, it is refused, and the socket stays the program's.
+static void a_skip_mode_that_is_not_safe_is_refused(void)
+{
+    iocpnet_iocp *iocp = open_iocp(1, false);
+    iocpnet_socket s;
+    uint16_t port;
+    SOCKET plain = peer_bound(AF_INET, SOCK_DGRAM, &port);
+    SOCKET stream = peer_socket(AF_INET, SOCK_STREAM);
+    CHECK(SetFileCompletionNotificationModes((HANDLE)plain, 1));
+    CHECK_ERR(iocpnet_socket_adopt(&s, iocp, plain), WSAEOPNOTSUPP);
+    CHECK(s.handle == INVALID_SOCKET);
+    CHECK_ERR(iocpnet_iocp_attach(iocp, plain, 0, NULL, NULL), 0);  // it was not attached
+    CHECK(SetFileCompletionNotificationModes((HANDLE)stream, 1));
+    fault_provider(3, XP1_IFS_HANDLES);
+    CHECK_ERR(iocpnet_socket_adopt(&s, iocp, stream), WSAEOPNOTSUPP);
+    fault_reset();
+    closesocket(plain);
+    closesocket(stream);
+    close_iocp(iocp);
+}
+
 // pitfall 4: both modes count one packet or one in place for each operation, never two.
 static void packets_and_operations_add_up_in_both_modes(void)
 {
@@ -1535,34 +1612,134 @@ static void a_cancel_during_a_retry_calls_back_once(void)
     close_iocp(iocp);
 }
 
+// What ends all that is in flight on a socket: its op's own cancel, the socket's, the iocp's, and
+// the socket's close.
+enum { CANCEL_OP, CANCEL_SOCKET, CANCEL_IOCP, CANCEL_BY_CLOSE, CANCELS };
+
+static volatile LONG accepts_ended;
+static iocpnet_error accept_error;
+static void accept_ended(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    (void)op, (void)bytes;
+    accept_error = error;
+    InterlockedIncrement(&accepts_ended);
+}
+
+static void cancel_by(int how, iocpnet_op *op, iocpnet_socket *s)
+{
+    iocpnet_error error = how == CANCEL_OP       ? iocpnet_op_cancel(op)
+                          : how == CANCEL_SOCKET ? iocpnet_socket_cancel(s)
+                          : how == CANCEL_IOCP   ? iocpnet_iocp_cancel(s->iocp)
+                                                 : iocpnet_socket_close(s);
+    CHECK(error == 0 || (how == CANCEL_OP && error == ERROR_NOT_FOUND));
+}
+
 // The ICMP error has come and nobody has looked at it yet when the receive is cancelled: it is not
 // tried again.
 static void a_cancel_before_a_retry_calls_back_at_once(void)
 {
-    iocpnet_iocp *iocp = open_iocp(1, false);
-    iocpnet_socket s;
-    iocpnet_address at, peer_at;
-    SOCKET peer;
-    char data[100];
-    volatile uintptr_t *status = &retried.datagram.op.overlapped.internal;
-    iocpnet_error error;
-    REQUIRE(udp_pair(iocp, &s, &at, &peer, &peer_at));
-    letter_init(&retried);
-    CHECK_ERR(iocpnet_start_recvfrom(&retried.datagram, &s, data, sizeof data), 0);
-    fault_packet(&retried.datagram.op.overlapped, (LONG)0xC000023F);
-    CHECK_EQ(send(peer, "turned into an error", 20, 0), 20);
-    AWAIT(*status != 0x103, PEER_MS);  // STATUS_PENDING
-    error = iocpnet_op_cancel(&retried.datagram.op);
-    CHECK(error == 0 || error == ERROR_NOT_FOUND);
-    PUMP(iocp, retried.calls == 1, 1000);
-    CHECK_ERR(retried.error, WSA_OPERATION_ABORTED);
-    if (!retried.calls) {
-        CHECK_ERR(iocpnet_op_cancel(&retried.datagram.op), 0);
-        PUMP(iocp, retried.calls == 1, PEER_MS);
+    int how;
+    for (how = 0; how < CANCELS; how++) {
+        iocpnet_iocp *iocp = open_iocp(1, false);
+        iocpnet_socket s;
+        iocpnet_address at, peer_at;
+        SOCKET peer;
+        char data[100];
+        volatile uintptr_t *status = &retried.datagram.op.overlapped.internal;
+        T_NOTE("cancel %d", how);
+        REQUIRE(udp_pair(iocp, &s, &at, &peer, &peer_at));
+        letter_init(&retried);
+        CHECK_ERR(iocpnet_start_recvfrom(&retried.datagram, &s, data, sizeof data), 0);
+        fault_packet(&retried.datagram.op.overlapped, (LONG)0xC000023F);
+        CHECK_EQ(send(peer, "turned into an error", 20, 0), 20);
+        AWAIT(*status != 0x103, PEER_MS);        // STATUS_PENDING
+        fault_fail(FAULT_WSARecvFrom, 0, 0, 0);  // counts from here
+        cancel_by(how, &retried.datagram.op, &s);
+        PUMP(iocp, retried.calls == 1, 1000);
+        CHECK_ERR(retried.error, WSA_OPERATION_ABORTED);
+        CHECK_EQ(fault_count(FAULT_WSARecvFrom), 0);
+        if (!retried.calls) {
+            CHECK_ERR(iocpnet_op_cancel(&retried.datagram.op), 0);
+            PUMP(iocp, retried.calls == 1, PEER_MS);
+        }
+        closesocket(peer);
+        if (how != CANCEL_BY_CLOSE) CHECK_ERR(iocpnet_socket_close(&s), 0);
+        close_iocp(iocp);
     }
-    closesocket(peer);
-    CHECK_ERR(iocpnet_socket_close(&s), 0);
-    close_iocp(iocp);
+}
+
+// A connect has succeeded and nobody has looked at it when it is cancelled, or its socket closed,
+// whose number may be another's at once: no option of that is set.
+static void a_cancelled_connect_makes_no_further_call(void)
+{
+    int how;
+    for (how = 0; how < CANCELS; how++) {
+        iocpnet_iocp *iocp = open_iocp(1, false);
+        iocpnet_socket s;
+        iocpnet_address to;
+        uint16_t port = 0;
+        SOCKET listener = peer_listen(&port);
+        volatile uintptr_t *status;
+        probe p;
+        T_NOTE("cancel %d", how);
+        CHECK_ERR(iocpnet_socket_open(&s, iocp, AF_INET, false), 0);
+        CHECK_ERR(iocpnet_address_parse(&to, NULL, port), 0);
+        probe_init(&p);
+        status = &p.op.overlapped.internal;
+        CHECK_ERR(iocpnet_start_connect(&p.op, &s, &to, NULL, 0), 0);
+        AWAIT(*status != 0x103, PEER_MS);
+        CHECK_EQ(p.op.overlapped.internal, 0);
+        fault_fail(FAULT_setsockopt, 0, 0, 0);  // counts from here
+        cancel_by(how, &p.op, &s);
+        if (how == CANCEL_OP) CHECK_ERR(iocpnet_socket_close(&s), 0);
+        PROBE_AWAIT(iocp, &p);
+        CHECK_ERR(p.error, WSA_OPERATION_ABORTED);
+        CHECK_EQ(fault_count(FAULT_setsockopt), 0);
+        if (how == CANCEL_SOCKET || how == CANCEL_IOCP) CHECK_ERR(iocpnet_socket_close(&s), 0);
+        closesocket(listener);
+        close_iocp(iocp);
+    }
+}
+
+// The same of an accept whose socket is closed, as that of a silent client may be, or its listener.
+static void an_accept_whose_socket_was_closed_makes_no_further_call(void)
+{
+    int how;
+    for (how = 0; how < CANCELS + 1; how++) {
+        iocpnet_iocp *iocp = open_iocp(1, false);
+        iocpnet_socket listener, s;
+        iocpnet_address any, at;
+        iocpnet_accept accept;
+        volatile uintptr_t *status = &accept.op.overlapped.internal;
+        SOCKET peer;
+        probe p;
+        T_NOTE("cancel %d", how);
+        probe_init(&p);
+        CHECK_ERR(iocpnet_socket_open(&listener, iocp, AF_INET, false), 0);
+        CHECK_ERR(iocpnet_socket_open(&s, iocp, AF_INET, false), 0);
+        CHECK_ERR(iocpnet_address_parse(&any, NULL, 0), 0);
+        CHECK_ERR(iocpnet_socket_bind(&listener, &any), 0);
+        CHECK_ERR(iocpnet_socket_listen(&listener, 0), 0);
+        CHECK_ERR(iocpnet_socket_address(&listener, &at), 0);
+        memset(&accept, 0, sizeof accept);
+        accept.op.done = accept_ended;
+        accepts_ended = 0;
+        CHECK_ERR(iocpnet_start_accept(&accept, &listener, &s, NULL, 0), 0);
+        peer = peer_connect(iocpnet_address_port(&at));
+        AWAIT(*status != 0x103, PEER_MS);
+        CHECK_EQ(accept.op.overlapped.internal, 0);
+        fault_fail(FAULT_setsockopt, 0, 0, 0);  // counts from here
+        cancel_by(how < CANCELS ? how : CANCEL_BY_CLOSE, &accept.op,
+                  how < CANCELS ? &s : &listener);
+        PUMP(iocp, accepts_ended == 1, PEER_MS);
+        CHECK_ERR(accept_error, WSA_OPERATION_ABORTED);
+        CHECK_EQ(fault_count(FAULT_setsockopt), 0);
+        CHECK_EQ(accept.peer.size, 0);
+        closesocket(peer);
+        if (how != CANCEL_BY_CLOSE) CHECK_ERR(iocpnet_socket_close(&s), 0);
+        if (how != CANCELS) CHECK_ERR(iocpnet_socket_close(&listener), 0);
+        close_iocp(iocp);
+    }
 }
 
 static void an_oversized_datagram_is_refused_before_the_call(void)
@@ -2046,6 +2223,8 @@ int main(int argc, char **argv)
     T_RUN(a_send_after_shutdown_is_refused_with_its_code);
     T_RUN(no_socket_of_ours_is_inherited);
     T_RUN(packets_are_skipped_only_where_that_is_safe);
+    T_RUN(an_adopted_sockets_skip_mode_is_found_out);
+    T_RUN(a_skip_mode_that_is_not_safe_is_refused);
     T_RUN(packets_and_operations_add_up_in_both_modes);
     T_RUN(what_is_no_socket_is_not_adopted);
     T_RUN(datagrams_go_both_ways_with_their_addresses);
@@ -2053,6 +2232,8 @@ int main(int argc, char **argv)
     T_RUN(an_icmp_error_does_not_end_a_receive);
     T_RUN(a_cancel_during_a_retry_calls_back_once);
     T_RUN(a_cancel_before_a_retry_calls_back_at_once);
+    T_RUN(a_cancelled_connect_makes_no_further_call);
+    T_RUN(an_accept_whose_socket_was_closed_makes_no_further_call);
     T_RUN(a_datagram_to_nobody_does_not_deafen_the_socket);
     T_RUN(an_oversized_datagram_is_refused_before_the_call);
     T_RUN(a_flood_on_one_connection_neither_recurses_nor_starves);

@@ -1773,32 +1773,55 @@ static void memory_alone_needs_no_function_for_files(void)
     end();
 }
 
-// One step has ended and the next not begun: it is, and is the last.
+static int cancel_how;
+
+static void cancel_variously(void)
+{
+    if (!hurried || cancels++ != cancel_at) return;
+    cancel_says = cancel_how == 0   ? iocpnet_transmit_cancel(&hurried->t)
+                  : cancel_how == 1 ? iocpnet_op_cancel(&hurried->t.op)
+                  : cancel_how == 2 ? iocpnet_socket_cancel(&s)
+                                    : iocpnet_iocp_cancel(iocp);
+}
+
+// One step has ended and the next is not begun, nor is it then. A cancel of all of a socket, or of
+// the iocp, that meets the start lets it fail.
 static void a_cancel_between_two_steps_counts(void)
 {
     iocpnet_element e;
+    iocpnet_error error;
     HANDLE file;
     unit u;
+    int i;
 
-    fake_reset();
-    forget();
-    REQUIRE(begin(0, 1000, true));
-    file = make_file(5000, 3, false);
-    set_file(&e, file);
-    unit_init(&u, IOCPNET_TRANSMIT_COPY);
-    u.t.send_size = 1000;
-    CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, &e, 1), 0);
-    cancels = 0;
-    cancel_at = 1;
-    hurried = &u;
-    fault_before(FAULT_ReadFile, cancel_now);
-    PUMP(iocp, u.calls == 1, PEER_MS);
-    hurried = NULL;
-    CHECK_ERR(cancel_says, 0);
-    CHECK_ERR(u.error, WSA_OPERATION_ABORTED);
-    CHECK(u.bytes <= 2000);
-    CloseHandle(file);
-    end();
+    for (i = 0; i < 8; i++) {
+        T_NOTE("cancel %d", i);
+        cancel_how = i / 2;
+        cancel_at = i % 2;
+        cancel_says = -1;
+        cancels = 0;
+        fake_reset();
+        forget();
+        REQUIRE(begin(0, 1000, true));
+        file = make_file(5000, 3, false);
+        set_file(&e, file);
+        unit_init(&u, IOCPNET_TRANSMIT_COPY);
+        u.t.send_size = 1000;
+        hurried = &u;
+        fault_before(FAULT_ReadFile, cancel_variously);
+        error = iocpnet_start_transmit_packets(&u.t, &s, &e, 1);
+        CHECK_ERR(error, i == 4 || i == 6 ? WSA_OPERATION_ABORTED : 0);
+        if (!error) PUMP(iocp, u.calls == 1, PEER_MS);
+        if (error) peer_drain(iocp, 20);
+        hurried = NULL;
+        CHECK_ERR(cancel_says, 0);
+        CHECK_EQ(u.calls, !error);
+        if (!error) CHECK_ERR(u.error, WSA_OPERATION_ABORTED);
+        CHECK(u.bytes <= 2000);
+        CHECK(!iocpnet_op_pending(&u.t.op));
+        CloseHandle(file);
+        end();
+    }
 }
 
 static void finish_it(void)

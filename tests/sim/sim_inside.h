@@ -171,5 +171,6 @@ void sim_port_left(sim_thread *thread);  // it waits for something else, or has 
 void sim_port_back(sim_thread *thread);  // it runs again
 void sim_net_begin(void);
 bool sim_associate(HANDLE h, sim_port *port, ULONG_PTR key);
+int sim_modes(HANDLE h);  // that SetFileCompletionNotificationModes has set; -1: no socket
 
 #endif  // SIM_INSIDE_H

@@ -1965,6 +1965,12 @@ bool sim_associate(HANDLE h, sim_port *port, ULONG_PTR key)
     return sim_false(s || file ? ERROR_INVALID_PARAMETER : ERROR_INVALID_HANDLE);
 }
 
+int sim_modes(HANDLE h)
+{
+    sock *s = sock_of((SOCKET)h);
+    return s ? s->modes : -1;
+}
+
 // Source: SetFileCompletionNotificationModes: flags can be set, not cleared.
 BOOL SetFileCompletionNotificationModes(HANDLE h, UCHAR flags)
 {

@@ -1870,12 +1870,28 @@ static BOOL process_handle_count(HANDLE process, DWORD *count)
     return TRUE;
 }
 
+// Source: [MS-FSCC] 2.4, wdm.h: FileIoCompletionNotificationInformation.
+static LONG query_information_file(HANDLE h, void *status, void *to, ULONG size, int what)
+{
+    int modes;
+    (void)status;
+    sim_enter();
+    modes = sim_modes(h);
+    sim_leave();
+    if (what != 41 || size != 4 || modes < 0) return (LONG)0xc000000du;
+    *(ULONG *)to = (ULONG)modes;
+    return 0;
+}
+
 // There is no wine_get_version: this is Windows.
 FARPROC GetProcAddress(HMODULE module, const char *name)
 {
     (void)module;
     if (!sim_fails()) {
         if (strcmp(name, "RtlNtStatusToDosError") == 0) return (FARPROC)(void *)rtl_status_to_dos;
+        if (strcmp(name, "NtQueryInformationFile") == 0) {
+            return (FARPROC)(void *)query_information_file;
+        }
         if (strcmp(name, "GetProcessHandleCount") == 0) {
             return (FARPROC)(void *)process_handle_count;
         }
