@@ -68,14 +68,13 @@ static bool ends_open(ends *e, iocpnet_iocp *iocp, int family, int sort)
     if (e->peer == INVALID_SOCKET || !address_of(e->peer, &e->peer_at)) return false;
     if (sort >= ADOPTED) {
         e->adopted = peer_bound(family, SOCK_DGRAM, &number);
-        if (sort == IN_SKIP_MODE) {
-            if (!SetFileCompletionNotificationModes((HANDLE)e->adopted,
-                                                    FILE_SKIP_COMPLETION_PORT_ON_SUCCESS)) {
-                return false;
-            }
-        }
         if (iocpnet_socket_adopt(&e->s, iocp, e->adopted)) return false;
-        if (sort == IN_SKIP_MODE) e->s.skip = true;
+        // Adopt refuses one that skips already; what the starts do with it is asked all the same.
+        if (sort == IN_SKIP_MODE) {
+            e->s.skip = SetFileCompletionNotificationModes(
+                            (HANDLE)e->adopted, FILE_SKIP_COMPLETION_PORT_ON_SUCCESS) != 0;
+            if (!e->s.skip) return false;
+        }
     } else {
         e->at = e->peer_at;
         e->at.u.bytes[2] = e->at.u.bytes[3] = 0;  // any port
