@@ -1,4 +1,4 @@
-// iocpnet.h - Windows I/O completion ports for C programs, in one file. Version 0.2.0.
+// iocpnet.h - Windows I/O completion ports for C programs, in one file. Version 0.3.0.
 //
 // In one source file:
 //
@@ -120,9 +120,9 @@
 // A listener, and a connector, has pools of its own: connections, buffers to receive into, buffers
 // to send, and with a framer room for messages that came in pieces. A listener that spreads has
 // none: its connectors have. All of it is given back when it is closed and its last connection has
-// ended. A connection that waits for bytes has one buffer, or recvs of them, or
-// none with zero_byte. Its own struct is below 400 bytes. Names take 16 bytes for each connection
-// that was ever open at once, and stay until the process ends.
+// ended. A connection that waits for bytes has one buffer, or recvs of them, or none with
+// zero_byte. Its own struct is below 400 bytes. Names take 16 bytes for each connection that was
+// ever open at once, and stay until iocpnet_os_unload.
 //
 // Over the whole process iocp.desc bounds what waiting calls lock and what is queued to send. At
 // the first bound receives wait without a buffer and sends wait their turn; at the second a send is
@@ -147,20 +147,16 @@
 // outstanding the wire idles for a round trip after each, and Nagle with delayed acknowledgement
 // makes that 200 ms: use it only with two or more outstanding (the listener's sndbuf_0 does).
 //
-// Receiving. What arrives before you ask is kept up to SO_RCVBUF (today adjusted by the system,
-// beyond 64 KiB, to bandwidth and delay); that is also the window the peer sees. A pending receive
-// locks its pages for as long as the peer is silent: 10,000 idle connections with 16 KiB each lock
-// 160 MB. A zero-byte receive locks nothing; when it finishes, the bytes are in AFD and a second
-// call fetches them: one call more for each message. SO_RCVBUF 0 without a receive pending closes
+// Receiving. What arrives before you ask is kept up to SO_RCVBUF, which the system adjusts; that is
+// also the window the peer sees. A pending receive locks its pages for as long as the peer is
+// silent: 10,000 idle connections with 16 KiB each lock 160 MB. A zero-byte receive locks nothing;
+// when it finishes, a second call fetches the bytes. SO_RCVBUF 0 without a receive pending closes
 // the window.
 //
 // Limits today. Locked pages are bounded by the working set's minimum (SetProcessWorkingSetSize)
-// and by what memory there is; non-paged pool is bounded by memory, no longer by a fixed figure as
-// in the Windows of the first articles. Running out of either is WSAENOBUFS, or
-// ERROR_NO_SYSTEM_RESOURCES, from any call: the kit keeps the bytes and tries again (counter
-// no_buffers).
-//
-// A completed send means: given to the system. Only the peer's answer says that the peer has it.
+// and by memory, non-paged pool by memory alone. Running out of either is WSAENOBUFS from any call:
+// the kit keeps the bytes and tries again (counter no_buffers). A completed send means: given to
+// the system. Only the peer's answer says that the peer has it.
 //
 // ---- M7 limits and gaps -------------------------------------------------------------------------
 //
@@ -170,13 +166,11 @@
 //
 // Accept with first data (accept_data_ms): a client that connects and says nothing holds one of the
 // waiting accepts until the sweep closes it. When silent ones hold them all, more are made, up to
-// accepts_max, and then further clients are taken without first data: those become connections at
-// once, and close with the reason time-out if nothing has come for accept_data_ms. Without
-// accept_data_ms (the default) there is nothing to hold.
+// accepts_max; further clients are then taken without first data, become connections at once, and
+// close with the reason time-out if nothing has come for accept_data_ms.
 //
-// Windows 8 and Server 2012 without KB2779768 may stop completing AcceptEx under load.
-// SIO_LOOPBACK_FAST_PATH is not offered: Microsoft has deprecated it. Issue from any thread: since
-// Windows Vista a thread that ends no longer cancels what it has started on a completion port.
+// Windows 8 and Server 2012 without KB2779768 may stop completing AcceptEx under load. Issue from
+// any thread: one that ends does not cancel what it has started on a completion port.
 //
 // To unload a DLL that holds this code: close its iocps, destroy its pools, let all threads return
 // from its calls, then call iocpnet_os_unload; none of this in DllMain. Nothing is left then. An
@@ -190,6 +184,14 @@
 //
 // ---- M8 changes ---------------------------------------------------------------------------------
 //
+// 0.3.0  on.data, finish, drain and close get the user pointer, second. iocpnet_listener_close
+//        takes the pointer. iocpnet_address has 128 bytes. One event has one code; files and pipes
+//        keep Win32's; out of ports is WSAEADDRINUSE. IOCPNET_FILE_POSITION moves the position.
+//        Refused: recvfrom and sendto on streams, transmits of pipes, adopt of datagram sockets in
+//        skip mode, attach of a user without raw. iocpnet_line_fn was ledger_fn. New: os_unload;
+//        iocp_pending, _cancel, _handle, _key, _dispatch; op_begin, _issued; socket_cancel,
+//        _report_icmp, _packet_info; start_recvmsg, _sendmsg; address_unix, zones;
+//        connector_close. What has changed has no old form: nothing is only deprecated
 // 0.2.0  timer, frame; connections that are opened, adopted and handed back, filtered and framed;
 //        limits over the process; several receives on a connection; connections spread over
 //        several iocps; more counters. Settings of connections have moved: desc.x is desc.conn.x
@@ -216,8 +218,8 @@
 //   IOCPNET_OS(fn)           fn               round every call into Windows; a test replaces it
 //   IOCPNET_DEBUG            not defined      ledger, poison and quarantine; the same in all files
 
-#define IOCPNET_VERSION      200  // 10000 * major + 100 * minor + patch
-#define IOCPNET_VERSION_TEXT "0.2.0"
+#define IOCPNET_VERSION      300  // 10000 * major + 100 * minor + patch
+#define IOCPNET_VERSION_TEXT "0.3.0"
 
 #ifdef IOCPNET_STATIC
 #define IOCPNET_API static inline
