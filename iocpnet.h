@@ -155,8 +155,7 @@
 //
 // Limits today. Locked pages are bounded by the working set's minimum (SetProcessWorkingSetSize)
 // and by memory, non-paged pool by memory alone. Running out of either is WSAENOBUFS from any call:
-// the kit keeps the bytes and tries again (counter no_buffers). A completed send means: given to
-// the system. Only the peer's answer says that the peer has it.
+// the kit keeps the bytes and tries again. A completed send means only: given to the system.
 //
 // ---- M7 limits and gaps -------------------------------------------------------------------------
 //
