@@ -129,8 +129,8 @@
 // refused. When memory stays short for a second, the connection that was idle for longest closes.
 //
 // No allocation is made on the path of a byte: iocpnet_iocp_open, iocpnet_listener_open, a thread's
-// first poll and first take allocate; so do a start, for each 64 of the program more than ever were
-// in flight (2.6 KiB), and a unit of files that is copied, or resolved (more than three elements).
+// first poll and first take allocate; so do a start, for each 48 of the program's that are in
+// flight at most (4.2 KiB), and a unit of files that is copied, or resolved (above three elements).
 //
 // ---- M6 who buffers what ------------------------------------------------------------------------
 //
@@ -242,36 +242,47 @@ typedef int iocpnet_error;
 // Codes that the comments of this file name, for programs without winsock2.h. The numbers are
 // Winsock's and Win32's; IOCPNET_EINVAL is WSAEINVAL and so on.
 enum {
+    IOCPNET_EACCESSDENIED = 5,       // ERROR_ACCESS_DENIED: of a file or a pipe
     IOCPNET_EINVALIDHANDLE = 6,      // ERROR_INVALID_HANDLE: of a file, a pipe, an event
     IOCPNET_ENOMEMORY = 8,           // ERROR_NOT_ENOUGH_MEMORY
     IOCPNET_EINVALIDDATA = 13,       // ERROR_INVALID_DATA: bytes that are no message
+    IOCPNET_ENOTREADY = 21,          // ERROR_NOT_READY
+    IOCPNET_ESHARINGVIOLATION = 32,  // ERROR_SHARING_VIOLATION
     IOCPNET_EHANDLEEOF = 38,         // ERROR_HANDLE_EOF: a file or a message ends too early
-    IOCPNET_WAIT_TIMEOUT = 258,      // WSA_WAIT_TIMEOUT: iocpnet_iocp_poll has found nothing
-    IOCPNET_ENOMOREITEMS = 259,      // ERROR_NO_MORE_ITEMS: no TLS or FLS index is left
-    IOCPNET_ABORTED = 995,           // WSA_OPERATION_ABORTED
-    IOCPNET_ENOTFOUND = 1168,        // ERROR_NOT_FOUND: nothing to cancel
-    IOCPNET_EACCES = 10013,          // WSAEACCES
-    IOCPNET_EINVAL = 10022,          // WSAEINVAL
-    IOCPNET_EMFILE = 10024,          // WSAEMFILE
-    IOCPNET_EWOULDBLOCK = 10035,     // WSAEWOULDBLOCK
-    IOCPNET_EINPROGRESS = 10036,     // WSAEINPROGRESS
-    IOCPNET_ENOTSOCK = 10038,        // WSAENOTSOCK
-    IOCPNET_EMSGSIZE = 10040,        // WSAEMSGSIZE
-    IOCPNET_EOPNOTSUPP = 10045,      // WSAEOPNOTSUPP
-    IOCPNET_EAFNOSUPPORT = 10047,    // WSAEAFNOSUPPORT
-    IOCPNET_EADDRINUSE = 10048,      // WSAEADDRINUSE: also when the system is out of ports
-    IOCPNET_EADDRNOTAVAIL = 10049,   // WSAEADDRNOTAVAIL
-    IOCPNET_ENETUNREACH = 10051,     // WSAENETUNREACH
-    IOCPNET_ENETRESET = 10052,       // WSAENETRESET
-    IOCPNET_ECONNABORTED = 10053,    // WSAECONNABORTED
-    IOCPNET_ECONNRESET = 10054,      // WSAECONNRESET
-    IOCPNET_ENOBUFS = 10055,         // WSAENOBUFS: the system or a pool is out of buffers
-    IOCPNET_ENOTCONN = 10057,        // WSAENOTCONN
-    IOCPNET_ESHUTDOWN = 10058,       // WSAESHUTDOWN
-    IOCPNET_ETIMEDOUT = 10060,       // WSAETIMEDOUT
-    IOCPNET_ECONNREFUSED = 10061,    // WSAECONNREFUSED
-    IOCPNET_EHOSTUNREACH = 10065,    // WSAEHOSTUNREACH
-    IOCPNET_ESYSCALLFAILURE = 10107  // WSASYSCALLFAILURE: a call failed and gave no code
+    IOCPNET_ENETNAMEDELETED = 64,    // ERROR_NETNAME_DELETED: of a pipe; of a socket WSAECONNRESET
+    IOCPNET_EBROKENPIPE = 109,       // ERROR_BROKEN_PIPE
+    IOCPNET_EINSUFFICIENTBUFFER = 122,  // ERROR_INSUFFICIENT_BUFFER
+    IOCPNET_EPIPENOTCONNECTED = 233,    // ERROR_PIPE_NOT_CONNECTED
+    IOCPNET_EMOREDATA = 234,            // ERROR_MORE_DATA: a pipe's message is longer than the room
+    IOCPNET_WAIT_TIMEOUT = 258,         // WSA_WAIT_TIMEOUT: iocpnet_iocp_poll has found nothing
+    IOCPNET_ENOMOREITEMS = 259,         // ERROR_NO_MORE_ITEMS: no TLS or FLS index is left
+    IOCPNET_EPIPECONNECTED = 535,  // ERROR_PIPE_CONNECTED: it was there before ConnectNamedPipe
+    IOCPNET_ABORTED = 995,         // WSA_OPERATION_ABORTED
+    IOCPNET_EIOPENDING = 997,      // ERROR_IO_PENDING: the call goes on
+    IOCPNET_ENOTFOUND = 1168,      // ERROR_NOT_FOUND: nothing to cancel
+    IOCPNET_EINVALIDUSERBUFFER = 1784,  // ERROR_INVALID_USER_BUFFER
+    IOCPNET_EACCES = 10013,             // WSAEACCES
+    IOCPNET_EINVAL = 10022,             // WSAEINVAL
+    IOCPNET_EMFILE = 10024,             // WSAEMFILE
+    IOCPNET_EWOULDBLOCK = 10035,        // WSAEWOULDBLOCK
+    IOCPNET_EINPROGRESS = 10036,        // WSAEINPROGRESS
+    IOCPNET_ENOTSOCK = 10038,           // WSAENOTSOCK
+    IOCPNET_EMSGSIZE = 10040,           // WSAEMSGSIZE
+    IOCPNET_EOPNOTSUPP = 10045,         // WSAEOPNOTSUPP
+    IOCPNET_EAFNOSUPPORT = 10047,       // WSAEAFNOSUPPORT
+    IOCPNET_EADDRINUSE = 10048,         // WSAEADDRINUSE: also when the system is out of ports
+    IOCPNET_EADDRNOTAVAIL = 10049,      // WSAEADDRNOTAVAIL
+    IOCPNET_ENETUNREACH = 10051,        // WSAENETUNREACH
+    IOCPNET_ENETRESET = 10052,          // WSAENETRESET
+    IOCPNET_ECONNABORTED = 10053,       // WSAECONNABORTED
+    IOCPNET_ECONNRESET = 10054,         // WSAECONNRESET
+    IOCPNET_ENOBUFS = 10055,            // WSAENOBUFS: the system or a pool is out of buffers
+    IOCPNET_ENOTCONN = 10057,           // WSAENOTCONN
+    IOCPNET_ESHUTDOWN = 10058,          // WSAESHUTDOWN
+    IOCPNET_ETIMEDOUT = 10060,          // WSAETIMEDOUT
+    IOCPNET_ECONNREFUSED = 10061,       // WSAECONNREFUSED
+    IOCPNET_EHOSTUNREACH = 10065,       // WSAEHOSTUNREACH
+    IOCPNET_ESYSCALLFAILURE = 10107     // WSASYSCALLFAILURE: a call failed and gave no code
 };
 
 // The name of a code: "WSAECONNRESET".
@@ -700,7 +711,8 @@ IOCPNET_API iocpnet_error iocpnet_iocp_stop(iocpnet_iocp *iocp, uint32_t deadlin
 
 // Frees a stopped iocp, joins its workers, ends its Winsock. Stops it first, with a deadline of
 // 5 s, if that was not done. Operations of raw handles must be over by now: the packets of later
-// ones are lost (see iocpnet_iocp_attach).
+// ones are lost (see iocpnet_iocp_attach). Buffers that you took from connections must be back, or
+// their pools stay (debug asserts).
 //
 //   iocp       NULL is fine
 //
@@ -713,7 +725,7 @@ IOCPNET_API iocpnet_error iocpnet_iocp_close(iocpnet_iocp *iocp);
 // Cancels every operation that the program has started on this iocp: by a start, or after
 // iocpnet_op_begin. Connections and listeners go on; posts and operations of raw handles, too.
 //
-// Returns    0; ERROR_NOT_FOUND (1168): there was none. WSAENOBUFS: more than 65,472 were in flight
+// Returns    0; ERROR_NOT_FOUND (1168): there was none. WSAENOBUFS: more than 49,000 are in flight
 //            at once, or memory was short, and one that could not be noted is not found by this.
 // Threads    any, in a callback too. Something that another thread is starting may come after it.
 // Source     MS Learn, CancelIoEx.
@@ -1047,14 +1059,14 @@ typedef struct iocpnet_accept {
 // getpeername and options work), both addresses are parsed; bytes is how much first data there is.
 //
 //   listener   bound and listening, attached to the iocp
-//   socket     fresh, of the listener's family, neither bound nor connected, or given back by a
-//              disconnect with reuse
+//   socket     fresh, of the listener's family and iocp, neither bound nor connected, or given back
+//              by a disconnect with reuse
 //   data       NULL, or room for first data: size bytes, the last IOCPNET_ACCEPT_ROOM of which the
 //              system uses for the addresses. With it a client that says nothing holds this accept
 //              until you close socket: see the manual
 //
-// Returns    0, or WSAEINVAL (size too small; op in flight), WSAEOPNOTSUPP (no AcceptEx), the
-//            system's code.
+// Returns    0, or WSAEINVAL (size too small; socket of another iocp; op in flight), WSAEOPNOTSUPP
+//            (no AcceptEx), WSAENOBUFS (see iocpnet_iocp_cancel), the system's code.
 // Owns       socket stays yours: close it when the callback brings an error. That is never 0 after
 //            iocpnet_socket_close of socket or listener; after a closesocket of yours it may be.
 // Threads    any.
@@ -2154,6 +2166,7 @@ typedef struct iocpnet__error_row {
     X(317, ERROR_MR_MID_NOT_FOUND, "The system has no Win32 code for this NTSTATUS")             \
     X(487, ERROR_INVALID_ADDRESS, "The range of memory addresses is not valid")                  \
     X(676, ERROR_HANDLES_CLOSED, "The handle was closed during the operation")                   \
+    X(535, ERROR_PIPE_CONNECTED, "There is a process at the other end of the pipe")              \
     X(735, ERROR_ABANDONED_WAIT_0, "The completion port was closed during the wait")             \
     X(995, WSA_OPERATION_ABORTED, "The operation was cancelled")                                 \
     X(996, WSA_IO_INCOMPLETE, "The operation has not finished")                                  \
@@ -2555,9 +2568,10 @@ IOCPNET__DEF iocpnet_error iocpnet_error_from_status(uint32_t status)
 // received or sent byte):
 //   pool.lock         a slab is cut, or a thread's cache and the depot are both empty or full, or
 //                     a thread gets a cache or has none
-//   iocp.lock         a key is added; a further step of a program's own operation is made (a try of
-//                     a datagram receive, a transfer's next piece, the context of an accept or a
-//                     connect), or what is pending on a socket or on all is cancelled
+//   iocp.lock         a key is added
+//   iocp.step_locks   by socket: a further step of a program's own operation is made (a try of a
+//                     datagram receive, a transfer's next piece, the context of an accept or a
+//                     connect), or what is pending on the socket is cancelled, or it is closed
 //   iocp.group_lock   a listener or connector is opened or freed; the next one is looked at by a
 //                     tick, a stop or the statistics
 //   iocp.timer_lock   a timer is started, cancelled, taken to be run, or has been run
@@ -3561,11 +3575,13 @@ typedef struct iocpnet__account {
 // What the program has in flight, for cancels and for who asks: an entry for each op. Memory of
 // entries stays until the iocp closes, and nobody looks at an op through one, for it may be gone.
 // The thread that starts an op takes an entry of its own chunks, and whichever thread finishes the
-// op frees it by one store; so no lock is needed, and no line is shared that the op is not.
+// op frees it by one store; so no lock is needed, and each has a cache line of its own.
 enum {
     IOCPNET__ENTRIES = 64,  // of a chunk
     IOCPNET__CHUNKS = 1023,
-    IOCPNET__ENTRY_TRIES = 8  // looks for a free one in a chunk
+    IOCPNET__ENTRY_TRIES = 8,  // looks for a free one in a chunk
+    IOCPNET__ENTRY_HOPS = 3,   // chunks that are looked at so, before all are counted
+    IOCPNET__STEP_LOCKS = 64
 };
 enum {                           // of entry.word; above these bits it counts what it was used for
     IOCPNET__ENTRY_KIND = 0x3F,  // IOCPNET_OP_; 0: free
@@ -3582,14 +3598,18 @@ typedef struct iocpnet__entry {
     void *volatile handle;
     void *volatile second;      // of an accept the socket that is to be connected
     void *volatile overlapped;  // only to name it to CancelIoEx
+    char apart[IOCPNET__LINE - 16 - 3 * sizeof(void *)];
 } iocpnet__entry;
 
 typedef struct iocpnet__chunk {
-    void *volatile next;  // of the same list
-    int32_t number;       // its place in iocp.chunks
-    bool steps;           // of what is done in several steps
-    iocpnet__entry entries[IOCPNET__ENTRIES];
+    void *volatile next;      // of the same list
+    int32_t number;           // its place in iocp.chunks
+    bool steps;               // of what is done in several steps
+    iocpnet__entry *entries;  // in room, at the start of a line
+    char room[(IOCPNET__ENTRIES + 1) * IOCPNET__LINE];
 } iocpnet__chunk;
+
+IOCPNET__STATIC_ASSERT(sizeof(iocpnet__entry) == IOCPNET__LINE, entry_size);
 
 // A thread's chunks, or those of all that do not poll. What is done in several steps has chunks of
 // its own: a socket that is closed or cancelled has to find these, and they are few.
@@ -3678,11 +3698,12 @@ struct iocpnet_iocp {
     bool wine;
     HANDLE stop_failed;  // an event: packets are left two seconds after the deadline
     SRWLOCK lock;
+    SRWLOCK step_locks[IOCPNET__STEP_LOCKS];
     iocpnet__counters foreign;  // counted by threads that are not polling
     iocpnet__chunks foreign_chunks[2];
     void *volatile chunks[IOCPNET__CHUNKS];  // all of them, iocpnet__chunk
     volatile int32_t chunk_count;
-    volatile int32_t unlisted;  // an op was begun for which there was no entry
+    volatile int32_t unlisted;  // ops in flight for which there was no entry
 
     // Hooks of the server part, which lies above. They are set while polls read them.
     struct iocpnet__group *groups;  // listeners and connectors; group_lock
@@ -3988,7 +4009,8 @@ static bool iocpnet__entry_take(iocpnet__entry *entry)
 
     // By an interlocked instruction, since threads that do not poll share their chunks.
     return !(word & IOCPNET__ENTRY_BITS) &&
-           iocpnet__cas(&entry->word, word, word + IOCPNET__ENTRY_USE + IOCPNET__ENTRY_WRITTEN);
+           iocpnet__cas(&entry->word, word,
+                        (int32_t)((uint32_t)word + IOCPNET__ENTRY_USE + IOCPNET__ENTRY_WRITTEN));
 }
 
 // Adds a chunk. NULL: there are as many as may be, or there is no memory.
@@ -4011,6 +4033,10 @@ static __declspec(noinline) iocpnet__chunk *iocpnet__chunk_add(iocpnet_iocp *ioc
     } while (!iocpnet__cas(&iocp->chunk_count, n, n + 1));
     chunk->number = n;
     chunk->steps = steps;
+    chunk->entries =
+        (iocpnet__entry *)(void *)(chunk->room +
+                                   (IOCPNET__LINE - (uintptr_t)chunk->room % IOCPNET__LINE) %
+                                       IOCPNET__LINE);
     (void)iocpnet__entry_take(&chunk->entries[0]);
     iocpnet__exchange_pointer(&iocp->chunks[n], chunk);
     do {
@@ -4022,26 +4048,64 @@ static __declspec(noinline) iocpnet__chunk *iocpnet__chunk_add(iocpnet_iocp *ioc
     return chunk;
 }
 
+// Counts what is free. The chunk with most of it becomes the current one; NULL: there is less than
+// a quarter, so that looking costs more than a chunk.
+static __declspec(noinline) iocpnet__chunk *iocpnet__chunks_count(iocpnet__chunks *chunks)
+{
+    iocpnet__chunk *chunk = (iocpnet__chunk *)iocpnet__load_pointer(&chunks->first);
+    iocpnet__chunk *best = NULL;
+    int32_t all = 0, vacant = 0, most = 0;
+
+    for (; chunk; chunk = (iocpnet__chunk *)iocpnet__load_pointer(&chunk->next)) {
+        int32_t here = 0;
+        int i;
+
+        for (i = 0; i < IOCPNET__ENTRIES; i++)
+            here += !(iocpnet__load(&chunk->entries[i].word) & IOCPNET__ENTRY_BITS);
+        if (here > most) {
+            most = here;
+            best = chunk;
+        }
+        all += IOCPNET__ENTRIES;
+        vacant += here;
+    }
+    if (vacant < all / 4) return NULL;
+    iocpnet__exchange_pointer(&chunks->current, best);
+    return best;
+}
+
+// Looks for a free entry in a chunk, so many times. Returns its number; 0: none was found.
+static int32_t iocpnet__chunk_find(iocpnet__chunks *chunks, iocpnet__chunk *chunk, int tries)
+{
+    while (tries-- > 0) {
+        int32_t at = iocpnet__load(&chunks->at);
+
+        iocpnet__store(&chunks->at, (at + 1) % IOCPNET__ENTRIES);
+        if (iocpnet__entry_take(&chunk->entries[at])) {
+            return chunk->number * IOCPNET__ENTRIES + at + 1;
+        }
+    }
+    return 0;
+}
+
 // Looks for a free entry in the current chunk, a few times; then in the next ones, for that one is
-// crowded; then makes a chunk. Returns its number; 0: none.
+// crowded; then where most are free; then makes a chunk. Returns its number; 0: none.
 static int32_t iocpnet__entry_find(iocpnet_iocp *iocp, iocpnet__chunks *chunks, bool steps)
 {
     iocpnet__chunk *chunk = (iocpnet__chunk *)iocpnet__load_pointer(&chunks->current);
-    int hops, tries;
+    int32_t number = 0;
+    int hops;
 
-    for (hops = 0; chunk && hops < 3; hops++) {
-        for (tries = 0; tries < IOCPNET__ENTRY_TRIES; tries++) {
-            int32_t at = iocpnet__load(&chunks->at);
-
-            iocpnet__store(&chunks->at, (at + 1) % IOCPNET__ENTRIES);
-            if (iocpnet__entry_take(&chunk->entries[at])) {
-                return chunk->number * IOCPNET__ENTRIES + at + 1;
-            }
-        }
+    for (hops = 0; chunk && hops < IOCPNET__ENTRY_HOPS; hops++) {
+        number = iocpnet__chunk_find(chunks, chunk, IOCPNET__ENTRY_TRIES);
+        if (number) return number;
         chunk = (iocpnet__chunk *)iocpnet__load_pointer(&chunk->next);
         if (!chunk) chunk = (iocpnet__chunk *)iocpnet__load_pointer(&chunks->first);
         iocpnet__exchange_pointer(&chunks->current, chunk);
     }
+    if (chunk) chunk = iocpnet__chunks_count(chunks);
+    if (chunk) number = iocpnet__chunk_find(chunks, chunk, IOCPNET__ENTRIES);
+    if (number) return number;
     chunk = iocpnet__chunk_add(iocp, chunks, steps);
     return chunk ? chunk->number * IOCPNET__ENTRIES + 1 : 0;
 }
@@ -4087,10 +4151,7 @@ static int32_t iocpnet__op_list(iocpnet_op *op, iocpnet_iocp *iocp, uintptr_t ha
     iocpnet__entry *entry = iocpnet__entry_at(iocp, number);
     int32_t word;
 
-    if (!entry) {
-        iocpnet__exchange(&iocp->unlisted, 1);
-        return 0;
-    }
+    if (!entry) return 0;
     word = iocpnet__load(&entry->word);
     entry->handle = (void *)handle;
     entry->second = (void *)second;
@@ -4100,17 +4161,28 @@ static int32_t iocpnet__op_list(iocpnet_op *op, iocpnet_iocp *iocp, uintptr_t ha
     return number;
 }
 
+static int iocpnet__op_kind(const iocpnet_op *op)
+{
+    return op->kind & ~IOCPNET__OWN;
+}
+
 // The program's op is over, or its start has failed.
 static void iocpnet__op_unlist(iocpnet_op *op)
 {
-    iocpnet__entry *entry = iocpnet__entry_of(op);
+    iocpnet__entry *entry;
 
-    if (!entry) return;
+    if (!(op->kind & IOCPNET__OWN)) return;
+    entry = iocpnet__entry_of(op);
+    op->kind = (uint8_t)iocpnet__op_kind(op);
+    if (!entry) {
+        iocpnet__add(&op->iocp->unlisted, -1);
+        return;
+    }
     iocpnet__store(&entry->word, iocpnet__load(&entry->word) & ~(int32_t)IOCPNET__ENTRY_BITS);
 }
 
 // No further step may be made of the program's op: it or all of its socket was cancelled, or the
-// socket closed. With iocp.lock held this stays so until the step is made.
+// socket closed. With its step lock held this stays so until the step is made.
 static bool iocpnet__op_is_cancelled(const iocpnet_op *op)
 {
     iocpnet__entry *entry = iocpnet__entry_of(op);
@@ -4129,6 +4201,9 @@ static iocpnet_error iocpnet__op_begin_as(iocpnet_op *op, iocpnet_iocp *iocp, ui
     if (own) {
         int32_t number = iocpnet__op_list(op, iocp, handle, kind, second);
 
+        // Its further steps could not be kept off a socket that the program closes.
+        if (!number && iocpnet__has_steps(kind)) return WSAENOBUFS;
+        if (!number) iocpnet__add(&iocp->unlisted, 1);
         iocpnet__op_write_as(op, iocp, handle, kind | IOCPNET__OWN,
                              IOCPNET__IN_FLIGHT + (number << IOCPNET__STATE_BITS));
     } else {
@@ -4142,11 +4217,6 @@ static iocpnet_error iocpnet__op_begin(iocpnet_op *op, iocpnet_iocp *iocp, uintp
                                        int kind)
 {
     return iocpnet__op_begin_as(op, iocp, handle, kind, true, 0);
-}
-
-static int iocpnet__op_kind(const iocpnet_op *op)
-{
-    return op->kind & ~IOCPNET__OWN;
 }
 
 // The op is the program's again.
@@ -4534,6 +4604,15 @@ static void iocpnet__check_left(const void *frame)
 }
 #endif
 
+// A fiber's worker is another one's after the poll or dispatch that it was made for.
+static void iocpnet__worker_return(iocpnet__worker *worker)
+{
+    if (!IOCPNET_OS(IsThreadAFiber)()) return;
+    iocpnet__undraw_lots(worker);
+    iocpnet__local_forget(&worker->iocp->local, worker);
+    iocpnet__store(&worker->used, 0);
+}
+
 // A thread's first poll, or any of a fiber, whose worker is another one's after it.
 static __declspec(noinline) iocpnet_error
     iocpnet__poll_first(iocpnet_iocp *iocp, uint32_t timeout_ms)
@@ -4543,10 +4622,7 @@ static __declspec(noinline) iocpnet_error
 
     if (!worker) return WSAENOBUFS;
     error = iocpnet_iocp_poll(iocp, timeout_ms);
-    if (!IOCPNET_OS(IsThreadAFiber)()) return error;
-    iocpnet__undraw_lots(worker);
-    iocpnet__local_forget(&iocp->local, worker);
-    iocpnet__store(&worker->used, 0);
+    iocpnet__worker_return(worker);
     return error;
 }
 
@@ -4624,6 +4700,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_dispatch(iocpnet_iocp *iocp, uintptr_t k
 {
     iocpnet__worker *worker = (iocpnet__worker *)iocpnet__local_get(&iocp->local);
     OVERLAPPED_ENTRY entry;
+    bool made = false;
     uint64_t began;
 
     if (key > (uintptr_t)iocpnet__load(&iocp->attached) || (!key && overlapped)) {
@@ -4635,7 +4712,10 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_dispatch(iocpnet_iocp *iocp, uintptr_t k
 #endif
         return WSAEINVAL;
     }
-    if (!worker) worker = iocpnet__worker_make(iocp);
+    if (!worker) {
+        worker = iocpnet__worker_make(iocp);
+        made = true;
+    }
     if (!worker) return WSAENOBUFS;
 #ifdef IOCPNET_DEBUG
     worker->frame = &entry;
@@ -4659,6 +4739,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_dispatch(iocpnet_iocp *iocp, uintptr_t k
     if (iocpnet__load(&iocp->timed)) iocpnet__tick(iocp);
     if (iocpnet__load(&iocp->state)) iocpnet__stop_advance(iocp);
     IOCPNET_OS(TlsSetValue)(iocpnet__current.tls, NULL);
+    if (made) iocpnet__worker_return(worker);
     return iocpnet__load(&iocp->state) == IOCPNET__STOPPED ? WSAESHUTDOWN : 0;
 }
 
@@ -4749,6 +4830,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_open(iocpnet_iocp **out, const iocpnet_i
 {
     iocpnet_error error;
     iocpnet_iocp *iocp = NULL;
+    int i;
 
     *out = NULL;
     error = iocpnet_os_init();
@@ -4770,6 +4852,8 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_open(iocpnet_iocp **out, const iocpnet_i
     iocp->wine = iocpnet__is_wine();
     iocp->attached = IOCPNET__OWN_KEY;
     IOCPNET_OS(InitializeSRWLock)(&iocp->lock);
+    for (i = 0; i < IOCPNET__STEP_LOCKS; i++)
+        IOCPNET_OS(InitializeSRWLock)(&iocp->step_locks[i]);
     IOCPNET_OS(InitializeSRWLock)(&iocp->timer_lock);
     IOCPNET_OS(InitializeSRWLock)(&iocp->group_lock);
 
@@ -5138,11 +5222,18 @@ IOCPNET__DEF bool iocpnet_op_pending(const iocpnet_op *op)
     return iocpnet__load(&op->state) != IOCPNET__IDLE;
 }
 
+// Of the steps of an op: by the socket that they are made on.
+static SRWLOCK *iocpnet__step_lock(iocpnet_iocp *iocp, uintptr_t handle)
+{
+    return &iocp->step_locks[handle / 4 % IOCPNET__STEP_LOCKS];
+}
+
 IOCPNET__DEF iocpnet_error iocpnet_op_cancel(iocpnet_op *op)
 {
     iocpnet_iocp *iocp = op->iocp;
     int kind = iocpnet__op_kind(op);
     bool retries = kind == IOCPNET_OP_RECVFROM || kind == IOCPNET_OP_RECVMSG;
+    uintptr_t handle = op->handle;
     iocpnet_error error = 0;
 
     if (!iocpnet_op_pending(op)) return WSAEINVAL;
@@ -5153,12 +5244,12 @@ IOCPNET__DEF iocpnet_error iocpnet_op_cancel(iocpnet_op *op)
 
     // A datagram receive may be between an ICMP error and its next try, which is made under the
     // lock: either that sees the state, or the system has it by then.
-    if (retries) iocpnet__lock_enter(&iocp->lock);
+    if (retries) iocpnet__lock_enter(iocpnet__step_lock(iocp, handle));
     iocpnet__op_set_cancelled(op);
     if (!IOCPNET_OS(CancelIoEx)((HANDLE)op->handle, (OVERLAPPED *)(void *)&op->overlapped)) {
         error = iocpnet__last_error();
     }
-    if (retries) iocpnet__lock_leave(&iocp->lock);
+    if (retries) iocpnet__lock_leave(iocpnet__step_lock(iocp, handle));
     return error;
 }
 
@@ -5179,13 +5270,23 @@ static void iocpnet__op_post_cut(iocpnet_op *op, int code)
     iocpnet__op_post(op->iocp, op);
 }
 
+static SRWLOCK *iocpnet__step_lock_of(iocpnet_op *op)
+{
+    uintptr_t handle = op->handle;
+
+    if (iocpnet__op_kind(op) == IOCPNET_OP_ACCEPT) {
+        handle = IOCPNET_OUTER(op, iocpnet_accept, op)->socket;
+    }
+    return iocpnet__step_lock(op->iocp, handle);
+}
+
 // Before a step of an op that is in flight, with the error that it has so far. None is made if the
 // program has cancelled it or closed its socket, whose number may be another's by then; neither can
 // happen until iocpnet__step_end. The server part sees to that itself, for its own ops.
 static iocpnet_error iocpnet__step_begin(iocpnet_op *op, iocpnet_error error)
 {
     if (!(op->kind & IOCPNET__OWN)) return error;
-    iocpnet__lock_enter(&op->iocp->lock);
+    iocpnet__lock_enter(iocpnet__step_lock_of(op));
     return !error && iocpnet__op_is_cancelled(op) ? WSA_OPERATION_ABORTED : error;
 }
 
@@ -5193,12 +5294,13 @@ static iocpnet_error iocpnet__step_begin(iocpnet_op *op, iocpnet_error error)
 static void iocpnet__step_end(iocpnet_op *op)
 {
     if (!(op->kind & IOCPNET__OWN)) return;
-    iocpnet__lock_leave(&op->iocp->lock);
+    iocpnet__lock_leave(iocpnet__step_lock_of(op));
     iocpnet__op_unlist(op);
 }
 
-// What has a step to make on a socket yet makes none. True: there was something. iocp.lock is held.
-static bool iocpnet__steps_cancel(iocpnet_iocp *iocp, uintptr_t handle)
+// What has a step to make on a socket yet makes none, an accept for it included. True: there was
+// something. Its step lock is held.
+static bool iocpnet__steps_cancel(iocpnet_iocp *iocp, uintptr_t handle, bool closing)
 {
     int32_t count = iocpnet__load(&iocp->chunk_count);
     bool found = false;
@@ -5211,45 +5313,70 @@ static bool iocpnet__steps_cancel(iocpnet_iocp *iocp, uintptr_t handle)
         for (k = 0; k < IOCPNET__ENTRIES; k++) {
             iocpnet__entry *entry = &chunk->entries[k];
             int32_t word = iocpnet__load(&entry->word);
+            void *of, *second;
 
             // The word that was seen before handle and second still holds for them if it changes.
             if (!(word & IOCPNET__ENTRY_KIND) || word & IOCPNET__ENTRY_WRITTEN) continue;
-            if (iocpnet__load_pointer(&entry->handle) == (void *)handle ||
-                iocpnet__load_pointer(&entry->second) == (void *)handle) {
-                found |= iocpnet__cas(&entry->word, word, word | IOCPNET__ENTRY_CANCELLED);
+            of = iocpnet__load_pointer(&entry->handle);
+            second = iocpnet__load_pointer(&entry->second);
+            if (of != (void *)handle && second != (void *)handle) continue;
+            if (!iocpnet__cas(&entry->word, word, word | IOCPNET__ENTRY_CANCELLED)) continue;
+            found = true;
+            // An accept is the listener's: a close of this socket ends it, a cancel does not.
+            if (!closing && second == (void *)handle) {
+                IOCPNET_OS(CancelIoEx)
+                ((HANDLE)of, (OVERLAPPED *)iocpnet__load_pointer(&entry->overlapped));
             }
         }
     }
     return found;
 }
 
+// Marks an entry that is in use, or cancels what it stands for. True: there was something.
+static bool iocpnet__entry_cancel(iocpnet_iocp *iocp, iocpnet__entry *entry, bool mark)
+{
+    void *socket = iocpnet__load_pointer(&entry->second);
+    SRWLOCK *lock;
+    void *handle, *again;
+    int32_t word;
+    bool found;
+
+    if (!socket) socket = iocpnet__load_pointer(&entry->handle);
+    lock = iocpnet__step_lock(iocp, (uintptr_t)socket);
+    iocpnet__lock_enter(lock);
+    word = iocpnet__load(&entry->word);
+    handle = iocpnet__load_pointer(&entry->handle);
+    again = iocpnet__load_pointer(&entry->second);
+    if (!again) again = handle;
+    // Another one's since this call began: it is none of what was in flight then.
+    found = word & IOCPNET__ENTRY_KIND && !(word & IOCPNET__ENTRY_WRITTEN) && handle &&
+            again == socket && iocpnet__cas(&entry->word, word, word | IOCPNET__ENTRY_CANCELLED);
+    if (found && !mark) {
+        IOCPNET_OS(CancelIoEx)
+        ((HANDLE)handle, (OVERLAPPED *)iocpnet__load_pointer(&entry->overlapped));
+    }
+    iocpnet__lock_leave(lock);
+    return found;
+}
+
+// First nothing makes a further step, then all that is in flight is cancelled.
 IOCPNET__DEF iocpnet_error iocpnet_iocp_cancel(iocpnet_iocp *iocp)
 {
     int32_t count = iocpnet__load(&iocp->chunk_count);
-    iocpnet_error error = ERROR_NOT_FOUND;
-    int32_t i, k;
+    bool found = false;
+    int32_t i, k, turn;
 
-    for (i = 0; i < count; i++) {
-        iocpnet__chunk *chunk = (iocpnet__chunk *)iocpnet__load_pointer(&iocp->chunks[i]);
+    for (turn = 0; turn < 2; turn++) {
+        for (i = 0; i < count; i++) {
+            iocpnet__chunk *chunk = (iocpnet__chunk *)iocpnet__load_pointer(&iocp->chunks[i]);
 
-        for (k = 0; chunk && k < IOCPNET__ENTRIES; k++) {
-            iocpnet__entry *entry = &chunk->entries[k];
-            void *handle, *overlapped;
-            int32_t word;
-
-            iocpnet__lock_enter(&iocp->lock);
-            word = iocpnet__load(&entry->word);
-            handle = iocpnet__load_pointer(&entry->handle);
-            overlapped = iocpnet__load_pointer(&entry->overlapped);
-            if (word & IOCPNET__ENTRY_KIND && !(word & IOCPNET__ENTRY_WRITTEN) && handle &&
-                iocpnet__cas(&entry->word, word, word | IOCPNET__ENTRY_CANCELLED)) {
-                IOCPNET_OS(CancelIoEx)((HANDLE)handle, (OVERLAPPED *)overlapped);
-                error = 0;
-            }
-            iocpnet__lock_leave(&iocp->lock);
+            if (!chunk || (!turn && !chunk->steps)) continue;
+            for (k = 0; k < IOCPNET__ENTRIES; k++)
+                found |= iocpnet__entry_cancel(iocp, &chunk->entries[k], !turn);
         }
     }
-    return iocpnet__load(&iocp->unlisted) ? WSAENOBUFS : error;
+    if (iocpnet__load(&iocp->unlisted) > 0) return WSAENOBUFS;
+    return found ? 0 : ERROR_NOT_FOUND;
 }
 
 static void iocpnet__put_line(iocpnet__lines *lines, int kind, uintptr_t handle, uint64_t ms)
@@ -5714,15 +5841,17 @@ IOCPNET__DEF iocpnet_error iocpnet_socket_cancel(const iocpnet_socket *socket)
 {
     iocpnet_iocp *iocp = socket->iocp;
     iocpnet_error error = 0;
+    SRWLOCK *lock;
     bool steps;
 
     if (socket->handle == INVALID_SOCKET) return WSAENOTSOCK;
-    iocpnet__lock_enter(&iocp->lock);
-    steps = iocpnet__steps_cancel(iocp, socket->handle);
+    lock = iocpnet__step_lock(iocp, socket->handle);
+    iocpnet__lock_enter(lock);
+    steps = iocpnet__steps_cancel(iocp, socket->handle, false);
     if (!IOCPNET_OS(CancelIoEx)((HANDLE)socket->handle, NULL) && !steps) {
         error = iocpnet__last_error();
     }
-    iocpnet__lock_leave(&iocp->lock);
+    iocpnet__lock_leave(lock);
     return error;
 }
 
@@ -5734,9 +5863,11 @@ IOCPNET__DEF iocpnet_error iocpnet_socket_close(iocpnet_socket *socket)
     if (handle == INVALID_SOCKET) return WSAENOTSOCK;
     socket->handle = INVALID_SOCKET;
     if (iocpnet__load(&iocp->chunk_count)) {
-        iocpnet__lock_enter(&iocp->lock);
-        (void)iocpnet__steps_cancel(iocp, handle);
-        iocpnet__lock_leave(&iocp->lock);
+        SRWLOCK *lock = iocpnet__step_lock(iocp, handle);
+
+        iocpnet__lock_enter(lock);
+        (void)iocpnet__steps_cancel(iocp, handle, true);
+        iocpnet__lock_leave(lock);
     }
 
     // Cancel first: without it a pending send keeps its packet back until the peer reads.
@@ -5983,6 +6114,7 @@ static iocpnet_error iocpnet__accept_start(iocpnet_accept *accept, const iocpnet
     int code = 0;
 
     if (data && (size <= IOCPNET_ACCEPT_ROOM || size > INT32_MAX)) return WSAEINVAL;
+    if (own && socket->iocp != iocp) return WSAEINVAL;  // its close would not find this accept
     if (!accept_ex) return WSAEOPNOTSUPP;
     error = iocpnet__op_begin_as(&accept->op, iocp, listener->handle, IOCPNET_OP_ACCEPT, own,
                                  socket->handle);
@@ -6382,20 +6514,21 @@ static int iocpnet__datagram_issue(iocpnet_op *op, DWORD *bytes)
 static iocpnet_error iocpnet__datagram_again(iocpnet_op *op, bool skip)
 {
     iocpnet_iocp *iocp = op->iocp;
+    SRWLOCK *lock = iocpnet__step_lock(iocp, op->handle);
     DWORD bytes = 0;
     int tries;
     int code = 0;
 
     for (tries = 0; tries < IOCPNET__ICMP_TRIES; tries++) {
         if (tries) iocpnet__count(iocp, IOCPNET_COUNT_DATAGRAM_RESETS, 1);
-        iocpnet__lock_enter(&iocp->lock);
+        iocpnet__lock_enter(lock);
         code = WSA_OPERATION_ABORTED;
         if (!iocpnet__op_is_cancelled(op)) {
             memset(&op->overlapped, 0, sizeof op->overlapped);
             op->flags = 0;
             code = iocpnet__datagram_issue(op, &bytes);
         }
-        iocpnet__lock_leave(&iocp->lock);
+        iocpnet__lock_leave(lock);
         if (!code || code == WSA_IO_PENDING || iocpnet__is_cut(code)) {
             return iocpnet__datagram_issued(iocp, op, skip, code, bytes);
         }
@@ -6920,15 +7053,13 @@ static void iocpnet__transmit_stepped(iocpnet_op *op, iocpnet_error error, size_
                      error, (size_t)transmit->total);
 }
 
-// Before a step's call, which is made under the lock, so that none is on a socket that the program
-// has closed.
-static iocpnet_error iocpnet__transmit_enter(iocpnet_transmit *transmit)
+// Before a step's call, which is made under the socket's step lock, so that none is on a socket
+// that the program has closed.
+static iocpnet_error iocpnet__transmit_enter(iocpnet_transmit *transmit, SRWLOCK *lock)
 {
-    iocpnet_iocp *iocp = transmit->socket.iocp;
-
-    iocpnet__lock_enter(&iocp->lock);
+    iocpnet__lock_enter(lock);
     if (!iocpnet__op_is_cancelled(&transmit->op)) return 0;
-    iocpnet__lock_leave(&iocp->lock);
+    iocpnet__lock_leave(lock);
     return WSA_OPERATION_ABORTED;
 }
 
@@ -6948,6 +7079,7 @@ static iocpnet_error iocpnet__transmit_by_packets(iocpnet_transmit *transmit)
     iocpnet__transmit_packets transmit_packets =
         (iocpnet__transmit_packets)transmit->socket.ext->transmit_packets;
     iocpnet__packet *packets = (iocpnet__packet *)(void *)&transmit->native;
+    SRWLOCK *lock = iocpnet__step_lock(iocp, transmit->socket.handle);
     uint64_t room = iocpnet__unit_max;
     uint64_t offset, length;
     bool whole = true;
@@ -6973,17 +7105,16 @@ static iocpnet_error iocpnet__transmit_by_packets(iocpnet_transmit *transmit)
         room -= packets[n++].length;
     }
     flags = iocpnet__transmit_flags(transmit, whole && i == transmit->count);
-    error = iocpnet__transmit_enter(transmit);
-    if (error) return error;
     error = iocpnet__op_begin(step, iocp, transmit->socket.handle, IOCPNET_OP_SEND);
-    if (error) goto leave;
+    if (error) return error;
+    error = iocpnet__transmit_enter(transmit, lock);
+    if (error) return iocpnet__op_undo(step, error);
     if (!transmit_packets(transmit->socket.handle, (LPTRANSMIT_PACKETS_ELEMENT)(void *)packets, n,
                           transmit->send_size, (OVERLAPPED *)(void *)&step->overlapped, flags)) {
         code = iocpnet__wsa_code();
     }
     error = iocpnet__op_issued(iocp, step, skip, code, (DWORD)(iocpnet__unit_max - room));
-leave:
-    iocpnet__lock_leave(&iocp->lock);
+    iocpnet__lock_leave(lock);
     return error;
 }
 
@@ -7003,6 +7134,7 @@ static iocpnet_error iocpnet__transmit_by_file(iocpnet_transmit *transmit, uint3
         (iocpnet__transmit_file)transmit->socket.ext->transmit_file;
     TRANSMIT_FILE_BUFFERS *ends = (TRANSMIT_FILE_BUFFERS *)(void *)&transmit->native;
     const iocpnet_element *element = &transmit->elements[transmit->at];
+    SRWLOCK *lock = iocpnet__step_lock(iocp, transmit->socket.handle);
     uint64_t room = iocpnet__unit_max;
     uint64_t offset, length, rest;
     uint32_t last = file;
@@ -7028,10 +7160,10 @@ static iocpnet_error iocpnet__transmit_by_file(iocpnet_transmit *transmit, uint3
         room -= ends->TailLength;
     }
     flags = iocpnet__transmit_flags(transmit, whole && last + 1 == transmit->count);
-    error = iocpnet__transmit_enter(transmit);
-    if (error) return error;
     error = iocpnet__op_begin(step, iocp, transmit->socket.handle, IOCPNET_OP_SEND);
-    if (error) goto leave;
+    if (error) return error;
+    error = iocpnet__transmit_enter(transmit, lock);
+    if (error) return iocpnet__op_undo(step, error);
     step->overlapped.offset = (uint32_t)offset;
     step->overlapped.offset_high = (uint32_t)(offset >> 32);
     if (!transmit_file(transmit->socket.handle, transmit->elements[file].file, (DWORD)length,
@@ -7039,8 +7171,7 @@ static iocpnet_error iocpnet__transmit_by_file(iocpnet_transmit *transmit, uint3
         code = iocpnet__wsa_code();
     }
     error = iocpnet__op_issued(iocp, step, skip, code, (DWORD)(iocpnet__unit_max - room));
-leave:
-    iocpnet__lock_leave(&iocp->lock);
+    iocpnet__lock_leave(lock);
     return error;
 }
 
@@ -7049,11 +7180,20 @@ static iocpnet_error iocpnet__transmit_send(iocpnet_transmit *transmit, const io
                                             size_t count)
 {
     iocpnet_iocp *iocp = transmit->socket.iocp;
-    iocpnet_error error = iocpnet__transmit_enter(transmit);
+    iocpnet_op *step = &transmit->step;
+    uintptr_t handle = transmit->socket.handle;
+    SRWLOCK *lock = iocpnet__step_lock(iocp, handle);
+    bool skip = transmit->socket.skip;
+    DWORD bytes;
+    int code;
+    iocpnet_error error = iocpnet__op_begin(step, iocp, handle, IOCPNET_OP_SEND);
 
     if (error) return error;
-    error = iocpnet_start_send(&transmit->step, &transmit->socket, vec, count);
-    iocpnet__lock_leave(&iocp->lock);
+    error = iocpnet__transmit_enter(transmit, lock);
+    if (error) return iocpnet__op_undo(step, error);
+    code = iocpnet__send_issue(step, handle, vec, count, &bytes);
+    error = iocpnet__op_issued(iocp, step, skip, code, bytes);
+    iocpnet__lock_leave(lock);
     return error;
 }
 
@@ -7116,7 +7256,7 @@ static iocpnet_error iocpnet__transmit_by_copy(iocpnet_transmit *transmit, HANDL
 // Issues the next step of a unit. Returns 0: issued; ENDED: all is done; else what stopped it.
 static iocpnet_error iocpnet__transmit_issue(iocpnet_transmit *transmit)
 {
-    iocpnet_iocp *iocp = transmit->socket.iocp;
+    SRWLOCK *lock = iocpnet__step_lock(transmit->socket.iocp, transmit->socket.handle);
     const iocpnet_element *element;
     uint64_t offset, length;
     iocpnet_error error;
@@ -7127,11 +7267,11 @@ static iocpnet_error iocpnet__transmit_issue(iocpnet_transmit *transmit)
             return IOCPNET__TRANSMIT_ENDED;
         }
         transmit->stage = IOCPNET__STAGE_DISCONNECT;
-        error = iocpnet__transmit_enter(transmit);
+        error = iocpnet__transmit_enter(transmit, lock);
         if (error) return error;
         error = iocpnet_start_disconnect(&transmit->step, &transmit->socket,
                                          (transmit->flags & IOCPNET_REUSE) != 0);
-        iocpnet__lock_leave(&iocp->lock);
+        iocpnet__lock_leave(lock);
         return error;
     }
     if (transmit->mode_used == IOCPNET_TRANSMIT_PACKETS)
@@ -8123,6 +8263,7 @@ struct iocpnet_listener {
     bool timed, deficit, grown, full, paused, deaf;
     bool crowded;                    // the deficit is only that every connector is full
     uint32_t failed;                 // accepts that the system failed, one after the other
+    uint32_t gone_calls;             // of AcceptEx that found a client gone, one after the other
     uint32_t retry_ms;               // between tries to make a deficit good
     volatile int32_t posted;         // accepts, ever; read without the lock
     uint64_t retry_due, shrink_due;  // ms
@@ -8149,8 +8290,9 @@ enum {
     IOCPNET__CALM_MS = 1000,    // without being held up by silent clients, until bare accepts end
     IOCPNET__CANCEL_MS = 1000,  // a cancel of an accept is repeated this long
     IOCPNET__GONE_MOST = 64,    // clients found gone by AcceptEx itself, before others have a turn
-    IOCPNET__NO_ROOM = -1,      // as an error: every connector is full
-    IOCPNET__MANY_GONE = -2,    // as an error: GONE_MOST of them
+    IOCPNET__GONE_LIMIT = 65536,  // more than a backlog holds: that many in a row are none
+    IOCPNET__NO_ROOM = -1,        // as an error: every connector is full
+    IOCPNET__MANY_GONE = -2,      // as an error: GONE_MOST of them
     IOCPNET__STATUS_PENDING = 0x103
 };
 
@@ -8174,9 +8316,12 @@ static void iocpnet__group_release(iocpnet__group *group)
 
     IOCPNET_ASSERT(left >= 0);
     if (left) return;
-    iocpnet__add(&iocp->dying, 1);
     iocpnet__add(&iocp->timed, 1);
-    iocpnet__cas64(&iocp->tick_due, iocpnet__load64(&iocp->tick_due), 0);
+    iocpnet__add(&iocp->dying, 1);
+    // Polls that wait do not know that a tick is wanted.
+    if (!iocpnet__worker_here(iocp)) {
+        IOCPNET_OS(PostQueuedCompletionStatus)(iocp->handle, 0, 0, NULL);
+    }
 }
 
 // The program has closed it: once.
@@ -8460,13 +8605,17 @@ static iocpnet_error iocpnet__listener_post(iocpnet_listener *listener, iocpnet_
     slot->accept.op.done = iocpnet__listener_accepted;
     iocpnet__add(&accepts->waiting, 1);
     iocpnet__group_hold(&listener->group);
-    // A call that fails for a client that has gone has taken it from the backlog.
+    // A call that fails for a client that has gone has taken it from the backlog. If very many do,
+    // and none is served between them, it is the system: then the tick goes on.
     do {
         error = iocpnet__accept_start(&slot->accept, &listener->socket, &slot->socket, data, size,
                                       false);
-    } while (error == WSAECONNRESET && ++gone < IOCPNET__GONE_MOST);
+    } while (iocpnet__is_client_gone(error) && ++gone < IOCPNET__GONE_MOST);
     if (gone) iocpnet__count(listener->group.iocp, IOCPNET_COUNT_ACCEPTS_RESET, gone);
-    if (error == WSAECONNRESET) error = IOCPNET__MANY_GONE;
+    listener->gone_calls = error ? listener->gone_calls + gone : 0;
+    if (iocpnet__is_client_gone(error) && listener->gone_calls < IOCPNET__GONE_LIMIT) {
+        error = IOCPNET__MANY_GONE;
+    }
     if (!error) {
         accepts->newest = slot;
         iocpnet__store(&listener->posted, listener->posted + 1);
@@ -10321,19 +10470,19 @@ static bool iocpnet__conn_is_late(const iocpnet__conn *conn)
     const iocpnet_conn_desc *desc = &conn->group->desc;
     uint32_t unread, unsent;
     uint32_t now = iocpnet__conn_quiet(conn, &unread, &unsent);
+    bool reads = iocpnet__conn_receives(conn) && !iocpnet__load(&conn->held) && !conn->paused &&
+                 !conn->ready;
 
     if (conn->closed) return false;
     if (conn->dialing) return now - conn->began_ms > desc->connect_ms;
     if (conn->awaits) return now - conn->began_ms > desc->close_ms;
+    // While it is read from: what waits for us, paused or in a callback, may be there already.
+    if (conn->silent_ms && reads && unread > conn->silent_ms) return true;
     if (desc->filter && !conn->extra->filter_ready) {
         return now - conn->began_ms > desc->connect_ms;
     }
-    if (conn->silent_ms && now - conn->began_ms > conn->silent_ms) return true;
     if (desc->idle_ms && unread > desc->idle_ms && unsent > desc->idle_ms) return true;
-    if (desc->read_ms && iocpnet__conn_receives(conn) && !iocpnet__load(&conn->held) &&
-        !conn->paused && !conn->ready && unread > desc->read_ms) {
-        return true;
-    }
+    if (desc->read_ms && reads && unread > desc->read_ms) return true;
     // What is queued and not sent yet has not met the peer: its callback may still be running.
     return desc->stall_ms && iocpnet__conn_sends(conn) && unsent > desc->stall_ms;
 }

@@ -57,7 +57,7 @@ static inline footprint footprint_measure(void)
 {
     footprint f = { 0, 0, 0, 0, 0 };
     MEMORY_BASIC_INFORMATION region;
-    DWORD count = 0, flags;
+    DWORD flags;
     char *at = NULL;
     uintptr_t h;
     while (VirtualQuery(at, &region, sizeof region)) {
@@ -67,12 +67,10 @@ static inline footprint footprint_measure(void)
         if ((char *)region.BaseAddress + region.RegionSize <= at) break;
         at = (char *)region.BaseAddress + region.RegionSize;
     }
-    // Seen: Wine 8.0 does not know how many there are.
-    if (!GetProcessHandleCount(GetCurrentProcess(), &count) || !count) {
-        for (h = 4; h < 0x4000; h += 4)
-            count += GetHandleInformation((HANDLE)h, &flags) != 0;
-    }
-    f.handles = (int)count;
+    // One by one: GetProcessHandleCount is not in all headers, and Wine 8.0 does not know.
+    f.handles = 0;
+    for (h = 4; h < 0x4000; h += 4)
+        f.handles += GetHandleInformation((HANDLE)h, &flags) != 0;
     f.tls = footprint_tls();
     f.fls = footprint_fls();
     return f;

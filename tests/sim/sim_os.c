@@ -114,14 +114,20 @@ __attribute__((constructor)) static void begin_early(void)
     begin_once();
 }
 
+// Threads that are in a call see one world or the other.
 void sim_change(const sim_world *world)
 {
-    memset(&sim.world, 0, sizeof sim.world);
-    if (world) sim.world = *world;
-    if (!sim.world.handles) sim.world.handles = 65536;
-    if (!sim.world.ports) sim.world.ports = 16384;
-    if (!sim.world.processors) sim.world.processors = 2;
-    if (!sim.world.latency_us) sim.world.latency_us = 300;
+    sim_world next;
+    memset(&next, 0, sizeof next);
+    if (world) next = *world;
+    if (!next.handles) next.handles = 65536;
+    if (!next.ports) next.ports = 16384;
+    if (!next.processors) next.processors = 2;
+    if (!next.latency_us) next.latency_us = 300;
+    if (sim.threaded) pthread_mutex_lock(&sim.lock);
+    sim.world = next;
+    if (sim.threaded) pthread_mutex_unlock(&sim.lock);
+    __atomic_store_n(&sim.teb_hidden, next.teb_hidden, __ATOMIC_RELAXED);
 }
 
 void sim_begin(uint64_t seed, const sim_world *world)
@@ -1288,7 +1294,7 @@ char *sim_teb = (char *)main_thread.tls - 0x1480;  // the main thread's
 uint64_t __readgsqword(DWORD offset)
 {
     uint32_t i = (offset - 0x1480) / 8;
-    if (sim.world.teb_hidden || i >= 64) return 0;
+    if (i >= 64 || __atomic_load_n(&sim.teb_hidden, __ATOMIC_RELAXED)) return 0;
     return (uint64_t)(uintptr_t)sim_self()->tls[i];
 }
 
