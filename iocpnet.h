@@ -727,7 +727,8 @@ IOCPNET_API iocpnet_error iocpnet_iocp_close(iocpnet_iocp *iocp);
 //
 // Returns    0; ERROR_NOT_FOUND (1168): there was none. WSAENOBUFS: more than 49,000 are in flight
 //            at once, or memory was short, and one that could not be noted is not found by this.
-// Threads    any, in a callback too. Something that another thread is starting may come after it.
+// Threads    any, in a callback too. What another thread starts meanwhile is not found: set a flag
+//            of yours first, and start nothing once it is set.
 // Source     MS Learn, CancelIoEx.
 IOCPNET_API iocpnet_error iocpnet_iocp_cancel(iocpnet_iocp *iocp);
 
@@ -1001,10 +1002,12 @@ IOCPNET_API iocpnet_error iocpnet_socket_adopt(iocpnet_socket *socket, iocpnet_i
 IOCPNET_API iocpnet_error iocpnet_socket_report_icmp(iocpnet_socket *socket, bool on);
 
 // Cancels everything that is pending on the socket, as iocpnet_op_cancel does one op: units that
-// are being transmitted make no further step, datagram receives no further try.
+// are being transmitted make no further step, datagram receives no further try. The accept that a
+// socket is given to is cancelled too.
 //
 // Returns    0: asked. ERROR_NOT_FOUND (1168): nothing was pending. WSAENOTSOCK: it is closed.
-// Threads    any. Something that another thread is starting may come after it.
+// Threads    any. What another thread starts meanwhile is not found: set a flag of yours first, and
+//            start nothing once it is set.
 // Source     MS Learn, CancelIoEx.
 IOCPNET_API iocpnet_error iocpnet_socket_cancel(const iocpnet_socket *socket);
 
@@ -1662,7 +1665,8 @@ typedef struct iocpnet_listener_desc {
     uint32_t accepts_min;     // AcceptEx calls kept waiting, at least [32]
     uint32_t accepts_max;     // and at most [128]
     uint32_t accept_data_ms;  // AcceptEx also takes the first bytes; a client that sends none for
-                              // this long is closed [0: no first bytes, the safe way]
+                              // this long is closed, mostly without on.open and on.close [0: no
+                              // first bytes, the safe way]
     bool accept_thread;       // new sockets are made on a thread of their own, which keeps up to
                               // accepts_min ready: layered providers can make that slow
     uint32_t bind_retry_ms;   // try this long for an address in use: a restart while connections of
@@ -1712,6 +1716,8 @@ IOCPNET_API iocpnet_error iocpnet_listener_resume(iocpnet_listener *listener);
 // connections live on. When the last of them has ended, and the buffers that you took from them are
 // given back, a poll frees all that the listener had.
 //
+//   listener   NULL is fine
+//
 // Returns    nothing. listener is gone.
 // Threads    any, callbacks as well; once, before iocpnet_iocp_close, and while no other thread is
 //            in a call with listener.
@@ -1737,10 +1743,11 @@ IOCPNET_API iocpnet_address iocpnet_listener_address(const iocpnet_listener *lis
 IOCPNET_API iocpnet_error iocpnet_connector_open(iocpnet_connector **connector, iocpnet_iocp *iocp,
                                                  const iocpnet_conn_desc *desc);
 
-// Closes a connector: it opens and adopts nothing more (WSAESHUTDOWN), and listeners that spread to
-// it pass it over; accepts that wait for it already still take one each. Its connections live on.
-// When the last of them has ended, such listeners are freed, and the buffers that you took are
-// given back, a poll frees all that it had.
+// Closes a connector. Listeners that spread to it pass it over; accepts that wait for it already
+// still take one each. Its connections live on. When the last of them has ended, such listeners are
+// freed, and the buffers that you took are given back, a poll frees all that it had.
+//
+//   connector  NULL is fine
 //
 // Returns    nothing. connector is gone.
 // Threads    as iocpnet_listener_close.
@@ -9103,6 +9110,7 @@ IOCPNET__DEF iocpnet_error iocpnet_listener_resume(iocpnet_listener *listener)
 
 IOCPNET__DEF void iocpnet_listener_close(iocpnet_listener *listener)
 {
+    if (!listener) return;
     iocpnet__listener_close(listener);
     iocpnet__group_disown(&listener->group);
 }
@@ -11994,6 +12002,7 @@ IOCPNET__DEF iocpnet_error iocpnet_connector_open(iocpnet_connector **out, iocpn
 
 IOCPNET__DEF void iocpnet_connector_close(iocpnet_connector *connector)
 {
+    if (!connector) return;
     iocpnet__store(&connector->group.closed, 1);
     iocpnet__group_disown(&connector->group);
 }

@@ -382,6 +382,8 @@ static void a_program_opens_a_connector_for_each_connection(void)
     CHECK_EQ(iocp->timed, 0);
     closesocket(plain);
     end();
+    iocpnet_listener_close(NULL);
+    iocpnet_connector_close(NULL);
 }
 
 static iocpnet_buffer *volatile kept;
