@@ -2172,8 +2172,8 @@ typedef struct iocpnet__error_row {
     X(259, ERROR_NO_MORE_ITEMS, "There are no more items")                                       \
     X(317, ERROR_MR_MID_NOT_FOUND, "The system has no Win32 code for this NTSTATUS")             \
     X(487, ERROR_INVALID_ADDRESS, "The range of memory addresses is not valid")                  \
-    X(676, ERROR_HANDLES_CLOSED, "The handle was closed during the operation")                   \
     X(535, ERROR_PIPE_CONNECTED, "There is a process at the other end of the pipe")              \
+    X(676, ERROR_HANDLES_CLOSED, "The handle was closed during the operation")                   \
     X(735, ERROR_ABANDONED_WAIT_0, "The completion port was closed during the wait")             \
     X(995, WSA_OPERATION_ABORTED, "The operation was cancelled")                                 \
     X(996, WSA_IO_INCOMPLETE, "The operation has not finished")                                  \
