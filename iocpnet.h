@@ -11986,6 +11986,7 @@ IOCPNET__DEF iocpnet_error iocpnet_connector_open(iocpnet_connector **out, iocpn
     *out = NULL;
     if (!desc->on.data) return WSAEINVAL;
     if (iocpnet__load(&iocp->state)) return WSAESHUTDOWN;
+    if (iocpnet__load(&iocp->dying)) iocpnet__server_reap(iocp);  // address space may be short
     connector = (iocpnet_connector *)iocpnet__alloc(sizeof *connector);
     if (!connector) return ERROR_NOT_ENOUGH_MEMORY;
     error = iocpnet__group_init(&connector->group, iocp, desc);
@@ -12116,6 +12117,7 @@ IOCPNET__DEF iocpnet_error iocpnet_listener_open(iocpnet_listener **out, iocpnet
     if (out) *out = NULL;
     if (desc->bind_retry_ms && iocpnet__in_callback()) return WSAEINVAL;
     if (iocpnet__load(&iocp->state)) return WSAESHUTDOWN;
+    if (iocpnet__load(&iocp->dying)) iocpnet__server_reap(iocp);
     listener = (iocpnet_listener *)iocpnet__alloc(sizeof *listener);
     if (!listener) return ERROR_NOT_ENOUGH_MEMORY;
     listener->desc = *desc;
