@@ -445,6 +445,29 @@ static void buffers_outlive_their_listener(void)
     end();
 }
 
+// Nobody polls, so no tick frees them: each open does. A 32-bit process has no room for many.
+static void closed_in_a_row_they_take_the_room_of_one(void)
+{
+    enum { ROW = 40 };
+    iocpnet_connector *one = NULL;
+    iocpnet_iocp *idle = NULL;
+    footprint before, first, last;
+    int i;
+    prepare();
+    REQUIRE(CHECK_ERR(iocpnet_iocp_open(&idle, &engine), 0));
+    before = footprint_measure();
+    CHECK_ERR(iocpnet_connector_open(&one, idle, &server.conn), 0);
+    first = footprint_measure();
+    for (i = 0; i < ROW; i++) {
+        iocpnet_connector_close(one);
+        CHECK_ERR(iocpnet_connector_open(&one, idle, &server.conn), 0);
+    }
+    last = footprint_measure();
+    CHECK(first.reserved > before.reserved);
+    CHECK(last.reserved - before.reserved < 3 * (first.reserved - before.reserved));
+    CHECK_ERR(iocpnet_iocp_close(idle), 0);
+}
+
 // A listener holds the connectors that it spreads to. One that is closed is passed over; when the
 // listener is freed, their iocp may be closed before the listener's.
 static void a_closed_connector_is_passed_over(void)
@@ -625,6 +648,7 @@ int main(int argc, char **argv)
     T_RUN(a_server_opens_a_listener_for_each_transfer);
     T_RUN(a_program_opens_a_connector_for_each_connection);
     T_RUN(buffers_outlive_their_listener);
+    T_RUN(closed_in_a_row_they_take_the_room_of_one);
     T_RUN(a_closed_connector_is_passed_over);
     T_RUN(what_a_stop_has_closed_stays_until_the_end);
     T_RUN(a_listener_for_one_connection_is_small);
