@@ -303,7 +303,7 @@ static void a_server_opens_a_listener_for_each_transfer(void)
     footprint before, after;
     iocpnet_conn old;
     iocpnet_stats stats;
-    int i;
+    int i, rounds = 0;
     prepare();
     T_LIMIT(300);
     close_in_callbacks();
@@ -311,17 +311,20 @@ static void a_server_opens_a_listener_for_each_transfer(void)
     for (i = 0; i < WARM; i++)
         transfer(i);
     AWAIT(all_freed(), PEER_MS);
-    before = footprint_measure();
-    for (i = 0; i < TIMES && !t__.failures; i++) {
-        transfer(i);
-        old = newest;
-        CHECK_ERR(iocpnet_conn_send(old, "x", 1), WSAENOTCONN);
-    }
-    AWAIT(all_freed(), PEER_MS);
-    after = footprint_measure();
+    // Again if it grew: the system's heap may take a region once (Seen: Wine 8.0, 128 MiB).
+    do {
+        before = footprint_measure();
+        for (i = 0; i < TIMES && !t__.failures; i++) {
+            transfer(i);
+            old = newest;
+            CHECK_ERR(iocpnet_conn_send(old, "x", 1), WSAENOTCONN);
+        }
+        AWAIT(all_freed(), PEER_MS);
+        after = footprint_measure();
+    } while (++rounds < 2 && after.reserved > before.reserved + (size_t)TIMES * 4096);
     nothing_more(&before, &after, TIMES);
     iocpnet_iocp_stats(iocp, &stats);
-    CHECK_EQ(stats.count[IOCPNET_COUNT_OPENED], WARM + TIMES);
+    CHECK_EQ(stats.count[IOCPNET_COUNT_OPENED], WARM + rounds * TIMES);
     CHECK_EQ(stats.pending_all, 0);
     CHECK_EQ(iocp->timed, 0);
     end();

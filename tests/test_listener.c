@@ -532,7 +532,9 @@ static void who_has_spoken_is_not_silent(void)
         pausing = 0;
         REQUIRE(begin());
         gather(20);
-        AWAIT(counted(IOCPNET_COUNT_ACCEPTS_BARE) >= 10, PEER_MS);
+        // Two are with the accepts, and the sweep has seen them.
+        AWAIT(counted(IOCPNET_COUNT_OPENED) >= 18, PEER_MS);
+        AWAIT(listener->slots[0].seen_ms && listener->slots[1].seen_ms, PEER_MS);
         s = INVALID_SOCKET;
         if (!round) {
             AWAIT(opened >= 18, PEER_MS);
