@@ -64,7 +64,7 @@ static void a_dll_that_is_freed_leaves_nothing(void)
 {
     enum { TIMES = 1000, WARM = 20 };
     footprint before, after;
-    int i;
+    int i, rounds = 0;
     T_LIMIT(300);
     // Seen: Wine 8.0: a ws2_32 that comes a second time knows no socket.
     CHECK(LoadLibraryA("ws2_32.dll") != NULL);
@@ -74,10 +74,13 @@ static void a_dll_that_is_freed_leaves_nothing(void)
     gone = CreateEventW(NULL, TRUE, FALSE, NULL);
     for (i = 0; i < WARM; i++)
         once(i % 10 == 0);
-    before = footprint_measure();
-    for (i = 0; i < TIMES && !t__.failures; i++)
-        once(i % 10 == 0);
-    after = footprint_measure();
+    // Again if it grew: the system's heap may take a region once (Seen: Wine 8.0, Wine 10.0).
+    do {
+        before = footprint_measure();
+        for (i = 0; i < TIMES && !t__.failures; i++)
+            once(i % 10 == 0);
+        after = footprint_measure();
+    } while (++rounds < 2 && after.reserved > before.reserved + TIMES * 4096);
     T_SAY("  handles %d to %d, committed %d to %d KiB, address space %d to %d KiB", before.handles,
           after.handles, (int)(before.committed / 1024), (int)(after.committed / 1024),
           (int)(before.reserved / 1024), (int)(after.reserved / 1024));
