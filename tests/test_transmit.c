@@ -1425,7 +1425,7 @@ static void no_step_follows_a_cancel(void)
     fault_instead(FAULT_TransmitFile, (fault_fn *)stalled_transmit_file);
     held_count = 0;
     REQUIRE(begin(IOCPNET_TRANSMIT_FILE, 1000, false));
-    file = make_file(5ull << 30, 3, false);
+    file = make_file(3ull << 30, 3, false);
     memset(&e, 0, sizeof e);
     e.file = file;
     unit_init(&u, 0);
