@@ -246,6 +246,7 @@ enum {
     IOCPNET_EINVALIDHANDLE = 6,      // ERROR_INVALID_HANDLE: of a file, a pipe, an event
     IOCPNET_ENOMEMORY = 8,           // ERROR_NOT_ENOUGH_MEMORY
     IOCPNET_EINVALIDDATA = 13,       // ERROR_INVALID_DATA: bytes that are no message
+    IOCPNET_ENOMOREFILES = 18,       // ERROR_NO_MORE_FILES
     IOCPNET_ENOTREADY = 21,          // ERROR_NOT_READY
     IOCPNET_ESHARINGVIOLATION = 32,  // ERROR_SHARING_VIOLATION
     IOCPNET_EHANDLEEOF = 38,         // ERROR_HANDLE_EOF: a file or a message ends too early
@@ -256,6 +257,7 @@ enum {
     IOCPNET_EMOREDATA = 234,            // ERROR_MORE_DATA: a pipe's message is longer than the room
     IOCPNET_WAIT_TIMEOUT = 258,         // WSA_WAIT_TIMEOUT: iocpnet_iocp_poll has found nothing
     IOCPNET_ENOMOREITEMS = 259,         // ERROR_NO_MORE_ITEMS: no TLS or FLS index is left
+    IOCPNET_EPARTIALCOPY = 299,         // ERROR_PARTIAL_COPY
     IOCPNET_EPIPECONNECTED = 535,  // ERROR_PIPE_CONNECTED: it was there before ConnectNamedPipe
     IOCPNET_ABORTED = 995,         // WSA_OPERATION_ABORTED
     IOCPNET_EIOPENDING = 997,      // ERROR_IO_PENDING: the call goes on
@@ -810,16 +812,21 @@ IOCPNET_API iocpnet_error iocpnet_op_begin(iocpnet_op *op, iocpnet_iocp *iocp, u
 // succeeded without a packet: read nothing of it before this.
 //
 //   code       0: the call has succeeded. Else its GetLastError or WSAGetLastError; any error if
-//              the call was not made
+//              the call was not made; ERROR_IO_PENDING for a warning that is not named below
 //   skip       the handle has FILE_SKIP_COMPLETION_PORT_ON_SUCCESS (iocpnet_socket.skip): a call
 //              that has succeeded at once sends no packet. The callback comes all the same
 //
-// Returns    0: op->done comes exactly once: for code 0, for ERROR_IO_PENDING (997), and for
-//            ERROR_MORE_DATA (234) and WSAEMSGSIZE, warnings with which the bytes that fit come.
-//            Else code, and op is yours: no callback comes. Some of these are no failures: 38
-//            ERROR_HANDLE_EOF at the end of a file, 535 ERROR_PIPE_CONNECTED.
+// Returns    0: op->done comes exactly once: for code 0, for ERROR_IO_PENDING (997), and for the
+//            codes of warnings, which post a packet: ERROR_MORE_DATA (234) and WSAEMSGSIZE, with
+//            which the bytes that fit come, ERROR_NO_MORE_FILES (18), ERROR_NO_MORE_ITEMS (259) and
+//            ERROR_PARTIAL_COPY (299). Else code, and op is yours: no callback comes. Some of
+//            these are no failures: 38 ERROR_HANDLE_EOF at the end of a file, 535
+//            ERROR_PIPE_CONNECTED.
+//
+// A driver may have further warnings (tapes and printers do), with codes that errors have too.
+//
 // Threads    the one that called iocpnet_op_begin.
-// Source     MS Learn, ReadFile, "Remarks"; SetFileCompletionNotificationModes.
+// Source     MS Learn, ReadFile, "Remarks"; SetFileCompletionNotificationModes; [MS-ERREF] 2.3.1.
 IOCPNET_API iocpnet_error iocpnet_op_issued(iocpnet_op *op, uint32_t code, bool skip);
 
 // Asks for an operation to be cancelled. It is a request: the callback still comes, once, with
@@ -1027,7 +1034,7 @@ IOCPNET_API iocpnet_error iocpnet_socket_close(iocpnet_socket *socket);
 //
 //   address    NULL: the wildcard of the socket's family and any port, for a connect (IPv4, IPv6);
 //              not exclusive
-//   backlog    0: as large as the system allows
+//   backlog    0: 4096 clients; before Windows 8 what SOMAXCONN stands for there, 200 at most
 //
 // Returns    0 or the code of setsockopt (WSAEINVAL: SO_REUSEADDR is set), bind or listen:
 //            WSAEADDRINUSE (10048), also when the system has to choose a port and none is left;
@@ -2148,6 +2155,7 @@ typedef struct iocpnet__error_row {
     X(8, ERROR_NOT_ENOUGH_MEMORY, "There is not enough memory")                                  \
     X(13, ERROR_INVALID_DATA, "The data is not valid")                                           \
     X(14, ERROR_OUTOFMEMORY, "There is not enough memory")                                       \
+    X(18, ERROR_NO_MORE_FILES, "There are no more files")                                        \
     X(21, ERROR_NOT_READY, "The device is not ready")                                            \
     X(32, ERROR_SHARING_VIOLATION, "The file is in use by another process")                      \
     X(38, ERROR_HANDLE_EOF, "The end of the file was reached")                                   \
@@ -2170,6 +2178,7 @@ typedef struct iocpnet__error_row {
     X(234, ERROR_MORE_DATA, "There is more data")                                                \
     X(258, WAIT_TIMEOUT, "The wait has timed out")                                               \
     X(259, ERROR_NO_MORE_ITEMS, "There are no more items")                                       \
+    X(299, ERROR_PARTIAL_COPY, "Only a part of the request was completed")                       \
     X(317, ERROR_MR_MID_NOT_FOUND, "The system has no Win32 code for this NTSTATUS")             \
     X(487, ERROR_INVALID_ADDRESS, "The range of memory addresses is not valid")                  \
     X(535, ERROR_PIPE_CONNECTED, "There is a process at the other end of the pipe")              \
@@ -2417,7 +2426,10 @@ IOCPNET__DEF const char *iocpnet_error_text(iocpnet_error error)
     X(TIMEOUT, 0x00000102u, ERROR_TIMEOUT)                                       \
     X(DATATYPE_MISALIGNMENT, 0x80000002u, ERROR_NOACCESS)                        \
     X(BUFFER_OVERFLOW, 0x80000005u, ERROR_MORE_DATA)                             \
+    X(NO_MORE_FILES, 0x80000006u, ERROR_NO_MORE_FILES)                           \
     X(HANDLES_CLOSED, 0x8000000Au, ERROR_HANDLES_CLOSED)                         \
+    X(PARTIAL_COPY, 0x8000000Du, ERROR_PARTIAL_COPY)                             \
+    X(NO_MORE_ENTRIES, 0x8000001Au, ERROR_NO_MORE_ITEMS)                         \
     X(NOT_IMPLEMENTED, 0xC0000002u, ERROR_INVALID_FUNCTION)                      \
     X(ACCESS_VIOLATION, 0xC0000005u, ERROR_NOACCESS)                             \
     X(PAGEFILE_QUOTA, 0xC0000007u, ERROR_PAGEFILE_QUOTA)                         \
@@ -5269,8 +5281,17 @@ static bool iocpnet__is_cut(int code)
     return code == WSAEMSGSIZE || code == ERROR_MORE_DATA;
 }
 
-// In skip mode: the packet that the system does not send.
-static void iocpnet__op_post_cut(iocpnet_op *op, int code)
+// What else a call fails with that posts a packet: the Win32 codes of STATUS_NO_MORE_FILES,
+// STATUS_NO_MORE_ENTRIES and STATUS_PARTIAL_COPY, which no error of an operation has.
+// Source: [MS-ERREF] 2.3.1.
+static bool iocpnet__is_warning(int code)
+{
+    return iocpnet__is_cut(code) || code == ERROR_NO_MORE_FILES || code == ERROR_NO_MORE_ITEMS ||
+           code == ERROR_PARTIAL_COPY;
+}
+
+// In skip mode: the packet that the system does not send after a warning.
+static void iocpnet__op_post_warning(iocpnet_op *op, int code)
 {
     op->flags |= IOCPNET__POSTED;
     op->overlapped.internal = (uintptr_t)code;
@@ -5476,16 +5497,16 @@ IOCPNET__DEF iocpnet_error iocpnet_op_begin(iocpnet_op *op, iocpnet_iocp *iocp, 
 
 IOCPNET__DEF iocpnet_error iocpnet_op_issued(iocpnet_op *op, uint32_t code, bool skip)
 {
-    bool cut = iocpnet__is_cut((int)code);
+    bool warning = iocpnet__is_warning((int)code);
 
-    if (code == ERROR_IO_PENDING || (cut && !skip)) return 0;
-    if (code && !cut) return iocpnet__op_undo(op, (iocpnet_error)code);
+    if (code == ERROR_IO_PENDING || (warning && !skip)) return 0;
+    if (code && !warning) return iocpnet__op_undo(op, (iocpnet_error)code);
     if (!skip) return 0;
-    if (!cut) {
+    if (!warning) {
         iocpnet__op_finished_at_once(op->iocp, op, op->overlapped.internal_high);
         return 0;
     }
-    iocpnet__op_post_cut(op, (int)code);
+    iocpnet__op_post_warning(op, (int)code);
     return 0;
 }
 
@@ -6055,10 +6076,18 @@ IOCPNET__DEF iocpnet_error iocpnet_socket_bind(const iocpnet_socket *socket,
 
 IOCPNET__DEF iocpnet_error iocpnet_socket_listen(const iocpnet_socket *socket, int backlog)
 {
-    // A negative backlog is SOMAXCONN_HINT: Windows 8 and later take up to 65535.
-    if (!IOCPNET_OS(listen)(socket->handle, backlog ? backlog : -4096)) return 0;
-    if (!backlog && !IOCPNET_OS(listen)(socket->handle, SOMAXCONN)) return 0;
-    return iocpnet__wsa_error();
+    // A negative backlog is SOMAXCONN_HINT, which Windows 8 and later know; before, it is out of
+    // range, and the smallest may be taken for it. The kit has no use for the function.
+    if (!backlog) {
+        HMODULE kernel32 = IOCPNET_OS(GetModuleHandleA)("kernel32.dll");
+
+        if (kernel32 && IOCPNET_OS(GetProcAddress)(kernel32, "GetSystemTimePreciseAsFileTime") &&
+            !IOCPNET_OS(listen)(socket->handle, -4096)) {
+            return 0;
+        }
+        backlog = SOMAXCONN;
+    }
+    return IOCPNET_OS(listen)(socket->handle, backlog) ? iocpnet__wsa_error() : 0;
 }
 
 IOCPNET__DEF iocpnet_error iocpnet_socket_address(const iocpnet_socket *socket,
@@ -6363,7 +6392,7 @@ static iocpnet_error iocpnet__datagram_issued(iocpnet_iocp *iocp, iocpnet_op *op
                                               int code, DWORD bytes)
 {
     if (!iocpnet__is_cut(code)) return iocpnet__op_issued(iocp, op, skip, code, bytes);
-    if (skip) iocpnet__op_post_cut(op, WSAEMSGSIZE);
+    if (skip) iocpnet__op_post_warning(op, WSAEMSGSIZE);
     return 0;
 }
 
@@ -10200,6 +10229,8 @@ static void iocpnet__conn_receive_done(iocpnet__conn *conn, iocpnet__worker *wor
     conn->more = false;
     if (conn->closed) return;
     if (error == WSA_OPERATION_ABORTED && (conn->cancelled || conn->alone)) return;
+    // Of a success that claims more bytes than there was room nobody knows which are there.
+    if (!error && !conn->zero && bytes > conn->buffer->size) error = WSAEMSGSIZE;
     if (error) {
         if (!iocpnet__conn_bears(conn, error)) iocpnet__conn_fail(conn, error);
         return;
@@ -10234,8 +10265,9 @@ static inline bool iocpnet__conn_receive_usual(iocpnet__conn *conn)
     const iocpnet__group *group = conn->group;
     size_t bytes = conn->recv.overlapped.internal_high;
 
-    if (!conn->usual || !bytes || conn->recv.overlapped.internal || iocpnet__load(&conn->held) ||
-        iocpnet__load(&conn->closing)) {
+    // No bytes are the peer's end, and more than there is room for are an error: one comparison.
+    if (!conn->usual || bytes - 1 >= conn->buffer->size || conn->recv.overlapped.internal ||
+        iocpnet__load(&conn->held) || iocpnet__load(&conn->closing)) {
         return false;
     }
     IOCPNET_ASSERT(iocpnet__conn_is_usual(conn) &&

@@ -1,5 +1,8 @@
 // test_conn.c - a listener and its connections, with plain blocking sockets at the other end.
 #include "fault.h"
+#ifdef SIM_WINDOWS_H
+#include "sim/sim.h"
+#endif
 #include "locks.h"
 
 // A worker that has taken packets may be slow to run them: each a little, by chance.
@@ -1798,6 +1801,58 @@ static void short_receives_are_no_matter(void)
     end();
 }
 
+#ifdef SIM_WINDOWS_H
+static volatile LONG shown_too_long;
+static void on_full(iocpnet_conn conn, void *user, const void *data, size_t size)
+{
+    const unsigned char *bytes = (const unsigned char *)data;
+    unsigned sum = 0;
+    size_t i;
+    (void)user;
+    if (size > 1024) InterlockedIncrement(&shown_too_long);
+    for (i = 0; i < size; i++)
+        sum += bytes[i];
+    iocpnet_conn_send(conn, &sum, 1);
+}
+
+// A success that claims more bytes than there was room for: nobody knows which are there, so it
+// ends the connection, and nothing beyond the buffer is shown. Accept data, one receive, several.
+static void a_claim_of_more_than_there_was_room_ends_the_connection(void)
+{
+    static char full[4096];
+    int way, round;
+    for (way = 0; way < 4; way++) {
+        sim_world world;
+        memset(&world, 0, sizeof world);
+        world.claims_too_much = 3;
+        T_NOTE("way %d", way);
+        prepare();
+        shown_too_long = 0;
+        engine.no_skip = way == 1;
+        server.conn.buffer_bytes = 1024;
+        server.conn.recvs = way == 2 ? 4 : 1;
+        server.accept_data_ms = way == 3 ? 3000 : 0;
+        server.conn.on.data = on_full;
+        REQUIRE(begin());
+        sim_change(&world);
+        for (round = 0; round < 20; round++) {
+            SOCKET s = peer_connect(port);
+            CHECK(s != INVALID_SOCKET);
+            while (send(s, full, sizeof full, 0) > 0 && guests[round].closed == 0)
+                Sleep(1);
+            AWAIT(guests[round].closed, PEER_MS);
+            CHECK_EQ(guests[round].reason, IOCPNET_CLOSED_RESET);
+            if (guests[round].error != WSAECONNRESET) CHECK_ERR(guests[round].error, WSAEMSGSIZE);
+            closesocket(s);
+        }
+        CHECK_EQ(shown_too_long, 0);
+        memset(&world, 0, sizeof world);
+        sim_change(&world);
+        end();
+    }
+}
+#endif
+
 // pitfall 2: every packet is dequeued before the call that caused it has returned.
 static void calls_that_return_late_do_no_harm(void)
 {
@@ -2252,6 +2307,9 @@ int main(int argc, char **argv)
     T_RUN(the_longest_idle_is_shed_when_memory_stays_short);
     T_RUN(short_sends_are_completed);
     T_RUN(short_receives_are_no_matter);
+#ifdef SIM_WINDOWS_H
+    T_RUN(a_claim_of_more_than_there_was_room_ends_the_connection);
+#endif
     T_RUN(calls_that_return_late_do_no_harm);
     T_RUN(few_buffers_are_a_limit_not_a_crash);
     T_RUN(gauges_tell_what_there_is);

@@ -826,6 +826,48 @@ static void a_call_of_the_programs_that_fails_gives_its_code_and_no_callback(voi
     close_iocp(iocp);
 }
 
+// Warnings: the call says failure, and its packet comes all the same; where the handle skips it,
+// the kit's does. Here the test is the system.
+static void a_warning_calls_back_like_a_success(void)
+{
+    static const struct {
+        uint32_t code, status;
+    } warnings[] = {
+        { ERROR_NO_MORE_FILES, 0x80000006u },
+        { ERROR_MORE_DATA, 0x80000005u },
+        { ERROR_NO_MORE_ITEMS, 0x8000001Au },
+        { ERROR_PARTIAL_COPY, 0x8000000Du },
+    };
+    iocpnet_iocp *iocp = open_iocp(false, false);
+    size_t i;
+    int skip;
+    for (i = 0; i < sizeof warnings / sizeof *warnings; i++) {
+        for (skip = 0; skip < 2; skip++) {
+            HANDLE event = CreateEventW(NULL, TRUE, FALSE, NULL);
+            probe p;
+            T_NOTE("code %u, skip %d", (unsigned)warnings[i].code, skip);
+            probe_init(&p);
+            CHECK_ERR(iocpnet_op_begin(&p.op, iocp, (uintptr_t)event), 0);
+            p.op.overlapped.internal = warnings[i].status;
+            p.op.overlapped.internal_high = 5;
+            CHECK_ERR(iocpnet_op_issued(&p.op, warnings[i].code, skip != 0), 0);
+            CHECK(iocpnet_op_pending(&p.op));
+            CHECK_EQ(others(iocp), 1);
+            if (!skip) {
+                CHECK_ERR(iocpnet_iocp_dispatch(iocp, IOCPNET__OWN_KEY, &p.op.overlapped, 5), 0);
+            }
+            PROBE_AWAIT(iocp, &p);
+            peer_drain(iocp, 5);
+            CHECK_EQ(p.calls, 1);
+            CHECK_ERR(p.error, (iocpnet_error)warnings[i].code);
+            CHECK_EQ(p.bytes, 5);
+            CHECK_EQ(others(iocp), 0);
+            CloseHandle(event);
+        }
+    }
+    close_iocp(iocp);
+}
+
 // Files and pipes have no Winsock codes, so the system's come; of a socket's one can be made.
 static void a_call_of_the_programs_brings_the_systems_codes(void)
 {
@@ -1354,6 +1396,7 @@ int main(int argc, char **argv)
     T_RUN(a_local_close_is_told_as_cancelled);
     T_RUN(the_programs_own_calls_are_ops_like_ours);
     T_RUN(a_call_of_the_programs_that_fails_gives_its_code_and_no_callback);
+    T_RUN(a_warning_calls_back_like_a_success);
     T_RUN(a_call_of_the_programs_brings_the_systems_codes);
     T_RUN(a_file_is_read_and_written_through_the_iocp);
     T_RUN(an_own_call_that_was_not_begun_does_no_harm);

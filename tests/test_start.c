@@ -2,6 +2,14 @@
 // send, datagrams.
 #include "fault.h"
 
+static int told_backlog[4], told_backlogs;
+static int spy_listen(SOCKET s, int backlog)
+{
+    if (told_backlogs < 4) told_backlog[told_backlogs++] = backlog;
+    return fault_listen(s, backlog);
+}
+#define fault_listen spy_listen
+
 #define IOCPNET_IMPLEMENTATION
 #include "../iocpnet.h"
 #include "peer.h"
@@ -837,6 +845,31 @@ static BOOL PASCAL disconnect_by_the_next_accept(SOCKET s, OVERLAPPED *o, DWORD 
 static bool is_wine(void)
 {
     return GetProcAddress(GetModuleHandleA("ntdll.dll"), "wine_get_version") != NULL;
+}
+
+// A backlog that is a hint is for Windows 8 and later; where it is refused, the usual one is tried.
+static void a_backlog_by_default_is_as_large_as_the_system_knows_how(void)
+{
+    iocpnet_iocp *iocp = open_iocp(1, false);
+    int mode;
+    for (mode = 0; mode < 4; mode++) {
+        iocpnet_socket s;
+        iocpnet_address at;
+        T_NOTE("mode %d", mode);
+        CHECK_ERR(iocpnet_socket_open(&s, iocp, AF_INET, false), 0);
+        CHECK_ERR(iocpnet_address_parse(&at, "127.0.0.1", 0), 0);
+        CHECK_ERR(iocpnet_socket_bind(&s, &at), 0);
+        told_backlogs = 0;
+        if (mode == 1) fault_no_procedure("GetSystemTimePreciseAsFileTime");
+        if (mode == 2) fault_fail(FAULT_listen, 1, 1, WSAEINVAL);
+        CHECK_ERR(iocpnet_socket_listen(&s, mode == 3 ? 7 : 0), 0);
+        fault_no_procedure(NULL);
+        CHECK_EQ(told_backlogs, mode == 2 ? 2 : 1);
+        CHECK_EQ(told_backlog[0], mode == 3 ? 7 : mode == 1 ? SOMAXCONN : -4096);
+        if (mode == 2) CHECK_EQ(told_backlog[1], SOMAXCONN);
+        CHECK_ERR(iocpnet_socket_close(&s), 0);
+    }
+    close_iocp(iocp);
 }
 
 // pitfalls 12 and 46: a hundred connections over one socket, attached once.
@@ -2212,6 +2245,7 @@ int main(int argc, char **argv)
     T_RUN(a_connect_without_an_address_is_refused);
     T_RUN(a_taken_address_is_told_by_its_code);
     T_RUN(a_disconnect_sends_fin);
+    T_RUN(a_backlog_by_default_is_as_large_as_the_system_knows_how);
     T_RUN(one_socket_serves_a_hundred_connections);
     T_RUN(a_reuse_that_is_none_is_an_error);
     T_RUN(a_reset_under_a_receive_is_delivered_as_an_error);

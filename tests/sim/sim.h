@@ -39,8 +39,10 @@ typedef struct sim_world {
     bool no_cancel;           // CancelIoEx says that it was asked, and nothing comes of it
     bool skips_already;       // sockets are made in skip mode
 
-    // Datagrams. One that is cut is a success that claims all of it, one time in so many; 0: never.
+    // A receive claims more bytes than there was room for, one time in so many; 0: never. A
+    // datagram that is cut claims all of it, a stream's receive that is full one byte more.
     uint32_t claims_too_much;
+    // Datagrams.
     // The status of the ICMP error that one to nobody brings back; 0: port unreachable, which is
     // the only one that SIO_UDP_CONNRESET turns off.
     uint32_t icmp_status;

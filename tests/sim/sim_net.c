@@ -1042,6 +1042,14 @@ static void take_all(tcp_end *e, request *r)
     end_later(e);
 }
 
+// So many bytes a stream's receive is said to have brought.
+// Source: a success that claims more than there was room for was seen by the authors of msquic.
+static size_t claim(size_t n, uint64_t room)
+{
+    bool lies = n && n == room && sim.world.claims_too_much;
+    return lies && sim_any(sim.world.claims_too_much) == 0 ? n + 1 : n;
+}
+
 // First data of an AcceptEx: into its buffer.
 static void serve_first(tcp_end *e)
 {
@@ -1051,7 +1059,7 @@ static void serve_first(tcp_end *e)
     e->first_data = NULL;
     if (n) memcpy(r->accept_data, e->in.at + e->in.from, n);
     bytes_drop(&e->in, n);
-    complete(r, 0, n, false);
+    complete(r, 0, claim(n, r->data_size), false);
 }
 
 // What has come goes to the receives that wait, in their order.
@@ -1066,7 +1074,7 @@ static void serve(tcp_end *e)
         queue_take(&s->recvs, r);
         if (n) pieces_move(r, e->in.at + e->in.from, n, true);
         bytes_drop(&e->in, n);
-        complete(r, 0, n, false);
+        complete(r, 0, claim(n, r->size), false);
     }
     if (e->no_reader) bytes_clear(&e->in);
     end_later(e->peer);
@@ -2173,6 +2181,7 @@ int WSARecv(SOCKET h, WSABUF *bufs, DWORD count, DWORD *got, DWORD *flags, OVERL
         if (here) pieces_move(r, e->in.at + e->in.from, here, true);
         bytes_drop(&e->in, here);
         end_later(e->peer);
+        here = claim(here, r->size);
         complete(r, 0, here, true);
         return started_so(true, got, here);
     }
@@ -2841,8 +2850,7 @@ static bool message_tell(const sock *s, WSAMSG *msg, const struct sockaddr_stora
 
 // What the first datagram makes of a receive: its status, and how many bytes it is said to have
 // brought. What was only peeked at stays.
-// Source: WSARecvFrom, MSG_PEEK. A success that claims more than there was room for: seen by the
-// authors of msquic.
+// Source: WSARecvFrom, MSG_PEEK.
 static uint32_t datagram_give(sock *s, request *r, size_t *n)
 {
     datagram *d = s->datagrams;

@@ -1889,7 +1889,13 @@ static LONG query_information_file(HANDLE h, void *status, void *to, ULONG size,
     return 0;
 }
 
-// There is no wine_get_version: this is Windows.
+// Only its presence is asked for.
+static void precise_time(uint64_t *time)
+{
+    *time = 0;
+}
+
+// There is no wine_get_version: this is Windows, 8 or later.
 FARPROC GetProcAddress(HMODULE module, const char *name)
 {
     (void)module;
@@ -1897,6 +1903,9 @@ FARPROC GetProcAddress(HMODULE module, const char *name)
         if (strcmp(name, "RtlNtStatusToDosError") == 0) return (FARPROC)(void *)rtl_status_to_dos;
         if (strcmp(name, "NtQueryInformationFile") == 0) {
             return (FARPROC)(void *)query_information_file;
+        }
+        if (strcmp(name, "GetSystemTimePreciseAsFileTime") == 0) {
+            return (FARPROC)(void *)precise_time;
         }
         if (strcmp(name, "GetProcessHandleCount") == 0) {
             return (FARPROC)(void *)process_handle_count;

@@ -417,6 +417,7 @@ typedef struct sim_fd_set {
 #define ERROR_NOT_ENOUGH_MEMORY          8
 #define ERROR_INVALID_DATA               13
 #define ERROR_OUTOFMEMORY                14
+#define ERROR_NO_MORE_FILES              18
 #define ERROR_NOT_READY                  21
 #define ERROR_READ_FAULT                 30
 #define ERROR_SHARING_VIOLATION          32
@@ -440,6 +441,7 @@ typedef struct sim_fd_set {
 #define ERROR_PIPE_NOT_CONNECTED         233
 #define ERROR_MORE_DATA                  234
 #define ERROR_NO_MORE_ITEMS              259
+#define ERROR_PARTIAL_COPY               299
 #define ERROR_MR_MID_NOT_FOUND           317
 #define ERROR_INVALID_ADDRESS            487
 #define ERROR_PIPE_CONNECTED             535
