@@ -2293,30 +2293,22 @@ static char *iocpnet__put_text(char *to, char *end, const char *text)
     return to;
 }
 
-static char *iocpnet__put_number(char *to, char *end, uint64_t number)
+static char *iocpnet__put_digits(char *to, char *end, uint64_t number, unsigned base)
 {
     char digits[24];
     char *p = digits + sizeof digits - 1;
 
     *p = 0;
     do {
-        *--p = (char)('0' + (int)(number % 10));
-        number /= 10;
+        *--p = "0123456789abcdef"[number % base];
+        number /= base;
     } while (number);
     return iocpnet__put_text(to, end, p);
 }
 
-static char *iocpnet__put_hex(char *to, char *end, uint64_t number)
+static char *iocpnet__put_number(char *to, char *end, uint64_t number)
 {
-    char digits[24];
-    char *p = digits + sizeof digits - 1;
-
-    *p = 0;
-    do {
-        *--p = "0123456789abcdef"[number % 16];
-        number /= 16;
-    } while (number);
-    return iocpnet__put_text(iocpnet__put_text(to, end, "0x"), end, p);
+    return iocpnet__put_digits(to, end, number, 10);
 }
 
 // The first line of the system's text, cut behind a word where it is too long. FormatMessageA fails
@@ -5416,8 +5408,8 @@ static void iocpnet__put_line(iocpnet__lines *lines, int kind, uintptr_t handle,
     lines->listed[kind]++;
     if (!lines->line) return;
     to = iocpnet__put_text(text, end, iocpnet_stats_kind(kind));
-    to = iocpnet__put_text(to, end, " on ");
-    to = iocpnet__put_hex(to, end, handle);
+    to = iocpnet__put_text(to, end, " on 0x");
+    to = iocpnet__put_digits(to, end, handle, 16);
     to = iocpnet__put_text(to, end, " for ");
     to = iocpnet__put_number(to, end, ms);
     (void)iocpnet__put_text(to, end, " ms");
