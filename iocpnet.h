@@ -29,6 +29,105 @@
 //
 // With IOCPNET_NO_SERVER the file ends after 9.
 //
+// FUNCTIONS
+//
+//   D2   iocpnet_error_name               the name of a code: "WSAECONNRESET"
+//   D2   iocpnet_error_text               number, name and text of a code
+//   D2   iocpnet_error_from_win32         a Win32 code as Winsock has it
+//   D2   iocpnet_error_from_status        an NTSTATUS as Winsock has it
+//   D3   iocpnet_os_init                  starts Winsock, counted
+//   D3   iocpnet_os_fini                  ends it, counted
+//   D3   iocpnet_os_unload                frees what lasts for a process, before a DLL is unloaded
+//   D4   iocpnet_stats_name               the name of a counter
+//   D4   iocpnet_stats_kind               the name of a kind of operation
+//   D5   iocpnet_pool_create              makes a pool of buffers or objects
+//   D5   iocpnet_pool_destroy             frees it, when nothing of it is out
+//   D5   iocpnet_pool_take                takes a buffer
+//   D5   iocpnet_buffer_share             adds a reference to a buffer
+//   D5   iocpnet_buffer_give              drops one; the last gives the buffer back
+//   D5   iocpnet_pool_take_object         takes an object
+//   D5   iocpnet_pool_give_object         gives it back
+//   D5   iocpnet_pool_stats_read          what a pool has made, lent and committed
+//   D6   iocpnet_iocp_open                makes a completion port
+//   D6   iocpnet_iocp_attach              attaches a handle: its packets come to this port
+//   D6   iocpnet_iocp_key                 a key for packets that a program posts itself
+//   D6   iocpnet_iocp_handle              the port's HANDLE
+//   D6   iocpnet_iocp_dispatch            runs a packet that a program dequeued itself
+//   D6   iocpnet_iocp_post                has an op called back by a poll
+//   D6   iocpnet_iocp_poll                takes a batch of packets and runs it
+//   D6   iocpnet_iocp_start               starts the workers
+//   D6   iocpnet_iocp_run                 starts them and waits for the stop; Ctrl-C
+//   D6   iocpnet_iocp_stop                stops: drains, then aborts
+//   D6   iocpnet_iocp_close               stops, and frees everything
+//   D6   iocpnet_iocp_cancel              cancels a program's own operations, all of them
+//   D6   iocpnet_iocp_pending             says what is pending: kind, handle, age
+//   D6   iocpnet_iocp_stats               a snapshot of the counters
+//   D7   iocpnet_op_begin                 puts an op in flight for a call of a program's own
+//   D7   iocpnet_op_issued                says how that call went
+//   D7   iocpnet_op_cancel                asks for one operation to be cancelled
+//   D7   iocpnet_op_pending               whether an op is in flight
+//   D7   iocpnet_ledger                   what is not given back, with IOCPNET_DEBUG
+//   D8   iocpnet_ext_load                 AcceptEx and its like, for a socket's provider
+//   D9   iocpnet_address_parse            an address from a number in text
+//   D9   iocpnet_address_unix             an AF_UNIX address from a path
+//   D9   iocpnet_address_text             an address as text
+//   D9   iocpnet_address_port             its port number
+//   D9   iocpnet_socket_open              makes a socket, attached
+//   D9   iocpnet_socket_adopt             attaches a program's socket
+//   D9   iocpnet_socket_report_icmp       receives tell ICMP errors, or survive them
+//   D9   iocpnet_socket_cancel            cancels all that a program has in flight on a socket
+//   D9   iocpnet_socket_close             closes it
+//   D9   iocpnet_socket_bind              binds it, exclusively
+//   D9   iocpnet_socket_listen            listens
+//   D9   iocpnet_socket_address           the address that it is bound to
+//   D9   iocpnet_start_accept             starts an AcceptEx
+//   D9   iocpnet_start_connect            starts a ConnectEx
+//   D9   iocpnet_start_disconnect         starts a DisconnectEx
+//   D9   iocpnet_start_recv               starts a receive
+//   D9   iocpnet_start_send               starts a send
+//   D9   iocpnet_start_recvfrom           starts a datagram's receive
+//   D9   iocpnet_start_sendto             starts a datagram's send
+//   D9   iocpnet_socket_packet_info       asks for the address that datagrams are sent to
+//   D9   iocpnet_start_recvmsg            starts a receive that tells it
+//   D9   iocpnet_start_sendmsg            starts a send from an address that is named
+//   D9   iocpnet_start_transmit_packets   sends memory and ranges of files as one unit
+//   D9   iocpnet_start_transmit_file      sends a file with head and tail
+//   D9   iocpnet_transmit_cancel          cancels either
+//   D10  iocpnet_timer_start              starts a timer
+//   D10  iocpnet_timer_cancel             cancels it
+//   D11  iocpnet_frame_check              whether a frame's description makes sense
+//   D11  iocpnet_frame_header             what goes before or behind a payload
+//   D11  iocpnet_framer_init              begins a stream of messages
+//   D11  iocpnet_framer_next              the next message of the bytes that are there
+//   D11  iocpnet_framer_room              lends room for a message that came in pieces
+//   D11  iocpnet_framer_kept              bytes that it keeps
+//   D11  iocpnet_framer_need              bytes that the message needs, as far as it is known
+//   D12  iocpnet_listener_open            listens, and accepts connections
+//   D12  iocpnet_listener_pause           stops accepting for a while
+//   D12  iocpnet_listener_resume          goes on
+//   D12  iocpnet_listener_close           stops listening for good
+//   D12  iocpnet_listener_address         the address that it listens on
+//   D13  iocpnet_connector_open           settings and pools for connections that a program opens
+//   D13  iocpnet_connector_close          ends it with its last connection
+//   D13  iocpnet_conn_open                opens a connection
+//   D13  iocpnet_conn_adopt               makes a connection of a connected socket
+//   D13  iocpnet_conn_send                queues a copy of bytes
+//   D13  iocpnet_conn_send_buffer         queues a buffer without a copy
+//   D13  iocpnet_conn_take                takes the buffer that on.data shows
+//   D13  iocpnet_conn_pause               no on.data for a while
+//   D13  iocpnet_conn_resume              goes on
+//   D13  iocpnet_conn_shutdown            finishes our side
+//   D13  iocpnet_conn_close               closes when everything has left
+//   D13  iocpnet_conn_abort               closes now
+//   D13  iocpnet_conn_detach              gives the socket back when everything has left
+//   D13  iocpnet_filter_ready             the handshake is over
+//   D13  iocpnet_filter_show              shows the program bytes
+//   D13  iocpnet_filter_send              sends bytes to the peer
+//   D13  iocpnet_conn_handle              the SOCKET
+//   D13  iocpnet_conn_user                the connection's user pointer
+//   D13  iocpnet_conn_set_user            sets it
+//   D13  iocpnet_conn_address             the peer's address, or ours
+//
 // ---- M1 what it is ------------------------------------------------------------------------------
 //
 // Two things in one file. The core (1 to 9) is what you drop into a program that has its own
@@ -2082,6 +2181,13 @@ static int32_t iocpnet__or(volatile int32_t *p, int32_t bits)
     iocpnet__full();
     return was;
 }
+
+static int32_t iocpnet__and(volatile int32_t *p, int32_t bits)
+{
+    int32_t was = (int32_t)InterlockedAnd((volatile LONG *)p, bits);
+    iocpnet__full();
+    return was;
+}
 #endif
 
 static bool iocpnet__cas(volatile int32_t *p, int32_t from, int32_t to)
@@ -2575,8 +2681,8 @@ IOCPNET__DEF iocpnet_error iocpnet_error_from_status(uint32_t status)
 // All calls into Windows are written IOCPNET_OS(WSARecv)(...). To see them all, search for
 // IOCPNET_OS( in this file. Interlocked functions are instructions, not calls.
 //
-// The locks of this file, all of them (none is held while user code runs, none is taken for a
-// received or sent byte):
+// The locks of this file, all of them (none is held while user code runs; but for a connection's
+// own, none is taken for a received or sent byte):
 //   pool.lock         a slab is cut, or a thread's cache and the depot are both empty or full, or
 //                     a thread gets a cache or has none
 //   iocp.lock         a key is added
@@ -2588,6 +2694,8 @@ IOCPNET__DEF iocpnet_error iocpnet_error_from_status(uint32_t status)
 //   iocp.timer_lock   a timer is started, cancelled, taken to be run, or has been run
 //   listener.lock     an accept is started or has finished, a listener is closed, a socket is put
 //                     by for reuse or comes from the accept thread
+//   conn.offer_lock   another thread than the connection's queues something, the connection takes
+//                     it over
 //   iocpnet__lock     first and last iocp, first and last pool with caches, Winsock's start and
 //                     end, extension functions, a name is taken or freed
 //   iocpnet__cached.lock  a pool with caches comes or goes, a thread with caches ends
@@ -3561,6 +3669,7 @@ enum {
 };
 enum {
     IOCPNET__BATCH = 256,
+    IOCPNET__GATHER = 64,  // buffers in one send of a connection
     IOCPNET__KEYS = 63,
     IOCPNET__OWN_KEY = 1,            // of our own sockets, and of what we post ourselves
     IOCPNET__LONGEST_WAIT_MS = 900,  // of a worker that holds no lots
@@ -3797,6 +3906,64 @@ static void iocpnet__undraw_lots(iocpnet__worker *worker)
     }
     worker->longest_ms = IOCPNET__LONGEST_WAIT_MS;
 }
+
+#ifndef IOCPNET_NO_SERVER
+// The worker's lots change, and something may be left in them: it must not wait for long.
+static void iocpnet__worker_keep(iocpnet__worker *worker, int which, int64_t bytes)
+{
+    worker->lots[which] = bytes;
+    worker->longest_ms = IOCPNET__LOTS_MS;
+}
+
+// Takes bytes from what all share, leaving floor in it, and a lot for the worker if there is one.
+static __declspec(noinline) bool iocpnet__draw_shared(iocpnet__worker *worker, int which,
+                                                      int64_t bytes, int64_t floor)
+{
+    iocpnet__account *account = &iocpnet__accounts[which];
+    int64_t lot = worker ? account->lot : 0;
+    int64_t left;
+
+    do {
+        left = iocpnet__load64(&account->left);
+        if (left - bytes < floor) return false;
+        if (left - bytes - lot < floor) lot = 0;
+    } while (!iocpnet__cas64(&account->left, left, left - bytes - lot));
+    if (worker) iocpnet__worker_keep(worker, which, worker->lots[which] + lot);
+    return true;
+}
+
+// Takes bytes from an account, leaving floor in it. False: there are not as many. worker is this
+// thread's, or NULL.
+static inline bool iocpnet__draw(iocpnet__worker *worker, int which, int64_t bytes, int64_t floor)
+{
+    if (!worker || worker->lots[which] < bytes) {
+        return iocpnet__draw_shared(worker, which, bytes, floor);
+    }
+    worker->lots[which] -= bytes;
+    return true;
+}
+
+static __declspec(noinline) void iocpnet__undraw_shared(iocpnet__worker *worker, int which,
+                                                        int64_t bytes)
+{
+    iocpnet__account *account = &iocpnet__accounts[which];
+
+    if (worker) {
+        bytes = worker->lots[which] - account->lot;
+        iocpnet__worker_keep(worker, which, account->lot);
+    }
+    iocpnet__count_shared(&account->left, bytes);
+}
+
+static inline void iocpnet__undraw(iocpnet__worker *worker, int which, int64_t bytes)
+{
+    if (worker) {
+        worker->lots[which] += bytes;
+        if (worker->lots[which] <= iocpnet__accounts[which].most) return;
+    }
+    iocpnet__undraw_shared(worker, which, bytes);
+}
+#endif
 
 // A wait has ended without a packet. A worker that took none for a while gives its lots back.
 static __declspec(noinline) void iocpnet__worker_idle(iocpnet__worker *worker, uint32_t waited_ms)
@@ -8154,63 +8321,7 @@ IOCPNET__DEF size_t iocpnet_framer_need(const iocpnet_framer *framer)
 
 // ---- I12 listener: accepting --------------------------------------------------------------------
 
-typedef struct iocpnet__conn iocpnet__conn;
-
-// The worker's lots change, and something may be left in them: it must not wait for long.
-static void iocpnet__worker_keep(iocpnet__worker *worker, int which, int64_t bytes)
-{
-    worker->lots[which] = bytes;
-    worker->longest_ms = IOCPNET__LOTS_MS;
-}
-
-// Takes bytes from what all share, leaving floor in it, and a lot for the worker if there is one.
-static __declspec(noinline) bool iocpnet__draw_shared(iocpnet__worker *worker, int which,
-                                                      int64_t bytes, int64_t floor)
-{
-    iocpnet__account *account = &iocpnet__accounts[which];
-    int64_t lot = worker ? account->lot : 0;
-    int64_t left;
-
-    do {
-        left = iocpnet__load64(&account->left);
-        if (left - bytes < floor) return false;
-        if (left - bytes - lot < floor) lot = 0;
-    } while (!iocpnet__cas64(&account->left, left, left - bytes - lot));
-    if (worker) iocpnet__worker_keep(worker, which, worker->lots[which] + lot);
-    return true;
-}
-
-// Takes bytes from an account, leaving floor in it. False: there are not as many. worker is this
-// thread's, or NULL.
-static inline bool iocpnet__draw(iocpnet__worker *worker, int which, int64_t bytes, int64_t floor)
-{
-    if (!worker || worker->lots[which] < bytes) {
-        return iocpnet__draw_shared(worker, which, bytes, floor);
-    }
-    worker->lots[which] -= bytes;
-    return true;
-}
-
-static __declspec(noinline) void iocpnet__undraw_shared(iocpnet__worker *worker, int which,
-                                                        int64_t bytes)
-{
-    iocpnet__account *account = &iocpnet__accounts[which];
-
-    if (worker) {
-        bytes = worker->lots[which] - account->lot;
-        iocpnet__worker_keep(worker, which, account->lot);
-    }
-    iocpnet__count_shared(&account->left, bytes);
-}
-
-static inline void iocpnet__undraw(iocpnet__worker *worker, int which, int64_t bytes)
-{
-    if (worker) {
-        worker->lots[which] += bytes;
-        if (worker->lots[which] <= iocpnet__accounts[which].most) return;
-    }
-    iocpnet__undraw_shared(worker, which, bytes);
-}
+typedef struct iocpnet__connection iocpnet__connection;
 
 // One accept that is waiting or could be.
 typedef struct iocpnet__waiting {
@@ -8262,7 +8373,7 @@ typedef struct iocpnet__group {
     iocpnet_pool *inputs;    // a receive buffer for each connection, whatever is queued to send
     iocpnet_pool *buffers;   // of what is queued to send
     bool clocked;            // its connections have deadlines while they are open
-    bool plain;              // what comes is shown as it is: no filter, no messages, one receive
+    bool plain;              // no filter, no messages, one receive with a buffer, one send
     volatile int32_t open;   // connections, and with spread accepts that wait for one
     volatile int32_t waits;  // of these, such accepts
     volatile int32_t most;   // connections at once
@@ -8327,41 +8438,22 @@ enum {
 static void iocpnet__listener_fill(iocpnet_listener *listener);
 static void iocpnet__bell_ring(iocpnet_listener *listener);
 static void iocpnet__listener_plain(const iocpnet_listener *listener, uintptr_t handle);
-static void iocpnet__conn_accepted(iocpnet__waiting *slot,
-                                   size_t bytes);  // accepting makes connections
 
-static void iocpnet__group_hold(iocpnet__group *group)
-{
-    iocpnet__add(&group->references, 1);
-}
-
-// Drops a reference. Not the last: the group may be gone then. The last one has the next poll to
-// end free it: never the one who drops it, for that may be in a call that must not wait.
-static void iocpnet__group_release(iocpnet__group *group)
-{
-    iocpnet_iocp *iocp = group->iocp;
-    int32_t left = iocpnet__add(&group->references, -1);
-
-    IOCPNET_ASSERT(left >= 0);
-    if (left) return;
-    iocpnet__add(&iocp->timed, 1);
-    iocpnet__add(&iocp->dying, 1);
-    // Polls that wait do not know that a tick is wanted.
-    if (!iocpnet__worker_here(iocp)) {
-        IOCPNET_OS(PostQueuedCompletionStatus)(iocp->handle, 0, 0, NULL);
-    }
-}
-
-// The program has closed it: once.
-static void iocpnet__group_disown(iocpnet__group *group)
-{
-    if (iocpnet__exchange(&group->owned, 0)) iocpnet__group_release(group);
-}
-
-static uint32_t iocpnet__or_default(uint32_t value, uint32_t normal)
-{
-    return value ? value : normal;
-}
+// What section I13 has for listeners.
+static void iocpnet__conn_accepted(iocpnet__waiting *slot, size_t bytes);
+static void iocpnet__group_hold(iocpnet__group *group);
+static void iocpnet__group_release(iocpnet__group *group);
+static void iocpnet__group_disown(iocpnet__group *group);
+static uint32_t iocpnet__or_default(uint32_t value, uint32_t normal);
+static void iocpnet__group_list(const iocpnet__group *group, iocpnet_pool *pools[6]);
+static bool iocpnet__group_empty(const iocpnet__group *group);
+static void iocpnet__group_fini(iocpnet__group *group);
+static iocpnet_error iocpnet__group_init(iocpnet__group *group, iocpnet_iocp *iocp,
+                                         const iocpnet_conn_desc *settings);
+static iocpnet_error iocpnet__group_pools(iocpnet__group *group, uint32_t more);
+static void iocpnet__group_join(iocpnet__group *group);
+static void iocpnet__sweep_within(iocpnet_iocp *iocp, uint32_t ms);
+static void iocpnet__server_reap(iocpnet_iocp *iocp);
 
 // The client was in the backlog and has gone, or the network has cut it off: that says nothing of
 // the listener. Source: MS Learn, AcceptEx, "Return value" (WSAECONNRESET); an update of the accept
@@ -9031,46 +9123,6 @@ static void iocpnet__listener_close(iocpnet_listener *listener)
     iocpnet__bell_ring(listener);  // for the last time: its op ends
 }
 
-static void iocpnet__group_list(const iocpnet__group *group, iocpnet_pool *pools[6])
-{
-    pools[0] = group->conns;
-    pools[1] = group->extras;
-    pools[2] = group->views;
-    pools[3] = group->inputs;
-    pools[4] = group->buffers;
-    pools[5] = group->rooms;
-}
-
-// No buffer is out, of those that the program took or that other connections have queued.
-static bool iocpnet__group_empty(const iocpnet__group *group)
-{
-    iocpnet_pool *pools[6];
-    iocpnet_pool_stats stats;
-    size_t i;
-
-    iocpnet__group_list(group, pools);
-    for (i = 0; i < 6; i++) {
-        if (!pools[i]) continue;
-        iocpnet_pool_stats_read(pools[i], &stats);
-        if (stats.out) return false;
-    }
-    return true;
-}
-
-static void iocpnet__group_fini(iocpnet__group *group)
-{
-    iocpnet_pool *pools[6];
-    iocpnet_error error;
-    size_t i;
-
-    iocpnet__group_list(group, pools);
-    for (i = 0; i < 6; i++) {
-        error = iocpnet_pool_destroy(pools[i]);
-        IOCPNET_ASSERT(!error && "a connection or a buffer is left");
-        (void)error;
-    }
-}
-
 // It holds the connectors that it spreads to, whose iocps must not be closed before its own.
 static void iocpnet__listener_take_spread(iocpnet_listener *listener)
 {
@@ -9141,2591 +9193,16 @@ IOCPNET__DEF iocpnet_address iocpnet_listener_address(const iocpnet_listener *li
     return listener->address;
 }
 
-// ---- I13 conn: one TCP connection ---------------------------------------------------------------
-//
-// A connection's inbox is one word of bits. Whoever sets a bit and finds BUSY clear owns the
-// connection until he has cleared BUSY again; all others have only left their bit. So its callbacks
-// never overlap, and nobody waits. Only a poll runs it: other threads, and callbacks of other
-// connections, post its own packet (notify).
-
-enum {
-    IOCPNET__BUSY = 0x001,         // somebody runs it, or its packet is posted
-    IOCPNET__OPEN = 0x002,         // new
-    IOCPNET__RECEIVED = 0x004,     // recv has finished
-    IOCPNET__SENT = 0x008,         // send has finished
-    IOCPNET__SENT_2 = 0x010,       // the second send has finished
-    IOCPNET__OFFERED = 0x020,      // another thread has queued buffers
-    IOCPNET__CLOSE = 0x040,        // close gracefully
-    IOCPNET__ABORT = 0x080,        // close now
-    IOCPNET__STOP = 0x100,         // as CLOSE, for the iocp stops
-    IOCPNET__STOP_NOW = 0x200,     // as ABORT, for the stop's deadline has passed
-    IOCPNET__LATE = 0x400,         // a deadline has passed
-    IOCPNET__OVER = 0x800,         // a send was over the limit
-    IOCPNET__RETRY = 0x1000,       // try again what the system had no memory for
-    IOCPNET__GONE = 0x2000,        // disconnected for reuse
-    IOCPNET__DIAL = 0x4000,        // connect to the first address
-    IOCPNET__CONNECTED = 0x8000,   // a connect has finished
-    IOCPNET__SHUTDOWN = 0x10000,   // finish our side
-    IOCPNET__READ_ON = 0x20000,    // reading is not paused any more
-    IOCPNET__HAND_OVER = 0x40000,  // give the socket back
-    IOCPNET__READS = 0x7F80000,    // a bit for each of several receives: it has finished
-    IOCPNET__READ_SHIFT = 19,
-    // What packets bring: RECEIVED, SENT, SENT_2, GONE, CONNECTED, READS.
-    IOCPNET__RESULTS = 0x7F8A01C,
-    // What is asked of a connection: all but these, and BUSY, OPEN and OFFERED.
-    IOCPNET__ASKED = 0x75FC0
-};
-enum { IOCPNET__ROUNDS_MAX = 32 };                   // looks at the bits in one run
-enum { IOCPNET__ENDING = 1, IOCPNET__CLOSING };      // conn.closing
-enum { IOCPNET__BY_CONN = 1, IOCPNET__BY_PROCESS };  // conn.refused: whose limit it was
-enum { IOCPNET__ADDRESSES = 8, IOCPNET__ADDRESS_ROW = 28, IOCPNET__RECVS = 8 };
-
-typedef struct iocpnet__send {
-    iocpnet_op op;
-    iocpnet_buffer *first;  // what it sends, linked by next
-    uint32_t bytes;
-    volatile bool pending;  // the tick reads it too
-} iocpnet__send;
-
-typedef struct iocpnet__queue {
-    iocpnet_buffer *head, *tail;  // linked by next
-} iocpnet__queue;
-
-// One of several receives that are outstanding.
-typedef struct iocpnet__read {
-    iocpnet_op op;
-    iocpnet__conn *conn;
-    iocpnet_buffer *buffer;
-    bool zero, locked, alone;
-} iocpnet__read;
-
-// What only some connections need: those that connect, those with two sends outstanding, ... With
-// desc.recvs above one so many iocpnet__reads lie behind it, a ring in the order of their starts.
-typedef struct iocpnet__extra {
-    iocpnet__send send;  // the second one, where SO_SNDBUF is 0
-    iocpnet__conn *conn;
-    uint32_t done;               // a bit for each read that has come and was not dealt with
-    uint32_t read_first, reads;  // the oldest; how many were started and not dealt with
-    volatile uint32_t reading;   // how many are with the system; the tick reads it too
-    uint32_t count;              // addresses, which never change
-    volatile uint32_t next;      // the next to try; any thread may ask for the one before it
-    // An address of IPv4 or IPv6 takes one row, one of AF_UNIX four.
-    struct {
-        uint8_t row, size;
-    } where[IOCPNET__ADDRESSES];
-    unsigned char addresses[IOCPNET__ADDRESSES][IOCPNET__ADDRESS_ROW];
-    iocpnet_framer framer;
-    iocpnet_buffer *room;  // the framer's, while it keeps something
-    uint32_t shown;        // bytes of the receive buffer that it has taken
-    iocpnet__queue wire;   // what the filter has sent; conn.queue is what it has yet to see
-    uint32_t wire_bytes;   // of conn.queued, what the filter has sent
-    void *state;           // the filter's
-    bool filtered, filtering, filter_closed, filter_failed;
-    volatile bool filter_ready;  // the tick reads it too
-} iocpnet__extra;
-
-// A buffer that was handed to the send queue, which may be in other queues too: its bytes, with a
-// link of this queue's own. Told apart by a pool of NULL.
-typedef struct iocpnet__view {
-    iocpnet_buffer buffer;
-    iocpnet_buffer *shared;
-    iocpnet_pool *pool;
-    uint32_t weight;  // what it counts in conn.queued beside its bytes
-} iocpnet__view;
-
-struct iocpnet__conn {
-    iocpnet_op recv, notify;
-    iocpnet__send send;
-    iocpnet__extra *extra;
-    iocpnet__group *group;
-    const iocpnet_ext *ext;
-    uintptr_t handle;
-    uint64_t id;
-    void *volatile user;
-    volatile int32_t bits;
-    volatile int32_t queued;   // bytes that conn_send took and the system has not given back
-    void *volatile offered;    // buffers of other threads, newest first
-    volatile int32_t closing;  // ENDING: no more sends are taken; CLOSING: no more data is shown.
-                               // It comes before its bit: only the bit says what is to be done
-    volatile int32_t refused;  // a send was, and is owed a drain
-    volatile int32_t held;     // reading is paused
-
-    // All below is the runner's; what is volatile the tick reads, on whichever thread, to ask
-    // whether a deadline may have passed. Clocks are the low 32 bits of the time in ms.
-    volatile uint32_t began_ms;              // when closing or connecting began
-    volatile uint32_t received_ms, sent_ms;  // when something last came; when something last left
-    volatile uint32_t silent_ms;  // how long the first bytes may take; 0: any time, or they came
-    iocpnet_error error;
-    volatile uint8_t timed;  // 1 has a deadline of its own; 2 wants every tick
-    volatile bool closed;
-    bool usual;  // its receive is pending, and there is nothing else to think of
-    uint8_t reason;
-    iocpnet__queue queue;    // to send
-    iocpnet_buffer *buffer;  // to receive into, or received
-    volatile bool receiving, paused, awaits, dialing, ready;
-    bool reasoned : 1, zero : 1, finished : 1, shut : 1, disconnecting : 1, starved : 1;
-    bool opened : 1, more : 1, skip : 1, gone : 1, late : 1, showing : 1, leaving : 1;
-    bool cancelled : 1, locked : 1, ending : 1, asked : 1, alone : 1, sure : 1;
-    unsigned char peer[IOCPNET__ADDRESS_ROW];
-};
-
-// Names. A slot's word holds generation (32 bits), LIVE (1 bit) and references (31 bits), so that
-// taking a reference and checking the generation are one step. Slots are freed by iocpnet_os_unload
-// only: 64 KiB for each 4,096 connections that were ever open at once.
-typedef struct iocpnet__name {
-    volatile int64_t word;
-    union {
-        iocpnet__conn *conn;
-        uint32_t next;  // while free: the next free one; 0 ends the list
-    } u;
-} iocpnet__name;
-
-enum { IOCPNET__NAME_CHUNK = 4096, IOCPNET__NAME_CHUNKS = 256 };
-static const int64_t iocpnet__name_live = 0x80000000;
-static iocpnet__name *volatile iocpnet__names[IOCPNET__NAME_CHUNKS];
-static volatile int32_t iocpnet__name_count;  // slots made; written under iocpnet__lock
-static uint32_t iocpnet__name_free_first, iocpnet__name_free_last;  // iocpnet__lock
-static uint32_t iocpnet__name_generation = 1;  // of new slots: none that was in use; the same
-
-static iocpnet__name *iocpnet__name_at(uint32_t index)
+// Those that a listener makes have one for their first bytes.
+static void iocpnet__listener_sweeps(const iocpnet_listener *listener)
 {
-    return iocpnet__names[index / IOCPNET__NAME_CHUNK] + index % IOCPNET__NAME_CHUNK;
-}
-
-// No iocp is open, so no name is live; lock held. A name of before must not fit a new slot.
-static void iocpnet__names_free(void)
-{
-    uint32_t i, generation;
-
-    for (i = 1; i <= (uint32_t)iocpnet__name_count; i++) {
-        generation = (uint32_t)((uint64_t)iocpnet__load64(&iocpnet__name_at(i)->word) >> 32);
-        if (generation > iocpnet__name_generation) iocpnet__name_generation = generation;
-    }
-    if (iocpnet__name_generation == UINT32_MAX) iocpnet__name_generation = 1;  // all are used up
-    iocpnet__store(&iocpnet__name_count, 0);
-    iocpnet__name_free_first = iocpnet__name_free_last = 0;
-    for (i = 0; i < IOCPNET__NAME_CHUNKS && iocpnet__names[i]; i++) {
-        IOCPNET_OS(VirtualFree)(iocpnet__names[i], 0, MEM_RELEASE);
-        iocpnet__names[i] = NULL;
-    }
-}
-
-// Gives a connection its name: one reference, live. Slot 0 is never used.
-static bool iocpnet__name_take(iocpnet__conn *conn)
-{
-    uint32_t index = 0;
-    iocpnet__name *name;
-    uint64_t generation;
-
-    iocpnet__lock_enter(&iocpnet__lock);
-    index = iocpnet__name_free_first;
-    if (index) {
-        iocpnet__name_free_first = iocpnet__name_at(index)->u.next;
-        if (!iocpnet__name_free_first) iocpnet__name_free_last = 0;
-    } else if (iocpnet__name_count < IOCPNET__NAME_CHUNK * IOCPNET__NAME_CHUNKS - 1) {
-        uint32_t fresh = (uint32_t)iocpnet__name_count + 1;
-        if (!iocpnet__names[fresh / IOCPNET__NAME_CHUNK]) {
-            iocpnet__names[fresh / IOCPNET__NAME_CHUNK] = (iocpnet__name *)IOCPNET_OS(VirtualAlloc)(
-                NULL, IOCPNET__NAME_CHUNK * sizeof(iocpnet__name), MEM_RESERVE | MEM_COMMIT,
-                PAGE_READWRITE);
-        }
-        if (iocpnet__names[fresh / IOCPNET__NAME_CHUNK]) {
-            index = fresh;
-            iocpnet__name_at(index)->word = (int64_t)((uint64_t)iocpnet__name_generation << 32);
-            iocpnet__names_free_hook = iocpnet__names_free;
-            iocpnet__store(&iocpnet__name_count, (int32_t)fresh);
-        }
-    }
-    iocpnet__lock_leave(&iocpnet__lock);
-    if (!index) return false;
-    name = iocpnet__name_at(index);
-    name->u.conn = conn;
-    generation = (uint64_t)iocpnet__load64(&name->word) >> 32;
-    conn->id = generation << 32 | index;
-    iocpnet__cas64(&name->word, (int64_t)(generation << 32),
-                   (int64_t)(generation << 32) | iocpnet__name_live | 1);
-    return true;
-}
-
-// A reference to the connection of a name, or NULL when the name is dead.
-static iocpnet__conn *iocpnet__name_enter(uint64_t id)
-{
-    uint32_t index = (uint32_t)id;
-    iocpnet__name *name;
-    int64_t word;
-
-    if (!index || index > (uint32_t)iocpnet__load(&iocpnet__name_count)) return NULL;
-    name = iocpnet__name_at(index);
-    do {
-        word = iocpnet__load64(&name->word);
-        if ((uint64_t)word >> 32 != id >> 32 || !(word & iocpnet__name_live)) return NULL;
-    } while (!iocpnet__cas64(&name->word, word, word + 1));
-    return name->u.conn;
-}
-
-static void iocpnet__conn_free(iocpnet__conn *conn);
-
-// Drops a reference; kill ends the name as well. The last one frees the connection.
-static void iocpnet__name_leave(iocpnet__conn *conn, bool kill)
-{
-    uint32_t index = (uint32_t)conn->id;
-    iocpnet__name *name = iocpnet__name_at(index);
-    int64_t word, next;
-
-    do {
-        word = iocpnet__load64(&name->word);
-        next = word - 1;
-        if (kill)
-            next =
-                (int64_t)(((uint64_t)next & ~(uint64_t)iocpnet__name_live) + ((uint64_t)1 << 32));
-    } while (!iocpnet__cas64(&name->word, word, next));
-    if (next & 0xFFFFFFFF) return;  // alive, or somebody is still in a call with it
-
-    iocpnet__conn_free(conn);
-    if ((uint64_t)next >> 32 == 0xFFFFFFFF) return;  // its generations are used up: retired
-    iocpnet__lock_enter(&iocpnet__lock);
-    name->u.next = 0;
-    if (iocpnet__name_free_last) {
-        iocpnet__name_at(iocpnet__name_free_last)->u.next = index;
-    } else {
-        iocpnet__name_free_first = index;
-    }
-    iocpnet__name_free_last = index;
-    iocpnet__lock_leave(&iocpnet__lock);
-}
-
-static iocpnet_conn iocpnet__conn_name(const iocpnet__conn *conn)
-{
-    iocpnet_conn name;
-
-    name.id = conn->id;
-    return name;
-}
-
-// The i-th address that a connector's connection may try.
-static void iocpnet__conn_address_at(const iocpnet__extra *extra, uint32_t i,
-                                     iocpnet_address *address)
-{
-    iocpnet__address_set(address, extra->addresses[extra->where[i].row], extra->where[i].size);
-}
-
-// The peer's address: of a connector's connection the one that it has tried last. There is none,
-// of family 0, before there is a peer. Of the peer of an adopted connection that is neither IPv4
-// nor IPv6 only the family is kept.
-static void iocpnet__conn_peer(const iocpnet__conn *conn, iocpnet_address *address)
-{
-    uint32_t next = conn->extra ? conn->extra->next : 0;
-    uint16_t family;
-
-    if (next) {
-        iocpnet__conn_address_at(conn->extra, next - 1, address);
-        return;
-    }
-    memcpy(&family, conn->peer, sizeof family);
-    iocpnet__address_set(address, conn->peer,
-                         family == AF_INET    ? (int)sizeof(struct sockaddr_in)
-                         : family == AF_INET6 ? (int)sizeof(struct sockaddr_in6)
-                         : family             ? (int)sizeof family
-                                              : 0);
-}
-
-static iocpnet_socket iocpnet__conn_socket(const iocpnet__conn *conn)
-{
-    iocpnet_socket socket;
-    iocpnet_address peer;
-
-    memset(&socket, 0, sizeof socket);
-    iocpnet__conn_peer(conn, &peer);
-    socket.handle = conn->handle;
-    socket.iocp = conn->group->iocp;
-    socket.ext = conn->ext;
-    socket.family = peer.u.family;
-    socket.skip = conn->skip;
-    return socket;
-}
-
-// Who lists what pends reads it at any time.
-static void iocpnet__conn_set_handle(iocpnet__conn *conn, uintptr_t handle)
-{
-    *(volatile uintptr_t *)&conn->handle = handle;
-}
-
-static uint32_t iocpnet__now_32(void)
-{
-    return (uint32_t)iocpnet__now();
-}
-
-// This thread's worker, if it is one of the connection's iocp: in what the runner does it is.
-static inline iocpnet__worker *iocpnet__conn_worker(const iocpnet__conn *conn)
-{
-    return iocpnet__worker_here(conn->group->iocp);
-}
-
-// Bytes that were queued have left, or never were queued.
-static inline void iocpnet__conn_unqueue(iocpnet__conn *conn, iocpnet__worker *worker, size_t bytes)
-{
-    iocpnet__add(&conn->queued, -(int32_t)bytes);
-    iocpnet__undraw(worker, IOCPNET__QUEUED, (int64_t)bytes);
-}
-
-// Gives back what was queued.
-static void iocpnet__queue_give(iocpnet__conn *conn, iocpnet_buffer *buffer)
-{
-    iocpnet__view *view;
-
-    if (buffer->pool) {
-        iocpnet_buffer_give(buffer);
-        return;
-    }
-    view = IOCPNET_OUTER(buffer, iocpnet__view, buffer);
-    iocpnet__conn_unqueue(conn, iocpnet__conn_worker(conn), view->weight);
-    iocpnet_buffer_give(view->shared);
-    iocpnet_pool_give_object(view->pool, view);
-}
-
-static void iocpnet__queue_give_list(iocpnet__conn *conn, iocpnet_buffer *buffer)
-{
-    iocpnet_buffer *next;
-
-    for (; buffer; buffer = next) {
-        next = buffer->next;
-        iocpnet__queue_give(conn, buffer);
-    }
-}
-
-// Back to its pools. Nobody knows it any more. Its reference to the group is left to the caller.
-static void iocpnet__conn_unmake(iocpnet__conn *conn)
-{
-    iocpnet__group *group = conn->group;
-
-    iocpnet_buffer_give(conn->buffer);
-    if (conn->extra) iocpnet_pool_give_object(group->extras, conn->extra);
-    iocpnet_pool_give_object(group->conns, conn);
-}
-
-static void iocpnet__conn_free(iocpnet__conn *conn)
-{
-    iocpnet__group *group = conn->group;
-    iocpnet_listener *listener = group->listener;
-    iocpnet_iocp *iocp = group->iocp;
-
-    iocpnet__queue_give_list(conn, (iocpnet_buffer *)conn->offered);
-    // What never left.
-    iocpnet__undraw(iocpnet__conn_worker(conn), IOCPNET__QUEUED, conn->queued);
-    iocpnet__conn_unmake(conn);
-    iocpnet__add(&group->open, -1);
-    if (listener && !iocpnet__load(&group->closed)) {
-        // On a thread of the program's own, which may be in a send, nothing is made or reported.
-        if (iocpnet__worker_here(iocp)) {
-            iocpnet__listener_fill(listener);
-        } else {
-            iocpnet__bell_ring(listener);
-        }
-    }
-    iocpnet__group_release(group);
-    iocpnet__count(iocp, IOCPNET_COUNT_CLOSED, 1);  // last: a stop waits for it
-}
-
-static void iocpnet__conn_run(iocpnet__conn *conn, int32_t bits);
-
-// The bits that wait, for who has BUSY.
-static int32_t iocpnet__conn_bits(iocpnet__conn *conn)
-{
-    return iocpnet__exchange(&conn->bits, IOCPNET__BUSY) & ~IOCPNET__BUSY;
-}
-
-// From a packet of its own, in a poll and in no callback: run it if nobody does.
-static inline void iocpnet__conn_packet(iocpnet__conn *conn, int32_t bits)
-{
-    if (iocpnet__cas(&conn->bits, 0, IOCPNET__BUSY)) {
-        iocpnet__conn_run(conn, bits);
-    } else if (!(iocpnet__or(&conn->bits, bits | IOCPNET__BUSY) & IOCPNET__BUSY)) {
-        iocpnet__conn_run(conn, iocpnet__conn_bits(conn));
-    }
-}
-
-// From anywhere else: have it run by a poll.
-static void iocpnet__conn_signal(iocpnet__conn *conn, int32_t bits)
-{
-    if (iocpnet__or(&conn->bits, bits | IOCPNET__BUSY) & IOCPNET__BUSY) return;
-    (void)iocpnet__post(conn->group->iocp, &conn->notify);
-}
-
-static void iocpnet__conn_notified(iocpnet_op *op, iocpnet_error error, size_t bytes)
-{
-    iocpnet__conn *conn;
-
-    (void)error;
-    (void)bytes;
-    conn = IOCPNET_OUTER(op, iocpnet__conn, notify);
-    iocpnet__conn_run(conn, iocpnet__conn_bits(conn));  // BUSY was set by who posted
-}
-
-// A result waits in the op, which is ours, for the runner to look at.
-static void iocpnet__keep_result(iocpnet_op *op, iocpnet_error error, size_t bytes)
-{
-    op->overlapped.internal = (uintptr_t)(uint32_t)error;
-    op->overlapped.internal_high = bytes;
-}
-
-static void iocpnet__conn_received(iocpnet_op *op, iocpnet_error error, size_t bytes)
-{
-    iocpnet__keep_result(op, error, bytes);
-    iocpnet__conn_packet(IOCPNET_OUTER(op, iocpnet__conn, recv), IOCPNET__RECEIVED);
-}
-
-static iocpnet__read *iocpnet__conn_read(const iocpnet__conn *conn, uint32_t i)
-{
-    return (iocpnet__read *)(void *)(conn->extra + 1) + i % conn->group->desc.recvs;
-}
-
-static void iocpnet__conn_read_arrived(iocpnet_op *op, iocpnet_error error, size_t bytes)
-{
-    iocpnet__read *read = IOCPNET_OUTER(op, iocpnet__read, op);
-    iocpnet__conn *conn = read->conn;
-
-    iocpnet__keep_result(op, error, bytes);
-    iocpnet__conn_packet(conn, 1 << (IOCPNET__READ_SHIFT + (read - iocpnet__conn_read(conn, 0))));
-}
-
-static void iocpnet__conn_sent(iocpnet_op *op, iocpnet_error error, size_t bytes)
-{
-    iocpnet__keep_result(op, error, bytes);
-    iocpnet__conn_packet(IOCPNET_OUTER(op, iocpnet__conn, send.op), IOCPNET__SENT);
-}
-
-static void iocpnet__conn_sent_2(iocpnet_op *op, iocpnet_error error, size_t bytes)
-{
-    iocpnet__keep_result(op, error, bytes);
-    iocpnet__conn_packet(IOCPNET_OUTER(op, iocpnet__extra, send.op)->conn, IOCPNET__SENT_2);
-}
-
-static void iocpnet__conn_disconnected(iocpnet_op *op, iocpnet_error error, size_t bytes)
-{
-    iocpnet__keep_result(op, error, bytes);
-    iocpnet__conn_packet(IOCPNET_OUTER(op, iocpnet__conn, recv), IOCPNET__GONE);
-}
-
-static void iocpnet__conn_connected(iocpnet_op *op, iocpnet_error error, size_t bytes)
-{
-    iocpnet__keep_result(op, error, bytes);
-    iocpnet__conn_packet(IOCPNET_OUTER(op, iocpnet__conn, recv), IOCPNET__CONNECTED);
-}
-
-// The first cause is the reason.
-static void iocpnet__conn_because(iocpnet__conn *conn, iocpnet_reason reason, iocpnet_error error)
-{
-    if (conn->reasoned) return;
-    conn->reasoned = true;
-    conn->reason = (uint8_t)reason;
-    conn->error = error;
-}
-
-// It ends before everything has left, or before the peer's FIN has told that it came: then a
-// graceful close is not the reason.
-static void iocpnet__conn_breaks(iocpnet__conn *conn, iocpnet_reason reason, iocpnet_error error)
-{
-    bool graceful = conn->reason == IOCPNET_CLOSED_LOCAL || conn->reason == IOCPNET_CLOSED_FINISHED;
-    bool whole = conn->finished && !iocpnet__load(&conn->queued);
-
-    if (graceful && !conn->closed && !whole) conn->reasoned = false;
-    iocpnet__conn_because(conn, reason, error);
-}
-
-// What it wants of the tick: 0 nothing, 1 that its deadline is looked at, 2 a call each time.
-static void iocpnet__conn_time(iocpnet__conn *conn, int timed)
-{
-    iocpnet_iocp *iocp = conn->group->iocp;
-    int was = conn->timed;
-
-    if (timed == was) return;
-    conn->timed = (uint8_t)timed;
-    iocpnet__add(&iocp->timed, (timed > 0) - (was > 0));
-    iocpnet__add(&iocp->hurried, (timed > 1) - (was > 1));
-}
-
-// It has a deadline of its own: to close, to get its filter ready, or to send its first bytes.
-static bool iocpnet__conn_waits(const iocpnet__conn *conn)
-{
-    return conn->awaits || conn->silent_ms ||
-           (conn->group->desc.filter && !conn->extra->filter_ready);
-}
-
-// The first bytes have come, or the peer's end.
-static void iocpnet__conn_speaks(iocpnet__conn *conn)
-{
-    conn->silent_ms = 0;
-    if (conn->timed == 1 && !iocpnet__conn_waits(conn)) iocpnet__conn_time(conn, 0);
-}
-
-static void iocpnet__conn_drop_queue(iocpnet__conn *conn)
-{
-    iocpnet_buffer *buffer;
-
-    for (buffer = conn->queue.head; buffer; buffer = buffer->next) {
-        iocpnet__conn_unqueue(conn, iocpnet__conn_worker(conn), buffer->used - buffer->sent);
-    }
-    iocpnet__queue_give_list(conn, conn->queue.head);
-    memset(&conn->queue, 0, sizeof conn->queue);
-}
-
-static void iocpnet__conn_drop_wire(iocpnet__conn *conn)
-{
-    iocpnet__queue_give_list(conn, conn->extra->wire.head);
-    memset(&conn->extra->wire, 0, sizeof conn->extra->wire);
-}
-
-static bool iocpnet__conn_receives(const iocpnet__conn *conn)
-{
-    return conn->receiving || (conn->extra && conn->extra->reading);
-}
-
-static bool iocpnet__conn_sends(const iocpnet__conn *conn)
-{
-    return conn->send.pending || (conn->extra && conn->extra->send.pending);
-}
-
-static bool iocpnet__conn_pends(const iocpnet__conn *conn)
-{
-    return iocpnet__conn_receives(conn) || iocpnet__conn_sends(conn) || conn->disconnecting ||
-           conn->dialing;
-}
-
-static void iocpnet__conn_close_socket(iocpnet__conn *conn)
-{
-    conn->gone = true;
-    IOCPNET__LEDGER(sockets, -1);
-    IOCPNET_OS(closesocket)(conn->handle);
-}
-
-// Abort: cancels what is pending. The socket is closed when the last packet has come: until then
-// its number must not become another socket's (Seen: Wine 8.0 then reads from that one). A cancel
-// that has come too late is repeated by the tick.
-static void iocpnet__conn_cut(iocpnet__conn *conn, bool reset)
-{
-    struct linger linger;
-
-    iocpnet__exchange(&conn->closing, IOCPNET__CLOSING);
-    iocpnet__conn_drop_queue(conn);
-    if (conn->extra) iocpnet__conn_drop_wire(conn);
-    if (conn->closed) return;
-    conn->closed = true;
-    if (reset) {
-        IOCPNET_ASSERT(!conn->gone);
-        linger.l_onoff = 1;
-        linger.l_linger = 0;
-        IOCPNET_OS(setsockopt)
-        (conn->handle, SOL_SOCKET, SO_LINGER, (const char *)&linger, sizeof linger);
-    }
-    if (iocpnet__conn_pends(conn)) {
-        IOCPNET_OS(CancelIoEx)((HANDLE)conn->handle, NULL);
-        iocpnet__conn_time(conn, 2);
-    } else if (!conn->gone) {
-        iocpnet__conn_close_socket(conn);
-    }
-}
-
-static void iocpnet__conn_fail(iocpnet__conn *conn, iocpnet_error error)
-{
-    iocpnet__conn_breaks(conn, IOCPNET_CLOSED_RESET, error);
-    // Behind our FIN a reset would only take from the peer what it has not read yet. Seen: Wine
-    // 10.0; Wine 8.0 still gives it the bytes.
-    iocpnet__conn_cut(conn, !conn->shut);
-}
-
-static void iocpnet__conn_starve(iocpnet__conn *conn, bool starved)
-{
-    if (conn->starved == starved) return;
-    conn->starved = starved;
-    iocpnet__add(&conn->group->iocp->starving, starved ? 1 : -1);
-    if (starved) iocpnet__conn_time(conn, 2);
-}
-
-// The system was out of memory for a call: it is tried again by the tick.
-static bool iocpnet__conn_bears(iocpnet__conn *conn, iocpnet_error error)
-{
-    if (error != WSAENOBUFS) return false;
-    iocpnet__count(conn->group->iocp, IOCPNET_COUNT_NO_BUFFERS, 1);
-    iocpnet__conn_starve(conn, true);
-    return true;
-}
-
-static inline void iocpnet__conn_unlock(iocpnet__conn *conn, iocpnet__worker *worker)
-{
-    if (!conn->locked) return;
-    conn->locked = false;
-    iocpnet__undraw(worker, IOCPNET__LOCKED, conn->group->desc.buffer_bytes);
-}
-
-static __declspec(noinline) bool iocpnet__conn_lock_shared(iocpnet__conn *conn,
-                                                           iocpnet__worker *worker, uint32_t bytes,
-                                                           bool receive)
-{
-    int64_t limit = iocpnet__accounts[IOCPNET__LOCKED].limit;
-    int64_t floor = receive ? limit / 4 : 0;
-
-    // A send that is large beside the limit may exceed it, if an eighth is free: it would never
-    // leave otherwise. Until it has, nothing else is.
-    if (!receive && bytes > limit / 8) floor = limit / 8 - bytes;
-    if (!conn->receiving) iocpnet__conn_unlock(conn, worker);  // what a usual receive has kept
-    if (iocpnet__draw(worker, IOCPNET__LOCKED, bytes, floor)) return true;
-    iocpnet__count_here(worker, IOCPNET_COUNT_LOCKS_REFUSED, 1);
-    return false;
-}
-
-// Asks for memory to be locked by a call that may wait. Receives leave a quarter to the sends, for
-// only these free something.
-static inline bool iocpnet__conn_lock(iocpnet__conn *conn, iocpnet__worker *worker, uint32_t bytes,
-                                      bool receive)
-{
-    if (worker->lots[IOCPNET__LOCKED] < bytes) {
-        return iocpnet__conn_lock_shared(conn, worker, bytes, receive);
-    }
-    worker->lots[IOCPNET__LOCKED] -= bytes;
-    return true;
-}
-
-static void iocpnet__queue_append(iocpnet__queue *queue, iocpnet_buffer *first,
-                                  iocpnet_buffer *last)
-{
-    if (queue->tail) {
-        queue->tail->next = first;
-    } else {
-        queue->head = first;
-    }
-    queue->tail = last;
-}
-
-// Takes over what other threads have queued, oldest first.
-static __declspec(noinline) void iocpnet__conn_take_offered(iocpnet__conn *conn)
-{
-    iocpnet_buffer *list, *next;
-    iocpnet_buffer *first = NULL;
-
-    list = (iocpnet_buffer *)iocpnet__exchange_pointer(&conn->offered, NULL);
-    for (; list; list = next) {
-        next = list->next;
-        list->next = first;
-        first = list;
-    }
-    for (; first; first = next) {
-        // Small ones move together: the limit counts bytes, and must bound buffers as well.
-        next = first->next;
-        first->next = NULL;
-        iocpnet_buffer *tail = conn->queue.tail;
-
-        if (first->pool && tail && first->used <= tail->size - tail->used) {
-            memcpy(tail->data + tail->used, first->data, first->used);
-            tail->used += first->used;
-            iocpnet_buffer_give(first);
-        } else {
-            iocpnet__queue_append(&conn->queue, first, first);
-        }
-    }
-}
-
-// The queue that leaves by the socket.
-static iocpnet__queue *iocpnet__conn_out(iocpnet__conn *conn)
-{
-    return conn->group->desc.filter ? &conn->extra->wire : &conn->queue;
-}
-
-static void iocpnet__filter_out(iocpnet__conn *conn);  // the filter closes, and closing flushes
-
-// A send has finished: its buffers are given back. What a short one left goes out next; where two
-// are outstanding that would be out of order, so it ends the connection.
-static void iocpnet__conn_send_done(iocpnet__conn *conn, iocpnet__worker *worker,
-                                    iocpnet__send *send, iocpnet_error error, size_t bytes)
-{
-    const iocpnet_conn_desc *desc = &conn->group->desc;
-    iocpnet_buffer *buffer = send->first;
-    iocpnet_buffer *last;
-    iocpnet__queue *queue;
-    uint32_t part;
-
-    send->pending = false;
-    send->first = NULL;
-    iocpnet__undraw(worker, IOCPNET__LOCKED, send->bytes);
-    part = bytes < send->bytes ? (uint32_t)bytes : send->bytes;
-    iocpnet__conn_unqueue(conn, worker, part);
-    if (desc->filter) conn->extra->wire_bytes -= part;
-    if (part < send->bytes && desc->sndbuf_0 && !error) error = WSAECONNABORTED;
-    if (error || conn->closed) {
-        iocpnet__queue_give_list(conn, buffer);
-        if (!conn->closed) iocpnet__conn_fail(conn, error);  // how much has left is not known
-        return;
-    }
-    conn->sent_ms = iocpnet__now_32();
-    if (conn->awaits) conn->began_ms = conn->sent_ms;
-    while (buffer && bytes >= buffer->used - buffer->sent) {
-        iocpnet_buffer *next = buffer->next;
-        bytes -= buffer->used - buffer->sent;
-        iocpnet__queue_give(conn, buffer);
-        buffer = next;
-    }
-    if (!buffer) return;
-    queue = iocpnet__conn_out(conn);
-    part = (uint32_t)bytes;
-    buffer->sent += part;
-    for (last = buffer; last->next; last = last->next)
-        continue;
-    last->next = queue->head;
-    queue->head = buffer;
-    if (!queue->tail) queue->tail = last;
-}
-
-// The same, of a send that has just been started and has left whole.
-static inline void iocpnet__conn_sent_all(iocpnet__conn *conn, iocpnet__worker *worker,
-                                          iocpnet_buffer *buffer, uint32_t bytes)
-{
-    iocpnet__conn_unqueue(conn, worker, bytes);
-    if (conn->group->desc.filter) conn->extra->wire_bytes -= bytes;
-    if (conn->awaits) conn->began_ms = conn->sent_ms;
-    if (buffer->next || !buffer->pool) {
-        iocpnet__queue_give_list(conn, buffer);
-    } else {
-        iocpnet__buffer_give(buffer);
-    }
-}
-
-// Sends what is queued: up to 64 buffers in one call. What finishes at once, within the bound, is
-// dealt with at once: no packet comes, and the op is ours.
-static void iocpnet__conn_send_one(iocpnet__conn *conn, iocpnet__worker *worker,
-                                   iocpnet__queue *queue, iocpnet__send *send)
-{
-    iocpnet_buffer *first = queue->head;
-    iocpnet_buffer *last = first;
-    iocpnet_buffer *rest = first->next;
-    iocpnet_vec vec[64];
-    uint32_t bytes = first->used - first->sent;
-    uintptr_t handle = conn->handle;
-    size_t n = 1;
-    DWORD sent;
-    iocpnet_error error;
-    int code;
-
-    vec[0].data = first->data + first->sent;
-    vec[0].size = bytes;
-    for (; rest && n < 64; rest = rest->next) {
-        vec[n].data = rest->data + rest->sent;
-        vec[n].size = rest->used - rest->sent;
-        bytes += vec[n++].size;
-        last = rest;
-    }
-    if (!iocpnet__conn_lock(conn, worker, bytes, false)) {
-        iocpnet__conn_starve(conn, true);
-        return;
-    }
-    queue->head = rest;
-    last->next = NULL;
-    if (!rest) queue->tail = NULL;
-    send->first = first;
-    send->bytes = bytes;
-    conn->sent_ms = iocpnet__now_32();
-    send->pending = true;
-    iocpnet__op_write(&send->op, worker->iocp, handle, IOCPNET_OP_SEND);
-    iocpnet__count_own(&worker->counters.started[IOCPNET_OP_SEND], 1);
-    code = iocpnet__send_issue(&send->op, handle, vec, n, &sent);
-    if (!code && conn->skip && worker->inline_left) {
-        worker->inline_left--;
-        iocpnet__count_here(worker, IOCPNET_COUNT_IN_PLACE, 1);
-        iocpnet__send_count(worker, sent);
-        iocpnet__op_end(&send->op);
-        iocpnet__count_own(&worker->counters.finished[IOCPNET_OP_SEND], 1);
-        if (sent == bytes) {
-            iocpnet__undraw(worker, IOCPNET__LOCKED, bytes);
-            send->pending = false;
-            iocpnet__conn_sent_all(conn, worker, first, bytes);
-        } else {
-            iocpnet__conn_send_done(conn, worker, send, 0, sent);
-        }
-        return;
-    }
-    error = iocpnet__op_issued(worker->iocp, &send->op, conn->skip, code, sent);
-    if (!error) return;
-
-    send->pending = false;
-    iocpnet__undraw(worker, IOCPNET__LOCKED, bytes);
-    last->next = rest;
-    queue->head = first;
-    if (!rest) queue->tail = last;
-    if (!iocpnet__conn_bears(conn, error)) iocpnet__conn_fail(conn, error);
-}
-
-// Sends until a send has to wait, or nothing is left.
-static inline void iocpnet__conn_send_all(iocpnet__conn *conn, iocpnet__worker *worker,
-                                          iocpnet__send *send)
-{
-    iocpnet__queue *queue = iocpnet__conn_out(conn);
-
-    do {
-        if (conn->group->desc.filter) iocpnet__filter_out(conn);
-        if (!queue->head || send->pending || conn->closed || conn->starved) return;
-        iocpnet__conn_send_one(conn, worker, queue, send);
-    } while (true);
-}
-
-static void iocpnet__conn_flush(iocpnet__conn *conn, iocpnet__worker *worker)
-{
-    iocpnet__conn_send_all(conn, worker, &conn->send);
-    if (conn->group->desc.sndbuf_0) {
-        iocpnet__conn_send_all(conn, worker, &conn->extra->send);
-    }
-}
-
-static void iocpnet__conn_close_begins(iocpnet__conn *conn)
-{
-    iocpnet__exchange(&conn->closing, IOCPNET__CLOSING);
-    if (!conn->awaits) conn->began_ms = iocpnet__now_32();
-    conn->awaits = true;
-    if (!conn->timed) iocpnet__conn_time(conn, 1);
-}
-
-// The peer has finished. The program may go on if it has asked to be told.
-static void iocpnet__conn_finish_reading(iocpnet__conn *conn)
-{
-    const iocpnet_conn_events *on = &conn->group->desc.on;
-
-    conn->finished = true;
-    if (iocpnet__load(&conn->closing) == IOCPNET__CLOSING || conn->leaving) return;
-    if (conn->group->desc.frame && iocpnet_framer_kept(&conn->extra->framer)) {
-        iocpnet__conn_because(conn, IOCPNET_CLOSED_PROTOCOL, ERROR_HANDLE_EOF);
-    } else if (on->finish && !(conn->group->desc.filter && !conn->extra->filter_ready)) {
-        on->finish(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user));
-        if (!conn->ending) return;
-    }
-    iocpnet__conn_because(conn, IOCPNET_CLOSED_FINISHED, 0);
-    iocpnet__conn_close_begins(conn);
-}
-
-// Lends the framer room for the message that has begun.
-static iocpnet_error iocpnet__conn_make_room(iocpnet__conn *conn)
-{
-    iocpnet__extra *extra = conn->extra;
-
-    extra->room = iocpnet_pool_take(conn->group->rooms);
-    if (!extra->room) return WSAENOBUFS;
-    return iocpnet_framer_room(&extra->framer, extra->room->data, extra->room->size);
-}
-
-// Shows the messages that a receive has completed. When reading is paused in between, or there is
-// no room to put one together, the rest waits.
-static void iocpnet__conn_show_messages(iocpnet__conn *conn, const void *data, size_t bytes)
-{
-    iocpnet__extra *extra = conn->extra;
-    bool waits = !extra->filtered;  // what comes out of a filter is there only now
-    size_t size = bytes - extra->shown;
-    const void *message;
-    size_t message_size;
-    iocpnet_error error = 0;
-
-    data = (const char *)data + extra->shown;
-    while (!error && iocpnet__load(&conn->closing) != IOCPNET__CLOSING) {
-        conn->ready = waits && iocpnet__load(&conn->held) != 0;
-        if (conn->ready) return;
-        error = iocpnet_framer_next(&extra->framer, &data, &size, &message, &message_size);
-        extra->shown = (uint32_t)(bytes - size);
-        if (!error) {
-            iocpnet__count(conn->group->iocp, IOCPNET_COUNT_MESSAGES, 1);
-            conn->group->desc.on.data(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user),
-                                      message, message_size);
-        } else if (error == WSAENOBUFS) {
-            error = iocpnet__conn_make_room(conn);
-            conn->ready = waits && error;
-            if (conn->ready) (void)iocpnet__conn_bears(conn, error);
-            if (conn->ready) return;
-        }
-    }
-    extra->shown = 0;
-    if (extra->room && !iocpnet_framer_kept(&extra->framer)) {
-        (void)iocpnet_framer_room(&extra->framer, NULL, 0);
-        iocpnet_buffer_give(extra->room);
-        extra->room = NULL;
-    }
-    if (!error || error == WSAEWOULDBLOCK) return;
-    iocpnet__conn_because(
-        conn, error == WSAENOBUFS ? IOCPNET_CLOSED_LIMIT : IOCPNET_CLOSED_PROTOCOL, error);
-    iocpnet__conn_close_begins(conn);
-}
-
-// A function of the filter has returned. On an error what it has sent still leaves.
-static void iocpnet__filter_result(iocpnet__conn *conn, iocpnet_error error)
-{
-    conn->extra->filtering = false;
-    if (!error) return;
-    conn->extra->filter_failed = true;
-    // A close whose filter fails did not deliver everything.
-    if (conn->reason != IOCPNET_CLOSED_PROTOCOL) conn->reasoned = false;
-    iocpnet__conn_because(conn, IOCPNET_CLOSED_FILTER, error);
-    iocpnet__conn_close_begins(conn);
-}
-
-static void iocpnet__conn_tell_open(iocpnet__conn *conn)
-{
-    const iocpnet_conn_events *on = &conn->group->desc.on;
-
-    if (iocpnet__load(&conn->closing) == IOCPNET__CLOSING &&
-        (conn->opened || conn->group->desc.filter)) {
-        return;
-    }
-    conn->opened = true;
-    if (conn->extra) conn->extra->filtering = false;  // the program is no function of the filter
-    if (on->open) on->open(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user));
-    if (conn->extra) conn->extra->filtering = conn->extra->filtered;
-}
-
-// The socket is connected: the program is told, or the filter begins.
-static void iocpnet__conn_established(iocpnet__conn *conn, bool outbound)
-{
-    const iocpnet_filter *filter = conn->group->desc.filter;
-    iocpnet__extra *extra = conn->extra;
-    iocpnet_error error = 0;
-
-    if (!filter) {
-        iocpnet__conn_tell_open(conn);
-        return;
-    }
-    conn->began_ms = iocpnet__now_32();
-    iocpnet__conn_time(conn, 1);
-    extra->filtered = true;
-    extra->filtering = true;
-    if (filter->open) {
-        error = filter->open(iocpnet__conn_name(conn), filter->user, outbound, &extra->state);
-    } else {
-        error = iocpnet_filter_ready(iocpnet__conn_name(conn));
-    }
-    iocpnet__filter_result(conn, error);
-}
-
-static void iocpnet__filter_in(iocpnet__conn *conn, const void *data, size_t size)
-{
-    const iocpnet_filter *filter = conn->group->desc.filter;
-    iocpnet_error error;
-
-    conn->extra->filtering = true;
-    if (filter->receive) {
-        error = filter->receive(iocpnet__conn_name(conn), conn->extra->state, data, size);
-    } else {
-        error = iocpnet_filter_show(iocpnet__conn_name(conn), data, size);
-    }
-    iocpnet__filter_result(conn, error);
-}
-
-// Gives the filter one buffer of what the program has sent.
-static void iocpnet__filter_out_one(iocpnet__conn *conn)
-{
-    const iocpnet_filter *filter = conn->group->desc.filter;
-    iocpnet_buffer *buffer = conn->queue.head;
-    uint32_t size = buffer->used - buffer->sent;
-    const void *data = buffer->data + buffer->sent;
-    iocpnet_error error;
-
-    conn->queue.head = buffer->next;
-    if (!buffer->next) conn->queue.tail = NULL;
-    iocpnet__conn_unqueue(conn, iocpnet__conn_worker(conn), size);
-    // first: what the filter makes of it must not add to it
-    conn->extra->filtering = true;
-    if (filter->send) {
-        error = filter->send(iocpnet__conn_name(conn), conn->extra->state, data, size);
-    } else {
-        error = iocpnet_filter_send(iocpnet__conn_name(conn), data, size);
-    }
-    iocpnet__queue_give(conn, buffer);
-    iocpnet__filter_result(conn, error);
-}
-
-// All that the program has sent was given to the filter: what is queued is the filter's.
-static bool iocpnet__conn_all_given(const iocpnet__conn *conn)
-{
-    return !conn->queue.head && (uint32_t)iocpnet__load(&conn->queued) == conn->extra->wire_bytes;
-}
-
-// What the program has sent goes through the filter, a call's worth at a time; when it has closed
-// and that was all, the filter closes too.
-static void iocpnet__filter_out(iocpnet__conn *conn)
-{
-    const iocpnet_filter *filter = conn->group->desc.filter;
-    iocpnet__extra *extra = conn->extra;
-
-    while (extra->filter_ready && conn->queue.head && !extra->wire.head && !extra->filter_failed) {
-        iocpnet__filter_out_one(conn);
-    }
-    // What can never leave: nobody else would take it off.
-    if (extra->filter_failed || (conn->finished && !extra->filter_ready)) {
-        iocpnet__conn_drop_queue(conn);
-    }
-    if (!extra->filter_ready || extra->filter_failed || extra->filter_closed) return;
-    if (conn->closed || !iocpnet__load(&conn->closing) || !iocpnet__conn_all_given(conn)) return;
-    extra->filter_closed = true;
-    extra->filtering = true;
-    iocpnet__filter_result(
-        conn, filter->close ? filter->close(iocpnet__conn_name(conn), extra->state) : 0);
-}
-
-// The filter's handshake is not over. What comes is for it alone: a pause does not hold it, nor
-// does a close by which something is still to be delivered.
-static inline bool iocpnet__filter_begins(const iocpnet__conn *conn)
-{
-    return conn->group->desc.filter && !conn->extra->filter_ready && !conn->extra->filter_failed &&
-           !conn->shut;
-}
-
-// Shows what a receive has brought: bytes, or the peer's end. While reading is paused it waits.
-static void iocpnet__conn_show(iocpnet__conn *conn)
-{
-    size_t bytes = conn->recv.overlapped.internal_high;
-    bool closing = iocpnet__load(&conn->closing) == IOCPNET__CLOSING;
-    bool begins = iocpnet__filter_begins(conn);
-
-    if (iocpnet__load(&conn->held) && !conn->leaving && !closing && !begins) return;
-    conn->ready = false;
-    if (conn->group->desc.filter && (begins || !closing)) {
-        iocpnet__filter_in(conn, bytes ? conn->buffer->data : NULL, bytes);
-    }
-    if (!bytes) {
-        iocpnet__conn_finish_reading(conn);
-    } else if (closing || conn->group->desc.filter) {
-        return;
-    } else if (conn->group->desc.frame) {
-        iocpnet__conn_show_messages(conn, conn->buffer->data, bytes);
-    } else {
-        conn->showing = true;
-        conn->group->desc.on.data(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user),
-                                  conn->buffer->data, bytes);
-        conn->showing = false;
-    }
-}
-
-// One of several receives says that the peer has finished. That is so only when one that is alone
-// says it too: others may end without a byte while bytes wait, or not end at all (Seen: Wine 8.0).
-static void iocpnet__conn_ask_alone(iocpnet__conn *conn)
-{
+    uint32_t ms = listener->desc.accept_data_ms;
     uint32_t i;
 
-    conn->alone = true;
-    for (i = 0; i < conn->extra->reads; i++) {
-        iocpnet__read *read = iocpnet__conn_read(conn, conn->extra->read_first + i);
-        IOCPNET_OS(CancelIoEx)
-        ((HANDLE)conn->handle, (OVERLAPPED *)(void *)&read->op.overlapped);
-    }
-}
-
-// A receive has finished: bytes for the user, the end, or, after a zero-byte one, a reason to look.
-static void iocpnet__conn_receive_done(iocpnet__conn *conn, iocpnet__worker *worker)
-{
-    size_t bytes = conn->recv.overlapped.internal_high;
-    iocpnet_error error = (iocpnet_error)conn->recv.overlapped.internal;
-
-    iocpnet__conn_unlock(conn, worker);
-    conn->receiving = false;
-    conn->more = false;
-    if (conn->closed) return;
-    if (error == WSA_OPERATION_ABORTED && (conn->cancelled || conn->alone)) return;
-    // Of a success that claims more bytes than there was room nobody knows which are there.
-    if (!error && !conn->zero && bytes > conn->buffer->size) error = WSAEMSGSIZE;
-    if (error) {
-        if (!iocpnet__conn_bears(conn, error)) iocpnet__conn_fail(conn, error);
-        return;
-    }
-    if (!bytes && !conn->zero && conn->group->desc.recvs > 1 && !conn->sure) {
-        if (!conn->alone) iocpnet__conn_ask_alone(conn);
-        return;
-    }
-    if (!conn->zero) conn->received_ms = iocpnet__now_32();
-    if (conn->silent_ms && !conn->zero) iocpnet__conn_speaks(conn);
-    conn->more = conn->zero || bytes == conn->buffer->size;
-    conn->ready = !conn->zero;
-    if (conn->ready) iocpnet__conn_show(conn);
-}
-
-// Its receive is pending, so that it is neither dialing nor given away, nothing waits to be shown,
-// and the peer has not finished; nothing has failed, ends or is to be tried again, and what comes
-// is shown as it is. A hand-over awaits its end, too.
-static bool iocpnet__conn_is_usual(const iocpnet__conn *conn)
-{
-    if (!conn->group->plain || !conn->receiving || conn->closed) return false;
-    return !conn->zero && !conn->starved && !conn->paused && !conn->awaits && !conn->ending &&
-           !conn->silent_ms;
-}
-
-// What most receives bring: bytes, on a connection of which nothing else is to be thought. The same
-// as receive_done does, with fewer questions; what was locked stays counted, for the next
-// receive. False: it is not so. Other bits may have been heeded since advance has looked: what they
-// change has set closing, or advance_usual asks for it.
-static inline bool iocpnet__conn_receive_usual(iocpnet__conn *conn)
-{
-    const iocpnet__group *group = conn->group;
-    size_t bytes = conn->recv.overlapped.internal_high;
-
-    // No bytes are the peer's end, and more than there is room for are an error: one comparison.
-    if (!conn->usual || bytes - 1 >= conn->buffer->size || conn->recv.overlapped.internal ||
-        iocpnet__load(&conn->held) || iocpnet__load(&conn->closing)) {
-        return false;
-    }
-    IOCPNET_ASSERT(iocpnet__conn_is_usual(conn) &&
-                   "something has changed since advance has looked");
-    conn->receiving = false;
-    conn->received_ms = iocpnet__now_32();
-    conn->showing = true;
-    group->desc.on.data(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user),
-                        conn->buffer->data, bytes);
-    conn->showing = false;
-    return true;
-}
-
-// Too much waits to be sent to a peer that does not read, so that reading pauses. That is for
-// answers to what is read; where the queue has another source, it would make one direction wait for
-// the other.
-static inline bool iocpnet__conn_too_much(const iocpnet__conn *conn)
-{
-    const iocpnet_conn_desc *desc = &conn->group->desc;
-    bool begins = iocpnet__filter_begins(conn);
-    uint32_t waits = begins ? conn->extra->wire_bytes : (uint32_t)iocpnet__load(&conn->queued);
-
-    return waits > desc->send_limit_bytes / 2 && !desc->no_read_pause &&
-           (begins || iocpnet__load(&conn->closing) != IOCPNET__CLOSING);
-}
-
-// Deals with what several receives have brought, in the order in which they were started: as if
-// each were the only one. While reading is paused the rest waits.
-static void iocpnet__conn_reads_done(iocpnet__conn *conn, iocpnet__worker *worker)
-{
-    iocpnet__extra *extra = conn->extra;
-
-    while (!conn->ready && extra->reads && extra->done >> extra->read_first & 1 &&
-           (conn->closed || conn->leaving || !iocpnet__conn_too_much(conn))) {
-        iocpnet__read *read = iocpnet__conn_read(conn, extra->read_first);
-
-        extra->done &= ~((uint32_t)1 << extra->read_first);
-        extra->read_first = (extra->read_first + 1) % conn->group->desc.recvs;
-        extra->reads--;
-        iocpnet_buffer_give(conn->buffer);
-        conn->buffer = read->buffer;
-        read->buffer = NULL;
-        conn->zero = read->zero;
-        conn->sure = read->alone;
-        conn->recv.overlapped.internal = read->op.overlapped.internal;
-        conn->recv.overlapped.internal_high = read->op.overlapped.internal_high;
-        iocpnet__conn_receive_done(conn, worker);
-    }
-}
-
-// Several receives' packets have come: what they locked is free, whenever they are dealt with.
-static void iocpnet__conn_reads_arrived(iocpnet__conn *conn, iocpnet__worker *worker,
-                                        uint32_t arrived)
-{
-    iocpnet__extra *extra = conn->extra;
-    uint32_t i;
-
-    extra->done |= arrived;
-    for (i = 0; arrived >> i; i++) {
-        iocpnet__read *read = iocpnet__conn_read(conn, i);
-
-        if (!(arrived >> i & 1)) continue;
-        extra->reading = extra->reading - 1;
-        conn->locked = read->locked;
-        iocpnet__conn_unlock(conn, worker);
-    }
-    iocpnet__conn_reads_done(conn, worker);
-}
-
-// Starts a receive into a buffer; NULL: of no bytes.
-static inline iocpnet_error iocpnet__conn_issue_receive(iocpnet__conn *conn,
-                                                        iocpnet__worker *worker, iocpnet_op *op,
-                                                        const iocpnet_buffer *buffer)
-{
-    void *data = buffer ? (void *)buffer->data : (void *)(uintptr_t)iocpnet__nothing;
-    uint32_t size = buffer ? buffer->size : 0;
-    uintptr_t handle = conn->handle;
-    DWORD bytes;
-    int code;
-
-    iocpnet__op_write(op, worker->iocp, handle, IOCPNET_OP_RECV);
-    iocpnet__count_own(&worker->counters.started[IOCPNET_OP_RECV], 1);
-    code = iocpnet__recv_issue(op, handle, data, size, 0, &bytes);
-    return iocpnet__op_issued(worker->iocp, op, conn->skip, code, bytes);
-}
-
-// Starts a receive: the only one, or one more of several.
-static inline iocpnet_error iocpnet__conn_start_receive(iocpnet__conn *conn,
-                                                        iocpnet__worker *worker)
-{
-    iocpnet__extra *extra = conn->extra;
-    iocpnet__read *read;
-    iocpnet_error error;
-
-    if (conn->group->desc.recvs > 1) {
-        read = iocpnet__conn_read(conn, extra->read_first + extra->reads);
-        read->op.done = iocpnet__conn_read_arrived;
-        read->conn = conn;
-        read->buffer = conn->buffer;
-        read->zero = conn->zero;
-        read->locked = conn->locked;
-        read->alone = conn->alone;
-        conn->buffer = NULL;
-        conn->locked = false;
-        extra->reads++;
-        extra->reading = extra->reading + 1;
-        error = iocpnet__conn_issue_receive(conn, worker, &read->op, read->buffer);
-        if (!error) return 0;
-        extra->reads--;
-        extra->reading = extra->reading - 1;
-        conn->buffer = read->buffer;
-        conn->locked = read->locked;
-        read->buffer = NULL;
-        return error;
-    }
-    conn->receiving = true;
-    error = iocpnet__conn_issue_receive(conn, worker, &conn->recv, conn->buffer);
-    if (error) conn->receiving = false;
-    return error;
-}
-
-static void iocpnet__conn_receive_failed(iocpnet__conn *conn, iocpnet__worker *worker,
-                                         iocpnet_error error)
-{
-    iocpnet__conn_unlock(conn, worker);
-    if (error == WSAENOBUFS && iocpnet__conn_receives(conn)) return;  // one more is a luxury
-    if (!iocpnet__conn_bears(conn, error)) iocpnet__conn_fail(conn, error);
-}
-
-// False: it was not started.
-static bool iocpnet__conn_receive(iocpnet__conn *conn, iocpnet__worker *worker)
-{
-    const iocpnet_conn_desc *desc = &conn->group->desc;
-    bool zero = desc->zero_byte && !conn->more;
-    bool there = conn->zero && conn->more;  // so this receive does not wait
-    iocpnet_error error;
-
-    // Where nothing more may be locked it waits without a buffer.
-    if (!zero && !there) {
-        conn->locked = iocpnet__conn_lock(conn, worker, desc->buffer_bytes, true);
-        zero = !conn->locked;
-        if (zero && iocpnet__conn_receives(conn)) return false;  // others wait already
-    }
-    if (zero) {
-        iocpnet_buffer_give(conn->buffer);
-        conn->buffer = NULL;
-    } else if (!conn->buffer) {
-        conn->buffer = iocpnet_pool_take(conn->group->inputs);
-        if (!conn->buffer) {
-            iocpnet__conn_unlock(conn, worker);
-            if (!iocpnet__conn_receives(conn)) (void)iocpnet__conn_bears(conn, WSAENOBUFS);
-            return false;
-        }
-    }
-    if (conn->zero != zero) conn->zero = zero;
-    error = iocpnet__conn_start_receive(conn, worker);
-    if (error) iocpnet__conn_receive_failed(conn, worker, error);
-    return !error;
-}
-
-// The same after a usual one, if nothing is in the way. False: something is.
-static inline bool iocpnet__conn_receive_again(iocpnet__conn *conn, iocpnet__worker *worker)
-{
-    const iocpnet_conn_desc *desc = &conn->group->desc;
-    iocpnet_error error;
-
-    if (!conn->buffer || !conn->locked || iocpnet__load(&conn->held) ||
-        (uint32_t)iocpnet__load(&conn->queued) > desc->send_limit_bytes / 2) {
-        return false;
-    }
-    conn->receiving = true;
-    error = iocpnet__conn_issue_receive(conn, worker, &conn->recv, conn->buffer);
-    if (!error) return true;
-    conn->receiving = false;
-    iocpnet__conn_receive_failed(conn, worker, error);
-    return false;
-}
-
-// Both sides have finished: the socket is closed, or disconnected to be used again.
-static void iocpnet__conn_leave_socket(iocpnet__conn *conn)
-{
-    iocpnet_listener *listener = conn->group->listener;
-    iocpnet_socket socket = iocpnet__conn_socket(conn);
-
-    // Only where the peer has finished first: after our own FIN the disconnect waits for TIME_WAIT.
-    if (listener && listener->desc.reuse && !conn->shut &&
-        !iocpnet__load(&listener->group.closed) && socket.ext->disconnect_ex) {
-        conn->recv.done = iocpnet__conn_disconnected;
-        conn->disconnecting = true;
-        if (!iocpnet__disconnect_start(&conn->recv, &socket, true, false)) return;
-        conn->disconnecting = false;
-        iocpnet__count(conn->group->iocp, IOCPNET_COUNT_REUSE_FAILED, 1);
-    }
-    iocpnet__conn_cut(conn, false);
-}
-
-static void iocpnet__conn_disconnect_done(iocpnet__conn *conn)
-{
-    iocpnet_listener *listener = conn->group->listener;
-    iocpnet_error error = (iocpnet_error)conn->recv.overlapped.internal;
-    bool kept = false;
-
-    conn->disconnecting = false;
-    if (conn->closed) return;  // cut meanwhile
-    if (!error) {
-        iocpnet__lock_enter(&listener->lock);
-        kept = !iocpnet__load(&listener->group.closed) &&
-               listener->spares < listener->accepts_room && conn->skip == listener->socket.skip;
-        if (kept) listener->spare[listener->spares++] = conn->handle;
-        iocpnet__lock_leave(&listener->lock);
-    } else {
-        iocpnet__count(listener->group.iocp, IOCPNET_COUNT_REUSE_FAILED, 1);
-    }
-    if (kept) {
-        conn->closed = true;
-        conn->gone = true;
-    } else {
-        iocpnet__conn_cut(conn, false);
-    }
-}
-
-// How long nothing has come, and nothing has left. The clock is read last: what the runner writes
-// meanwhile would lie ahead of it, which would look like a very long time. Returns the clock.
-static uint32_t iocpnet__conn_quiet(const iocpnet__conn *conn, uint32_t *unread, uint32_t *unsent)
-{
-    uint32_t received = conn->received_ms, sent = conn->sent_ms;
-    uint32_t now;
-
-    iocpnet__fence();
-    now = iocpnet__now_32();
-    *unread = now - received;
-    *unsent = now - sent;
-    return now;
-}
-
-// True when one of its deadlines has passed. The tick asks from outside, reading what the runner
-// may be writing, so the runner asks again.
-static bool iocpnet__conn_is_late(const iocpnet__conn *conn)
-{
-    const iocpnet_conn_desc *desc = &conn->group->desc;
-    uint32_t unread, unsent;
-    uint32_t now = iocpnet__conn_quiet(conn, &unread, &unsent);
-    bool reads = iocpnet__conn_receives(conn) && !iocpnet__load(&conn->held) && !conn->paused &&
-                 !conn->ready;
-
-    if (conn->closed) return false;
-    if (conn->dialing) return now - conn->began_ms > desc->connect_ms;
-    if (conn->awaits) return now - conn->began_ms > desc->close_ms;
-    // While it is read from: what waits for us, paused or in a callback, may be there already.
-    if (conn->silent_ms && reads && unread > conn->silent_ms) return true;
-    if (desc->filter && !conn->extra->filter_ready) {
-        return now - conn->began_ms > desc->connect_ms;
-    }
-    if (desc->idle_ms && unread > desc->idle_ms && unsent > desc->idle_ms) return true;
-    if (desc->read_ms && reads && unread > desc->read_ms) return true;
-    // What is queued and not sent yet has not met the peer: its callback may still be running.
-    return desc->stall_ms && iocpnet__conn_sends(conn) && unsent > desc->stall_ms;
-}
-
-static void iocpnet__conn_late(iocpnet__conn *conn)
-{
-    if (!iocpnet__conn_is_late(conn)) return;
-    if (conn->dialing) {
-        // Its packet tries the next address.
-        conn->late = true;
-        IOCPNET_OS(CancelIoEx)((HANDLE)conn->handle, NULL);
-    } else if (conn->disconnecting) {
-        iocpnet__conn_cut(conn, false);
-    } else {
-        if (conn->silent_ms && !conn->awaits) {
-            iocpnet__count(conn->group->iocp, IOCPNET_COUNT_ACCEPTS_REAPED, 1);
-        }
-        conn->reasoned = false;  // a close that took too long has ended as a time-out
-        iocpnet__conn_because(conn, IOCPNET_CLOSED_TIMEOUT, WSAETIMEDOUT);
-        iocpnet__conn_cut(conn, true);
-    }
-}
-
-// Options of the settings. None of them is worth a connection: a failure is borne.
-static void iocpnet__conn_configure(const iocpnet__group *group, uintptr_t handle)
-{
-    uint32_t keepalive[3];  // a struct tcp_keepalive
-    BOOL on = TRUE;
-    int zero = 0;
-    DWORD bytes = 0;
-
-    if (!group->desc.nagle) {
-        // An answer in two sends would otherwise wait for the peer's delayed acknowledgement.
-        IOCPNET_OS(setsockopt)(handle, IPPROTO_TCP, TCP_NODELAY, (const char *)&on, sizeof on);
-    }
-    if (group->desc.sndbuf_0) {
-        IOCPNET_OS(setsockopt)(handle, SOL_SOCKET, SO_SNDBUF, (const char *)&zero, sizeof zero);
-    }
-    if (group->desc.keepalive_ms) {
-        // This call's units are ms; TCP_KEEPIDLE's are seconds. Source: MS Learn,
-        // SIO_KEEPALIVE_VALS.
-        keepalive[0] = 1;
-        keepalive[1] = group->desc.keepalive_ms;
-        keepalive[2] = 1000;
-        IOCPNET_OS(WSAIoctl)
-        (handle, IOCPNET__KEEPALIVE, keepalive, sizeof keepalive, NULL, 0, &bytes, NULL, NULL);
-    }
-}
-
-// Starts a connect to the next address; at the end of the list it is over.
-static void iocpnet__conn_dial(iocpnet__conn *conn, iocpnet_error error)
-{
-    iocpnet__extra *extra = conn->extra;
-    iocpnet_socket socket;
-    iocpnet_address address;
-
-    while (extra->next < extra->count) {
-        iocpnet__conn_address_at(extra, extra->next, &address);
-        extra->next = extra->next + 1;
-        error = iocpnet_socket_open(&socket, conn->group->iocp, address.u.family, false);
-        if (error) continue;
-        iocpnet__conn_configure(conn->group, socket.handle);
-        iocpnet__conn_set_handle(conn, socket.handle);
-        conn->ext = socket.ext;
-        conn->skip = socket.skip;
-        conn->began_ms = iocpnet__now_32();
-        conn->gone = false;
-        conn->late = false;
-        conn->dialing = true;
-        conn->recv.done = iocpnet__conn_connected;
-        error = iocpnet__connect_start(&conn->recv, &socket, &address, NULL, 0, false);
-        if (!error) return;
-        conn->dialing = false;
-        iocpnet__conn_close_socket(conn);
-    }
-    iocpnet__conn_breaks(conn, IOCPNET_CLOSED_CONNECT_FAILED, error);
-    iocpnet__conn_cut(conn, false);
-}
-
-static void iocpnet__conn_connect_done(iocpnet__conn *conn)
-{
-    iocpnet_error error = (iocpnet_error)conn->recv.overlapped.internal;
-
-    conn->dialing = false;
-    conn->recv.done = iocpnet__conn_received;
-    if (conn->closed) return;
-    if (error) {
-        iocpnet__conn_close_socket(conn);
-        iocpnet__conn_dial(conn, conn->late ? WSAETIMEDOUT : error);
-        return;
-    }
-    conn->began_ms = iocpnet__now_32();
-    conn->received_ms = conn->began_ms;
-    conn->sent_ms = conn->began_ms;
-    if (!conn->awaits) iocpnet__conn_time(conn, 0);
-    iocpnet__conn_established(conn, true);
-}
-
-static void iocpnet__conn_sent_by(iocpnet__conn *conn, iocpnet__worker *worker, iocpnet__send *send)
-{
-    iocpnet__conn_send_done(conn, worker, send, (iocpnet_error)send->op.overlapped.internal,
-                            send->op.overlapped.internal_high);
-}
-
-// What packets have brought.
-static void iocpnet__conn_results(iocpnet__conn *conn, iocpnet__worker *worker, int32_t bits)
-{
-    if (bits & IOCPNET__CONNECTED) iocpnet__conn_connect_done(conn);
-    if (bits & IOCPNET__SENT) iocpnet__conn_sent_by(conn, worker, &conn->send);
-    if (bits & IOCPNET__SENT_2) {
-        iocpnet__conn_sent_by(conn, worker, &conn->extra->send);
-    }
-    if (bits & IOCPNET__RECEIVED) iocpnet__conn_receive_done(conn, worker);
-    if (bits & IOCPNET__READS) {
-        iocpnet__conn_reads_arrived(conn, worker,
-                                    (uint32_t)(bits & IOCPNET__READS) >> IOCPNET__READ_SHIFT);
-    }
-    if (bits & IOCPNET__GONE) iocpnet__conn_disconnect_done(conn);
-}
-
-// What the other bits ask for. Each line is one cause.
-static void iocpnet__conn_obey(iocpnet__conn *conn, int32_t bits)
-{
-    if (bits & IOCPNET__DIAL) iocpnet__conn_dial(conn, 0);
-    if (bits & IOCPNET__READ_ON) conn->received_ms = iocpnet__now_32();
-    if (bits & IOCPNET__SHUTDOWN) conn->ending = true;
-    if (bits & IOCPNET__RETRY) {
-        conn->asked = false;
-        iocpnet__conn_starve(conn, false);
-        if (conn->timed == 2 && !conn->closed)
-            iocpnet__conn_time(conn, iocpnet__conn_waits(conn) ? 1 : 0);
-        if (conn->closed && iocpnet__conn_pends(conn)) {
-            IOCPNET_OS(CancelIoEx)((HANDLE)conn->handle, NULL);
-        }
-    }
-    // First: the close that came with it may have come after it, in ignorance.
-    if (bits & IOCPNET__OVER) iocpnet__conn_breaks(conn, IOCPNET_CLOSED_LIMIT, WSAENOBUFS);
-    if (bits & IOCPNET__STOP) iocpnet__conn_because(conn, IOCPNET_CLOSED_STOP, 0);
-    if (bits & IOCPNET__CLOSE) iocpnet__conn_because(conn, IOCPNET_CLOSED_LOCAL, 0);
-    if (bits & (IOCPNET__STOP | IOCPNET__CLOSE)) {
-        conn->leaving = false;  // a close overtakes a hand-over: somebody has to close the socket
-        iocpnet__conn_close_begins(conn);
-    }
-    if (bits & IOCPNET__SHUTDOWN && conn->finished && !conn->awaits) {
-        iocpnet__conn_because(conn, IOCPNET_CLOSED_FINISHED, 0);
-        iocpnet__conn_close_begins(conn);
-    }
-    if (bits & IOCPNET__HAND_OVER && !conn->reasoned) {
-        // A peer that does not read what is queued has as long as in a close.
-        conn->leaving = true;
-        conn->awaits = true;
-        conn->began_ms = iocpnet__now_32();
-        if (!conn->timed) iocpnet__conn_time(conn, 1);
-    }
-    if (bits & IOCPNET__LATE) iocpnet__conn_late(conn);
-    if (bits & IOCPNET__ABORT) iocpnet__conn_because(conn, IOCPNET_CLOSED_LOCAL, 0);
-    if (bits & IOCPNET__STOP_NOW) iocpnet__conn_breaks(conn, IOCPNET_CLOSED_STOP, 0);
-    if (bits & (IOCPNET__OVER | IOCPNET__ABORT | IOCPNET__STOP_NOW)) {
-        iocpnet__conn_cut(conn, true);
-    }
-}
-
-// Everything that bits may say.
-static __declspec(noinline) void iocpnet__conn_heed(iocpnet__conn *conn, iocpnet__worker *worker,
-                                                    int32_t bits)
-{
-    if (bits & IOCPNET__OPEN) iocpnet__conn_established(conn, false);
-    if (bits & IOCPNET__RESULTS) iocpnet__conn_results(conn, worker, bits);
-    if (bits & IOCPNET__ASKED) iocpnet__conn_obey(conn, bits);
-}
-
-// The filter has something to send still: what waits, its farewell, or, when the program has only
-// finished its side, the rest of its handshake.
-static bool iocpnet__filter_owes(const iocpnet__conn *conn)
-{
-    const iocpnet__extra *extra = conn->extra;
-
-    if (extra->wire.head) return true;
-    if (!extra->filtered || extra->filter_failed || extra->filter_closed) return false;
-    return extra->filter_ready || iocpnet__load(&conn->closing) == IOCPNET__ENDING;
-}
-
-// Nothing is queued, on its way, or about to be queued by another thread.
-static bool iocpnet__conn_idle(const iocpnet__conn *conn)
-{
-    if (conn->group->desc.filter && iocpnet__filter_owes(conn)) return false;
-    return !conn->queue.head && !iocpnet__conn_sends(conn) && !iocpnet__load(&conn->queued);
-}
-
-// Whether there is room again after a refusal.
-static bool iocpnet__conn_drains(iocpnet__conn *conn)
-{
-    iocpnet__account *account = &iocpnet__accounts[IOCPNET__QUEUED];
-
-    if (!iocpnet__load(&conn->refused) || iocpnet__load(&conn->closing)) return false;
-    if (iocpnet__filter_begins(conn)) return false;  // on.open comes first
-    if ((uint32_t)iocpnet__load(&conn->queued) > conn->group->desc.send_limit_bytes / 2)
-        return false;
-    if (iocpnet__load(&conn->refused) == IOCPNET__BY_PROCESS &&
-        (conn->asked || iocpnet__load64(&account->left) < account->limit / 2)) {
-        iocpnet__conn_time(conn, 2);  // nothing of its own will wake it
-        return false;
-    }
-    return true;
-}
-
-// After a refusal the program is told that there is room; again where what it then sent has left at
-// once, for nothing else will say so.
-static void iocpnet__conn_tell_drain(iocpnet__conn *conn, iocpnet__worker *worker)
-{
-    const iocpnet_conn_desc *desc = &conn->group->desc;
-    int32_t queued;
-
-    while (iocpnet__conn_drains(conn)) {
-        // Half the room may be too little for what it sends: then it is asked once a tick.
-        conn->asked = iocpnet__load(&conn->refused) == IOCPNET__BY_PROCESS;
-        iocpnet__exchange(&conn->refused, 0);
-        iocpnet__count_here(worker, IOCPNET_COUNT_DRAINS, 1);
-        if (desc->on.drain)
-            desc->on.drain(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user));
-        queued = iocpnet__load(&conn->queued);
-        iocpnet__conn_flush(conn, worker);
-        if (iocpnet__load(&conn->queued) >= queued) return;
-    }
-}
-
-// Shows what has come and waits to be shown.
-static inline void iocpnet__conn_show_ready(iocpnet__conn *conn, iocpnet__worker *worker)
-{
-    if (conn->ready) iocpnet__conn_show(conn);
-    if (conn->extra && conn->extra->reads) iocpnet__conn_reads_done(conn, worker);
-}
-
-// A hand-over: when everything has left and no receive is pending, the socket is the program's.
-static void iocpnet__conn_hand_over(iocpnet__conn *conn)
-{
-    if (iocpnet__conn_receives(conn)) {
-        conn->cancelled = true;
-        IOCPNET_OS(CancelIoEx)((HANDLE)conn->handle, NULL);
-        iocpnet__conn_time(conn, 2);  // a cancel that has come too early is repeated
-        return;
-    }
-    if (iocpnet__load(&conn->closing) == IOCPNET__CLOSING) return;
-    iocpnet__conn_because(conn, IOCPNET_CLOSED_HANDED_OVER, 0);
-    conn->closed = true;
-    conn->gone = true;
-    IOCPNET__LEDGER(sockets, -1);
-}
-
-// Whether reading goes on.
-static bool iocpnet__conn_reads(iocpnet__conn *conn)
-{
-    bool closing = iocpnet__load(&conn->closing) == IOCPNET__CLOSING;
-    bool begins = iocpnet__filter_begins(conn);
-    bool paused = iocpnet__conn_too_much(conn);
-
-    if (conn->paused && !paused) conn->received_ms = iocpnet__now_32();
-    if (paused && !conn->paused) iocpnet__count(conn->group->iocp, IOCPNET_COUNT_READS_PAUSED, 1);
-    conn->paused = paused;
-    if (conn->closed || conn->disconnecting || conn->finished || conn->receiving || conn->ready) {
-        return false;
-    }
-    // A receive of several that waits without a buffer waits alone.
-    if (conn->extra && conn->extra->reads &&
-        (conn->zero || conn->alone || conn->extra->reads == conn->group->desc.recvs)) {
-        return false;
-    }
-    return !paused && !conn->starved && !conn->leaving &&
-           (closing || begins || !iocpnet__load(&conn->held));
-}
-
-// It closes gracefully: what is queued leaves, then our FIN, then the peer's is awaited.
-static bool iocpnet__conn_closes(const iocpnet__conn *conn)
-{
-    return conn->awaits && !conn->leaving;
-}
-
-// Its end has begun, or that of its sending. All has left that was queued before: finish our side,
-// unless the socket's end does it; when both sides have finished, or a hand-over waits, the socket
-// goes.
-static void iocpnet__conn_finishes(iocpnet__conn *conn)
-{
-    if (!iocpnet__conn_idle(conn) || conn->closed || conn->disconnecting) return;
-    if (conn->leaving) {
-        iocpnet__conn_hand_over(conn);
-    } else if (conn->finished) {
-        if (conn->awaits) iocpnet__conn_leave_socket(conn);
-    } else if (!conn->shut) {
-        conn->shut = true;
-        conn->began_ms = iocpnet__now_32();
-        if (IOCPNET_OS(shutdown)(conn->handle, SD_SEND)) {
-            // Without FIN the peer would wait for ever, and so would a shutdown for the peer.
-            iocpnet__conn_breaks(conn, IOCPNET_CLOSED_RESET, iocpnet__wsa_error());
-            iocpnet__conn_cut(conn, false);
-        }
-    }
-}
-
-// What to do next. True when the connection is over: nothing is pending on it any more.
-static bool iocpnet__conn_advance(iocpnet__conn *conn, iocpnet__worker *worker)
-{
-    if (!conn->closed) iocpnet__conn_show_ready(conn, worker);
-    if (iocpnet__load_pointer(&conn->offered)) iocpnet__conn_take_offered(conn);
-    if (conn->closed) iocpnet__conn_drop_queue(conn);
-    if (conn->dialing) {
-        // Closed with nothing to deliver: there is no reason to go on connecting.
-        if (iocpnet__conn_closes(conn) && iocpnet__conn_idle(conn)) iocpnet__conn_cut(conn, false);
-        return false;
-    }
-    iocpnet__conn_flush(conn, worker);
-    if (iocpnet__load(&conn->refused)) iocpnet__conn_tell_drain(conn, worker);
-    if (conn->ending || conn->awaits) iocpnet__conn_finishes(conn);
-
-    // When a send has finished at once, over the bound, we come here again for it: a receive begun
-    // now would only take a second packet.
-    if (!(conn->send.pending && worker->at_once == &conn->send.op)) {
-        while (iocpnet__conn_reads(conn) && iocpnet__conn_receive(conn, worker) &&
-               conn->group->desc.recvs > 1) {
-            continue;
-        }
-    }
-    conn->usual = iocpnet__conn_is_usual(conn);
-    if (!conn->closed || iocpnet__conn_pends(conn)) return false;
-    if (!conn->gone) iocpnet__conn_close_socket(conn);
-    return true;
-}
-
-// After a usual receive: the answer leaves, and the next receive waits. The same as advance does,
-// with fewer questions. False: it may have more to do.
-static inline bool iocpnet__conn_advance_usual(iocpnet__conn *conn, iocpnet__worker *worker)
-{
-    if (iocpnet__load_pointer(&conn->offered) || iocpnet__load(&conn->refused)) return false;
-    if (conn->queue.head) {
-        if (conn->send.pending) return false;
-        iocpnet__conn_send_one(conn, worker, &conn->queue, &conn->send);
-        if (conn->send.pending || conn->queue.head || conn->closed) return false;
-    }
-    return iocpnet__conn_receive_again(conn, worker);
-}
-
-static void iocpnet__conn_end(iocpnet__conn *conn, iocpnet__worker *worker)
-{
-    static const int counters[] = {
-        IOCPNET_COUNT_CLOSED_FINISHED,       IOCPNET_COUNT_CLOSED_RESET,
-        IOCPNET_COUNT_CLOSED_LOCAL,          IOCPNET_COUNT_CLOSED_TIMEOUT,
-        IOCPNET_COUNT_CLOSED_LIMIT,          IOCPNET_COUNT_CLOSED_STOP,
-        IOCPNET_COUNT_CLOSED_PROTOCOL,       IOCPNET_COUNT_CLOSED_FILTER,
-        IOCPNET_COUNT_CLOSED_CONNECT_FAILED, IOCPNET_COUNT_CLOSED_HANDED_OVER
-    };
-    iocpnet__group *group = conn->group;
-
-    iocpnet__conn_starve(conn, false);
-    iocpnet__conn_time(conn, 0);
-    conn->ready = false;
-    if (conn->extra && conn->extra->reads) iocpnet__conn_reads_done(conn, worker);  // gives back
-    iocpnet_buffer_give(conn->buffer);
-    conn->buffer = NULL;
-    if (conn->extra) iocpnet_buffer_give(conn->extra->room);
-    if (conn->extra && conn->extra->filtered && group->desc.filter->end) {
-        group->desc.filter->end(iocpnet__conn_name(conn), conn->extra->state);
-    }
-    iocpnet__count(group->iocp, counters[conn->reason], 1);
-    if (group->desc.on.close && conn->opened) {
-        group->desc.on.close(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user),
-                             (iocpnet_reason)conn->reason, conn->error);
-    }
-    worker->running = NULL;
-    iocpnet__name_leave(conn, true);  // BUSY stays set: nobody runs it again
-}
-
-// Runs a connection: deals with bits, and looks for more until there are none. BUSY is ours.
-static void iocpnet__conn_run(iocpnet__conn *conn, int32_t bits)
-{
-    iocpnet__worker *worker = (iocpnet__worker *)iocpnet__local_get(&iocpnet__current);
-    int rounds = IOCPNET__ROUNDS_MAX;
-    bool over = false;
-
-    worker->running = conn;
-    worker->handle = conn->handle;
-    do {
-        bool usual = bits == IOCPNET__RECEIVED && iocpnet__conn_receive_usual(conn);
-
-        if (!usual) iocpnet__conn_heed(conn, worker, bits);
-        worker->at_once = NULL;
-        if (iocpnet__load(&conn->bits) == IOCPNET__BUSY || conn->closed) {
-            if (!usual || !iocpnet__conn_advance_usual(conn, worker)) {
-                if (usual) iocpnet__conn_unlock(conn, worker);
-                over = iocpnet__conn_advance(conn, worker);
-            }
-        } else if (usual) {
-            iocpnet__conn_unlock(conn, worker);
-        }
-        if (over || iocpnet__cas(&conn->bits, IOCPNET__BUSY, 0)) break;
-        if (!--rounds) {
-            // Other workers keep bringing its packets: everybody else has a turn first. BUSY stays.
-            worker->running = NULL;
-            (void)iocpnet__post(conn->group->iocp, &conn->notify);
-            return;
-        }
-        bits = iocpnet__conn_bits(conn);
-    } while (true);
-    if (over) iocpnet__conn_end(conn, worker);
-    worker->running = NULL;
-}
-
-// A new connection without a name yet; NULL: there is no room.
-static iocpnet__conn *iocpnet__conn_make(iocpnet__group *group, void *user)
-{
-    iocpnet__conn *conn = (iocpnet__conn *)iocpnet_pool_take_object(group->conns);
-
-    if (!conn) return NULL;
-    memset(conn, 0, sizeof *conn);
-    iocpnet__group_hold(group);
-    conn->group = group;
-    iocpnet__conn_set_handle(conn, INVALID_SOCKET);
-    conn->user = user;
-    conn->send.op.done = iocpnet__conn_sent;
-    conn->recv.done = iocpnet__conn_received;
-    conn->notify.done = iocpnet__conn_notified;
-    conn->began_ms = iocpnet__now_32();
-    conn->received_ms = conn->began_ms;
-    conn->sent_ms = conn->began_ms;
-    if (!group->extras) return conn;
-    conn->extra = (iocpnet__extra *)iocpnet_pool_take_object(group->extras);
-    if (!conn->extra) {
-        iocpnet_pool_give_object(group->conns, conn);
-        iocpnet__group_release(group);
-        return NULL;
-    }
-    memset(conn->extra, 0, group->extra_bytes);
-    conn->extra->conn = conn;
-    conn->extra->send.op.done = iocpnet__conn_sent_2;
-    if (group->desc.frame) (void)iocpnet_framer_init(&conn->extra->framer, &group->frame);
-    return conn;
-}
-
-// It has its name and is counted. A stop that came before the name is told to it.
-static void iocpnet__conn_begins(iocpnet__conn *conn)
-{
-    iocpnet__group *group = conn->group;
-    bool abort = iocpnet__load(&group->iocp->aborted) != 0;
-    int32_t open = iocpnet__load(&group->open) - iocpnet__load(&group->waits);
-    int32_t most;
-
-    do {
-        most = iocpnet__load(&group->most);
-    } while (open > most && !iocpnet__cas(&group->most, most, open));
-    iocpnet__count(group->iocp, IOCPNET_COUNT_OPENED, 1);
-    if (iocpnet__load(&group->iocp->state)) {
-        iocpnet__or(&conn->bits, abort ? IOCPNET__STOP_NOW : IOCPNET__STOP);
-    }
-}
-
-// Runs a new connection for the first time; with spread on its own iocp, unless that has stopped.
-static void iocpnet__conn_first_run(iocpnet__conn *conn)
-{
-    iocpnet_iocp *iocp = conn->group->iocp;
-
-    if (iocpnet__worker_here(iocp)) {
-        iocpnet__conn_run(conn, iocpnet__conn_bits(conn));
-    } else if (iocpnet__post(iocp, &conn->notify)) {
-        iocpnet__conn_time(conn, 0);
-        iocpnet__conn_close_socket(conn);
-        iocpnet__count(iocp, IOCPNET_COUNT_CLOSED_STOP, 1);
-        iocpnet__name_leave(conn, true);
-    }
-}
-
-// A socket was accepted: it becomes a connection, or is closed if there is no room for one.
-static void iocpnet__conn_accepted(iocpnet__waiting *slot, size_t bytes)
-{
-    iocpnet_listener *listener = slot->listener;
-    iocpnet__group *group = slot->group;
-    iocpnet__conn *conn = NULL;
-
-    if (group == &listener->group || !iocpnet__load(&group->iocp->state)) {
-        conn = iocpnet__conn_make(group, group->desc.user);
-    }
-    if (!conn) goto refuse;
-    iocpnet__conn_configure(group, slot->socket.handle);
-    conn->ext = slot->socket.ext;
-    iocpnet__conn_set_handle(conn, slot->socket.handle);
-    conn->skip = slot->socket.skip;
-    memcpy(conn->peer, &slot->accept.peer.u, sizeof conn->peer);
-    if (!slot->accept.peer.size) memcpy(conn->peer, &listener->socket.family, 2);
-    conn->bits = IOCPNET__BUSY | IOCPNET__OPEN;
-    if (!iocpnet__name_take(conn)) goto unmake;
-    if (slot->buffer) {
-        // The first bytes are there already: as if a receive had brought them.
-        conn->buffer = slot->buffer;
-        slot->buffer = NULL;
-        conn->receiving = true;
-        iocpnet__keep_result(&conn->recv, 0, bytes);
-        iocpnet__or(&conn->bits, IOCPNET__RECEIVED);
-        if (bytes) iocpnet__count(group->iocp, IOCPNET_COUNT_RECEIVES, 1);
-        iocpnet__count(group->iocp, IOCPNET_COUNT_BYTES_RECEIVED, bytes);
-    } else if (listener->desc.accept_data_ms) {
-        conn->silent_ms = listener->desc.accept_data_ms;
-        iocpnet__conn_time(conn, 1);
-    }
-    slot->socket.handle = INVALID_SOCKET;
-    if (group == &listener->group) {
-        iocpnet__add(&group->open, 1);
-    } else {
-        iocpnet__add(&group->waits, -1);
-    }
-    iocpnet__conn_begins(conn);
-    iocpnet__conn_first_run(conn);
-    return;
-
-unmake:
-    iocpnet__conn_unmake(conn);
-    iocpnet__group_release(group);
-refuse:
-    iocpnet__count(group->iocp, IOCPNET_COUNT_REFUSED, 1);
-    iocpnet_socket_close(&slot->socket);
-    iocpnet__waiting_drop(slot);
-}
-
-// A connection of a connector, with a name; its first run is still to come.
-static iocpnet_error iocpnet__connector_take(iocpnet__group *group, void *user, iocpnet__conn **out)
-{
-    iocpnet__conn *conn;
-
-    if (iocpnet__load(&group->closed)) return WSAESHUTDOWN;
-    if ((uint32_t)iocpnet__add(&group->open, 1) > group->desc.max_connections) goto full;
-    conn = iocpnet__conn_make(group, user);
-    if (!conn) goto full;
-    conn->gone = true;
-    conn->bits = IOCPNET__BUSY;
-    if (!iocpnet__name_take(conn)) {
-        iocpnet__conn_unmake(conn);
-        iocpnet__group_release(group);
-        goto full;
-    }
-    *out = conn;
-    return 0;
-
-full:
-    iocpnet__add(&group->open, -1);
-    iocpnet__count(group->iocp, IOCPNET_COUNT_REFUSED, 1);
-    return WSAENOBUFS;
-}
-
-// Has a new connection's first run come on a worker. On failure nothing is left of it.
-static iocpnet_error iocpnet__connector_run(iocpnet__conn *conn, iocpnet_conn *name)
-{
-    iocpnet_error error;
-
-    *name = iocpnet__conn_name(conn);
-    iocpnet__conn_begins(conn);
-    error = iocpnet__post(conn->group->iocp, &conn->notify);
-    if (!error) return 0;
-    name->id = 0;
-    if (!conn->gone) IOCPNET__LEDGER(sockets, -1);  // an adopted one is the program's again
-    iocpnet__conn_time(conn, 0);
-    iocpnet__count(conn->group->iocp, IOCPNET_COUNT_CLOSED_CONNECT_FAILED, 1);
-    iocpnet__name_leave(conn, true);
-    return error;
-}
-
-// Rows of extra.addresses that one needs.
-static size_t iocpnet__address_rows(const iocpnet_address *address)
-{
-    return ((size_t)address->size + IOCPNET__ADDRESS_ROW - 1) / IOCPNET__ADDRESS_ROW;
-}
-
-IOCPNET__DEF iocpnet_error iocpnet_conn_open(iocpnet_conn *name, iocpnet_connector *connector,
-                                             const iocpnet_address *addresses, size_t n, void *user)
-{
-    iocpnet__conn *conn = NULL;
-    iocpnet_error error;
-    size_t rows = 0;
-    size_t i;
-
-    name->id = 0;
-    if (!n || n > IOCPNET__ADDRESSES) return WSAEINVAL;
-    for (i = 0; i < n; i++) {
-        if (addresses[i].size <= 0 || addresses[i].size > (int)sizeof addresses[i].u) {
-            return WSAEINVAL;
-        }
-        rows += iocpnet__address_rows(&addresses[i]);
-    }
-    if (rows > IOCPNET__ADDRESSES) return WSAEINVAL;
-    error = iocpnet__connector_take(&connector->group, user, &conn);
-    if (error) return error;
-    conn->extra->count = (uint32_t)n;
-    for (i = n; i-- > 0;) {
-        rows -= iocpnet__address_rows(&addresses[i]);
-        conn->extra->where[i].row = (uint8_t)rows;
-        conn->extra->where[i].size = (uint8_t)addresses[i].size;
-        memcpy(conn->extra->addresses[rows], &addresses[i].u, (size_t)addresses[i].size);
-    }
-    conn->opened = true;
-    iocpnet__conn_time(conn, 1);
-    iocpnet__or(&conn->bits, IOCPNET__DIAL);
-    error = iocpnet__connector_run(conn, name);
-    return error;
-}
-
-IOCPNET__DEF iocpnet_error iocpnet_conn_adopt(iocpnet_conn *name, iocpnet_connector *connector,
-                                              uintptr_t handle, void *user)
-{
-    iocpnet__conn *conn = NULL;
-    iocpnet_socket socket;
-    struct sockaddr_storage peer;
-    int size = sizeof peer;
-    int type = 0;
-    int type_size = sizeof type;
-    iocpnet_error error;
-
-    name->id = 0;
-    if (IOCPNET_OS(getpeername)(handle, (struct sockaddr *)&peer, &size)) {
-        return iocpnet__wsa_error();
-    }
-    if (IOCPNET_OS(getsockopt)(handle, SOL_SOCKET, SO_TYPE, (char *)&type, &type_size)) {
-        return iocpnet__wsa_error();
-    }
-    if (type != SOCK_STREAM) return WSAEOPNOTSUPP;
-    error = iocpnet__connector_take(&connector->group, user, &conn);
-    if (error) return error;
-    error = iocpnet_socket_adopt(&socket, connector->group.iocp, handle);
-    if (error) {
-        // As it will be counted as closed.
-        iocpnet__count(connector->group.iocp, IOCPNET_COUNT_OPENED, 1);
-        iocpnet__count(connector->group.iocp, IOCPNET_COUNT_CLOSED_CONNECT_FAILED, 1);
-        iocpnet__name_leave(conn, true);
-        return error;
-    }
-    iocpnet__conn_configure(conn->group, handle);
-    memcpy(conn->peer, &peer, sizeof conn->peer);
-    iocpnet__conn_set_handle(conn, handle);
-    conn->ext = socket.ext;
-    conn->skip = socket.skip;
-    conn->gone = false;
-    conn->opened = conn->group->desc.filter != NULL;  // on.close even if on.open never comes
-    iocpnet__or(&conn->bits, IOCPNET__OPEN);
-    return iocpnet__connector_run(conn, name);
-}
-
-// The connection of a name, for a call: without a reference from its own callback, else with one.
-// own: the worker, in its own callback; NULL elsewhere.
-static inline iocpnet__conn *iocpnet__conn_enter(iocpnet_conn name, iocpnet__worker **own)
-{
-    iocpnet__worker *worker = (iocpnet__worker *)iocpnet__local_get(&iocpnet__current);
-    iocpnet__conn *conn = worker ? (iocpnet__conn *)worker->running : NULL;
-
-    if (conn && conn->id == name.id) {
-        *own = worker;
-        return conn;
-    }
-    *own = NULL;
-    return iocpnet__name_enter(name.id);
-}
-
-static inline void iocpnet__conn_leave(iocpnet__conn *conn, const iocpnet__worker *own)
-{
-    if (!own) iocpnet__name_leave(conn, false);
-}
-
-// In a callback of its own the bits are looked at when the callback returns. After this no more
-// sends are taken.
-static iocpnet_error iocpnet__conn_ask(iocpnet_conn name, int32_t closing, int32_t bits)
-{
-    iocpnet__worker *own;
-    iocpnet__conn *conn = iocpnet__conn_enter(name, &own);
-
-    if (!conn) return WSAENOTCONN;
-    if (closing == IOCPNET__CLOSING) {
-        iocpnet__exchange(&conn->closing, closing);
-    } else {
-        iocpnet__cas(&conn->closing, 0, closing);
-    }
-    iocpnet__conn_signal(conn, bits);
-    iocpnet__conn_leave(conn, own);
-    return 0;
-}
-
-IOCPNET__DEF iocpnet_error iocpnet_conn_close(iocpnet_conn conn)
-{
-    return iocpnet__conn_ask(conn, IOCPNET__CLOSING, IOCPNET__CLOSE);
-}
-
-IOCPNET__DEF iocpnet_error iocpnet_conn_abort(iocpnet_conn conn)
-{
-    return iocpnet__conn_ask(conn, IOCPNET__CLOSING, IOCPNET__ABORT);
-}
-
-IOCPNET__DEF iocpnet_error iocpnet_conn_shutdown(iocpnet_conn conn)
-{
-    return iocpnet__conn_ask(conn, IOCPNET__ENDING, IOCPNET__SHUTDOWN);
-}
-
-IOCPNET__DEF iocpnet_error iocpnet_conn_detach(iocpnet_conn name)
-{
-    iocpnet__worker *own;
-    iocpnet__conn *conn = iocpnet__conn_enter(name, &own);
-    bool framed;
-
-    if (!conn) return WSAENOTCONN;
-    framed = conn->group->desc.frame || conn->group->desc.filter;
-    iocpnet__conn_leave(conn, own);
-    if (framed) return WSAEOPNOTSUPP;
-    return iocpnet__conn_ask(name, IOCPNET__ENDING, IOCPNET__HAND_OVER);
-}
-
-IOCPNET__DEF iocpnet_error iocpnet_conn_pause(iocpnet_conn name)
-{
-    iocpnet__worker *own;
-    iocpnet__conn *conn = iocpnet__conn_enter(name, &own);
-
-    if (!conn) return WSAENOTCONN;
-    iocpnet__exchange(&conn->held, 1);
-    iocpnet__conn_leave(conn, own);
-    return 0;
-}
-
-IOCPNET__DEF iocpnet_error iocpnet_conn_resume(iocpnet_conn name)
-{
-    iocpnet__worker *own;
-    iocpnet__conn *conn = iocpnet__conn_enter(name, &own);
-
-    if (!conn) return WSAENOTCONN;
-    // The bit first: who sees that it reads again must not see the silence of before.
-    if (iocpnet__load(&conn->held)) iocpnet__or(&conn->bits, IOCPNET__READ_ON);
-    if (iocpnet__exchange(&conn->held, 0)) iocpnet__conn_signal(conn, IOCPNET__READ_ON);
-    iocpnet__conn_leave(conn, own);
-    return 0;
-}
-
-IOCPNET__DEF iocpnet_buffer *iocpnet_conn_take(iocpnet_conn name)
-{
-    iocpnet__worker *own;
-    iocpnet__conn *conn = iocpnet__conn_enter(name, &own);
-    iocpnet_buffer *buffer = NULL;
-
-    if (!conn) return NULL;
-    if (own && conn->showing && conn->buffer) {
-        buffer = conn->buffer;
-        buffer->used = (uint32_t)conn->recv.overlapped.internal_high;
-        conn->buffer = NULL;
-    }
-    iocpnet__conn_leave(conn, own);
-    return buffer;
-}
-
-IOCPNET__DEF uintptr_t iocpnet_conn_handle(iocpnet_conn name)
-{
-    iocpnet__worker *own;
-    iocpnet__conn *conn = iocpnet__conn_enter(name, &own);
-    uintptr_t handle = INVALID_SOCKET;
-
-    if (!conn) return handle;
-    if (own && (!conn->gone || conn->reason == IOCPNET_CLOSED_HANDED_OVER)) handle = conn->handle;
-    iocpnet__conn_leave(conn, own);
-    return handle;
-}
-
-// Few bytes without a call into the C library, which would cost as much as all else that a small
-// send does.
-static void iocpnet__copy(unsigned char *to, const char *from, size_t size)
-{
-    if (size > 16) {
-        memcpy(to, from, size);
-    } else if (size >= 8) {
-        memcpy(to, from, 8);
-        memcpy(to + size - 8, from + size - 8, 8);
-    } else if (size >= 4) {
-        memcpy(to, from, 4);
-        memcpy(to + size - 4, from + size - 4, 4);
-    } else if (size) {
-        to[0] = (unsigned char)from[0];
-        to[size / 2] = (unsigned char)from[size / 2];
-        to[size - 1] = (unsigned char)from[size - 1];
-    }
-}
-
-// Copies bytes into fresh buffers, linked in order, or, for other threads' stack, in reverse.
-static inline bool iocpnet__copy_out(iocpnet_pool *pool, const char *data, size_t size,
-                                     bool reverse, iocpnet_buffer **first, iocpnet_buffer **last)
-{
-    iocpnet_buffer *buffer;
-
-    while (size) {
-        buffer = iocpnet_pool_take(pool);
-        if (!buffer) return false;
-        buffer->used = size < buffer->size ? (uint32_t)size : buffer->size;
-        memcpy(buffer->data, data, buffer->used);
-        data += buffer->used;
-        size -= buffer->used;
-        if (!*first) {
-            *first = *last = buffer;
-        } else if (reverse) {
-            buffer->next = *first;
-            *first = buffer;
-        } else {
-            (*last)->next = buffer;
-            *last = buffer;
-        }
-    }
-    return true;
-}
-
-// What other threads queue goes through a stack of its own.
-static inline void iocpnet__conn_put(iocpnet__conn *conn, bool own, iocpnet_buffer *first,
-                                     iocpnet_buffer *last)
-{
-    void *head;
-
-    if (own) {
-        iocpnet__queue_append(&conn->queue, first, last);
-        return;
-    }
-    do {
-        head = iocpnet__load_pointer(&conn->offered);
-        last->next = (iocpnet_buffer *)head;
-    } while (!iocpnet__cas_pointer(&conn->offered, head, first));
-    iocpnet__conn_signal(conn, IOCPNET__OFFERED);
-}
-
-// Queues bytes for a connection, whose limit has been checked. False: no buffer.
-static inline bool iocpnet__conn_queue(iocpnet__conn *conn, bool own, const char *data, size_t size)
-{
-    iocpnet_pool *pool = conn->group->buffers;
-    iocpnet_buffer *first = NULL;
-    iocpnet_buffer *last = NULL;
-    iocpnet_buffer *tail;
-    uint32_t part;
-
-    if (own) {
-        if (iocpnet__load_pointer(&conn->offered)) iocpnet__conn_take_offered(conn);
-        tail = conn->queue.tail;
-        if (tail && tail->used < tail->size) {
-            // Small messages share the room at the end of what is queued already.
-            part = size < tail->size - tail->used ? (uint32_t)size : tail->size - tail->used;
-            iocpnet__copy(tail->data + tail->used, data, part);
-            tail->used += part;
-            data += part;
-            size -= part;
-        }
-    }
-    if (!size) return true;
-    if (!iocpnet__copy_out(pool, data, size, !own, &first, &last)) {
-        iocpnet__queue_give_list(conn, first);
-        return false;
-    }
-    iocpnet__conn_put(conn, own, first, last);
-    return true;
-}
-
-// Queues a view of a buffer; its reference goes with it. False: no view.
-static bool iocpnet__conn_queue_view(iocpnet__conn *conn, bool own, iocpnet_buffer *shared)
-{
-    iocpnet_pool *pool = conn->group->views;
-    iocpnet__view *view = (iocpnet__view *)iocpnet_pool_take_object(pool);
-
-    if (!view) return false;
-    memset(view, 0, sizeof *view);
-    view->buffer.data = shared->data;
-    view->buffer.size = shared->used;  // full: nothing is added at its end
-    view->buffer.used = shared->used;
-    view->shared = shared;
-    view->pool = pool;
-    view->weight = shared->size - shared->used;
-    if (own && iocpnet__load_pointer(&conn->offered)) iocpnet__conn_take_offered(conn);
-    iocpnet__conn_put(conn, own, &view->buffer, &view->buffer);
-    return true;
-}
-
-// There is no room for what it was to queue: by its own limit, or by that of the process. The code
-// that says so.
-static iocpnet_error iocpnet__conn_refuse(iocpnet__conn *conn, size_t weight, bool by_process)
-{
-    const iocpnet_conn_desc *desc = &conn->group->desc;
-    bool never = weight > desc->send_limit_bytes ||
-                 (int64_t)weight > iocpnet__accounts[IOCPNET__QUEUED].limit;
-
-    if (never && desc->refuse_slow) return WSAEMSGSIZE;
-    iocpnet__count(conn->group->iocp, IOCPNET_COUNT_SENDS_REFUSED, 1);
-    iocpnet__exchange(&conn->refused, by_process ? IOCPNET__BY_PROCESS : IOCPNET__BY_CONN);
-    return desc->refuse_slow ? WSAEWOULDBLOCK : WSAENOBUFS;
-}
-
-// Nothing was queued. Who waits for the room that was reserved, or for the last bytes before a
-// close, has to look again.
-static void iocpnet__conn_offer_failed(iocpnet__conn *conn, bool own, iocpnet_error error,
-                                       size_t weight, bool drawn)
-{
-    bool reserved = weight <= conn->group->desc.send_limit_bytes;
-
-    if (reserved) iocpnet__add(&conn->queued, -(int32_t)weight);
-    if (drawn) iocpnet__undraw(iocpnet__conn_worker(conn), IOCPNET__QUEUED, (int64_t)weight);
-    if (error == WSAENOBUFS) {
-        iocpnet__exchange(&conn->closing, IOCPNET__CLOSING);
-        iocpnet__conn_signal(conn, IOCPNET__OVER);
-    } else if (!own || iocpnet__load(&conn->refused) == IOCPNET__BY_PROCESS) {
-        iocpnet__conn_signal(conn, IOCPNET__OFFERED);
-    }
-}
-
-// Queues bytes, or a buffer whose reference is given back here when that fails. weight is what
-// counts against the limit.
-static iocpnet_error iocpnet__conn_offer(iocpnet_conn name, const void *data, size_t size,
-                                         iocpnet_buffer *buffer, size_t weight)
-{
-    iocpnet_error error = 0;
-    iocpnet__worker *own;
-    iocpnet__conn *conn = iocpnet__conn_enter(name, &own);
-    iocpnet__worker *worker;
-    uint32_t limit;
-    bool room, drawn;
-
-    if (!conn) {
-        iocpnet_buffer_give(buffer);
-        return WSAENOTCONN;
-    }
-
-    // First the reservation, then the look at closing: a close, which does it the other way round,
-    // either waits for these bytes or is seen here.
-    limit = conn->group->desc.send_limit_bytes;
-    worker = own ? own : iocpnet__conn_worker(conn);
-    room = !weight ||
-           (weight <= limit && (uint32_t)iocpnet__add(&conn->queued, (int32_t)weight) <= limit);
-    drawn = !weight || (room && iocpnet__draw(worker, IOCPNET__QUEUED, (int64_t)weight, 0));
-    if (iocpnet__load(&conn->closing)) {
-        error = WSAENOTCONN;
-    } else if (!drawn) {
-        error = iocpnet__conn_refuse(conn, weight, room);
-    } else if (buffer ? !iocpnet__conn_queue_view(conn, own != NULL, buffer)
-                      : !iocpnet__conn_queue(conn, own != NULL, (const char *)data, size)) {
-        iocpnet__count(conn->group->iocp, IOCPNET_COUNT_NO_BUFFERS, 1);
-        error = WSAENOBUFS;
-    }
-    if (error) {
-        iocpnet_buffer_give(buffer);
-        iocpnet__conn_offer_failed(conn, own != NULL, error, weight, drawn);
-    }
-    iocpnet__conn_leave(conn, own);
-    return error;
-}
-
-// Most sends: a buffer's worth at most, in the connection's own callback, and nothing waits. The
-// same as offer does, with fewer questions. False: it is not so, and nothing was done.
-static inline bool iocpnet__conn_offer_usual(iocpnet__conn *conn, iocpnet__worker *worker,
-                                             const void *data, uint32_t size)
-{
-    iocpnet__group *group = conn->group;
-    iocpnet_buffer *buffer;
-
-    if (iocpnet__load(&conn->queued) || iocpnet__load(&conn->closing) ||
-        worker->lots[IOCPNET__QUEUED] < size) {
-        return false;
-    }
-    buffer = iocpnet__buffer_take(group->buffers);
-    if (!buffer) return false;
-    // Other threads may have come in between. A close of theirs is dealt with after this callback.
-    if ((uint32_t)iocpnet__add(&conn->queued, (int32_t)size) > group->desc.send_limit_bytes) {
-        iocpnet__add(&conn->queued, -(int32_t)size);
-        iocpnet_buffer_give(buffer);
-        return false;
-    }
-    worker->lots[IOCPNET__QUEUED] -= size;
-    buffer->used = size;
-    memcpy(buffer->data, data, size);
-    conn->queue.head = conn->queue.tail = buffer;
-    return true;
-}
-
-IOCPNET__DEF iocpnet_error iocpnet_conn_send(iocpnet_conn name, const void *data, size_t size)
-{
-    iocpnet__worker *worker = (iocpnet__worker *)iocpnet__local_get(&iocpnet__current);
-    iocpnet__conn *conn = worker ? (iocpnet__conn *)worker->running : NULL;
-
-    if (conn && conn->id == name.id && size - 1 < conn->group->desc.buffer_bytes &&
-        iocpnet__conn_offer_usual(conn, worker, data, (uint32_t)size)) {
-        return 0;
-    }
-    return iocpnet__conn_offer(name, data, size, NULL, size);
-}
-
-IOCPNET__DEF iocpnet_error iocpnet_conn_send_buffer(iocpnet_conn name, iocpnet_buffer *buffer)
-{
-    if (buffer->used) return iocpnet__conn_offer(name, NULL, 0, buffer, buffer->size);
-    iocpnet_buffer_give(buffer);
-    return iocpnet__conn_offer(name, NULL, 0, NULL, 0);
-}
-
-// The connection, if this is called in a function of its filter.
-static iocpnet__conn *iocpnet__filter_enter(iocpnet_conn name)
-{
-    iocpnet__worker *own;
-    iocpnet__conn *conn = iocpnet__conn_enter(name, &own);
-
-    if (conn && own && conn->extra && conn->extra->filtering) return conn;
-    if (conn) iocpnet__conn_leave(conn, own);
-    return NULL;
-}
-
-IOCPNET__DEF iocpnet_error iocpnet_filter_ready(iocpnet_conn name)
-{
-    iocpnet__conn *conn = iocpnet__filter_enter(name);
-
-    if (!conn) return WSAENOTCONN;
-    if (conn->extra->filter_ready) return 0;
-    conn->extra->filter_ready = true;
-    if (!iocpnet__conn_waits(conn) && conn->timed == 1) iocpnet__conn_time(conn, 0);
-    conn->received_ms = iocpnet__now_32();
-    conn->sent_ms = conn->received_ms;
-    iocpnet__conn_tell_open(conn);
-    return 0;
-}
-
-IOCPNET__DEF iocpnet_error iocpnet_filter_show(iocpnet_conn name, const void *data, size_t size)
-{
-    iocpnet__conn *conn = iocpnet__filter_enter(name);
-
-    if (!conn) return WSAENOTCONN;
-    if (!conn->extra->filter_ready) return WSAEINVAL;
-    if (!size || iocpnet__load(&conn->closing) == IOCPNET__CLOSING) return 0;
-    conn->extra->filtering = false;
-    if (conn->group->desc.frame) {
-        iocpnet__conn_show_messages(conn, data, size);
-    } else {
-        conn->group->desc.on.data(name, iocpnet__load_pointer(&conn->user), data, size);
-    }
-    conn->extra->filtering = true;
-    return 0;
-}
-
-IOCPNET__DEF iocpnet_error iocpnet_filter_send(iocpnet_conn name, const void *data, size_t size)
-{
-    iocpnet__conn *conn = iocpnet__filter_enter(name);
-    iocpnet_buffer *first = NULL;
-    iocpnet_buffer *last = NULL;
-
-    if (!conn) return WSAENOTCONN;
-    if (!size) return 0;
-    if (conn->shut) return WSAESHUTDOWN;
-    if (!iocpnet__copy_out(conn->group->buffers, (const char *)data, size, false, &first, &last)) {
-        iocpnet__queue_give_list(conn, first);
-        iocpnet__count(conn->group->iocp, IOCPNET_COUNT_NO_BUFFERS, 1);
-        return WSAENOBUFS;
-    }
-    // What a filter makes of bytes that were taken is not refused: it counts, over the limit too.
-    iocpnet__add(&conn->queued, (int32_t)size);
-    (void)iocpnet__draw(iocpnet__conn_worker(conn), IOCPNET__QUEUED, (int64_t)size, INT64_MIN / 2);
-    conn->extra->wire_bytes += (uint32_t)size;
-    iocpnet__queue_append(&conn->extra->wire, first, last);
-    return 0;
-}
-
-IOCPNET__DEF void *iocpnet_conn_user(iocpnet_conn name)
-{
-    iocpnet__worker *own;
-    iocpnet__conn *conn = iocpnet__conn_enter(name, &own);
-    void *user;
-
-    if (!conn) return NULL;
-    user = iocpnet__load_pointer(&conn->user);
-    iocpnet__conn_leave(conn, own);
-    return user;
-}
-
-IOCPNET__DEF iocpnet_error iocpnet_conn_set_user(iocpnet_conn name, void *user)
-{
-    iocpnet__worker *own;
-    iocpnet__conn *conn = iocpnet__conn_enter(name, &own);
-
-    if (!conn) return WSAENOTCONN;
-    iocpnet__exchange_pointer(&conn->user, user);
-    iocpnet__conn_leave(conn, own);
-    return 0;
-}
-
-IOCPNET__DEF iocpnet_address iocpnet_conn_address(iocpnet_conn name, bool local)
-{
-    iocpnet_address address;
-    iocpnet__worker *own;
-    iocpnet__conn *conn = iocpnet__conn_enter(name, &own);
-
-    memset(&address, 0, sizeof address);
-    if (!conn) return address;
-    if (local && own) {
-        iocpnet_socket socket = iocpnet__conn_socket(conn);
-        if (!conn->closed) (void)iocpnet_socket_address(&socket, &address);
-    } else if (!local) {
-        iocpnet__conn_peer(conn, &address);
-    }
-    iocpnet__conn_leave(conn, own);
-    return address;
-}
-
-// A reference to the connection in a row of the names, or NULL: none, or of another iocp.
-static iocpnet__conn *iocpnet__name_row(iocpnet_iocp *iocp, uint32_t i)
-{
-    int64_t word = iocpnet__load64(&iocpnet__name_at(i)->word);
-    iocpnet__conn *conn = NULL;
-
-    if (word & iocpnet__name_live) conn = iocpnet__name_enter(((uint64_t)word >> 32) << 32 | i);
-    if (!conn || conn->group->iocp == iocp) return conn;
-    iocpnet__name_leave(conn, false);
-    return NULL;
-}
-
-enum {
-    IOCPNET__LATE_LEAST = 64,  // late connections asked in one tick, at least
-    IOCPNET__LATE_PART = 64    // and of so many names one: a crowd is through after so many ticks
-};
-
-// Asks every connection of an iocp that is late, or waits for the tick, or all of them (stop).
-// What it reads of a running one is of a moment ago, which is as good. Of a crowd that is late
-// together some are asked, so that nobody else waits behind all of them; true: others are left.
-static bool iocpnet__conn_each(iocpnet_iocp *iocp, int32_t stop_bits)
-{
-    uint32_t count = (uint32_t)iocpnet__load(&iocpnet__name_count);
-    uint32_t room = count / IOCPNET__LATE_PART;
-    uint32_t late = 0;
-    uint32_t i;
-
-    if (room < IOCPNET__LATE_LEAST) room = IOCPNET__LATE_LEAST;
-
-    for (i = 1; i <= count; i++) {
-        iocpnet__conn *conn = iocpnet__name_row(iocp, i);
-        int32_t bits = stop_bits;
-
-        if (!conn) continue;
-        if (iocpnet__conn_is_late(conn) && late++ < room) bits |= IOCPNET__LATE;
-        if (conn->timed == 2) bits |= IOCPNET__RETRY;
-        if (bits) iocpnet__conn_signal(conn, bits);
-        iocpnet__name_leave(conn, false);
-    }
-    return late > room;
-}
-
-// Memory has been short for a second: the connection on which nothing has moved for longest is
-// closed, one every four ticks.
-static void iocpnet__conn_shed(iocpnet_iocp *iocp)
-{
-    uint32_t count = (uint32_t)iocpnet__load(&iocpnet__name_count);
-    iocpnet__conn *oldest = NULL;
-    uint32_t longest = 0;
-    uint32_t i;
-
-    for (i = 1; i <= count; i++) {
-        iocpnet__conn *conn = iocpnet__name_row(iocp, i);
-        uint32_t unread, unsent, idle;
-
-        if (!conn) continue;
-        (void)iocpnet__conn_quiet(conn, &unread, &unsent);
-        idle = unread < unsent ? unread : unsent;
-        if (idle > longest && !conn->closed) {
-            if (oldest) iocpnet__name_leave(oldest, false);
-            oldest = conn;
-            longest = idle;
-        } else {
-            iocpnet__name_leave(conn, false);
-        }
-    }
-    if (!oldest) return;
-    iocpnet__count(iocp, IOCPNET_COUNT_SHED, 1);
-    iocpnet__exchange(&oldest->closing, IOCPNET__CLOSING);
-    iocpnet__conn_signal(oldest, IOCPNET__OVER);
-    iocpnet__name_leave(oldest, false);
-}
-
-// A reference to the next group of the iocp, which is not about to be freed; the one to the group
-// before it, or NULL, goes.
-static iocpnet__group *iocpnet__group_next(iocpnet_iocp *iocp, iocpnet__group *before)
-{
-    iocpnet__group *group;
-    int32_t references;
-    bool held = false;
-
-    iocpnet__lock_enter(&iocp->group_lock);
-    for (group = before ? before->next : iocp->groups; group; group = group->next) {
-        do {
-            references = iocpnet__load(&group->references);
-            held = references && iocpnet__cas(&group->references, references, references + 1);
-        } while (references && !held);
-        if (held) break;
-    }
-    iocpnet__lock_leave(&iocp->group_lock);
-    if (before) iocpnet__group_release(before);
-    return group;
-}
-
-static void iocpnet__server_stop(iocpnet_iocp *iocp, bool abort)
-{
-    iocpnet__group *group = NULL;
-
-    while ((group = iocpnet__group_next(iocp, group)) != NULL) {
-        if (group->listener) {
-            iocpnet__listener_close(group->listener);
-        } else {
-            iocpnet__store(&group->closed, 1);
-        }
-    }
-    (void)iocpnet__conn_each(iocp, abort ? IOCPNET__STOP_NOW : IOCPNET__STOP);
-}
-
-static void iocpnet__server_stats(iocpnet_iocp *iocp, iocpnet_stats *stats)
-{
-    iocpnet__group *group = NULL;
-
-    while ((group = iocpnet__group_next(iocp, group)) != NULL) {
-        stats->connections_most += (uint32_t)iocpnet__load(&group->most);
-        if (!group->listener || iocpnet__load(&group->closed)) continue;
-        iocpnet__lock_enter(&group->listener->lock);
-        stats->accepts_wanted += group->listener->common.target + group->listener->bare.target;
-        iocpnet__lock_leave(&group->listener->lock);
-    }
+    if (!ms) return;
+    iocpnet__sweep_within(listener->group.iocp, ms);
+    for (i = 0; i < listener->desc.spread_count; i++)
+        iocpnet__sweep_within(listener->spread[i]->iocp, ms);
 }
 
 static void iocpnet__listener_pending(iocpnet_listener *listener, iocpnet__lines *lines)
@@ -11745,291 +9222,6 @@ static void iocpnet__listener_pending(iocpnet_listener *listener, iocpnet__lines
         iocpnet__lock_leave(&listener->lock);
         if (waits) iocpnet__put_line(lines, IOCPNET_OP_ACCEPT, handle, lines->now - posted_ms);
     }
-}
-
-static void iocpnet__conn_pending(const iocpnet__conn *conn, iocpnet__lines *lines)
-{
-    uintptr_t handle = *(const volatile uintptr_t *)&conn->handle;
-    uint32_t now = (uint32_t)lines->now;
-    uint32_t n;
-
-    if (conn->dialing) {
-        iocpnet__put_line(lines, IOCPNET_OP_CONNECT, handle, now - conn->began_ms);
-    } else if (conn->receiving) {
-        iocpnet__put_line(lines, IOCPNET_OP_RECV, handle, now - conn->received_ms);
-    }
-    for (n = conn->extra ? conn->extra->reading : 0; n; n--)
-        iocpnet__put_line(lines, IOCPNET_OP_RECV, handle, now - conn->received_ms);
-    if (conn->send.pending) {
-        iocpnet__put_line(lines, IOCPNET_OP_SEND, handle, now - conn->sent_ms);
-    }
-    if (conn->extra && conn->extra->send.pending) {
-        iocpnet__put_line(lines, IOCPNET_OP_SEND, handle, now - conn->sent_ms);
-    }
-}
-
-// What listeners and connections have in flight, as far as it can be seen from here.
-static void iocpnet__server_pending(iocpnet_iocp *iocp, iocpnet__lines *lines)
-{
-    uint32_t count = (uint32_t)iocpnet__load(&iocpnet__name_count);
-    iocpnet__group *group = NULL;
-    uint32_t i;
-
-    while ((group = iocpnet__group_next(iocp, group)) != NULL) {
-        if (group->listener) iocpnet__listener_pending(group->listener, lines);
-    }
-    for (i = 1; i <= count; i++) {
-        iocpnet__conn *conn = iocpnet__name_row(iocp, i);
-
-        if (!conn) continue;
-        iocpnet__conn_pending(conn, lines);
-        iocpnet__name_leave(conn, false);
-    }
-}
-
-static void iocpnet__connector_free(iocpnet_connector *connector)
-{
-    iocpnet__group_fini(&connector->group);
-    iocpnet__free(connector, sizeof *connector);
-}
-
-static void iocpnet__group_free(iocpnet__group *group)
-{
-    if (group->clocked) iocpnet__add(&group->iocp->timed, -1);
-    if (group->listener) {
-        iocpnet__listener_give_spread(group->listener);
-        iocpnet__listener_free(group->listener);
-    } else {
-        iocpnet__connector_free(IOCPNET_OUTER(group, iocpnet_connector, group));
-    }
-}
-
-// Frees what was closed and is over. What the program keeps buffers of is looked at again.
-static void iocpnet__server_reap(iocpnet_iocp *iocp)
-{
-    iocpnet__group *over = NULL;
-    iocpnet__group **at = &iocp->groups;
-    iocpnet__group *group;
-
-    iocpnet__lock_enter(&iocp->group_lock);
-    while ((group = *at) != NULL) {
-        if (iocpnet__load(&group->references) || !iocpnet__group_empty(group)) {
-            at = &group->next;
-            continue;
-        }
-        *at = group->next;
-        group->next = over;
-        over = group;
-    }
-    iocpnet__lock_leave(&iocp->group_lock);
-    while (over) {
-        group = over;
-        over = group->next;
-        iocpnet__group_free(group);
-        iocpnet__add(&iocp->dying, -1);
-        iocpnet__add(&iocp->timed, -1);
-    }
-}
-
-// Deadlines are looked at eight times while the shortest of them passes, and at most once a tick;
-// what wants to be tried again, at every tick.
-static void iocpnet__server_tick(iocpnet_iocp *iocp, uint64_t now)
-{
-    iocpnet__group *group = NULL;
-    bool more;
-
-    while ((group = iocpnet__group_next(iocp, group)) != NULL) {
-        if (group->listener) iocpnet__listener_tick(group->listener, now);
-    }
-    if (iocpnet__load(&iocp->dying)) iocpnet__server_reap(iocp);
-    iocp->starved_ticks = iocpnet__load(&iocp->starving) ? iocp->starved_ticks + 1 : 0;
-    if (iocp->starved_ticks * IOCPNET__TICK_MS > IOCPNET__SHED_AFTER_MS) {
-        iocp->starved_ticks -= 4;  // what is waiting tries again before the next is closed
-        iocpnet__conn_shed(iocp);
-    }
-    if (!iocpnet__load(&iocp->hurried) && (int64_t)now < iocp->sweep_due) return;
-    more = iocpnet__conn_each(iocp, 0);
-    iocp->sweep_due = (int64_t)now + (more ? 0 : iocpnet__load(&iocp->sweep_ms));
-}
-
-// The newest come first, so listeners before the connectors that they spread to.
-static void iocpnet__server_close(iocpnet_iocp *iocp)
-{
-    iocpnet__group *group = iocp->groups;
-    iocpnet__group *next;
-
-    for (; group; group = next) {
-        next = group->next;
-        iocpnet__group_free(group);
-    }
-}
-
-// Connections have deadlines of ms: they are looked at often enough.
-static void iocpnet__sweep_within(iocpnet_iocp *iocp, uint32_t ms)
-{
-    int32_t was;
-
-    do {
-        was = iocpnet__load(&iocp->sweep_ms);
-    } while ((!was || (int32_t)(ms / 8) < was) &&
-             !iocpnet__cas(&iocp->sweep_ms, was, (int32_t)(ms / 8)));
-}
-
-// Those that a listener makes have one for their first bytes.
-static void iocpnet__listener_sweeps(const iocpnet_listener *listener)
-{
-    uint32_t ms = listener->desc.accept_data_ms;
-    uint32_t i;
-
-    if (!ms) return;
-    iocpnet__sweep_within(listener->group.iocp, ms);
-    for (i = 0; i < listener->desc.spread_count; i++)
-        iocpnet__sweep_within(listener->spread[i]->iocp, ms);
-}
-
-// The iocp knows the group from now on, and closes and frees it if the program does not.
-static void iocpnet__group_join(iocpnet__group *group)
-{
-    iocpnet_iocp *iocp = group->iocp;
-    const iocpnet_conn_desc *desc = &group->desc;
-    uint32_t least[5];
-    uint32_t ms = 8000;
-    size_t i;
-
-    least[0] = desc->idle_ms;
-    least[1] = desc->read_ms;
-    least[2] = desc->stall_ms;
-    least[3] = desc->close_ms;
-    least[4] = desc->connect_ms;
-    for (i = 0; i < 5; i++) {
-        if (least[i] && least[i] < ms) ms = least[i];
-    }
-    iocpnet__sweep_within(iocp, ms);
-    iocp->on_stop = iocpnet__server_stop;
-    iocp->on_tick = iocpnet__server_tick;
-    iocp->on_close = iocpnet__server_close;
-    iocp->on_stats = iocpnet__server_stats;
-    iocp->on_pending = iocpnet__server_pending;
-    if (group->clocked) iocpnet__add(&iocp->timed, 1);
-    iocpnet__lock_enter(&iocp->group_lock);
-    group->next = iocp->groups;
-    iocp->groups = group;
-    iocpnet__lock_leave(&iocp->group_lock);
-}
-
-static iocpnet_error iocpnet__group_init(iocpnet__group *group, iocpnet_iocp *iocp,
-                                         const iocpnet_conn_desc *settings)
-{
-    iocpnet_conn_desc *desc = &group->desc;
-
-    group->iocp = iocp;
-    group->references = 1;
-    group->owned = 1;
-    *desc = *settings;
-    if (desc->frame) {
-        group->frame = *desc->frame;
-        desc->frame = &group->frame;
-        if (iocpnet_frame_check(desc->frame)) return WSAEINVAL;
-    }
-    if (desc->filter) {
-        group->filter = *desc->filter;
-        desc->filter = &group->filter;
-    }
-    // Their buffers are address space from the start, of which a 32-bit process has 2 GB.
-    desc->max_connections =
-        iocpnet__or_default(desc->max_connections, sizeof(void *) < 8 ? 2000 : 10000);
-    desc->buffer_bytes = iocpnet__or_default(desc->buffer_bytes, 16 * 1024);
-    desc->buffers = iocpnet__or_default(desc->buffers, desc->max_connections + 256);
-    desc->send_limit_bytes = iocpnet__or_default(desc->send_limit_bytes, 256 * 1024);
-    desc->close_ms = iocpnet__or_default(desc->close_ms, 5000);
-    desc->connect_ms = iocpnet__or_default(desc->connect_ms, 10000);
-    desc->recvs = iocpnet__or_default(desc->recvs, 1);
-    if (desc->recvs > IOCPNET__RECVS || (desc->recvs > 1 && desc->zero_byte)) return WSAEINVAL;
-    if (desc->buffer_bytes <= IOCPNET_ACCEPT_ROOM || desc->send_limit_bytes > INT32_MAX / 2 ||
-        desc->buffers > INT32_MAX / 2 ||
-        desc->max_connections > IOCPNET__NAME_CHUNK * (IOCPNET__NAME_CHUNKS - 1)) {
-        return WSAEINVAL;
-    }
-    group->plain = !desc->filter && !desc->frame && desc->recvs <= 1 && !desc->zero_byte;
-    group->clocked = desc->idle_ms || desc->read_ms || desc->stall_ms;
-    return 0;
-}
-
-// more is how many connections there may be beyond the limit, for a moment.
-static iocpnet_error iocpnet__group_pools(iocpnet__group *group, uint32_t more)
-{
-    const iocpnet_conn_desc *desc = &group->desc;
-    iocpnet_pool_desc objects, buffers;
-    iocpnet_error error;
-    uint32_t spare;
-    bool no_cache;
-
-    // What lies in the threads' caches must not be missing elsewhere. One connection alone shares
-    // its pools with nobody, and needs none.
-    no_cache = desc->no_pool_cache || desc->max_connections == 1;
-    spare = no_cache ? 0 : 2 * IOCPNET__ROUNDS * (group->iocp->desc.threads + 2);
-    memset(&objects, 0, sizeof objects);
-    objects.objects = true;
-    objects.no_cache = true;
-    objects.size = sizeof(iocpnet__conn);
-    objects.limit = desc->max_connections + more;
-    error = iocpnet_pool_create(&group->conns, &objects);
-    group->extra_bytes = sizeof(iocpnet__extra);
-    if (desc->recvs > 1) group->extra_bytes += desc->recvs * sizeof(iocpnet__read);
-    objects.size = (uint32_t)group->extra_bytes;
-    if (!error &&
-        (desc->sndbuf_0 || desc->recvs > 1 || desc->frame || desc->filter || !group->listener)) {
-        error = iocpnet_pool_create(&group->extras, &objects);
-    }
-    objects.size = sizeof(iocpnet__view);
-    objects.limit = desc->buffers + spare;
-    if (!error) error = iocpnet_pool_create(&group->views, &objects);
-
-    memset(&buffers, 0, sizeof buffers);
-    buffers.size = desc->buffer_bytes;
-    buffers.no_cache = no_cache;
-    buffers.limit = desc->recvs * (desc->max_connections + more) + desc->buffers + spare;
-    if (!error) error = iocpnet_pool_create(&group->inputs, &buffers);
-    buffers.limit = desc->buffers + spare;
-    if (!error) error = iocpnet_pool_create(&group->buffers, &buffers);
-    if (!error && desc->frame) {
-        buffers.size = desc->frame->max_bytes ? desc->frame->max_bytes : 64 * 1024;
-        buffers.limit = desc->max_connections + more;
-        buffers.no_cache = true;
-        error = iocpnet_pool_create(&group->rooms, &buffers);
-    }
-    return error;
-}
-
-IOCPNET__DEF iocpnet_error iocpnet_connector_open(iocpnet_connector **out, iocpnet_iocp *iocp,
-                                                  const iocpnet_conn_desc *desc)
-{
-    iocpnet_connector *connector;
-    iocpnet_error error;
-
-    *out = NULL;
-    if (!desc->on.data) return WSAEINVAL;
-    if (iocpnet__load(&iocp->state)) return WSAESHUTDOWN;
-    if (iocpnet__load(&iocp->dying)) iocpnet__server_reap(iocp);  // address space may be short
-    connector = (iocpnet_connector *)iocpnet__alloc(sizeof *connector);
-    if (!connector) return ERROR_NOT_ENOUGH_MEMORY;
-    error = iocpnet__group_init(&connector->group, iocp, desc);
-    if (!error) error = iocpnet__group_pools(&connector->group, 0);
-    if (error) {
-        iocpnet__connector_free(connector);
-        return error;
-    }
-    iocpnet__group_join(&connector->group);
-    if (iocpnet__load(&iocp->state)) iocpnet__store(&connector->group.closed, 1);  // a stop
-    *out = connector;
-    return 0;
-}
-
-IOCPNET__DEF void iocpnet_connector_close(iocpnet_connector *connector)
-{
-    if (!connector) return;
-    iocpnet__store(&connector->group.closed, 1);
-    iocpnet__group_disown(&connector->group);
 }
 
 // The listening socket: bound, and ready to accept.
@@ -12174,6 +9366,3277 @@ free_listener:
     if (listener->socket.handle != INVALID_SOCKET) iocpnet_socket_close(&listener->socket);
     iocpnet__listener_free(listener);
     return error;
+}
+
+// ---- I13 conn: one TCP connection ---------------------------------------------------------------
+//
+// I13a states     what a connection is at a moment, and what it may become
+// I13b names      64 bits that name a connection, and are refused when it is gone
+// I13c queue      what is queued to be sent, by whom, and within which limits
+// I13d send       how it leaves: WSASend, and room again
+// I13e receive    WSARecv, messages, and what on.data is shown
+// I13f layers     the filter between socket and program
+// I13g close      reasons, deadlines, FIN, reset, hand-over
+// I13h runner     who runs a connection, and the steps of a run
+// I13i open       how a connection begins: dialed, adopted, accepted
+// I13j calls      the other public calls on a connection
+// I13k sweep      what is done for all connections at once: deadlines, shedding, stop
+// I13l groups     what the connections of one listener or connector share
+
+// ---- I13a states: what a connection is, and may become ------------------------------------------
+//
+// A thread that sets a bit of conn.inbox and finds BUSY clear is the connection's runner until it
+// clears BUSY; every other thread has only left its bit. So callbacks never overlap, and no thread
+// waits. Only a poll runs a connection: other threads, and callbacks of other connections, post the
+// connection's own packet (notify).
+//
+// conn.state has one state for each direction, and flags. The runner alone writes it.
+//
+//   opening   from       to         when
+//             NEW        DIALING    iocpnet_conn_open: the first connect is started
+//             NEW        SECURING   accepted or adopted, with a filter: its open is called
+//             NEW        OPENED     accepted or adopted, without one: on.open is called
+//             DIALING    DIALING    a connect has failed: the next address
+//             DIALING    SECURING   a connect has succeeded, with a filter
+//             DIALING    OPENED     a connect has succeeded, without one
+//             SECURING   OPENED     iocpnet_filter_ready: on.open is called
+//
+//   reading   IDLE       PENDING    a receive is started. Not with desc.recvs above 1: those are in
+//                                   extra's ring
+//             PENDING    IDLE       it has brought bytes, which are shown; or, one of no bytes, a
+//                                   reason to start one with a buffer
+//             PENDING    READY      it has brought bytes or the end while reading is paused
+//             READY      IDLE       they are shown
+//             IDLE, READY  FINISHED the peer's end is shown
+//
+//   sending   OPEN       ENDING     iocpnet_conn_shutdown, a close
+//             ENDING     SHUT       all that was queued has left, and FIN behind it
+//
+//   closing   NOT        LEAVING    iocpnet_conn_detach: what is queued leaves, receives come back
+//             NOT, LEAVING  DRAINING  a close, a stop, the peer's end, a failed filter or message:
+//                                   what is queued leaves, then FIN, then the peer's is awaited
+//             any        CUT        an error, an abort, a deadline, a limit; or both sides have
+//                                   finished: nothing more is started, what is pending is cancelled
+//
+// A connection is over when it is CUT and nothing is pending. What is legal beside each other is in
+// iocpnet__conn_check, which debug builds run after every run.
+
+// Bits of conn.inbox. What packets bring, and what is asked for.
+enum {
+    IOCPNET__BUSY = 0x001,        // it has a runner, or its packet is posted
+    IOCPNET__HAS_RUNNER = 0x002,  // it has a runner
+    IOCPNET__RECEIVED = 0x004,    // conn.recv has finished: a receive, a connect, a disconnect
+    IOCPNET__SENT = 0x008,        // conn.send has
+    IOCPNET__SENT_2 = 0x010,      // extra.send has
+    IOCPNET__READ_0 = 0x020,      // and seven more: extra's receives
+    IOCPNET__READS = 0xFF * IOCPNET__READ_0,
+    IOCPNET__BEGIN = 0x002000,     // its first run
+    IOCPNET__LOOK = 0x004000,      // another thread has queued something, or made room
+    IOCPNET__SHUTDOWN = 0x008000,  // finish our side
+    IOCPNET__CLOSE = 0x010000,     // close gracefully
+    IOCPNET__ABORT = 0x020000,     // close now
+    IOCPNET__DETACH = 0x040000,    // give the socket back
+    IOCPNET__RESUME = 0x080000,    // reading is not paused any more
+    IOCPNET__STOP = 0x100000,      // as CLOSE: the iocp stops
+    IOCPNET__STOP_NOW = 0x200000,  // as ABORT: the stop's deadline has passed
+    IOCPNET__LATE = 0x400000,      // a deadline has passed
+    IOCPNET__OVER = 0x800000,      // a send was over a limit
+    IOCPNET__RETRY = 0x1000000,    // try again what the system had no memory for
+    IOCPNET__RESULTS = IOCPNET__RECEIVED | IOCPNET__SENT | IOCPNET__SENT_2 | IOCPNET__READS,
+    IOCPNET__REQUESTS = IOCPNET__SHUTDOWN | IOCPNET__CLOSE | IOCPNET__ABORT | IOCPNET__DETACH |
+                        IOCPNET__RESUME | IOCPNET__STOP | IOCPNET__STOP_NOW | IOCPNET__LATE |
+                        IOCPNET__OVER | IOCPNET__RETRY
+};
+
+// Bits of conn.flags, which any thread sets: what is in force from then on. They come before the
+// inbox's bit, which only says that there is something to be done.
+enum {
+    IOCPNET__HELD = 1,                // iocpnet_conn_pause
+    IOCPNET__NO_SENDS = 2,            // no more sends are taken
+    IOCPNET__NO_DATA = 4,             // no more data is shown
+    IOCPNET__REFUSED = 8,             // a send was, and is owed a drain
+    IOCPNET__REFUSED_BY_PROCESS = 16  // by a limit of the process
+};
+
+// conn.state: a state of each direction, and flags.
+enum {
+    IOCPNET__NEW = 0x0,  // opening
+    IOCPNET__DIALING = 0x1,
+    IOCPNET__SECURING = 0x2,
+    IOCPNET__OPENED = 0x3,
+    IOCPNET__OPENING = 0xF,  // all bits of it
+
+    IOCPNET__READ_IDLE = 0x00,  // reading
+    IOCPNET__READ_PENDING = 0x10,
+    IOCPNET__READ_READY = 0x20,
+    IOCPNET__READ_FINISHED = 0x30,
+    IOCPNET__READING = 0xF0,
+
+    IOCPNET__SEND_OPEN = 0x000,  // sending
+    IOCPNET__SEND_ENDING = 0x100,
+    IOCPNET__SEND_SHUT = 0x200,
+    IOCPNET__SENDING = 0xF00,
+
+    IOCPNET__CLOSE_NOT = 0x0000,  // closing
+    IOCPNET__LEAVING = 0x1000,
+    IOCPNET__DRAINING = 0x2000,
+    IOCPNET__CUT = 0x8000,  // a bit of its own, to be asked for together with flags
+    IOCPNET__CLOSING = 0xF000,
+
+    IOCPNET__SPECIAL = 0x10000,        // by its settings: see group.plain
+    IOCPNET__NO_SOCKET = 0x20000,      // there is none yet, between two connects, or any more
+    IOCPNET__DISCONNECTING = 0x40000,  // conn.recv is a disconnect: the socket will be used again
+    IOCPNET__FULL = 0x80000,           // reading pauses: too much waits to be sent
+    IOCPNET__STARVED = 0x100000,       // the system was short of memory for a call, or a limit is
+    IOCPNET__ZERO = 0x200000,          // the receive has no buffer
+    IOCPNET__SILENT = 0x400000,        // the first bytes have a deadline: silent_ms
+
+    // Nothing is to be thought of but to send and to receive.
+    IOCPNET__USUAL = IOCPNET__OPENED
+};
+
+enum { IOCPNET__ROUNDS_MAX = 32 };  // looks at the inbox in one run
+enum { IOCPNET__ADDRESSES = 8, IOCPNET__ADDRESS_ROW = 28, IOCPNET__RECVS = 8 };
+// conn.calling: nothing, a callback or a function of the filter, on.data with conn.buffer.
+enum { IOCPNET__CALL_NONE, IOCPNET__CALL, IOCPNET__CALL_DATA };
+enum { IOCPNET__TICK_NONE, IOCPNET__TICK_DEADLINE, IOCPNET__TICK_EACH };  // conn.ticks
+
+typedef struct iocpnet__send {
+    iocpnet_op op;
+    iocpnet_buffer *first;  // what it sends, linked by next
+    uint32_t bytes;
+    volatile bool pending;  // the tick reads it too
+} iocpnet__send;
+
+typedef struct iocpnet__queue {
+    iocpnet_buffer *head, *tail;  // linked by next
+} iocpnet__queue;
+
+// One of several receives that are outstanding.
+typedef struct iocpnet__read {
+    iocpnet_op op;
+    iocpnet__connection *conn;
+    iocpnet_buffer *buffer;
+    bool zero, locked, alone;
+} iocpnet__read;
+
+// What only some connections need: those that connect, those with two sends outstanding, ... With
+// desc.recvs above one so many iocpnet__reads lie behind it, a ring in the order of their starts.
+typedef struct iocpnet__extra {
+    iocpnet__send send;  // the second one, where SO_SNDBUF is 0
+    iocpnet__connection *conn;
+    uint32_t done;               // a bit for each read that has come and was not dealt with
+    uint32_t read_first, reads;  // the oldest; how many were started and not dealt with
+    volatile uint32_t reading;   // how many are with the system; the tick reads it too
+    uint32_t count;              // addresses, which never change
+    volatile uint32_t next;      // the next to try; any thread may ask for the one before it
+    // An address of IPv4 or IPv6 takes one row, one of AF_UNIX four.
+    struct {
+        uint8_t row, size;
+    } where[IOCPNET__ADDRESSES];
+    unsigned char addresses[IOCPNET__ADDRESSES][IOCPNET__ADDRESS_ROW];
+    iocpnet_framer framer;
+    iocpnet_buffer *room;  // the framer's, while it keeps something
+    uint32_t shown;        // bytes of the receive buffer that it has taken
+    iocpnet__queue wire;   // what the filter has sent; conn.queue is what it has yet to see
+    uint32_t wire_bytes;   // of conn.queued, what the filter has sent
+    void *state;           // the filter's
+    bool filtered, filtering, filter_closed, filter_failed;
+    bool alone;  // one of several receives has said that the peer has finished: one alone asks
+    bool sure;   // the one that is dealt with was alone
+} iocpnet__extra;
+
+// A buffer that was handed to the send queue, which may be in other queues too: its bytes, with a
+// link of this queue's own. Told apart by a pool of NULL.
+typedef struct iocpnet__view {
+    iocpnet_buffer buffer;
+    iocpnet_buffer *shared;
+    iocpnet_pool *pool;
+    uint32_t weight;  // what it counts in conn.queued beside its bytes
+} iocpnet__view;
+
+struct iocpnet__connection {
+    iocpnet_op recv, notify;
+    iocpnet__send send;
+    iocpnet__extra *extra;
+    iocpnet__group *group;
+    const iocpnet_ext *ext;
+    uintptr_t handle;
+    uint64_t id;
+    void *volatile user;
+    volatile int32_t inbox;
+    volatile int32_t flags;
+    volatile int32_t queued;  // bytes that conn_send took and the system has not given back
+    SRWLOCK offer_lock;       // protects offered; its head is read without
+    iocpnet__queue offered;   // what other threads have queued
+
+    // All below is the runner's; what is volatile the sweep reads, on whichever thread, to ask
+    // whether a deadline may have passed. Clocks are the low 32 bits of the time in ms.
+    uint32_t state;  // read elsewhere by iocpnet__conn_state, written by iocpnet__conn_set
+    volatile uint32_t began_ms;              // when closing or connecting began
+    volatile uint32_t received_ms, sent_ms;  // when something last came; when something last left
+    volatile uint32_t silent_ms;             // SILENT: how long the first bytes may take
+    iocpnet_error error;
+    iocpnet__queue queue;      // to send
+    iocpnet_buffer *buffer;    // to receive into, or received
+    volatile uint8_t ticks;    // IOCPNET__TICK_: what it wants of the tick
+    volatile uint8_t calling;  // what of the program runs: IOCPNET__CALL_
+    uint8_t reason;
+    bool reasoned : 1, opened : 1, skip : 1, dial_late : 1;
+    bool locked : 1;     // memory to receive into is counted as locked
+    bool more : 1;       // more is likely to be there: the receive was full, or of no bytes
+    bool asked : 1;      // told of room in the process since the last tick
+    bool cancelled : 1;  // for a hand-over receives were cancelled
+    unsigned char peer[IOCPNET__ADDRESS_ROW];
+};
+
+static inline bool iocpnet__conn_is(const iocpnet__connection *conn, uint32_t mask, uint32_t state)
+{
+    return (conn->state & mask) == state;
+}
+
+static inline bool iocpnet__conn_has(const iocpnet__connection *conn, uint32_t flag)
+{
+    return (conn->state & flag) != 0;
+}
+
+static inline void iocpnet__conn_set(iocpnet__connection *conn, uint32_t state)
+{
+    *(volatile uint32_t *)&conn->state = state;
+}
+
+// For a thread that is not its runner.
+static inline uint32_t iocpnet__conn_state(const iocpnet__connection *conn)
+{
+    return *(const volatile uint32_t *)&conn->state;
+}
+
+static inline void iocpnet__conn_become(iocpnet__connection *conn, uint32_t mask, uint32_t state)
+{
+    iocpnet__conn_set(conn, (conn->state & ~mask) | state);
+}
+
+static inline bool iocpnet__conn_flagged(const iocpnet__connection *conn, int32_t flag)
+{
+    return (iocpnet__load(&conn->flags) & flag) != 0;
+}
+
+static uint32_t iocpnet__now_32(void)
+{
+    return (uint32_t)iocpnet__now();
+}
+
+// Bytes of several receives, or of the one, are awaited.
+static bool iocpnet__conn_is_receiving(const iocpnet__connection *conn)
+{
+    return iocpnet__conn_is(conn, IOCPNET__READING, IOCPNET__READ_PENDING) ||
+           (conn->extra && conn->extra->reading);
+}
+
+static bool iocpnet__conn_is_sending(const iocpnet__connection *conn)
+{
+    return conn->send.pending || (conn->extra && conn->extra->send.pending);
+}
+
+// An operation of it is with the system.
+static bool iocpnet__conn_has_pending(const iocpnet__connection *conn)
+{
+    return iocpnet__conn_is_receiving(conn) || iocpnet__conn_is_sending(conn) ||
+           iocpnet__conn_is(conn, IOCPNET__OPENING, IOCPNET__DIALING) ||
+           iocpnet__conn_has(conn, IOCPNET__DISCONNECTING);
+}
+
+// The filter's handshake is not over. What comes is for it alone: a pause does not hold it, nor
+// does a close by which something is still to be delivered.
+static inline bool iocpnet__conn_in_handshake(const iocpnet__connection *conn)
+{
+    return iocpnet__conn_is(conn, IOCPNET__OPENING, IOCPNET__SECURING) &&
+           !conn->extra->filter_failed &&
+           !iocpnet__conn_is(conn, IOCPNET__SENDING, IOCPNET__SEND_SHUT);
+}
+
+#ifdef IOCPNET_DEBUG
+// What must hold after every run.
+static void iocpnet__conn_check(const iocpnet__connection *conn)
+{
+    uint32_t opening = conn->state & IOCPNET__OPENING;
+    uint32_t reading = conn->state & IOCPNET__READING;
+    uint32_t sending = conn->state & IOCPNET__SENDING;
+    uint32_t closing = conn->state & IOCPNET__CLOSING;
+    int32_t flags = iocpnet__load(&conn->flags);
+    bool pending = iocpnet__conn_has_pending(conn);
+    bool socket = !iocpnet__conn_has(conn, IOCPNET__NO_SOCKET);
+
+    IOCPNET_ASSERT(opening <= IOCPNET__OPENED && reading <= IOCPNET__READ_FINISHED &&
+                   sending <= IOCPNET__SEND_SHUT);
+    IOCPNET_ASSERT(closing <= IOCPNET__DRAINING || closing == IOCPNET__CUT);
+    IOCPNET_ASSERT(opening != IOCPNET__NEW || closing == IOCPNET__CUT);
+    IOCPNET_ASSERT(opening != IOCPNET__DIALING ||
+                   (socket && reading == IOCPNET__READ_IDLE && !iocpnet__conn_is_sending(conn)));
+    IOCPNET_ASSERT(opening != IOCPNET__SECURING || conn->group->desc.filter);
+    IOCPNET_ASSERT(socket || !pending);
+    IOCPNET_ASSERT(reading != IOCPNET__READ_PENDING || conn->group->desc.recvs == 1);
+    IOCPNET_ASSERT(reading != IOCPNET__READ_PENDING ||
+                   iocpnet__conn_has(conn, IOCPNET__ZERO) == !conn->buffer);
+    IOCPNET_ASSERT(!conn->locked || reading == IOCPNET__READ_PENDING);
+    IOCPNET_ASSERT(sending != IOCPNET__SEND_SHUT || closing == IOCPNET__CUT ||
+                   (!conn->queue.head && !iocpnet__conn_is_sending(conn)));
+    IOCPNET_ASSERT(sending == IOCPNET__SEND_OPEN || flags & IOCPNET__NO_SENDS);
+    IOCPNET_ASSERT(closing == IOCPNET__CLOSE_NOT || flags & IOCPNET__NO_SENDS);
+    IOCPNET_ASSERT(closing < IOCPNET__DRAINING || (flags & IOCPNET__NO_DATA && conn->reasoned));
+    IOCPNET_ASSERT(closing == IOCPNET__CLOSE_NOT || closing == IOCPNET__CUT || conn->ticks);
+    IOCPNET_ASSERT(closing != IOCPNET__CUT || !conn->queue.head);
+    IOCPNET_ASSERT(closing != IOCPNET__CUT || !pending || conn->ticks == IOCPNET__TICK_EACH);
+    IOCPNET_ASSERT(!iocpnet__conn_has(conn, IOCPNET__STARVED) || conn->ticks == IOCPNET__TICK_EACH);
+    IOCPNET_ASSERT(!iocpnet__conn_has(conn, IOCPNET__DISCONNECTING) ||
+                   (reading == IOCPNET__READ_FINISHED && closing >= IOCPNET__DRAINING));
+}
+#endif
+
+// The i-th address that a connector's connection may try.
+static void iocpnet__conn_address_at(const iocpnet__extra *extra, uint32_t i,
+                                     iocpnet_address *address)
+{
+    iocpnet__address_set(address, extra->addresses[extra->where[i].row], extra->where[i].size);
+}
+
+// The peer's address: of a connector's connection the one that it has tried last. There is none,
+// of family 0, before there is a peer. Of the peer of an adopted connection that is neither IPv4
+// nor IPv6 only the family is kept.
+static void iocpnet__conn_peer(const iocpnet__connection *conn, iocpnet_address *address)
+{
+    uint32_t next = conn->extra ? conn->extra->next : 0;
+    uint16_t family;
+
+    if (next) {
+        iocpnet__conn_address_at(conn->extra, next - 1, address);
+        return;
+    }
+    memcpy(&family, conn->peer, sizeof family);
+    iocpnet__address_set(address, conn->peer,
+                         family == AF_INET    ? (int)sizeof(struct sockaddr_in)
+                         : family == AF_INET6 ? (int)sizeof(struct sockaddr_in6)
+                         : family             ? (int)sizeof family
+                                              : 0);
+}
+
+// Who lists what pends reads it at any time.
+static void iocpnet__conn_set_handle(iocpnet__connection *conn, uintptr_t handle)
+{
+    *(volatile uintptr_t *)&conn->handle = handle;
+}
+
+// This thread's worker, if it is one of the connection's iocp: in what the runner does it is.
+static inline iocpnet__worker *iocpnet__conn_worker(const iocpnet__connection *conn)
+{
+    return iocpnet__worker_here(conn->group->iocp);
+}
+
+static iocpnet_socket iocpnet__conn_socket(const iocpnet__connection *conn)
+{
+    iocpnet_socket socket;
+    iocpnet_address peer;
+
+    memset(&socket, 0, sizeof socket);
+    iocpnet__conn_peer(conn, &peer);
+    socket.handle = conn->handle;
+    socket.iocp = conn->group->iocp;
+    socket.ext = conn->ext;
+    socket.family = peer.u.family;
+    socket.skip = conn->skip;
+    return socket;
+}
+
+// What later sub-sections have for earlier ones.
+static void iocpnet__conn_free(iocpnet__connection *conn);
+static void iocpnet__conn_signal(iocpnet__connection *conn, int32_t bits);
+static void iocpnet__conn_read_arrived(iocpnet_op *op, iocpnet_error error, size_t bytes);
+static void iocpnet__conn_fail(iocpnet__connection *conn, iocpnet_error error);
+static bool iocpnet__conn_retries(iocpnet__connection *conn, iocpnet_error error);
+static void iocpnet__conn_set_reason(iocpnet__connection *conn, iocpnet_reason reason,
+                                     iocpnet_error error);
+static void iocpnet__conn_set_starved(iocpnet__connection *conn, bool starved);
+static void iocpnet__conn_begin_close(iocpnet__connection *conn);
+static void iocpnet__conn_dial(iocpnet__connection *conn, iocpnet_error error);
+static void iocpnet__conn_connect_done(iocpnet__connection *conn);
+static void iocpnet__conn_disconnect_done(iocpnet__connection *conn);
+static bool iocpnet__conn_has_deadline(const iocpnet__connection *conn);
+static void iocpnet__conn_want_tick(iocpnet__connection *conn, uint8_t ticks);
+static iocpnet__queue *iocpnet__conn_out(iocpnet__connection *conn);
+static void iocpnet__filter_in(iocpnet__connection *conn, const void *data, size_t size);
+static void iocpnet__filter_out(iocpnet__connection *conn);
+
+// ---- I13b names: 64 bits for a connection, refused when it is gone ------------------------------
+
+// Names. A slot's word holds generation (32 bits), LIVE (1 bit) and references (31 bits), so that
+// taking a reference and checking the generation are one step. Slots are freed by iocpnet_os_unload
+// only: 64 KiB for each 4,096 connections that were ever open at once.
+typedef struct iocpnet__name {
+    volatile int64_t word;
+    union {
+        iocpnet__connection *conn;
+        uint32_t next;  // while free: the next free one; 0 ends the list
+    } u;
+} iocpnet__name;
+
+enum { IOCPNET__NAME_CHUNK = 4096, IOCPNET__NAME_CHUNKS = 256 };
+static const int64_t iocpnet__name_live = 0x80000000;
+static iocpnet__name *volatile iocpnet__names[IOCPNET__NAME_CHUNKS];
+static volatile int32_t iocpnet__name_count;  // slots made; written under iocpnet__lock
+static uint32_t iocpnet__name_free_first, iocpnet__name_free_last;  // iocpnet__lock
+static uint32_t iocpnet__name_generation = 1;  // of new slots: none that was in use; the same
+
+static iocpnet__name *iocpnet__name_at(uint32_t index)
+{
+    return iocpnet__names[index / IOCPNET__NAME_CHUNK] + index % IOCPNET__NAME_CHUNK;
+}
+
+// No iocp is open, so no name is live; lock held. A name of before must not fit a new slot.
+static void iocpnet__names_free(void)
+{
+    uint32_t i, generation;
+
+    for (i = 1; i <= (uint32_t)iocpnet__name_count; i++) {
+        generation = (uint32_t)((uint64_t)iocpnet__load64(&iocpnet__name_at(i)->word) >> 32);
+        if (generation > iocpnet__name_generation) iocpnet__name_generation = generation;
+    }
+    if (iocpnet__name_generation == UINT32_MAX) iocpnet__name_generation = 1;  // all are used up
+    iocpnet__store(&iocpnet__name_count, 0);
+    iocpnet__name_free_first = iocpnet__name_free_last = 0;
+    for (i = 0; i < IOCPNET__NAME_CHUNKS && iocpnet__names[i]; i++) {
+        IOCPNET_OS(VirtualFree)(iocpnet__names[i], 0, MEM_RELEASE);
+        iocpnet__names[i] = NULL;
+    }
+}
+
+// Gives a connection its name: one reference, live. Slot 0 is never used.
+static bool iocpnet__name_take(iocpnet__connection *conn)
+{
+    uint32_t index = 0;
+    iocpnet__name *name;
+    uint64_t generation;
+
+    iocpnet__lock_enter(&iocpnet__lock);
+    index = iocpnet__name_free_first;
+    if (index) {
+        iocpnet__name_free_first = iocpnet__name_at(index)->u.next;
+        if (!iocpnet__name_free_first) iocpnet__name_free_last = 0;
+    } else if (iocpnet__name_count < IOCPNET__NAME_CHUNK * IOCPNET__NAME_CHUNKS - 1) {
+        uint32_t fresh = (uint32_t)iocpnet__name_count + 1;
+        if (!iocpnet__names[fresh / IOCPNET__NAME_CHUNK]) {
+            iocpnet__names[fresh / IOCPNET__NAME_CHUNK] = (iocpnet__name *)IOCPNET_OS(VirtualAlloc)(
+                NULL, IOCPNET__NAME_CHUNK * sizeof(iocpnet__name), MEM_RESERVE | MEM_COMMIT,
+                PAGE_READWRITE);
+        }
+        if (iocpnet__names[fresh / IOCPNET__NAME_CHUNK]) {
+            index = fresh;
+            iocpnet__name_at(index)->word = (int64_t)((uint64_t)iocpnet__name_generation << 32);
+            iocpnet__names_free_hook = iocpnet__names_free;
+            iocpnet__store(&iocpnet__name_count, (int32_t)fresh);
+        }
+    }
+    iocpnet__lock_leave(&iocpnet__lock);
+    if (!index) return false;
+    name = iocpnet__name_at(index);
+    name->u.conn = conn;
+    generation = (uint64_t)iocpnet__load64(&name->word) >> 32;
+    conn->id = generation << 32 | index;
+    iocpnet__cas64(&name->word, (int64_t)(generation << 32),
+                   (int64_t)(generation << 32) | iocpnet__name_live | 1);
+    return true;
+}
+
+// A reference to the connection of a name, or NULL when the name is dead.
+static iocpnet__connection *iocpnet__name_enter(uint64_t id)
+{
+    uint32_t index = (uint32_t)id;
+    iocpnet__name *name;
+    int64_t word;
+
+    if (!index || index > (uint32_t)iocpnet__load(&iocpnet__name_count)) return NULL;
+    name = iocpnet__name_at(index);
+    do {
+        word = iocpnet__load64(&name->word);
+        if ((uint64_t)word >> 32 != id >> 32 || !(word & iocpnet__name_live)) return NULL;
+    } while (!iocpnet__cas64(&name->word, word, word + 1));
+    return name->u.conn;
+}
+
+// Drops a reference; kill ends the name as well. The last one frees the connection.
+static void iocpnet__name_leave(iocpnet__connection *conn, bool kill)
+{
+    uint32_t index = (uint32_t)conn->id;
+    iocpnet__name *name = iocpnet__name_at(index);
+    int64_t word, next;
+
+    do {
+        word = iocpnet__load64(&name->word);
+        next = word - 1;
+        if (kill)
+            next =
+                (int64_t)(((uint64_t)next & ~(uint64_t)iocpnet__name_live) + ((uint64_t)1 << 32));
+    } while (!iocpnet__cas64(&name->word, word, next));
+    if (next & 0xFFFFFFFF) return;  // alive, or somebody is still in a call with it
+
+    iocpnet__conn_free(conn);
+    if ((uint64_t)next >> 32 == 0xFFFFFFFF) return;  // its generations are used up: retired
+    iocpnet__lock_enter(&iocpnet__lock);
+    name->u.next = 0;
+    if (iocpnet__name_free_last) {
+        iocpnet__name_at(iocpnet__name_free_last)->u.next = index;
+    } else {
+        iocpnet__name_free_first = index;
+    }
+    iocpnet__name_free_last = index;
+    iocpnet__lock_leave(&iocpnet__lock);
+}
+
+static iocpnet_conn iocpnet__conn_name(const iocpnet__connection *conn)
+{
+    iocpnet_conn name;
+
+    name.id = conn->id;
+    return name;
+}
+
+// A reference to the connection in a row of the names, or NULL: none, or of another iocp.
+static iocpnet__connection *iocpnet__name_row(iocpnet_iocp *iocp, uint32_t i)
+{
+    int64_t word = iocpnet__load64(&iocpnet__name_at(i)->word);
+    iocpnet__connection *conn = NULL;
+
+    if (word & iocpnet__name_live) conn = iocpnet__name_enter(((uint64_t)word >> 32) << 32 | i);
+    if (!conn || conn->group->iocp == iocp) return conn;
+    iocpnet__name_leave(conn, false);
+    return NULL;
+}
+
+// The connection of a name, for a call: without a reference from its own callback, else with one.
+// own: the worker, in its own callback; NULL elsewhere.
+static inline iocpnet__connection *iocpnet__conn_enter(iocpnet_conn name, iocpnet__worker **own)
+{
+    iocpnet__worker *worker = (iocpnet__worker *)iocpnet__local_get(&iocpnet__current);
+    iocpnet__connection *conn = worker ? (iocpnet__connection *)worker->running : NULL;
+
+    if (conn && conn->id == name.id) {
+        *own = worker;
+        return conn;
+    }
+    *own = NULL;
+    return iocpnet__name_enter(name.id);
+}
+
+static inline void iocpnet__conn_leave(iocpnet__connection *conn, const iocpnet__worker *own)
+{
+    if (!own) iocpnet__name_leave(conn, false);
+}
+
+// ---- I13c queue: what is to be sent -------------------------------------------------------------
+//
+// conn.queued counts what sends have reserved and the system has not given back; it is what limits
+// are held against, and any thread adds to it. In a callback of its own a connection's sends go to
+// conn.queue; all others go to conn.offered, which the runner takes over. Small sends share the
+// room at the end of either. What is in conn.send.first is with the system.
+
+// Bytes that were queued have left, or never were queued.
+static inline void iocpnet__conn_unqueue(iocpnet__connection *conn, iocpnet__worker *worker,
+                                         size_t bytes)
+{
+    iocpnet__add(&conn->queued, -(int32_t)bytes);
+    iocpnet__undraw(worker, IOCPNET__QUEUED, (int64_t)bytes);
+}
+
+// Gives back what was queued.
+static void iocpnet__queue_give(iocpnet__connection *conn, iocpnet_buffer *buffer)
+{
+    iocpnet__view *view;
+
+    if (buffer->pool) {
+        iocpnet_buffer_give(buffer);
+        return;
+    }
+    view = IOCPNET_OUTER(buffer, iocpnet__view, buffer);
+    iocpnet__conn_unqueue(conn, iocpnet__conn_worker(conn), view->weight);
+    iocpnet_buffer_give(view->shared);
+    iocpnet_pool_give_object(view->pool, view);
+}
+
+static void iocpnet__queue_give_list(iocpnet__connection *conn, iocpnet_buffer *buffer)
+{
+    iocpnet_buffer *next;
+
+    for (; buffer; buffer = next) {
+        next = buffer->next;
+        iocpnet__queue_give(conn, buffer);
+    }
+}
+
+static void iocpnet__queue_append(iocpnet__queue *queue, iocpnet_buffer *first,
+                                  iocpnet_buffer *last)
+{
+    if (queue->tail) {
+        queue->tail->next = first;
+    } else {
+        queue->head = first;
+    }
+    queue->tail = last;
+}
+
+// Whether other threads have queued something. One that is about to will signal.
+static inline bool iocpnet__conn_is_offered(const iocpnet__connection *conn)
+{
+    return *(iocpnet_buffer *const volatile *)&conn->offered.head != NULL;
+}
+
+// Takes over what other threads have queued.
+static __declspec(noinline) void iocpnet__conn_take_offered(iocpnet__connection *conn)
+{
+    iocpnet__queue offered;
+
+    iocpnet__lock_enter(&conn->offer_lock);
+    offered = conn->offered;
+    memset(&conn->offered, 0, sizeof conn->offered);
+    iocpnet__lock_leave(&conn->offer_lock);
+    if (offered.head) iocpnet__queue_append(&conn->queue, offered.head, offered.tail);
+}
+
+static void iocpnet__conn_drop_queue(iocpnet__connection *conn)
+{
+    iocpnet_buffer *buffer;
+
+    for (buffer = conn->queue.head; buffer; buffer = buffer->next) {
+        iocpnet__conn_unqueue(conn, iocpnet__conn_worker(conn), buffer->used - buffer->sent);
+    }
+    iocpnet__queue_give_list(conn, conn->queue.head);
+    memset(&conn->queue, 0, sizeof conn->queue);
+}
+
+static void iocpnet__conn_drop_wire(iocpnet__connection *conn)
+{
+    iocpnet__queue_give_list(conn, conn->extra->wire.head);
+    memset(&conn->extra->wire, 0, sizeof conn->extra->wire);
+}
+
+// Few bytes without a call into the C library, which would cost as much as all else that a small
+// send does.
+static void iocpnet__copy(unsigned char *to, const char *from, size_t size)
+{
+    if (size > 16) {
+        memcpy(to, from, size);
+    } else if (size >= 8) {
+        memcpy(to, from, 8);
+        memcpy(to + size - 8, from + size - 8, 8);
+    } else if (size >= 4) {
+        memcpy(to, from, 4);
+        memcpy(to + size - 4, from + size - 4, 4);
+    } else if (size) {
+        to[0] = (unsigned char)from[0];
+        to[size / 2] = (unsigned char)from[size / 2];
+        to[size - 1] = (unsigned char)from[size - 1];
+    }
+}
+
+// Adds bytes to a queue: what there is room for at its end, the rest in fresh buffers. False: there
+// are not enough, and nothing was added.
+static __declspec(noinline) bool iocpnet__queue_add_special(iocpnet__queue *queue,
+                                                            iocpnet_pool *pool, const char *data,
+                                                            size_t size)
+{
+    iocpnet_buffer *tail = queue->tail;
+    uint32_t room = tail ? tail->size - tail->used : 0;
+    uint32_t shared = size < room ? (uint32_t)size : room;
+    iocpnet_buffer *first = NULL;
+    iocpnet_buffer *last = NULL;
+
+    if (shared) iocpnet__copy(tail->data + tail->used, data, shared);
+    data += shared;
+    size -= shared;
+    while (size) {
+        iocpnet_buffer *buffer = iocpnet__buffer_take(pool);
+
+        if (!buffer) goto give_back;
+        buffer->used = size < buffer->size ? (uint32_t)size : buffer->size;
+        memcpy(buffer->data, data, buffer->used);
+        data += buffer->used;
+        size -= buffer->used;
+        if (last) {
+            last->next = buffer;
+        } else {
+            first = buffer;
+        }
+        last = buffer;
+    }
+    if (tail) tail->used += shared;
+    if (first) iocpnet__queue_append(queue, first, last);
+    return true;
+
+give_back:
+    while (first) {
+        last = first->next;
+        iocpnet__buffer_give(first);
+        first = last;
+    }
+    return false;
+}
+
+// The same; most bytes are few, not none, and the queue is empty.
+static inline bool iocpnet__queue_add(iocpnet__queue *queue, const iocpnet__group *group,
+                                      const char *data, size_t size)
+{
+    iocpnet_buffer *buffer;
+
+    if (queue->tail || size - 1 >= group->desc.buffer_bytes) {
+        return iocpnet__queue_add_special(queue, group->buffers, data, size);
+    }
+    buffer = iocpnet__buffer_take(group->buffers);
+    if (!buffer) return false;
+    memcpy(buffer->data, data, size);
+    buffer->used = (uint32_t)size;
+    queue->head = queue->tail = buffer;
+    return true;
+}
+
+// A send of so many bytes is refused, of which so many are reserved of conn.queued, and drawn of
+// the process's account: by its own limit, by that of the process, for want of a buffer, or because
+// no more is taken. Nothing was queued. The runner may wait for what was reserved, or for the last
+// bytes before a close: it has to look again.
+enum iocpnet__refusal { IOCPNET__BY_LIMIT, IOCPNET__BY_PROCESS, IOCPNET__BY_POOL };
+static __declspec(noinline) iocpnet_error
+    iocpnet__conn_refuse(iocpnet__connection *conn, const iocpnet__worker *own,
+                         enum iocpnet__refusal why, size_t weight, size_t reserved, size_t drawn)
+{
+    const iocpnet_conn_desc *desc = &conn->group->desc;
+    bool never = weight > desc->send_limit_bytes ||
+                 (int64_t)weight > iocpnet__accounts[IOCPNET__QUEUED].limit;
+    iocpnet_error error = WSAENOBUFS;
+
+    if (iocpnet__conn_flagged(conn, IOCPNET__NO_SENDS)) {
+        error = WSAENOTCONN;
+    } else if (!weight) {
+        return 0;  // what there is none of always has room
+    } else if (why == IOCPNET__BY_POOL) {
+        iocpnet__count(conn->group->iocp, IOCPNET_COUNT_NO_BUFFERS, 1);
+    } else if (never && desc->refuse_slow) {
+        error = WSAEMSGSIZE;
+    } else {
+        iocpnet__count(conn->group->iocp, IOCPNET_COUNT_SENDS_REFUSED, 1);
+        iocpnet__or(&conn->flags,
+                    IOCPNET__REFUSED |
+                        (why == IOCPNET__BY_PROCESS ? IOCPNET__REFUSED_BY_PROCESS : 0));
+        if (desc->refuse_slow) error = WSAEWOULDBLOCK;
+    }
+    iocpnet__add(&conn->queued, -(int32_t)reserved);
+    iocpnet__undraw(iocpnet__conn_worker(conn), IOCPNET__QUEUED, (int64_t)drawn);
+    if (error == WSAENOBUFS) {
+        iocpnet__or(&conn->flags, IOCPNET__NO_SENDS | IOCPNET__NO_DATA);
+        iocpnet__conn_signal(conn, IOCPNET__OVER);
+    } else if (!own || iocpnet__conn_flagged(conn, IOCPNET__REFUSED_BY_PROCESS)) {
+        iocpnet__conn_signal(conn, IOCPNET__LOOK);
+    }
+    return error;
+}
+
+// Reserves bytes for a send. First the reservation, then the look at the flags: a close, which does
+// it the other way round, either waits for these bytes or is seen here.
+static inline iocpnet_error iocpnet__conn_reserve(iocpnet__connection *conn, iocpnet__worker *own,
+                                                  size_t weight)
+{
+    uint32_t limit = conn->group->desc.send_limit_bytes;
+
+    if (weight > limit) return iocpnet__conn_refuse(conn, own, IOCPNET__BY_LIMIT, weight, 0, 0);
+    if ((uint32_t)iocpnet__add(&conn->queued, (int32_t)weight) > limit) {
+        return iocpnet__conn_refuse(conn, own, IOCPNET__BY_LIMIT, weight, weight, 0);
+    }
+    if (own && own->lots[IOCPNET__QUEUED] >= (int64_t)weight) {
+        own->lots[IOCPNET__QUEUED] -= (int64_t)weight;
+    } else if (!iocpnet__draw(own ? own : iocpnet__conn_worker(conn), IOCPNET__QUEUED,
+                              (int64_t)weight, 0)) {
+        return iocpnet__conn_refuse(conn, own, IOCPNET__BY_PROCESS, weight, weight, 0);
+    }
+    if (iocpnet__conn_flagged(conn, IOCPNET__NO_SENDS)) {
+        return iocpnet__conn_refuse(conn, own, IOCPNET__BY_LIMIT, weight, weight, weight);
+    }
+    return 0;
+}
+
+// In a callback of the connection's own its queue; else that of other threads, whose lock is held
+// until the end.
+static inline iocpnet__queue *iocpnet__conn_queue_begin(iocpnet__connection *conn,
+                                                        const iocpnet__worker *own)
+{
+    if (own) {
+        if (iocpnet__conn_is_offered(conn)) iocpnet__conn_take_offered(conn);
+        return &conn->queue;
+    }
+    iocpnet__lock_enter(&conn->offer_lock);
+    return &conn->offered;
+}
+
+static inline void iocpnet__conn_queue_end(iocpnet__connection *conn, const iocpnet__worker *own)
+{
+    if (own) return;
+    iocpnet__lock_leave(&conn->offer_lock);
+    iocpnet__conn_signal(conn, IOCPNET__LOOK);
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_conn_send(iocpnet_conn name, const void *data, size_t size)
+{
+    iocpnet__worker *own;
+    iocpnet__connection *conn = iocpnet__conn_enter(name, &own);
+    iocpnet__queue *queue;
+    iocpnet_error error;
+    bool added;
+
+    if (!conn) return WSAENOTCONN;
+    error = iocpnet__conn_reserve(conn, own, size);
+    if (!error) {
+        queue = iocpnet__conn_queue_begin(conn, own);
+        added = iocpnet__queue_add(queue, conn->group, (const char *)data, size);
+        iocpnet__conn_queue_end(conn, own);
+        if (!added) error = iocpnet__conn_refuse(conn, own, IOCPNET__BY_POOL, size, size, size);
+    }
+    iocpnet__conn_leave(conn, own);
+    return error;
+}
+
+// A view of a buffer, which takes over a reference to it. NULL: no view.
+static iocpnet__view *iocpnet__view_make(iocpnet_pool *pool, iocpnet_buffer *shared)
+{
+    iocpnet__view *view = (iocpnet__view *)iocpnet_pool_take_object(pool);
+
+    if (!view) return NULL;
+    memset(view, 0, sizeof *view);
+    view->buffer.data = shared->data;
+    view->buffer.size = shared->used;  // full: nothing is added at its end
+    view->buffer.used = shared->used;
+    view->shared = shared;
+    view->pool = pool;
+    view->weight = shared->size - shared->used;
+    return view;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_conn_send_buffer(iocpnet_conn name, iocpnet_buffer *buffer)
+{
+    size_t weight = buffer->used ? buffer->size : 0;
+    iocpnet__worker *own;
+    iocpnet__connection *conn = iocpnet__conn_enter(name, &own);
+    iocpnet__view *view = NULL;
+    iocpnet_error error = WSAENOTCONN;
+
+    if (conn && (weight || iocpnet__conn_flagged(conn, IOCPNET__NO_SENDS))) {
+        error = iocpnet__conn_reserve(conn, own, weight);
+        if (!error) {
+            view = iocpnet__view_make(conn->group->views, buffer);
+            if (!view) {
+                error = iocpnet__conn_refuse(conn, own, IOCPNET__BY_POOL, weight, weight, weight);
+            }
+        }
+    } else if (conn) {
+        error = 0;
+    }
+    if (view) {
+        iocpnet__queue_append(iocpnet__conn_queue_begin(conn, own), &view->buffer, &view->buffer);
+        iocpnet__conn_queue_end(conn, own);
+    } else {
+        iocpnet_buffer_give(buffer);
+    }
+    if (conn) iocpnet__conn_leave(conn, own);
+    return error;
+}
+
+// ---- I13d send: how what is queued leaves -------------------------------------------------------
+
+static inline void iocpnet__conn_unlock(iocpnet__connection *conn, iocpnet__worker *worker)
+{
+    if (!conn->locked) return;
+    conn->locked = false;
+    iocpnet__undraw(worker, IOCPNET__LOCKED, conn->group->desc.buffer_bytes);
+}
+
+static __declspec(noinline) bool iocpnet__conn_lock_shared(iocpnet__connection *conn,
+                                                           iocpnet__worker *worker, uint32_t bytes,
+                                                           bool receive)
+{
+    int64_t limit = iocpnet__accounts[IOCPNET__LOCKED].limit;
+    int64_t floor = receive ? limit / 4 : 0;
+
+    // A send that is large beside the limit may exceed it, if an eighth is free: it would never
+    // leave otherwise. Until it has, nothing else is.
+    if (!receive && bytes > limit / 8) floor = limit / 8 - bytes;
+    // What is kept for the next receive.
+    if (!iocpnet__conn_is(conn, IOCPNET__READING, IOCPNET__READ_PENDING)) {
+        iocpnet__conn_unlock(conn, worker);
+    }
+    if (iocpnet__draw(worker, IOCPNET__LOCKED, bytes, floor)) return true;
+    iocpnet__count_here(worker, IOCPNET_COUNT_LOCKS_REFUSED, 1);
+    return false;
+}
+
+// Asks for memory to be locked by a call that may wait. Receives leave a quarter to the sends, for
+// only these free something.
+static inline bool iocpnet__conn_lock(iocpnet__connection *conn, iocpnet__worker *worker,
+                                      uint32_t bytes, bool receive)
+{
+    if (worker->lots[IOCPNET__LOCKED] < bytes) {
+        return iocpnet__conn_lock_shared(conn, worker, bytes, receive);
+    }
+    worker->lots[IOCPNET__LOCKED] -= bytes;
+    return true;
+}
+
+// A send that came back short, with an error, or on a connection of which something else is to be
+// thought. What a short one left goes out next; where two are outstanding that would be out of
+// order, so it ends the connection.
+static __declspec(noinline) void iocpnet__conn_sent_special(iocpnet__connection *conn,
+                                                            iocpnet__worker *worker,
+                                                            iocpnet__send *send,
+                                                            iocpnet_error error, size_t bytes)
+{
+    iocpnet_buffer *buffer = send->first;
+    iocpnet_buffer *last;
+    iocpnet__queue *queue;
+
+    if (bytes > send->bytes) bytes = send->bytes;
+    iocpnet__conn_unqueue(conn, worker, bytes);
+    if (conn->group->desc.filter) conn->extra->wire_bytes -= (uint32_t)bytes;
+    if (bytes < send->bytes && conn->group->desc.sndbuf_0 && !error) error = WSAECONNABORTED;
+    if (error || iocpnet__conn_has(conn, IOCPNET__CUT)) {
+        iocpnet__queue_give_list(conn, buffer);
+        if (!iocpnet__conn_has(conn, IOCPNET__CUT)) {
+            iocpnet__conn_fail(conn, error);  // how much has left is not known
+        }
+        return;
+    }
+    conn->sent_ms = iocpnet__now_32();
+    if (conn->state & IOCPNET__CLOSING) conn->began_ms = conn->sent_ms;
+    while (buffer && bytes >= buffer->used - buffer->sent) {
+        iocpnet_buffer *next = buffer->next;
+
+        bytes -= buffer->used - buffer->sent;
+        iocpnet__queue_give(conn, buffer);
+        buffer = next;
+    }
+    if (!buffer) return;
+    buffer->sent += (uint32_t)bytes;
+    queue = iocpnet__conn_out(conn);
+    for (last = buffer; last->next; last = last->next)
+        continue;
+    last->next = queue->head;
+    queue->head = buffer;
+    if (!queue->tail) queue->tail = last;
+}
+
+// A send has finished: its buffers are given back.
+static inline void iocpnet__conn_send_done(iocpnet__connection *conn, iocpnet__worker *worker,
+                                           iocpnet__send *send, iocpnet_error error, size_t bytes)
+{
+    iocpnet_buffer *buffer = send->first;
+
+    send->pending = false;
+    iocpnet__undraw(worker, IOCPNET__LOCKED, send->bytes);
+    if (error || bytes < send->bytes ||
+        conn->state & ~(uint32_t)(IOCPNET__OPENING | IOCPNET__READING)) {
+        iocpnet__conn_sent_special(conn, worker, send, error, bytes);
+        return;
+    }
+    conn->sent_ms = iocpnet__now_32();
+    iocpnet__conn_unqueue(conn, worker, send->bytes);
+    if (buffer->next || !buffer->pool) {
+        iocpnet__queue_give_list(conn, buffer);
+    } else {
+        iocpnet__buffer_give(buffer);
+    }
+}
+
+// From a packet.
+static __declspec(noinline) void iocpnet__conn_send_arrived(iocpnet__connection *conn,
+                                                            iocpnet__worker *worker,
+                                                            iocpnet__send *send)
+{
+    iocpnet__conn_send_done(conn, worker, send, (iocpnet_error)send->op.overlapped.internal,
+                            send->op.overlapped.internal_high);
+}
+
+// Gathers up to 64 buffers from head on for one call. Returns the last of them.
+static inline iocpnet_buffer *iocpnet__send_gather(iocpnet__send *send, iocpnet_buffer *head,
+                                                   iocpnet_vec *vec, size_t *count)
+{
+    uint32_t bytes = head->used - head->sent;
+    size_t n = 1;
+
+    send->first = head;
+    vec[0].data = head->data + head->sent;
+    vec[0].size = bytes;
+    for (; head->next && n < IOCPNET__GATHER; n++) {
+        head = head->next;
+        vec[n].data = head->data + head->sent;
+        vec[n].size = head->used - head->sent;
+        bytes += vec[n].size;
+    }
+    send->bytes = bytes;
+    *count = n;
+    return head;
+}
+
+// Sends what is queued, in one call. What finishes at once, within the bound, is dealt with at
+// once: no packet comes, and the op is ours.
+static __declspec(noinline) void iocpnet__conn_send_one(iocpnet__connection *conn,
+                                                        iocpnet__worker *worker,
+                                                        iocpnet__queue *queue, iocpnet__send *send)
+{
+    uintptr_t handle = conn->handle;
+    iocpnet_vec vec[IOCPNET__GATHER];
+    size_t n;
+    iocpnet_buffer *last = iocpnet__send_gather(send, queue->head, vec, &n);
+    iocpnet_buffer *rest = last->next;
+    iocpnet_error error;
+    DWORD sent;
+    int code;
+
+    if (!iocpnet__conn_lock(conn, worker, send->bytes, false)) {
+        iocpnet__conn_set_starved(conn, true);
+        return;
+    }
+    queue->head = rest;
+    last->next = NULL;
+    if (!rest) queue->tail = NULL;
+    send->pending = true;
+    iocpnet__op_write(&send->op, worker->iocp, handle, IOCPNET_OP_SEND);
+    iocpnet__count_own(&worker->counters.started[IOCPNET_OP_SEND], 1);
+    code = iocpnet__send_issue(&send->op, handle, vec, n, &sent);
+    if (!code && conn->skip && worker->inline_left) {
+        worker->inline_left--;
+        iocpnet__count_here(worker, IOCPNET_COUNT_IN_PLACE, 1);
+        iocpnet__send_count(worker, sent);
+        iocpnet__op_end(&send->op);
+        iocpnet__count_own(&worker->counters.finished[IOCPNET_OP_SEND], 1);
+        iocpnet__conn_send_done(conn, worker, send, 0, sent);
+        return;
+    }
+    conn->sent_ms = iocpnet__now_32();  // stall_ms begins
+    error = iocpnet__op_issued(worker->iocp, &send->op, conn->skip, code, sent);
+    if (!error) return;
+
+    send->pending = false;
+    iocpnet__undraw(worker, IOCPNET__LOCKED, send->bytes);
+    last->next = rest;
+    queue->head = send->first;
+    if (!rest) queue->tail = last;
+    if (!iocpnet__conn_retries(conn, error)) iocpnet__conn_fail(conn, error);
+}
+
+// Sends until a send has to wait, or nothing is left: with a filter, through which goes what the
+// program has sent; with two sends outstanding; or in whatever state.
+static __declspec(noinline) void iocpnet__conn_flush(iocpnet__connection *conn,
+                                                     iocpnet__worker *worker)
+{
+    const iocpnet_conn_desc *desc = &conn->group->desc;
+    iocpnet__queue *queue = iocpnet__conn_out(conn);
+    iocpnet__send *send;
+
+    do {
+        if (desc->filter) iocpnet__filter_out(conn);
+        send = desc->sndbuf_0 && conn->send.pending ? &conn->extra->send : &conn->send;
+        if (!queue->head || send->pending || conn->state & (IOCPNET__CUT | IOCPNET__STARVED)) {
+            return;
+        }
+        iocpnet__conn_send_one(conn, worker, queue, send);
+    } while (true);
+}
+
+// The filter has something to send still: what waits, its farewell, or, when the program has only
+// finished its side, the rest of its handshake.
+static bool iocpnet__filter_has_output(const iocpnet__connection *conn)
+{
+    const iocpnet__extra *extra = conn->extra;
+
+    if (extra->wire.head) return true;
+    if (!extra->filtered || extra->filter_failed || extra->filter_closed) return false;
+    return iocpnet__conn_is(conn, IOCPNET__OPENING, IOCPNET__OPENED) ||
+           !iocpnet__conn_flagged(conn, IOCPNET__NO_DATA);
+}
+
+// Nothing is queued, on its way, or about to be queued by another thread.
+static bool iocpnet__conn_all_sent(const iocpnet__connection *conn)
+{
+    if (conn->group->desc.filter && iocpnet__filter_has_output(conn)) return false;
+    return !conn->queue.head && !iocpnet__conn_is_sending(conn) && !iocpnet__load(&conn->queued);
+}
+
+// Whether there is room again after a refusal.
+static bool iocpnet__conn_may_drain(iocpnet__connection *conn)
+{
+    iocpnet__account *account = &iocpnet__accounts[IOCPNET__QUEUED];
+    int32_t flags = iocpnet__load(&conn->flags);
+
+    if (!(flags & IOCPNET__REFUSED) || flags & IOCPNET__NO_SENDS) return false;
+    if (iocpnet__conn_in_handshake(conn)) return false;  // on.open comes first
+    if ((uint32_t)iocpnet__load(&conn->queued) > conn->group->desc.send_limit_bytes / 2) {
+        return false;
+    }
+    if (flags & IOCPNET__REFUSED_BY_PROCESS &&
+        (conn->asked || iocpnet__load64(&account->left) < account->limit / 2)) {
+        iocpnet__conn_want_tick(conn, IOCPNET__TICK_EACH);  // nothing of its own will wake it
+        return false;
+    }
+    return true;
+}
+
+// After a refusal the program is told that there is room. False: there is none yet.
+static __declspec(noinline) bool iocpnet__conn_call_drain(iocpnet__connection *conn,
+                                                          iocpnet__worker *worker)
+{
+    const iocpnet_conn_desc *desc = &conn->group->desc;
+    int32_t was;
+
+    if (!iocpnet__conn_may_drain(conn)) return false;
+    // Half the room may be too little for what it sends: then it is asked once a tick.
+    was = iocpnet__and(&conn->flags, ~(IOCPNET__REFUSED | IOCPNET__REFUSED_BY_PROCESS));
+    conn->asked = (was & IOCPNET__REFUSED_BY_PROCESS) != 0;
+    iocpnet__count_here(worker, IOCPNET_COUNT_DRAINS, 1);
+    if (!desc->on.drain) return true;
+    conn->calling = IOCPNET__CALL;
+    desc->on.drain(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user));
+    conn->calling = IOCPNET__CALL_NONE;
+    return true;
+}
+
+// ---- I13e receive: what comes, and how it is shown ----------------------------------------------
+//
+// One receive is outstanding, conn.recv into conn.buffer; or several, in extra's ring, which are
+// dealt with in the order of their starts as if each had been conn.recv. A connection keeps its
+// buffer, and the bytes counted as locked for it, from one receive to the next.
+
+// The peer has finished. The program may go on if it has asked to be told.
+static void iocpnet__conn_finish_reading(iocpnet__connection *conn)
+{
+    const iocpnet_conn_events *on = &conn->group->desc.on;
+
+    iocpnet__conn_become(conn, IOCPNET__READING, IOCPNET__READ_FINISHED);
+    if (iocpnet__conn_flagged(conn, IOCPNET__NO_DATA) ||
+        iocpnet__conn_is(conn, IOCPNET__CLOSING, IOCPNET__LEAVING)) {
+        return;
+    }
+    if (conn->group->desc.frame && iocpnet_framer_kept(&conn->extra->framer)) {
+        iocpnet__conn_set_reason(conn, IOCPNET_CLOSED_PROTOCOL, ERROR_HANDLE_EOF);
+    } else if (on->finish && iocpnet__conn_is(conn, IOCPNET__OPENING, IOCPNET__OPENED)) {
+        conn->calling = IOCPNET__CALL;
+        on->finish(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user));
+        conn->calling = IOCPNET__CALL_NONE;
+        if (iocpnet__conn_is(conn, IOCPNET__SENDING, IOCPNET__SEND_OPEN)) return;
+    }
+    iocpnet__conn_set_reason(conn, IOCPNET_CLOSED_FINISHED, 0);
+    iocpnet__conn_begin_close(conn);
+}
+
+// Lends the framer room for the message that has begun.
+static iocpnet_error iocpnet__conn_make_room(iocpnet__connection *conn)
+{
+    iocpnet__extra *extra = conn->extra;
+
+    extra->room = iocpnet_pool_take(conn->group->rooms);
+    if (!extra->room) return WSAENOBUFS;
+    return iocpnet_framer_room(&extra->framer, extra->room->data, extra->room->size);
+}
+
+// Shows the program bytes, or one message. kind: whether they lie in conn.buffer.
+static inline void iocpnet__conn_call_data(iocpnet__connection *conn, uint8_t kind,
+                                           const void *data, size_t size)
+{
+    conn->calling = kind;
+    conn->group->desc.on.data(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user), data,
+                              size);
+    conn->calling = IOCPNET__CALL_NONE;
+}
+
+// Shows the messages that a receive has completed. When reading is paused in between, or there is
+// no room to put one together, the rest waits.
+static void iocpnet__conn_show_messages(iocpnet__connection *conn, const void *data, size_t bytes)
+{
+    iocpnet__extra *extra = conn->extra;
+    bool may_wait = !extra->filtered;  // what comes out of a filter is there only now
+    size_t size = bytes - extra->shown;
+    const void *message;
+    size_t message_size;
+    iocpnet_error error = 0;
+
+    data = (const char *)data + extra->shown;
+    while (!error && !iocpnet__conn_flagged(conn, IOCPNET__NO_DATA)) {
+        if (may_wait && iocpnet__conn_flagged(conn, IOCPNET__HELD)) goto wait;
+        error = iocpnet_framer_next(&extra->framer, &data, &size, &message, &message_size);
+        extra->shown = (uint32_t)(bytes - size);
+        if (!error) {
+            iocpnet__count(conn->group->iocp, IOCPNET_COUNT_MESSAGES, 1);
+            iocpnet__conn_call_data(conn, IOCPNET__CALL, message, message_size);
+        } else if (error == WSAENOBUFS) {
+            error = iocpnet__conn_make_room(conn);
+            if (error && may_wait) {
+                (void)iocpnet__conn_retries(conn, error);
+                goto wait;
+            }
+        }
+    }
+    extra->shown = 0;
+    if (extra->room && !iocpnet_framer_kept(&extra->framer)) {
+        (void)iocpnet_framer_room(&extra->framer, NULL, 0);
+        iocpnet_buffer_give(extra->room);
+        extra->room = NULL;
+    }
+    if (!error || error == WSAEWOULDBLOCK) return;
+    iocpnet__conn_set_reason(
+        conn, error == WSAENOBUFS ? IOCPNET_CLOSED_LIMIT : IOCPNET_CLOSED_PROTOCOL, error);
+    iocpnet__conn_begin_close(conn);
+    return;
+
+wait:
+    iocpnet__conn_become(conn, IOCPNET__READING, IOCPNET__READ_READY);
+}
+
+// Shows what a receive has brought: bytes, or the peer's end. While reading is paused it waits:
+// READY.
+static void iocpnet__conn_show(iocpnet__connection *conn)
+{
+    size_t bytes = conn->recv.overlapped.internal_high;
+    bool closing = iocpnet__conn_flagged(conn, IOCPNET__NO_DATA);
+    bool handshake = iocpnet__conn_in_handshake(conn);
+
+    if (iocpnet__conn_flagged(conn, IOCPNET__HELD) && !closing && !handshake &&
+        !iocpnet__conn_is(conn, IOCPNET__CLOSING, IOCPNET__LEAVING)) {
+        iocpnet__conn_become(conn, IOCPNET__READING, IOCPNET__READ_READY);
+        return;
+    }
+    iocpnet__conn_become(conn, IOCPNET__READING, IOCPNET__READ_IDLE);
+    if (conn->group->desc.filter && (handshake || !closing)) {
+        iocpnet__filter_in(conn, bytes ? conn->buffer->data : NULL, bytes);
+    }
+    if (!bytes) {
+        iocpnet__conn_finish_reading(conn);
+    } else if (closing || conn->group->desc.filter) {
+        return;
+    } else if (conn->group->desc.frame) {
+        iocpnet__conn_show_messages(conn, conn->buffer->data, bytes);
+    } else {
+        iocpnet__conn_call_data(conn, IOCPNET__CALL_DATA, conn->buffer->data, bytes);
+    }
+}
+
+static iocpnet__read *iocpnet__conn_read(const iocpnet__connection *conn, uint32_t i)
+{
+    return (iocpnet__read *)(void *)(conn->extra + 1) + i % conn->group->desc.recvs;
+}
+
+// One of several receives says that the peer has finished. That is so only when one that is alone
+// says it too: others may end without a byte while bytes wait, or not end at all (Seen: Wine 8.0).
+static void iocpnet__conn_read_alone(iocpnet__connection *conn)
+{
+    uint32_t i;
+
+    conn->extra->alone = true;
+    for (i = 0; i < conn->extra->reads; i++) {
+        iocpnet__read *read = iocpnet__conn_read(conn, conn->extra->read_first + i);
+        IOCPNET_OS(CancelIoEx)
+        ((HANDLE)conn->handle, (OVERLAPPED *)(void *)&read->op.overlapped);
+    }
+}
+
+// The first bytes have come, or the peer's end.
+static void iocpnet__conn_first_data(iocpnet__connection *conn)
+{
+    iocpnet__conn_become(conn, IOCPNET__SILENT, 0);
+    if (conn->ticks == IOCPNET__TICK_DEADLINE && !iocpnet__conn_has_deadline(conn)) {
+        iocpnet__conn_want_tick(conn, IOCPNET__TICK_NONE);
+    }
+}
+
+// An operation on conn.recv has finished that is not a receive, or a receive that has brought no
+// bytes, or an error, or on a connection of which something else is to be thought.
+static __declspec(noinline) void iocpnet__conn_received_special(iocpnet__connection *conn)
+{
+    iocpnet__extra *extra = conn->extra;
+    size_t bytes = conn->recv.overlapped.internal_high;
+    iocpnet_error error = (iocpnet_error)conn->recv.overlapped.internal;
+    bool zero = iocpnet__conn_has(conn, IOCPNET__ZERO);
+
+    if (iocpnet__conn_is(conn, IOCPNET__OPENING, IOCPNET__DIALING)) {
+        iocpnet__conn_connect_done(conn);
+        return;
+    }
+    if (iocpnet__conn_has(conn, IOCPNET__DISCONNECTING)) {
+        iocpnet__conn_disconnect_done(conn);
+        return;
+    }
+    iocpnet__conn_become(conn, IOCPNET__READING, IOCPNET__READ_IDLE);
+    conn->more = false;
+    if (iocpnet__conn_has(conn, IOCPNET__CUT)) return;
+    if (error == WSA_OPERATION_ABORTED && (conn->cancelled || (extra && extra->alone))) return;
+    // Of a success that claims more bytes than there was room nobody knows which are there.
+    if (!error && !zero && bytes > conn->buffer->size) error = WSAEMSGSIZE;
+    if (error) {
+        if (!iocpnet__conn_retries(conn, error)) iocpnet__conn_fail(conn, error);
+        return;
+    }
+    if (!bytes && !zero && conn->group->desc.recvs > 1 && !extra->sure) {
+        if (!extra->alone) iocpnet__conn_read_alone(conn);
+        return;
+    }
+    conn->more = zero || bytes == conn->buffer->size;
+    if (zero) return;
+    if (iocpnet__conn_has(conn, IOCPNET__SILENT)) iocpnet__conn_first_data(conn);
+    conn->received_ms = iocpnet__now_32();
+    iocpnet__conn_show(conn);
+}
+
+// A receive has finished: bytes for the program, the peer's end, or, after one of no bytes, a
+// reason to look. In the usual state one comparison tells the end, and a claim of more bytes than
+// there is room for, from the rest.
+static inline void iocpnet__conn_receive_done(iocpnet__connection *conn)
+{
+    size_t bytes = conn->recv.overlapped.internal_high;
+
+    if (conn->state != (IOCPNET__USUAL | IOCPNET__READ_PENDING) || conn->recv.overlapped.internal ||
+        bytes - 1 >= conn->buffer->size || iocpnet__load(&conn->flags)) {
+        iocpnet__conn_received_special(conn);
+        return;
+    }
+    iocpnet__conn_set(conn, IOCPNET__USUAL);
+    conn->received_ms = iocpnet__now_32();
+    iocpnet__conn_call_data(conn, IOCPNET__CALL_DATA, conn->buffer->data, bytes);
+}
+
+// Too much waits to be sent to a peer that does not read, so that reading pauses. That is for
+// answers to what is read; where the queue has another source, it would make one direction wait for
+// the other.
+static inline bool iocpnet__conn_is_full(const iocpnet__connection *conn)
+{
+    const iocpnet_conn_desc *desc = &conn->group->desc;
+    bool handshake;
+
+    if ((uint32_t)iocpnet__load(&conn->queued) <= desc->send_limit_bytes / 2) return false;
+    handshake = iocpnet__conn_in_handshake(conn);
+    if (handshake && conn->extra->wire_bytes <= desc->send_limit_bytes / 2) return false;
+    return !desc->no_read_pause && (handshake || !iocpnet__conn_flagged(conn, IOCPNET__NO_DATA));
+}
+
+// Deals with what several receives have brought, in the order in which they were started: as if
+// each were the only one. While reading is paused the rest waits.
+static void iocpnet__conn_reads_done(iocpnet__connection *conn)
+{
+    iocpnet__extra *extra = conn->extra;
+
+    while (!iocpnet__conn_is(conn, IOCPNET__READING, IOCPNET__READ_READY) && extra->reads &&
+           extra->done >> extra->read_first & 1 &&
+           (conn->state & IOCPNET__CLOSING || !iocpnet__conn_is_full(conn))) {
+        iocpnet__read *read = iocpnet__conn_read(conn, extra->read_first);
+
+        extra->done &= ~((uint32_t)1 << extra->read_first);
+        extra->read_first = (extra->read_first + 1) % conn->group->desc.recvs;
+        extra->reads--;
+        iocpnet_buffer_give(conn->buffer);
+        conn->buffer = read->buffer;
+        read->buffer = NULL;
+        iocpnet__conn_become(conn, IOCPNET__ZERO, read->zero ? IOCPNET__ZERO : 0);
+        extra->sure = read->alone;
+        conn->recv.overlapped.internal = read->op.overlapped.internal;
+        conn->recv.overlapped.internal_high = read->op.overlapped.internal_high;
+        iocpnet__conn_received_special(conn);
+    }
+}
+
+// Several receives' packets have come: what they locked is free, whenever they are dealt with.
+static void iocpnet__conn_reads_arrived(iocpnet__connection *conn, iocpnet__worker *worker,
+                                        uint32_t arrived)
+{
+    iocpnet__extra *extra = conn->extra;
+    uint32_t i;
+
+    extra->done |= arrived;
+    for (i = 0; arrived >> i; i++) {
+        if (!(arrived >> i & 1)) continue;
+        extra->reading = extra->reading - 1;
+        conn->locked = iocpnet__conn_read(conn, i)->locked;
+        iocpnet__conn_unlock(conn, worker);
+    }
+    iocpnet__conn_reads_done(conn);
+}
+
+// Starts a receive into a buffer; NULL: of no bytes.
+static inline iocpnet_error iocpnet__conn_issue_receive(iocpnet__connection *conn,
+                                                        iocpnet__worker *worker, iocpnet_op *op,
+                                                        const iocpnet_buffer *buffer)
+{
+    void *data = buffer ? (void *)buffer->data : (void *)(uintptr_t)iocpnet__nothing;
+    uint32_t size = buffer ? buffer->size : 0;
+    uintptr_t handle = conn->handle;
+    DWORD bytes;
+    int code;
+
+    iocpnet__op_write(op, worker->iocp, handle, IOCPNET_OP_RECV);
+    iocpnet__count_own(&worker->counters.started[IOCPNET_OP_RECV], 1);
+    code = iocpnet__recv_issue(op, handle, data, size, 0, &bytes);
+    return iocpnet__op_issued(worker->iocp, op, conn->skip, code, bytes);
+}
+
+// Starts one more of several receives.
+static iocpnet_error iocpnet__conn_start_read(iocpnet__connection *conn, iocpnet__worker *worker)
+{
+    iocpnet__extra *extra = conn->extra;
+    iocpnet__read *read = iocpnet__conn_read(conn, extra->read_first + extra->reads);
+    iocpnet_error error;
+
+    read->op.done = iocpnet__conn_read_arrived;
+    read->conn = conn;
+    read->buffer = conn->buffer;
+    read->zero = iocpnet__conn_has(conn, IOCPNET__ZERO);
+    read->locked = conn->locked;
+    read->alone = extra->alone;
+    conn->buffer = NULL;
+    conn->locked = false;
+    extra->reads++;
+    extra->reading = extra->reading + 1;
+    error = iocpnet__conn_issue_receive(conn, worker, &read->op, read->buffer);
+    if (!error) return 0;
+    extra->reads--;
+    extra->reading = extra->reading - 1;
+    conn->buffer = read->buffer;
+    conn->locked = read->locked;
+    read->buffer = NULL;
+    return error;
+}
+
+// Sees to a buffer and to memory that may be locked, or to neither: a receive of no bytes. False:
+// none can be started now.
+static __declspec(noinline) bool iocpnet__conn_receive_prepare(iocpnet__connection *conn,
+                                                               iocpnet__worker *worker)
+{
+    const iocpnet_conn_desc *desc = &conn->group->desc;
+    bool zero = desc->zero_byte && !conn->more;
+    // After one of no bytes this one does not wait.
+    bool there = iocpnet__conn_has(conn, IOCPNET__ZERO) && conn->more;
+
+    // Where nothing more may be locked it waits without a buffer.
+    if (!zero && !there && !conn->locked) {
+        conn->locked = iocpnet__conn_lock(conn, worker, desc->buffer_bytes, true);
+        zero = !conn->locked;
+        if (zero && iocpnet__conn_is_receiving(conn)) return false;  // others wait already
+    }
+    if (zero || there) iocpnet__conn_unlock(conn, worker);
+    if (zero) {
+        iocpnet_buffer_give(conn->buffer);
+        conn->buffer = NULL;
+    } else if (!conn->buffer) {
+        conn->buffer = iocpnet_pool_take(conn->group->inputs);
+        if (!conn->buffer) {
+            if (!iocpnet__conn_is_receiving(conn)) (void)iocpnet__conn_retries(conn, WSAENOBUFS);
+            return false;
+        }
+    }
+    iocpnet__conn_become(conn, IOCPNET__ZERO, zero ? IOCPNET__ZERO : 0);
+    return true;
+}
+
+// A receive could not be started.
+static __declspec(noinline) void iocpnet__conn_receive_failed(iocpnet__connection *conn,
+                                                              iocpnet_error error)
+{
+    iocpnet__conn_become(conn, IOCPNET__READING, IOCPNET__READ_IDLE);
+    if (error == WSAENOBUFS && iocpnet__conn_is_receiving(conn)) return;  // one more is a luxury
+    if (!iocpnet__conn_retries(conn, error)) iocpnet__conn_fail(conn, error);
+}
+
+// Starts a receive, or one of several. False: it was not started.
+static inline bool iocpnet__conn_receive(iocpnet__connection *conn, iocpnet__worker *worker)
+{
+    iocpnet_error error;
+
+    if (conn->state != IOCPNET__USUAL || !conn->buffer || !conn->locked) {
+        if (!iocpnet__conn_receive_prepare(conn, worker)) return false;
+        if (conn->group->desc.recvs > 1) {
+            error = iocpnet__conn_start_read(conn, worker);
+            if (error) iocpnet__conn_receive_failed(conn, error);
+            return !error;
+        }
+    }
+    iocpnet__conn_set(conn, conn->state | IOCPNET__READ_PENDING);  // it is IDLE
+    error = iocpnet__conn_issue_receive(conn, worker, &conn->recv, conn->buffer);
+    if (!error) return true;
+    iocpnet__conn_receive_failed(conn, error);
+    return false;
+}
+
+// Whether reading goes on.
+static bool iocpnet__conn_may_receive(iocpnet__connection *conn)
+{
+    bool full = iocpnet__conn_is_full(conn);
+    bool was = iocpnet__conn_has(conn, IOCPNET__FULL);
+
+    if (was && !full) conn->received_ms = iocpnet__now_32();
+    if (full && !was) iocpnet__count(conn->group->iocp, IOCPNET_COUNT_READS_PAUSED, 1);
+    iocpnet__conn_become(conn, IOCPNET__FULL, full ? IOCPNET__FULL : 0);
+    if (!iocpnet__conn_is(conn, IOCPNET__READING, IOCPNET__READ_IDLE) || full ||
+        iocpnet__conn_has(conn, IOCPNET__CUT) ||
+        iocpnet__conn_is(conn, IOCPNET__CLOSING, IOCPNET__LEAVING) ||
+        iocpnet__conn_has(conn, IOCPNET__STARVED)) {
+        return false;
+    }
+    // A receive of several that waits without a buffer waits alone.
+    if (conn->extra && conn->extra->reads &&
+        (iocpnet__conn_has(conn, IOCPNET__ZERO) || conn->extra->alone ||
+         conn->extra->reads == conn->group->desc.recvs)) {
+        return false;
+    }
+    return !iocpnet__conn_flagged(conn, IOCPNET__HELD) ||
+           iocpnet__conn_flagged(conn, IOCPNET__NO_DATA) || iocpnet__conn_in_handshake(conn);
+}
+
+// ---- I13f layers: the filter between socket and program -----------------------------------------
+//
+// conn.queue is what the program has sent and the filter has not seen; extra.wire is what the
+// filter has sent, and what leaves by the socket. filtering says that one of its functions runs.
+
+// The queue that leaves by the socket.
+static iocpnet__queue *iocpnet__conn_out(iocpnet__connection *conn)
+{
+    return conn->group->desc.filter ? &conn->extra->wire : &conn->queue;
+}
+
+// A function of the filter has returned. On an error what it has sent still leaves.
+static void iocpnet__filter_result(iocpnet__connection *conn, iocpnet_error error)
+{
+    conn->extra->filtering = false;
+    conn->calling = IOCPNET__CALL_NONE;
+    if (!error) return;
+    conn->extra->filter_failed = true;
+    // A close whose filter fails did not deliver everything.
+    if (conn->reason != IOCPNET_CLOSED_PROTOCOL) conn->reasoned = false;
+    iocpnet__conn_set_reason(conn, IOCPNET_CLOSED_FILTER, error);
+    iocpnet__conn_begin_close(conn);
+}
+
+static void iocpnet__filter_call(iocpnet__connection *conn)
+{
+    conn->extra->filtering = true;
+    conn->calling = IOCPNET__CALL;
+}
+
+static void iocpnet__conn_call_open(iocpnet__connection *conn)
+{
+    const iocpnet_conn_events *on = &conn->group->desc.on;
+    bool filtering = conn->extra && conn->extra->filtering;
+
+    if (iocpnet__conn_flagged(conn, IOCPNET__NO_DATA) &&
+        (conn->opened || conn->group->desc.filter)) {
+        return;
+    }
+    conn->opened = true;
+    if (!on->open) return;
+    if (filtering) conn->extra->filtering = false;  // the program is no function of the filter
+    conn->calling = IOCPNET__CALL;
+    on->open(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user));
+    conn->calling = filtering ? IOCPNET__CALL : IOCPNET__CALL_NONE;
+    if (filtering) conn->extra->filtering = true;
+}
+
+// The socket is connected: the program is told, or the filter begins.
+static void iocpnet__conn_established(iocpnet__connection *conn, bool outbound)
+{
+    const iocpnet_filter *filter = conn->group->desc.filter;
+    iocpnet__extra *extra = conn->extra;
+    iocpnet_error error = 0;
+
+    if (!filter) {
+        iocpnet__conn_become(conn, IOCPNET__OPENING, IOCPNET__OPENED);
+        iocpnet__conn_call_open(conn);
+        return;
+    }
+    iocpnet__conn_become(conn, IOCPNET__OPENING, IOCPNET__SECURING);
+    conn->began_ms = iocpnet__now_32();
+    iocpnet__conn_want_tick(conn, IOCPNET__TICK_DEADLINE);
+    extra->filtered = true;
+    iocpnet__filter_call(conn);
+    if (filter->open) {
+        error = filter->open(iocpnet__conn_name(conn), filter->user, outbound, &extra->state);
+    } else {
+        error = iocpnet_filter_ready(iocpnet__conn_name(conn));
+    }
+    iocpnet__filter_result(conn, error);
+}
+
+static void iocpnet__filter_in(iocpnet__connection *conn, const void *data, size_t size)
+{
+    const iocpnet_filter *filter = conn->group->desc.filter;
+    iocpnet_error error;
+
+    iocpnet__filter_call(conn);
+    if (filter->receive) {
+        error = filter->receive(iocpnet__conn_name(conn), conn->extra->state, data, size);
+    } else {
+        error = iocpnet_filter_show(iocpnet__conn_name(conn), data, size);
+    }
+    iocpnet__filter_result(conn, error);
+}
+
+// Gives the filter one buffer of what the program has sent.
+static void iocpnet__filter_out_one(iocpnet__connection *conn)
+{
+    const iocpnet_filter *filter = conn->group->desc.filter;
+    iocpnet_buffer *buffer = conn->queue.head;
+    uint32_t size = buffer->used - buffer->sent;
+    const void *data = buffer->data + buffer->sent;
+    iocpnet_error error;
+
+    conn->queue.head = buffer->next;
+    if (!buffer->next) conn->queue.tail = NULL;
+    // First, since what the filter makes of it must not add to it.
+    iocpnet__conn_unqueue(conn, iocpnet__conn_worker(conn), size);
+    iocpnet__filter_call(conn);
+    if (filter->send) {
+        error = filter->send(iocpnet__conn_name(conn), conn->extra->state, data, size);
+    } else {
+        error = iocpnet_filter_send(iocpnet__conn_name(conn), data, size);
+    }
+    iocpnet__queue_give(conn, buffer);
+    iocpnet__filter_result(conn, error);
+}
+
+// All that the program has sent was given to the filter: what is queued is the filter's.
+static bool iocpnet__conn_all_given(const iocpnet__connection *conn)
+{
+    return !conn->queue.head && (uint32_t)iocpnet__load(&conn->queued) == conn->extra->wire_bytes;
+}
+
+// What the program has sent goes through the filter, a call's worth at a time; when it has closed
+// and that was all, the filter closes too.
+static void iocpnet__filter_out(iocpnet__connection *conn)
+{
+    const iocpnet_filter *filter = conn->group->desc.filter;
+    iocpnet__extra *extra = conn->extra;
+    bool ready = iocpnet__conn_is(conn, IOCPNET__OPENING, IOCPNET__OPENED);
+    iocpnet_error error = 0;
+
+    while (ready && conn->queue.head && !extra->wire.head && !extra->filter_failed) {
+        iocpnet__filter_out_one(conn);
+    }
+    // What can never leave: nobody else would take it off.
+    if (extra->filter_failed ||
+        (!ready && iocpnet__conn_is(conn, IOCPNET__READING, IOCPNET__READ_FINISHED))) {
+        iocpnet__conn_drop_queue(conn);
+    }
+    if (!ready || extra->filter_failed || extra->filter_closed ||
+        iocpnet__conn_has(conn, IOCPNET__CUT) || !iocpnet__conn_flagged(conn, IOCPNET__NO_SENDS) ||
+        !iocpnet__conn_all_given(conn)) {
+        return;
+    }
+    extra->filter_closed = true;
+    iocpnet__filter_call(conn);
+    if (filter->close) error = filter->close(iocpnet__conn_name(conn), extra->state);
+    iocpnet__filter_result(conn, error);
+}
+
+// The connection, if this is called in a function of its filter.
+static iocpnet__connection *iocpnet__filter_enter(iocpnet_conn name)
+{
+    iocpnet__worker *own;
+    iocpnet__connection *conn = iocpnet__conn_enter(name, &own);
+
+    if (conn && own && conn->extra && conn->extra->filtering) return conn;
+    if (conn) iocpnet__conn_leave(conn, own);
+    return NULL;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_filter_ready(iocpnet_conn name)
+{
+    iocpnet__connection *conn = iocpnet__filter_enter(name);
+
+    if (!conn) return WSAENOTCONN;
+    if (!iocpnet__conn_is(conn, IOCPNET__OPENING, IOCPNET__SECURING)) return 0;
+    iocpnet__conn_become(conn, IOCPNET__OPENING, IOCPNET__OPENED);
+    if (!iocpnet__conn_has_deadline(conn) && conn->ticks == IOCPNET__TICK_DEADLINE) {
+        iocpnet__conn_want_tick(conn, IOCPNET__TICK_NONE);
+    }
+    conn->received_ms = iocpnet__now_32();
+    conn->sent_ms = conn->received_ms;
+    iocpnet__conn_call_open(conn);
+    return 0;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_filter_show(iocpnet_conn name, const void *data, size_t size)
+{
+    iocpnet__connection *conn = iocpnet__filter_enter(name);
+
+    if (!conn) return WSAENOTCONN;
+    if (!iocpnet__conn_is(conn, IOCPNET__OPENING, IOCPNET__OPENED)) return WSAEINVAL;
+    if (!size || iocpnet__conn_flagged(conn, IOCPNET__NO_DATA)) return 0;
+    conn->extra->filtering = false;
+    if (conn->group->desc.frame) {
+        iocpnet__conn_show_messages(conn, data, size);
+    } else {
+        iocpnet__conn_call_data(conn, IOCPNET__CALL, data, size);
+    }
+    iocpnet__filter_call(conn);
+    return 0;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_filter_send(iocpnet_conn name, const void *data, size_t size)
+{
+    iocpnet__connection *conn = iocpnet__filter_enter(name);
+
+    if (!conn) return WSAENOTCONN;
+    if (!size) return 0;
+    if (iocpnet__conn_is(conn, IOCPNET__SENDING, IOCPNET__SEND_SHUT)) return WSAESHUTDOWN;
+    if (!iocpnet__queue_add_special(&conn->extra->wire, conn->group->buffers, (const char *)data,
+                                    size)) {
+        iocpnet__count(conn->group->iocp, IOCPNET_COUNT_NO_BUFFERS, 1);
+        return WSAENOBUFS;
+    }
+    // What a filter makes of bytes that were taken is not refused: it counts, over the limit too.
+    iocpnet__add(&conn->queued, (int32_t)size);
+    (void)iocpnet__draw(iocpnet__conn_worker(conn), IOCPNET__QUEUED, (int64_t)size, INT64_MIN / 2);
+    conn->extra->wire_bytes += (uint32_t)size;
+    return 0;
+}
+
+// ---- I13g close: reasons, deadlines, FIN, reset, hand-over --------------------------------------
+
+// The first cause is the reason.
+static void iocpnet__conn_set_reason(iocpnet__connection *conn, iocpnet_reason reason,
+                                     iocpnet_error error)
+{
+    if (conn->reasoned) return;
+    conn->reasoned = true;
+    conn->reason = (uint8_t)reason;
+    conn->error = error;
+}
+
+// It ends before everything has left, or before the peer's FIN has told that it came: then a
+// graceful close is not the reason.
+static void iocpnet__conn_set_failure(iocpnet__connection *conn, iocpnet_reason reason,
+                                      iocpnet_error error)
+{
+    bool graceful = conn->reason == IOCPNET_CLOSED_LOCAL || conn->reason == IOCPNET_CLOSED_FINISHED;
+    bool whole = iocpnet__conn_is(conn, IOCPNET__READING, IOCPNET__READ_FINISHED) &&
+                 !iocpnet__load(&conn->queued);
+
+    if (graceful && !iocpnet__conn_has(conn, IOCPNET__CUT) && !whole) {
+        conn->reasoned = false;
+    }
+    iocpnet__conn_set_reason(conn, reason, error);
+}
+
+static void iocpnet__conn_want_tick(iocpnet__connection *conn, uint8_t ticks)
+{
+    iocpnet_iocp *iocp = conn->group->iocp;
+    uint8_t was = conn->ticks;
+
+    if (ticks == was) return;
+    conn->ticks = ticks;
+    iocpnet__add(&iocp->timed, (ticks > IOCPNET__TICK_NONE) - (was > IOCPNET__TICK_NONE));
+    iocpnet__add(&iocp->hurried, (ticks == IOCPNET__TICK_EACH) - (was == IOCPNET__TICK_EACH));
+}
+
+// It has a deadline of its own: to connect, to get its filter ready, for its first bytes, to close.
+static bool iocpnet__conn_has_deadline(const iocpnet__connection *conn)
+{
+    return iocpnet__conn_is(conn, IOCPNET__CLOSING, IOCPNET__LEAVING) ||
+           iocpnet__conn_is(conn, IOCPNET__CLOSING, IOCPNET__DRAINING) ||
+           iocpnet__conn_has(conn, IOCPNET__SILENT) ||
+           iocpnet__conn_is(conn, IOCPNET__OPENING, IOCPNET__SECURING) ||
+           iocpnet__conn_is(conn, IOCPNET__OPENING, IOCPNET__DIALING);
+}
+
+static void iocpnet__conn_close_socket(iocpnet__connection *conn)
+{
+    iocpnet__conn_become(conn, IOCPNET__NO_SOCKET, IOCPNET__NO_SOCKET);
+    IOCPNET__LEDGER(sockets, -1);
+    IOCPNET_OS(closesocket)(conn->handle);
+}
+
+// Cancels what is pending. The socket is closed when the last packet has come: until then its
+// number must not become another socket's (Seen: Wine 8.0 then reads from that one). A cancel that
+// has come too late is repeated by the tick.
+static void iocpnet__conn_cut(iocpnet__connection *conn, bool reset)
+{
+    struct linger linger;
+
+    iocpnet__or(&conn->flags, IOCPNET__NO_SENDS | IOCPNET__NO_DATA);
+    iocpnet__conn_drop_queue(conn);
+    if (conn->extra) iocpnet__conn_drop_wire(conn);
+    if (iocpnet__conn_has(conn, IOCPNET__CUT)) return;
+    iocpnet__conn_become(conn, IOCPNET__CLOSING, IOCPNET__CUT);
+    if (reset) {
+        IOCPNET_ASSERT(!iocpnet__conn_has(conn, IOCPNET__NO_SOCKET));
+        linger.l_onoff = 1;
+        linger.l_linger = 0;
+        IOCPNET_OS(setsockopt)
+        (conn->handle, SOL_SOCKET, SO_LINGER, (const char *)&linger, sizeof linger);
+    }
+    if (iocpnet__conn_has_pending(conn)) {
+        IOCPNET_OS(CancelIoEx)((HANDLE)conn->handle, NULL);
+        iocpnet__conn_want_tick(conn, IOCPNET__TICK_EACH);
+    } else if (!iocpnet__conn_has(conn, IOCPNET__NO_SOCKET)) {
+        iocpnet__conn_close_socket(conn);
+    }
+}
+
+static void iocpnet__conn_fail(iocpnet__connection *conn, iocpnet_error error)
+{
+    iocpnet__conn_set_failure(conn, IOCPNET_CLOSED_RESET, error);
+    // Behind our FIN a reset would only take from the peer what it has not read yet. Seen: Wine
+    // 10.0; Wine 8.0 still gives it the bytes.
+    iocpnet__conn_cut(conn, !iocpnet__conn_is(conn, IOCPNET__SENDING, IOCPNET__SEND_SHUT));
+}
+
+static void iocpnet__conn_set_starved(iocpnet__connection *conn, bool starved)
+{
+    if (iocpnet__conn_has(conn, IOCPNET__STARVED) == starved) return;
+    iocpnet__conn_become(conn, IOCPNET__STARVED, starved ? IOCPNET__STARVED : 0);
+    iocpnet__add(&conn->group->iocp->starving, starved ? 1 : -1);
+    if (starved) iocpnet__conn_want_tick(conn, IOCPNET__TICK_EACH);
+}
+
+// True: the system was out of memory for a call, which is tried again by the tick.
+static bool iocpnet__conn_retries(iocpnet__connection *conn, iocpnet_error error)
+{
+    if (error != WSAENOBUFS) return false;
+    iocpnet__count(conn->group->iocp, IOCPNET_COUNT_NO_BUFFERS, 1);
+    iocpnet__conn_set_starved(conn, true);
+    return true;
+}
+
+// What is still to be done has close_ms.
+static void iocpnet__conn_begin_wait(iocpnet__connection *conn, uint32_t closing)
+{
+    if (!(conn->state & IOCPNET__CLOSING) || closing == IOCPNET__LEAVING) {
+        conn->began_ms = iocpnet__now_32();
+    }
+    iocpnet__conn_become(conn, IOCPNET__CLOSING, closing);
+    if (!conn->ticks) iocpnet__conn_want_tick(conn, IOCPNET__TICK_DEADLINE);
+}
+
+static void iocpnet__conn_end_sending(iocpnet__connection *conn)
+{
+    iocpnet__or(&conn->flags, IOCPNET__NO_SENDS);
+    if (!iocpnet__conn_is(conn, IOCPNET__SENDING, IOCPNET__SEND_SHUT)) {
+        iocpnet__conn_become(conn, IOCPNET__SENDING, IOCPNET__SEND_ENDING);
+    }
+}
+
+// A graceful close: what is queued leaves, then our FIN, then the peer's is awaited.
+static void iocpnet__conn_begin_close(iocpnet__connection *conn)
+{
+    iocpnet__or(&conn->flags, IOCPNET__NO_SENDS | IOCPNET__NO_DATA);
+    if (iocpnet__conn_has(conn, IOCPNET__CUT)) return;
+    iocpnet__conn_end_sending(conn);
+    iocpnet__conn_begin_wait(conn, IOCPNET__DRAINING);
+}
+
+// How long nothing has come, and nothing has left. The clock is read last: what the runner writes
+// meanwhile would lie ahead of it, which would look like a very long time. Returns the clock.
+static uint32_t iocpnet__conn_silence(const iocpnet__connection *conn, uint32_t *unread,
+                                      uint32_t *unsent)
+{
+    uint32_t received = conn->received_ms, sent = conn->sent_ms;
+    uint32_t now;
+
+    iocpnet__fence();
+    now = iocpnet__now_32();
+    *unread = now - received;
+    *unsent = now - sent;
+    return now;
+}
+
+// True when one of its deadlines has passed. The sweep asks from outside, reading what the runner
+// may be writing, so the runner asks again.
+static bool iocpnet__conn_is_late(const iocpnet__connection *conn)
+{
+    const iocpnet_conn_desc *desc = &conn->group->desc;
+    uint32_t state = iocpnet__conn_state(conn);
+    uint32_t closing = state & IOCPNET__CLOSING;
+    uint32_t unread, unsent;
+    uint32_t now = iocpnet__conn_silence(conn, &unread, &unsent);
+    bool waits = (state & IOCPNET__READING) == IOCPNET__READ_PENDING ||
+                 (conn->extra && conn->extra->reading);
+    bool reads = waits && !iocpnet__conn_flagged(conn, IOCPNET__HELD) && !(state & IOCPNET__FULL) &&
+                 (state & IOCPNET__READING) != IOCPNET__READ_READY;
+
+    if (closing == IOCPNET__CUT) return false;
+    if ((state & IOCPNET__OPENING) == IOCPNET__DIALING) {
+        return now - conn->began_ms > desc->connect_ms;
+    }
+    if (closing) return now - conn->began_ms > desc->close_ms;
+    // While it is read from: what waits for us, paused or in a callback, may be there already.
+    if (state & IOCPNET__SILENT && reads && unread > conn->silent_ms) return true;
+    if ((state & IOCPNET__OPENING) == IOCPNET__SECURING) {
+        return now - conn->began_ms > desc->connect_ms;
+    }
+    if (desc->idle_ms && unread > desc->idle_ms && unsent > desc->idle_ms) return true;
+    if (desc->read_ms && reads && unread > desc->read_ms) return true;
+    // What is queued and not sent yet has not met the peer: its callback may still be running.
+    return desc->stall_ms && iocpnet__conn_is_sending(conn) && unsent > desc->stall_ms;
+}
+
+// A deadline may have passed.
+static void iocpnet__conn_check_deadlines(iocpnet__connection *conn)
+{
+    if (!iocpnet__conn_is_late(conn)) return;
+    if (iocpnet__conn_is(conn, IOCPNET__OPENING, IOCPNET__DIALING)) {
+        // Its packet tries the next address.
+        conn->dial_late = true;
+        IOCPNET_OS(CancelIoEx)((HANDLE)conn->handle, NULL);
+    } else if (iocpnet__conn_has(conn, IOCPNET__DISCONNECTING)) {
+        iocpnet__conn_cut(conn, false);
+    } else {
+        if (iocpnet__conn_has(conn, IOCPNET__SILENT) && !(conn->state & IOCPNET__CLOSING)) {
+            iocpnet__count(conn->group->iocp, IOCPNET_COUNT_ACCEPTS_REAPED, 1);
+        }
+        conn->reasoned = false;  // a close that took too long has ended as a time-out
+        iocpnet__conn_set_reason(conn, IOCPNET_CLOSED_TIMEOUT, WSAETIMEDOUT);
+        iocpnet__conn_cut(conn, true);
+    }
+}
+
+// Both sides have finished: the socket is closed, or disconnected to be used again.
+static void iocpnet__conn_release_socket(iocpnet__connection *conn)
+{
+    iocpnet_listener *listener = conn->group->listener;
+    iocpnet_socket socket = iocpnet__conn_socket(conn);
+
+    // Only where the peer has finished first: after our own FIN the disconnect waits for TIME_WAIT.
+    if (listener && listener->desc.reuse &&
+        !iocpnet__conn_is(conn, IOCPNET__SENDING, IOCPNET__SEND_SHUT) &&
+        !iocpnet__load(&listener->group.closed) && socket.ext->disconnect_ex) {
+        iocpnet__conn_become(conn, IOCPNET__DISCONNECTING, IOCPNET__DISCONNECTING);
+        if (!iocpnet__disconnect_start(&conn->recv, &socket, true, false)) return;
+        iocpnet__conn_become(conn, IOCPNET__DISCONNECTING, 0);
+        iocpnet__count(conn->group->iocp, IOCPNET_COUNT_REUSE_FAILED, 1);
+    }
+    iocpnet__conn_cut(conn, false);
+}
+
+// The socket is not the connection's any more: it is the listener's, or the program's.
+static void iocpnet__conn_give_socket(iocpnet__connection *conn)
+{
+    iocpnet__or(&conn->flags, IOCPNET__NO_SENDS | IOCPNET__NO_DATA);
+    iocpnet__conn_become(conn, IOCPNET__CLOSING | IOCPNET__NO_SOCKET,
+                         IOCPNET__CUT | IOCPNET__NO_SOCKET);
+}
+
+static void iocpnet__conn_disconnect_done(iocpnet__connection *conn)
+{
+    iocpnet_listener *listener = conn->group->listener;
+    iocpnet_error error = (iocpnet_error)conn->recv.overlapped.internal;
+    bool kept = false;
+
+    iocpnet__conn_become(conn, IOCPNET__DISCONNECTING, 0);
+    if (iocpnet__conn_has(conn, IOCPNET__CUT)) return;  // cut meanwhile
+    if (!error) {
+        iocpnet__lock_enter(&listener->lock);
+        kept = !iocpnet__load(&listener->group.closed) &&
+               listener->spares < listener->accepts_room && conn->skip == listener->socket.skip;
+        if (kept) listener->spare[listener->spares++] = conn->handle;
+        iocpnet__lock_leave(&listener->lock);
+    } else {
+        iocpnet__count(listener->group.iocp, IOCPNET_COUNT_REUSE_FAILED, 1);
+    }
+    if (kept) {
+        iocpnet__conn_give_socket(conn);
+    } else {
+        iocpnet__conn_cut(conn, false);
+    }
+}
+
+// A hand-over: when everything has left and no receive is pending, the socket is the program's.
+static void iocpnet__conn_hand_over(iocpnet__connection *conn)
+{
+    if (iocpnet__conn_is_receiving(conn)) {
+        conn->cancelled = true;
+        IOCPNET_OS(CancelIoEx)((HANDLE)conn->handle, NULL);
+        iocpnet__conn_want_tick(conn, IOCPNET__TICK_EACH);  // a cancel that has come too early
+        return;
+    }
+    if (iocpnet__conn_flagged(conn, IOCPNET__NO_DATA)) return;
+    iocpnet__conn_set_reason(conn, IOCPNET_CLOSED_HANDED_OVER, 0);
+    iocpnet__conn_give_socket(conn);
+    IOCPNET__LEDGER(sockets, -1);
+}
+
+// All that was queued has left, and no more is taken: our FIN, unless the socket's end makes it;
+// when both sides have finished, or a hand-over waits, the socket goes.
+static void iocpnet__conn_step_closing(iocpnet__connection *conn)
+{
+    if (!iocpnet__conn_all_sent(conn) || iocpnet__conn_has(conn, IOCPNET__CUT) ||
+        iocpnet__conn_has(conn, IOCPNET__DISCONNECTING)) {
+        return;
+    }
+    if (iocpnet__conn_is(conn, IOCPNET__CLOSING, IOCPNET__LEAVING)) {
+        iocpnet__conn_hand_over(conn);
+    } else if (iocpnet__conn_is(conn, IOCPNET__READING, IOCPNET__READ_FINISHED)) {
+        if (conn->state & IOCPNET__CLOSING) iocpnet__conn_release_socket(conn);
+    } else if (iocpnet__conn_is(conn, IOCPNET__SENDING, IOCPNET__SEND_ENDING)) {
+        iocpnet__conn_become(conn, IOCPNET__SENDING, IOCPNET__SEND_SHUT);
+        conn->began_ms = iocpnet__now_32();
+        if (IOCPNET_OS(shutdown)(conn->handle, SD_SEND)) {
+            // Without FIN the peer would wait for ever, and so would a shutdown for the peer.
+            iocpnet__conn_set_failure(conn, IOCPNET_CLOSED_RESET, iocpnet__wsa_error());
+            iocpnet__conn_cut(conn, false);
+        }
+    }
+}
+
+// ---- I13h runner: who runs a connection, and the steps of a run ---------------------------------
+
+// Takes what is in the inbox; BUSY is ours.
+static int32_t iocpnet__conn_inbox(iocpnet__connection *conn)
+{
+    return iocpnet__exchange(&conn->inbox, IOCPNET__BUSY | IOCPNET__HAS_RUNNER) &
+           ~(IOCPNET__BUSY | IOCPNET__HAS_RUNNER);
+}
+
+// From anywhere but a packet of its own: has a poll run it.
+static void iocpnet__conn_signal(iocpnet__connection *conn, int32_t bits)
+{
+    if (iocpnet__or(&conn->inbox, bits | IOCPNET__BUSY) & IOCPNET__BUSY) return;
+    (void)iocpnet__post(conn->group->iocp, &conn->notify);
+}
+
+// What packets have brought.
+static void iocpnet__conn_handle_results(iocpnet__connection *conn, iocpnet__worker *worker,
+                                         int32_t bits)
+{
+    bool connected = iocpnet__conn_is(conn, IOCPNET__OPENING, IOCPNET__DIALING);
+
+    if (bits & IOCPNET__RECEIVED && connected) iocpnet__conn_receive_done(conn);
+    if (bits & IOCPNET__SENT) iocpnet__conn_send_arrived(conn, worker, &conn->send);
+    if (bits & IOCPNET__SENT_2) iocpnet__conn_send_arrived(conn, worker, &conn->extra->send);
+    if (bits & IOCPNET__RECEIVED && !connected) iocpnet__conn_receive_done(conn);
+    if (bits & IOCPNET__READS) {
+        iocpnet__conn_reads_arrived(conn, worker,
+                                    (uint32_t)(bits & IOCPNET__READS) / IOCPNET__READ_0);
+    }
+}
+
+// The tick's: what the system had no memory for is tried again, and a cancel that was too early.
+static void iocpnet__conn_retry(iocpnet__connection *conn)
+{
+    bool cut = iocpnet__conn_has(conn, IOCPNET__CUT);
+
+    conn->asked = false;
+    iocpnet__conn_set_starved(conn, false);
+    if (conn->ticks == IOCPNET__TICK_EACH && !cut) {
+        iocpnet__conn_want_tick(conn, iocpnet__conn_has_deadline(conn) ? IOCPNET__TICK_DEADLINE
+                                                                       : IOCPNET__TICK_NONE);
+    }
+    if (cut && iocpnet__conn_has_pending(conn)) {
+        IOCPNET_OS(CancelIoEx)((HANDLE)conn->handle, NULL);
+    }
+}
+
+// What is asked of the connection. Each line is one cause.
+static void iocpnet__conn_handle_requests(iocpnet__connection *conn, int32_t bits)
+{
+    if (bits & IOCPNET__RESUME) conn->received_ms = iocpnet__now_32();
+    if (bits & IOCPNET__SHUTDOWN) iocpnet__conn_end_sending(conn);
+    if (bits & IOCPNET__RETRY) iocpnet__conn_retry(conn);
+    // First: a close in the same batch may have been asked for later, unaware of it.
+    if (bits & IOCPNET__OVER) iocpnet__conn_set_failure(conn, IOCPNET_CLOSED_LIMIT, WSAENOBUFS);
+    if (bits & IOCPNET__STOP) iocpnet__conn_set_reason(conn, IOCPNET_CLOSED_STOP, 0);
+    if (bits & IOCPNET__CLOSE) iocpnet__conn_set_reason(conn, IOCPNET_CLOSED_LOCAL, 0);
+    // A close overtakes a hand-over: somebody has to close the socket.
+    if (bits & (IOCPNET__STOP | IOCPNET__CLOSE)) iocpnet__conn_begin_close(conn);
+    if (bits & IOCPNET__SHUTDOWN && !(conn->state & IOCPNET__CLOSING) &&
+        iocpnet__conn_is(conn, IOCPNET__READING, IOCPNET__READ_FINISHED)) {
+        iocpnet__conn_set_reason(conn, IOCPNET_CLOSED_FINISHED, 0);
+        iocpnet__conn_begin_close(conn);
+    }
+    // A peer that does not read what is queued has as long as in a close.
+    if (bits & IOCPNET__DETACH && !conn->reasoned) {
+        iocpnet__conn_begin_wait(conn, IOCPNET__LEAVING);
+    }
+    if (bits & IOCPNET__LATE) iocpnet__conn_check_deadlines(conn);
+    if (bits & IOCPNET__ABORT) iocpnet__conn_set_reason(conn, IOCPNET_CLOSED_LOCAL, 0);
+    if (bits & IOCPNET__STOP_NOW) iocpnet__conn_set_failure(conn, IOCPNET_CLOSED_STOP, 0);
+    if (bits & (IOCPNET__OVER | IOCPNET__ABORT | IOCPNET__STOP_NOW)) iocpnet__conn_cut(conn, true);
+}
+
+// Everything that may be in the inbox.
+static __declspec(noinline) void iocpnet__conn_handle(iocpnet__connection *conn,
+                                                      iocpnet__worker *worker, int32_t bits)
+{
+    if (bits & IOCPNET__BEGIN) {
+        if (conn->extra && conn->extra->count) {
+            iocpnet__conn_dial(conn, 0);
+        } else {
+            iocpnet__conn_established(conn, false);
+        }
+    }
+    if (bits & IOCPNET__RESULTS) iocpnet__conn_handle_results(conn, worker, bits);
+    if (bits & IOCPNET__REQUESTS) iocpnet__conn_handle_requests(conn, bits);
+}
+
+// First what has come and waits to be shown. False: it connects still, and nothing else is to be
+// done.
+static __declspec(noinline) bool iocpnet__conn_step_first(iocpnet__connection *conn)
+{
+    if (iocpnet__conn_has(conn, IOCPNET__CUT)) {
+        iocpnet__conn_drop_queue(conn);
+    } else {
+        if (iocpnet__conn_is(conn, IOCPNET__READING, IOCPNET__READ_READY)) {
+            iocpnet__conn_show(conn);
+        }
+        if (conn->extra && conn->extra->reads) iocpnet__conn_reads_done(conn);
+    }
+    if (!iocpnet__conn_is(conn, IOCPNET__OPENING, IOCPNET__DIALING)) return true;
+    // Closed with nothing to deliver: there is no reason to go on connecting.
+    if (iocpnet__conn_is(conn, IOCPNET__CLOSING, IOCPNET__DRAINING) &&
+        iocpnet__conn_all_sent(conn)) {
+        iocpnet__conn_cut(conn, false);
+    }
+    return false;
+}
+
+// The rest of a step where more is to be thought of than to send and to receive. True: the
+// connection is over, nothing is pending on it any more.
+static __declspec(noinline) bool iocpnet__conn_step_rest(iocpnet__connection *conn,
+                                                         iocpnet__worker *worker)
+{
+    int32_t queued = INT32_MAX;
+
+    // Drains go on where what the program then sent has left at once: nothing else will say so.
+    while (iocpnet__conn_flagged(conn, IOCPNET__REFUSED) && iocpnet__load(&conn->queued) < queued &&
+           iocpnet__conn_call_drain(conn, worker)) {
+        queued = iocpnet__load(&conn->queued);
+        iocpnet__conn_flush(conn, worker);
+    }
+    if (conn->state & (IOCPNET__SENDING | IOCPNET__CLOSING)) iocpnet__conn_step_closing(conn);
+
+    // When a send has finished at once, over the bound, the next run comes for it: a receive begun
+    // now would only take a second packet.
+    if (!(conn->send.pending && worker->at_once == &conn->send.op)) {
+        while (iocpnet__conn_may_receive(conn) && iocpnet__conn_receive(conn, worker) &&
+               conn->group->desc.recvs > 1) {
+            continue;
+        }
+    }
+    if (!iocpnet__conn_is(conn, IOCPNET__READING, IOCPNET__READ_PENDING)) {
+        iocpnet__conn_unlock(conn, worker);
+    }
+    if (!iocpnet__conn_has(conn, IOCPNET__CUT) || iocpnet__conn_has_pending(conn)) return false;
+    if (!iocpnet__conn_has(conn, IOCPNET__NO_SOCKET)) iocpnet__conn_close_socket(conn);
+    return true;
+}
+
+// What to do next: show what waits to be shown, send, drain, close, receive. True: the connection
+// is over. In the usual state, with no flags, only sending and receiving are thought of.
+static inline bool iocpnet__conn_step(iocpnet__connection *conn, iocpnet__worker *worker)
+{
+    if (iocpnet__conn_is_offered(conn)) iocpnet__conn_take_offered(conn);
+    if (conn->state == IOCPNET__USUAL) {
+        if (conn->queue.head && !conn->send.pending) {
+            iocpnet__conn_send_one(conn, worker, &conn->queue, &conn->send);
+            if (conn->queue.head) iocpnet__conn_flush(conn, worker);
+        }
+    } else {
+        if (!iocpnet__conn_step_first(conn)) return false;
+        iocpnet__conn_flush(conn, worker);
+    }
+    if (conn->state == IOCPNET__USUAL && !iocpnet__load(&conn->flags) && !conn->send.pending &&
+        (uint32_t)iocpnet__load(&conn->queued) <= conn->group->desc.send_limit_bytes / 2 &&
+        iocpnet__conn_receive(conn, worker)) {
+        return false;
+    }
+    return iocpnet__conn_step_rest(conn, worker);
+}
+
+static void iocpnet__conn_end(iocpnet__connection *conn, iocpnet__worker *worker)
+{
+    static const int counters[] = {
+        IOCPNET_COUNT_CLOSED_FINISHED,       IOCPNET_COUNT_CLOSED_RESET,
+        IOCPNET_COUNT_CLOSED_LOCAL,          IOCPNET_COUNT_CLOSED_TIMEOUT,
+        IOCPNET_COUNT_CLOSED_LIMIT,          IOCPNET_COUNT_CLOSED_STOP,
+        IOCPNET_COUNT_CLOSED_PROTOCOL,       IOCPNET_COUNT_CLOSED_FILTER,
+        IOCPNET_COUNT_CLOSED_CONNECT_FAILED, IOCPNET_COUNT_CLOSED_HANDED_OVER
+    };
+    iocpnet__group *group = conn->group;
+
+    iocpnet__conn_set_starved(conn, false);
+    iocpnet__conn_want_tick(conn, IOCPNET__TICK_NONE);
+    iocpnet__conn_become(conn, IOCPNET__READING, IOCPNET__READ_IDLE);
+    if (conn->extra && conn->extra->reads) iocpnet__conn_reads_done(conn);  // gives back
+    iocpnet_buffer_give(conn->buffer);
+    conn->buffer = NULL;
+    if (conn->extra) iocpnet_buffer_give(conn->extra->room);
+    conn->calling = IOCPNET__CALL;
+    if (conn->extra && conn->extra->filtered && group->desc.filter->end) {
+        group->desc.filter->end(iocpnet__conn_name(conn), conn->extra->state);
+    }
+    iocpnet__count(group->iocp, counters[conn->reason], 1);
+    if (group->desc.on.close && conn->opened) {
+        group->desc.on.close(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user),
+                             (iocpnet_reason)conn->reason, conn->error);
+    }
+    worker->running = NULL;
+    iocpnet__name_leave(conn, true);  // BUSY stays set: nobody runs it again
+}
+
+// Runs a connection: handles what the inbox had, and looks for more until there is none. BUSY is
+// ours.
+static void iocpnet__conn_run(iocpnet__connection *conn, int32_t bits)
+{
+    iocpnet__worker *worker = (iocpnet__worker *)iocpnet__local_get(&iocpnet__current);
+    int rounds = IOCPNET__ROUNDS_MAX;
+    bool over = false;
+
+    worker->running = conn;
+    do {
+        if (bits == IOCPNET__RECEIVED) {
+            iocpnet__conn_receive_done(conn);
+        } else {
+            iocpnet__conn_handle(conn, worker, bits);
+        }
+        worker->at_once = NULL;
+        if (iocpnet__load(&conn->inbox) == (IOCPNET__BUSY | IOCPNET__HAS_RUNNER) ||
+            iocpnet__conn_has(conn, IOCPNET__CUT)) {
+            over = iocpnet__conn_step(conn, worker);
+#ifdef IOCPNET_DEBUG
+            iocpnet__conn_check(conn);
+#endif
+        }
+        if (over || iocpnet__cas(&conn->inbox, IOCPNET__BUSY | IOCPNET__HAS_RUNNER, 0)) break;
+        if (!--rounds) {
+            // Other workers keep bringing its packets: everybody else has a turn first. BUSY stays.
+            worker->running = NULL;
+            (void)iocpnet__post(conn->group->iocp, &conn->notify);
+            return;
+        }
+        bits = iocpnet__conn_inbox(conn);
+    } while (true);
+    if (over) iocpnet__conn_end(conn, worker);
+    worker->running = NULL;
+}
+
+// From a packet of its own, in a poll and in no callback: runs it if nobody does.
+static inline void iocpnet__conn_packet(iocpnet__connection *conn, int32_t bits)
+{
+    if (iocpnet__cas(&conn->inbox, 0, IOCPNET__BUSY | IOCPNET__HAS_RUNNER)) {
+        iocpnet__conn_run(conn, bits);
+    } else if (!(iocpnet__or(&conn->inbox, bits | IOCPNET__BUSY) & IOCPNET__BUSY)) {
+        iocpnet__conn_run(conn, iocpnet__conn_inbox(conn));
+    }
+}
+
+// In a poll, BUSY being set: other packets than its operations' have brought us here.
+static void iocpnet__conn_run_here(iocpnet__connection *conn)
+{
+    iocpnet__worker_here(conn->group->iocp)->handle = conn->handle;
+    iocpnet__conn_run(conn, iocpnet__conn_inbox(conn));
+}
+
+static void iocpnet__conn_notified(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    iocpnet__connection *conn = IOCPNET_OUTER(op, iocpnet__connection, notify);
+
+    (void)error;
+    (void)bytes;
+    iocpnet__conn_run_here(conn);
+}
+
+// A result waits in the op, which is ours, for the runner to look at.
+static void iocpnet__keep_result(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    op->overlapped.internal = (uintptr_t)(uint32_t)error;
+    op->overlapped.internal_high = bytes;
+}
+
+static void iocpnet__conn_received(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    iocpnet__keep_result(op, error, bytes);
+    iocpnet__conn_packet(IOCPNET_OUTER(op, iocpnet__connection, recv), IOCPNET__RECEIVED);
+}
+
+static void iocpnet__conn_read_arrived(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    iocpnet__read *read = IOCPNET_OUTER(op, iocpnet__read, op);
+    iocpnet__connection *conn = read->conn;
+
+    iocpnet__keep_result(op, error, bytes);
+    iocpnet__conn_packet(conn, IOCPNET__READ_0 << (read - iocpnet__conn_read(conn, 0)));
+}
+
+static void iocpnet__conn_sent(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    iocpnet__keep_result(op, error, bytes);
+    iocpnet__conn_packet(IOCPNET_OUTER(op, iocpnet__connection, send.op), IOCPNET__SENT);
+}
+
+static void iocpnet__conn_sent_2(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    iocpnet__keep_result(op, error, bytes);
+    iocpnet__conn_packet(IOCPNET_OUTER(op, iocpnet__extra, send.op)->conn, IOCPNET__SENT_2);
+}
+
+// ---- I13i open: how a connection begins ---------------------------------------------------------
+
+// Options of the settings. None of them is worth a connection: a failure changes nothing.
+static void iocpnet__conn_configure(const iocpnet__group *group, uintptr_t handle)
+{
+    uint32_t keepalive[3];  // a struct tcp_keepalive
+    BOOL on = TRUE;
+    int zero = 0;
+    DWORD bytes = 0;
+
+    if (!group->desc.nagle) {
+        // An answer in two sends would otherwise wait for the peer's delayed acknowledgement.
+        IOCPNET_OS(setsockopt)(handle, IPPROTO_TCP, TCP_NODELAY, (const char *)&on, sizeof on);
+    }
+    if (group->desc.sndbuf_0) {
+        IOCPNET_OS(setsockopt)(handle, SOL_SOCKET, SO_SNDBUF, (const char *)&zero, sizeof zero);
+    }
+    if (group->desc.keepalive_ms) {
+        // This call's units are ms; TCP_KEEPIDLE's are seconds. Source: MS Learn,
+        // SIO_KEEPALIVE_VALS.
+        keepalive[0] = 1;
+        keepalive[1] = group->desc.keepalive_ms;
+        keepalive[2] = 1000;
+        IOCPNET_OS(WSAIoctl)
+        (handle, IOCPNET__KEEPALIVE, keepalive, sizeof keepalive, NULL, 0, &bytes, NULL, NULL);
+    }
+}
+
+// Starts a connect to the next address; at the end of the list it is over.
+static void iocpnet__conn_dial(iocpnet__connection *conn, iocpnet_error error)
+{
+    iocpnet__extra *extra = conn->extra;
+    iocpnet_socket socket;
+    iocpnet_address address;
+
+    while (extra->next < extra->count) {
+        iocpnet__conn_address_at(extra, extra->next, &address);
+        extra->next = extra->next + 1;
+        error = iocpnet_socket_open(&socket, conn->group->iocp, address.u.family, false);
+        if (error) continue;
+        iocpnet__conn_configure(conn->group, socket.handle);
+        iocpnet__conn_set_handle(conn, socket.handle);
+        conn->ext = socket.ext;
+        conn->skip = socket.skip;
+        conn->began_ms = iocpnet__now_32();
+        conn->dial_late = false;
+        iocpnet__conn_become(conn, IOCPNET__OPENING | IOCPNET__NO_SOCKET, IOCPNET__DIALING);
+        error = iocpnet__connect_start(&conn->recv, &socket, &address, NULL, 0, false);
+        if (!error) return;
+        iocpnet__conn_become(conn, IOCPNET__OPENING, IOCPNET__NEW);
+        iocpnet__conn_close_socket(conn);
+    }
+    iocpnet__conn_set_failure(conn, IOCPNET_CLOSED_CONNECT_FAILED, error);
+    iocpnet__conn_cut(conn, false);
+}
+
+static void iocpnet__conn_connect_done(iocpnet__connection *conn)
+{
+    iocpnet_error error = (iocpnet_error)conn->recv.overlapped.internal;
+
+    iocpnet__conn_become(conn, IOCPNET__OPENING, IOCPNET__NEW);
+    if (iocpnet__conn_has(conn, IOCPNET__CUT)) return;
+    if (error) {
+        iocpnet__conn_close_socket(conn);
+        iocpnet__conn_dial(conn, conn->dial_late ? WSAETIMEDOUT : error);
+        return;
+    }
+    conn->began_ms = iocpnet__now_32();
+    conn->received_ms = conn->began_ms;
+    conn->sent_ms = conn->began_ms;
+    if (!(conn->state & IOCPNET__CLOSING)) iocpnet__conn_want_tick(conn, IOCPNET__TICK_NONE);
+    iocpnet__conn_established(conn, true);
+}
+
+// Back to its pools. Nobody knows it any more. Its reference to the group is left to the caller.
+static void iocpnet__conn_unmake(iocpnet__connection *conn)
+{
+    iocpnet__group *group = conn->group;
+
+    iocpnet_buffer_give(conn->buffer);
+    if (conn->extra) iocpnet_pool_give_object(group->extras, conn->extra);
+    iocpnet_pool_give_object(group->conns, conn);
+}
+
+static void iocpnet__conn_free(iocpnet__connection *conn)
+{
+    iocpnet__group *group = conn->group;
+    iocpnet_listener *listener = group->listener;
+    iocpnet_iocp *iocp = group->iocp;
+
+    iocpnet__queue_give_list(conn, conn->offered.head);
+    // What never left.
+    iocpnet__undraw(iocpnet__conn_worker(conn), IOCPNET__QUEUED, conn->queued);
+    iocpnet__conn_unmake(conn);
+    iocpnet__add(&group->open, -1);
+    if (listener && !iocpnet__load(&group->closed)) {
+        // On a thread of the program's own, which may be in a send, nothing is made or reported.
+        if (iocpnet__worker_here(iocp)) {
+            iocpnet__listener_fill(listener);
+        } else {
+            iocpnet__bell_ring(listener);
+        }
+    }
+    iocpnet__group_release(group);
+    iocpnet__count(iocp, IOCPNET_COUNT_CLOSED, 1);  // last: a stop waits for it
+}
+
+// A new connection without a name yet; NULL: there is no room.
+static iocpnet__connection *iocpnet__conn_make(iocpnet__group *group, void *user)
+{
+    iocpnet__connection *conn = (iocpnet__connection *)iocpnet_pool_take_object(group->conns);
+
+    if (!conn) return NULL;
+    memset(conn, 0, sizeof *conn);
+    iocpnet__group_hold(group);
+    conn->group = group;
+    iocpnet__conn_set_handle(conn, INVALID_SOCKET);
+    conn->user = user;
+    conn->state = group->plain ? 0 : (uint32_t)IOCPNET__SPECIAL;
+    conn->send.op.done = iocpnet__conn_sent;
+    conn->recv.done = iocpnet__conn_received;
+    conn->notify.done = iocpnet__conn_notified;
+    IOCPNET_OS(InitializeSRWLock)(&conn->offer_lock);
+    conn->began_ms = iocpnet__now_32();
+    conn->received_ms = conn->began_ms;
+    conn->sent_ms = conn->began_ms;
+    if (!group->extras) return conn;
+    conn->extra = (iocpnet__extra *)iocpnet_pool_take_object(group->extras);
+    if (!conn->extra) {
+        iocpnet_pool_give_object(group->conns, conn);
+        iocpnet__group_release(group);
+        return NULL;
+    }
+    memset(conn->extra, 0, group->extra_bytes);
+    conn->extra->conn = conn;
+    conn->extra->send.op.done = iocpnet__conn_sent_2;
+    if (group->desc.frame) (void)iocpnet_framer_init(&conn->extra->framer, &group->frame);
+    return conn;
+}
+
+// It has its name and is counted. A stop that came before the name is told to it.
+static void iocpnet__conn_begins(iocpnet__connection *conn)
+{
+    iocpnet__group *group = conn->group;
+    bool abort = iocpnet__load(&group->iocp->aborted) != 0;
+    int32_t open = iocpnet__load(&group->open) - iocpnet__load(&group->waits);
+    int32_t most;
+
+    do {
+        most = iocpnet__load(&group->most);
+    } while (open > most && !iocpnet__cas(&group->most, most, open));
+    iocpnet__count(group->iocp, IOCPNET_COUNT_OPENED, 1);
+    if (iocpnet__load(&group->iocp->state)) {
+        iocpnet__or(&conn->inbox, abort ? IOCPNET__STOP_NOW : IOCPNET__STOP);
+    }
+}
+
+// Runs a new connection for the first time; with spread on its own iocp, unless that has stopped.
+static void iocpnet__conn_first_run(iocpnet__connection *conn)
+{
+    iocpnet_iocp *iocp = conn->group->iocp;
+
+    if (iocpnet__worker_here(iocp)) {
+        iocpnet__conn_run_here(conn);
+    } else if (iocpnet__post(iocp, &conn->notify)) {
+        iocpnet__conn_want_tick(conn, IOCPNET__TICK_NONE);
+        iocpnet__conn_close_socket(conn);
+        iocpnet__count(iocp, IOCPNET_COUNT_CLOSED_STOP, 1);
+        iocpnet__name_leave(conn, true);
+    }
+}
+
+// A socket was accepted: it becomes a connection, or is closed if there is no room for one.
+static void iocpnet__conn_accepted(iocpnet__waiting *slot, size_t bytes)
+{
+    iocpnet_listener *listener = slot->listener;
+    iocpnet__group *group = slot->group;
+    iocpnet__connection *conn = NULL;
+
+    if (group == &listener->group || !iocpnet__load(&group->iocp->state)) {
+        conn = iocpnet__conn_make(group, group->desc.user);
+    }
+    if (!conn) goto refuse;
+    iocpnet__conn_configure(group, slot->socket.handle);
+    conn->ext = slot->socket.ext;
+    iocpnet__conn_set_handle(conn, slot->socket.handle);
+    conn->skip = slot->socket.skip;
+    memcpy(conn->peer, &slot->accept.peer.u, sizeof conn->peer);
+    if (!slot->accept.peer.size) memcpy(conn->peer, &listener->socket.family, 2);
+    conn->inbox = IOCPNET__BUSY | IOCPNET__BEGIN;
+    if (!iocpnet__name_take(conn)) goto unmake;
+    if (slot->buffer) {
+        // The first bytes are there already: as if a receive had brought them.
+        conn->buffer = slot->buffer;
+        slot->buffer = NULL;
+        iocpnet__conn_become(conn, IOCPNET__READING, IOCPNET__READ_PENDING);
+        iocpnet__keep_result(&conn->recv, 0, bytes);
+        iocpnet__or(&conn->inbox, IOCPNET__RECEIVED);
+        if (bytes) iocpnet__count(group->iocp, IOCPNET_COUNT_RECEIVES, 1);
+        iocpnet__count(group->iocp, IOCPNET_COUNT_BYTES_RECEIVED, bytes);
+    } else if (listener->desc.accept_data_ms) {
+        conn->silent_ms = listener->desc.accept_data_ms;
+        iocpnet__conn_become(conn, IOCPNET__SILENT, IOCPNET__SILENT);
+        iocpnet__conn_want_tick(conn, IOCPNET__TICK_DEADLINE);
+    }
+    slot->socket.handle = INVALID_SOCKET;
+    if (group == &listener->group) {
+        iocpnet__add(&group->open, 1);
+    } else {
+        iocpnet__add(&group->waits, -1);
+    }
+    iocpnet__conn_begins(conn);
+    iocpnet__conn_first_run(conn);
+    return;
+
+unmake:
+    iocpnet__conn_unmake(conn);
+    iocpnet__group_release(group);
+refuse:
+    iocpnet__count(group->iocp, IOCPNET_COUNT_REFUSED, 1);
+    iocpnet_socket_close(&slot->socket);
+    iocpnet__waiting_drop(slot);
+}
+
+// A connection of a connector, with a name; its first run is still to come.
+static iocpnet_error iocpnet__connector_take(iocpnet__group *group, void *user,
+                                             iocpnet__connection **out)
+{
+    iocpnet__connection *conn;
+
+    if (iocpnet__load(&group->closed)) return WSAESHUTDOWN;
+    if ((uint32_t)iocpnet__add(&group->open, 1) > group->desc.max_connections) goto full;
+    conn = iocpnet__conn_make(group, user);
+    if (!conn) goto full;
+    iocpnet__conn_become(conn, IOCPNET__NO_SOCKET, IOCPNET__NO_SOCKET);
+    conn->inbox = IOCPNET__BUSY;
+    if (!iocpnet__name_take(conn)) {
+        iocpnet__conn_unmake(conn);
+        iocpnet__group_release(group);
+        goto full;
+    }
+    *out = conn;
+    return 0;
+
+full:
+    iocpnet__add(&group->open, -1);
+    iocpnet__count(group->iocp, IOCPNET_COUNT_REFUSED, 1);
+    return WSAENOBUFS;
+}
+
+// Has a new connection's first run come on a worker. On failure nothing is left of it.
+static iocpnet_error iocpnet__connector_run(iocpnet__connection *conn, iocpnet_conn *name)
+{
+    iocpnet_error error;
+
+    *name = iocpnet__conn_name(conn);
+    iocpnet__conn_begins(conn);
+    error = iocpnet__post(conn->group->iocp, &conn->notify);
+    if (!error) return 0;
+    name->id = 0;
+    // An adopted one is the program's again.
+    if (!iocpnet__conn_has(conn, IOCPNET__NO_SOCKET)) IOCPNET__LEDGER(sockets, -1);
+    iocpnet__conn_want_tick(conn, IOCPNET__TICK_NONE);
+    iocpnet__count(conn->group->iocp, IOCPNET_COUNT_CLOSED_CONNECT_FAILED, 1);
+    iocpnet__name_leave(conn, true);
+    return error;
+}
+
+// Rows of extra.addresses that one needs.
+static size_t iocpnet__address_rows(const iocpnet_address *address)
+{
+    return ((size_t)address->size + IOCPNET__ADDRESS_ROW - 1) / IOCPNET__ADDRESS_ROW;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_conn_open(iocpnet_conn *name, iocpnet_connector *connector,
+                                             const iocpnet_address *addresses, size_t n, void *user)
+{
+    iocpnet__connection *conn = NULL;
+    iocpnet_error error;
+    size_t rows = 0;
+    size_t i;
+
+    name->id = 0;
+    if (!n || n > IOCPNET__ADDRESSES) return WSAEINVAL;
+    for (i = 0; i < n; i++) {
+        if (addresses[i].size <= 0 || addresses[i].size > (int)sizeof addresses[i].u) {
+            return WSAEINVAL;
+        }
+        rows += iocpnet__address_rows(&addresses[i]);
+    }
+    if (rows > IOCPNET__ADDRESSES) return WSAEINVAL;
+    error = iocpnet__connector_take(&connector->group, user, &conn);
+    if (error) return error;
+    conn->extra->count = (uint32_t)n;
+    for (i = n; i-- > 0;) {
+        rows -= iocpnet__address_rows(&addresses[i]);
+        conn->extra->where[i].row = (uint8_t)rows;
+        conn->extra->where[i].size = (uint8_t)addresses[i].size;
+        memcpy(conn->extra->addresses[rows], &addresses[i].u, (size_t)addresses[i].size);
+    }
+    conn->opened = true;
+    iocpnet__conn_want_tick(conn, IOCPNET__TICK_DEADLINE);
+    iocpnet__or(&conn->inbox, IOCPNET__BEGIN);
+    error = iocpnet__connector_run(conn, name);
+    return error;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_conn_adopt(iocpnet_conn *name, iocpnet_connector *connector,
+                                              uintptr_t handle, void *user)
+{
+    iocpnet__connection *conn = NULL;
+    iocpnet_socket socket;
+    struct sockaddr_storage peer;
+    int size = sizeof peer;
+    int type = 0;
+    int type_size = sizeof type;
+    iocpnet_error error;
+
+    name->id = 0;
+    if (IOCPNET_OS(getpeername)(handle, (struct sockaddr *)&peer, &size)) {
+        return iocpnet__wsa_error();
+    }
+    if (IOCPNET_OS(getsockopt)(handle, SOL_SOCKET, SO_TYPE, (char *)&type, &type_size)) {
+        return iocpnet__wsa_error();
+    }
+    if (type != SOCK_STREAM) return WSAEOPNOTSUPP;
+    error = iocpnet__connector_take(&connector->group, user, &conn);
+    if (error) return error;
+    error = iocpnet_socket_adopt(&socket, connector->group.iocp, handle);
+    if (error) {
+        // As it will be counted as closed.
+        iocpnet__count(connector->group.iocp, IOCPNET_COUNT_OPENED, 1);
+        iocpnet__count(connector->group.iocp, IOCPNET_COUNT_CLOSED_CONNECT_FAILED, 1);
+        iocpnet__name_leave(conn, true);
+        return error;
+    }
+    iocpnet__conn_configure(conn->group, handle);
+    memcpy(conn->peer, &peer, sizeof conn->peer);
+    iocpnet__conn_set_handle(conn, handle);
+    conn->ext = socket.ext;
+    conn->skip = socket.skip;
+    iocpnet__conn_become(conn, IOCPNET__NO_SOCKET, 0);
+    conn->opened = conn->group->desc.filter != NULL;  // on.close even if on.open never comes
+    iocpnet__or(&conn->inbox, IOCPNET__BEGIN);
+    return iocpnet__connector_run(conn, name);
+}
+
+// ---- I13j calls: the public calls on a connection -----------------------------------------------
+
+// Waits until no on.data of before the caller's change of conn.flags can begin: a runner on another
+// thread may have looked at them already. That is a few instructions, and calls into the system
+// that do not wait; what runs in a callback has begun.
+static void iocpnet__conn_settle(const iocpnet__connection *conn, const iocpnet__worker *own)
+{
+    uint32_t turns = 0;
+
+    while (!own && iocpnet__load(&conn->inbox) & IOCPNET__HAS_RUNNER && !conn->calling) {
+        if (++turns % 64 == 0) IOCPNET_OS(Sleep)(turns > 4096);
+    }
+}
+
+// In a callback of its own the inbox is looked at when the callback returns. flags hold from now
+// on.
+static iocpnet_error iocpnet__conn_request(iocpnet_conn name, int32_t flags, int32_t bits)
+{
+    iocpnet__worker *own;
+    iocpnet__connection *conn = iocpnet__conn_enter(name, &own);
+
+    if (!conn) return WSAENOTCONN;
+    iocpnet__or(&conn->flags, flags);
+    iocpnet__conn_signal(conn, bits);
+    if (flags & IOCPNET__NO_DATA) iocpnet__conn_settle(conn, own);
+    iocpnet__conn_leave(conn, own);
+    return 0;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_conn_close(iocpnet_conn conn)
+{
+    return iocpnet__conn_request(conn, IOCPNET__NO_SENDS | IOCPNET__NO_DATA, IOCPNET__CLOSE);
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_conn_abort(iocpnet_conn conn)
+{
+    return iocpnet__conn_request(conn, IOCPNET__NO_SENDS | IOCPNET__NO_DATA, IOCPNET__ABORT);
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_conn_shutdown(iocpnet_conn conn)
+{
+    return iocpnet__conn_request(conn, IOCPNET__NO_SENDS, IOCPNET__SHUTDOWN);
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_conn_detach(iocpnet_conn name)
+{
+    iocpnet__worker *own;
+    iocpnet__connection *conn = iocpnet__conn_enter(name, &own);
+    bool framed;
+
+    if (!conn) return WSAENOTCONN;
+    framed = conn->group->desc.frame || conn->group->desc.filter;
+    iocpnet__conn_leave(conn, own);
+    if (framed) return WSAEOPNOTSUPP;
+    return iocpnet__conn_request(name, IOCPNET__NO_SENDS, IOCPNET__DETACH);
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_conn_pause(iocpnet_conn name)
+{
+    iocpnet__worker *own;
+    iocpnet__connection *conn = iocpnet__conn_enter(name, &own);
+
+    if (!conn) return WSAENOTCONN;
+    iocpnet__or(&conn->flags, IOCPNET__HELD);
+    iocpnet__conn_settle(conn, own);
+    iocpnet__conn_leave(conn, own);
+    return 0;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_conn_resume(iocpnet_conn name)
+{
+    iocpnet__worker *own;
+    iocpnet__connection *conn = iocpnet__conn_enter(name, &own);
+
+    if (!conn) return WSAENOTCONN;
+    // The bit first: who sees that it reads again must not see the silence of before.
+    if (iocpnet__conn_flagged(conn, IOCPNET__HELD)) iocpnet__or(&conn->inbox, IOCPNET__RESUME);
+    if (iocpnet__and(&conn->flags, ~IOCPNET__HELD) & IOCPNET__HELD) {
+        iocpnet__conn_signal(conn, IOCPNET__RESUME);
+    }
+    iocpnet__conn_leave(conn, own);
+    return 0;
+}
+
+IOCPNET__DEF iocpnet_buffer *iocpnet_conn_take(iocpnet_conn name)
+{
+    iocpnet__worker *own;
+    iocpnet__connection *conn = iocpnet__conn_enter(name, &own);
+    iocpnet_buffer *buffer = NULL;
+
+    if (!conn) return NULL;
+    if (own && conn->calling == IOCPNET__CALL_DATA && conn->buffer) {
+        buffer = conn->buffer;
+        buffer->used = (uint32_t)conn->recv.overlapped.internal_high;
+        conn->buffer = NULL;
+    }
+    iocpnet__conn_leave(conn, own);
+    return buffer;
+}
+
+IOCPNET__DEF uintptr_t iocpnet_conn_handle(iocpnet_conn name)
+{
+    iocpnet__worker *own;
+    iocpnet__connection *conn = iocpnet__conn_enter(name, &own);
+    uintptr_t handle = INVALID_SOCKET;
+
+    if (!conn) return handle;
+    if (own && (!iocpnet__conn_has(conn, IOCPNET__NO_SOCKET) ||
+                conn->reason == IOCPNET_CLOSED_HANDED_OVER)) {
+        handle = conn->handle;
+    }
+    iocpnet__conn_leave(conn, own);
+    return handle;
+}
+
+IOCPNET__DEF void *iocpnet_conn_user(iocpnet_conn name)
+{
+    iocpnet__worker *own;
+    iocpnet__connection *conn = iocpnet__conn_enter(name, &own);
+    void *user;
+
+    if (!conn) return NULL;
+    user = iocpnet__load_pointer(&conn->user);
+    iocpnet__conn_leave(conn, own);
+    return user;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_conn_set_user(iocpnet_conn name, void *user)
+{
+    iocpnet__worker *own;
+    iocpnet__connection *conn = iocpnet__conn_enter(name, &own);
+
+    if (!conn) return WSAENOTCONN;
+    iocpnet__exchange_pointer(&conn->user, user);
+    iocpnet__conn_leave(conn, own);
+    return 0;
+}
+
+IOCPNET__DEF iocpnet_address iocpnet_conn_address(iocpnet_conn name, bool local)
+{
+    iocpnet_address address;
+    iocpnet__worker *own;
+    iocpnet__connection *conn = iocpnet__conn_enter(name, &own);
+
+    memset(&address, 0, sizeof address);
+    if (!conn) return address;
+    if (local && own) {
+        iocpnet_socket socket = iocpnet__conn_socket(conn);
+
+        if (!iocpnet__conn_has(conn, IOCPNET__CUT)) {
+            (void)iocpnet_socket_address(&socket, &address);
+        }
+    } else if (!local) {
+        iocpnet__conn_peer(conn, &address);
+    }
+    iocpnet__conn_leave(conn, own);
+    return address;
+}
+
+// ---- I13k sweep: what is done for all connections at once ---------------------------------------
+
+enum {
+    IOCPNET__LATE_LEAST = 64,  // late connections asked in one tick, at least
+    IOCPNET__LATE_PART = 64    // and of so many names one: a crowd is through after so many ticks
+};
+
+// Asks every connection of an iocp that is late, or wants the tick, or all of them (stop). What it
+// reads of a running one may be a moment old, which is harmless. Of a crowd that is late together
+// at most `room` are asked, so that nobody else waits behind all of them; true: others are left.
+static bool iocpnet__conn_sweep(iocpnet_iocp *iocp, int32_t stop_bits)
+{
+    uint32_t count = (uint32_t)iocpnet__load(&iocpnet__name_count);
+    uint32_t room = count / IOCPNET__LATE_PART;
+    uint32_t late = 0;
+    uint32_t i;
+
+    if (room < IOCPNET__LATE_LEAST) room = IOCPNET__LATE_LEAST;
+
+    for (i = 1; i <= count; i++) {
+        iocpnet__connection *conn = iocpnet__name_row(iocp, i);
+        int32_t bits = stop_bits;
+
+        if (!conn) continue;
+        if (iocpnet__conn_is_late(conn) && late++ < room) bits |= IOCPNET__LATE;
+        if (conn->ticks == IOCPNET__TICK_EACH) bits |= IOCPNET__RETRY;
+        if (bits) iocpnet__conn_signal(conn, bits);
+        iocpnet__name_leave(conn, false);
+    }
+    return late > room;
+}
+
+// Memory has been short for a second: the connection on which nothing has moved for longest is
+// closed, one every four ticks.
+static void iocpnet__conn_shed(iocpnet_iocp *iocp)
+{
+    uint32_t count = (uint32_t)iocpnet__load(&iocpnet__name_count);
+    iocpnet__connection *oldest = NULL;
+    uint32_t longest = 0;
+    uint32_t i;
+
+    for (i = 1; i <= count; i++) {
+        iocpnet__connection *conn = iocpnet__name_row(iocp, i);
+        uint32_t unread, unsent, idle;
+
+        if (!conn) continue;
+        (void)iocpnet__conn_silence(conn, &unread, &unsent);
+        idle = unread < unsent ? unread : unsent;
+        if (idle > longest && !(iocpnet__conn_state(conn) & IOCPNET__CUT)) {
+            if (oldest) iocpnet__name_leave(oldest, false);
+            oldest = conn;
+            longest = idle;
+        } else {
+            iocpnet__name_leave(conn, false);
+        }
+    }
+    if (!oldest) return;
+    iocpnet__count(iocp, IOCPNET_COUNT_SHED, 1);
+    iocpnet__or(&oldest->flags, IOCPNET__NO_SENDS | IOCPNET__NO_DATA);
+    iocpnet__conn_signal(oldest, IOCPNET__OVER);
+    iocpnet__name_leave(oldest, false);
+}
+
+// A reference to the next group of the iocp, which is not about to be freed; the one to the group
+// before it, or NULL, goes.
+static iocpnet__group *iocpnet__group_next(iocpnet_iocp *iocp, iocpnet__group *before)
+{
+    iocpnet__group *group;
+    int32_t references;
+    bool held = false;
+
+    iocpnet__lock_enter(&iocp->group_lock);
+    for (group = before ? before->next : iocp->groups; group; group = group->next) {
+        do {
+            references = iocpnet__load(&group->references);
+            held = references && iocpnet__cas(&group->references, references, references + 1);
+        } while (references && !held);
+        if (held) break;
+    }
+    iocpnet__lock_leave(&iocp->group_lock);
+    if (before) iocpnet__group_release(before);
+    return group;
+}
+
+static void iocpnet__server_stop(iocpnet_iocp *iocp, bool abort)
+{
+    iocpnet__group *group = NULL;
+
+    while ((group = iocpnet__group_next(iocp, group)) != NULL) {
+        if (group->listener) {
+            iocpnet__listener_close(group->listener);
+        } else {
+            iocpnet__store(&group->closed, 1);
+        }
+    }
+    (void)iocpnet__conn_sweep(iocp, abort ? IOCPNET__STOP_NOW : IOCPNET__STOP);
+}
+
+static void iocpnet__server_stats(iocpnet_iocp *iocp, iocpnet_stats *stats)
+{
+    iocpnet__group *group = NULL;
+
+    while ((group = iocpnet__group_next(iocp, group)) != NULL) {
+        stats->connections_most += (uint32_t)iocpnet__load(&group->most);
+        if (!group->listener || iocpnet__load(&group->closed)) continue;
+        iocpnet__lock_enter(&group->listener->lock);
+        stats->accepts_wanted += group->listener->common.target + group->listener->bare.target;
+        iocpnet__lock_leave(&group->listener->lock);
+    }
+}
+
+static void iocpnet__conn_pending(const iocpnet__connection *conn, iocpnet__lines *lines)
+{
+    uintptr_t handle = *(const volatile uintptr_t *)&conn->handle;
+    uint32_t now = (uint32_t)lines->now;
+    uint32_t state = iocpnet__conn_state(conn);
+    uint32_t n = conn->extra ? conn->extra->reading : 0;
+
+    if ((state & IOCPNET__OPENING) == IOCPNET__DIALING) {
+        iocpnet__put_line(lines, IOCPNET_OP_CONNECT, handle, now - conn->began_ms);
+    }
+    if ((state & IOCPNET__READING) == IOCPNET__READ_PENDING) n++;
+    for (; n; n--)
+        iocpnet__put_line(lines, IOCPNET_OP_RECV, handle, now - conn->received_ms);
+    if (conn->send.pending) {
+        iocpnet__put_line(lines, IOCPNET_OP_SEND, handle, now - conn->sent_ms);
+    }
+    if (conn->extra && conn->extra->send.pending) {
+        iocpnet__put_line(lines, IOCPNET_OP_SEND, handle, now - conn->sent_ms);
+    }
+}
+
+// What listeners and connections have in flight, as far as it can be seen from here.
+static void iocpnet__server_pending(iocpnet_iocp *iocp, iocpnet__lines *lines)
+{
+    uint32_t count = (uint32_t)iocpnet__load(&iocpnet__name_count);
+    iocpnet__group *group = NULL;
+    uint32_t i;
+
+    while ((group = iocpnet__group_next(iocp, group)) != NULL) {
+        if (group->listener) iocpnet__listener_pending(group->listener, lines);
+    }
+    for (i = 1; i <= count; i++) {
+        iocpnet__connection *conn = iocpnet__name_row(iocp, i);
+
+        if (!conn) continue;
+        iocpnet__conn_pending(conn, lines);
+        iocpnet__name_leave(conn, false);
+    }
+}
+
+// Deadlines are looked at eight times while the shortest of them passes, and at most once a tick;
+// what wants to be tried again, at every tick.
+static void iocpnet__server_tick(iocpnet_iocp *iocp, uint64_t now)
+{
+    iocpnet__group *group = NULL;
+    bool more;
+
+    while ((group = iocpnet__group_next(iocp, group)) != NULL) {
+        if (group->listener) iocpnet__listener_tick(group->listener, now);
+    }
+    if (iocpnet__load(&iocp->dying)) iocpnet__server_reap(iocp);
+    iocp->starved_ticks = iocpnet__load(&iocp->starving) ? iocp->starved_ticks + 1 : 0;
+    if (iocp->starved_ticks * IOCPNET__TICK_MS > IOCPNET__SHED_AFTER_MS) {
+        iocp->starved_ticks -= 4;  // what is waiting tries again before the next is closed
+        iocpnet__conn_shed(iocp);
+    }
+    if (!iocpnet__load(&iocp->hurried) && (int64_t)now < iocp->sweep_due) return;
+    more = iocpnet__conn_sweep(iocp, 0);
+    iocp->sweep_due = (int64_t)now + (more ? 0 : iocpnet__load(&iocp->sweep_ms));
+}
+
+// ---- I13l groups: what the connections of one listener or connector share -----------------------
+
+static void iocpnet__group_hold(iocpnet__group *group)
+{
+    iocpnet__add(&group->references, 1);
+}
+
+// Drops a reference. Not the last: the group may be gone then. The last one has the next poll to
+// end free it: never the one who drops it, for that may be in a call that must not wait.
+static void iocpnet__group_release(iocpnet__group *group)
+{
+    iocpnet_iocp *iocp = group->iocp;
+    int32_t left = iocpnet__add(&group->references, -1);
+
+    IOCPNET_ASSERT(left >= 0);
+    if (left) return;
+    iocpnet__add(&iocp->timed, 1);
+    iocpnet__add(&iocp->dying, 1);
+    // Polls that wait do not know that a tick is wanted.
+    if (!iocpnet__worker_here(iocp)) {
+        IOCPNET_OS(PostQueuedCompletionStatus)(iocp->handle, 0, 0, NULL);
+    }
+}
+
+// The program has closed it: once.
+static void iocpnet__group_disown(iocpnet__group *group)
+{
+    if (iocpnet__exchange(&group->owned, 0)) iocpnet__group_release(group);
+}
+
+static uint32_t iocpnet__or_default(uint32_t value, uint32_t normal)
+{
+    return value ? value : normal;
+}
+
+static void iocpnet__group_list(const iocpnet__group *group, iocpnet_pool *pools[6])
+{
+    pools[0] = group->conns;
+    pools[1] = group->extras;
+    pools[2] = group->views;
+    pools[3] = group->inputs;
+    pools[4] = group->buffers;
+    pools[5] = group->rooms;
+}
+
+// No buffer is out, of those that the program took or that other connections have queued.
+static bool iocpnet__group_empty(const iocpnet__group *group)
+{
+    iocpnet_pool *pools[6];
+    iocpnet_pool_stats stats;
+    size_t i;
+
+    iocpnet__group_list(group, pools);
+    for (i = 0; i < 6; i++) {
+        if (!pools[i]) continue;
+        iocpnet_pool_stats_read(pools[i], &stats);
+        if (stats.out) return false;
+    }
+    return true;
+}
+
+static void iocpnet__group_fini(iocpnet__group *group)
+{
+    iocpnet_pool *pools[6];
+    iocpnet_error error;
+    size_t i;
+
+    iocpnet__group_list(group, pools);
+    for (i = 0; i < 6; i++) {
+        error = iocpnet_pool_destroy(pools[i]);
+        IOCPNET_ASSERT(!error && "a connection or a buffer is left");
+        (void)error;
+    }
+}
+
+static void iocpnet__connector_free(iocpnet_connector *connector)
+{
+    iocpnet__group_fini(&connector->group);
+    iocpnet__free(connector, sizeof *connector);
+}
+
+static void iocpnet__group_free(iocpnet__group *group)
+{
+    if (group->clocked) iocpnet__add(&group->iocp->timed, -1);
+    if (group->listener) {
+        iocpnet__listener_give_spread(group->listener);
+        iocpnet__listener_free(group->listener);
+    } else {
+        iocpnet__connector_free(IOCPNET_OUTER(group, iocpnet_connector, group));
+    }
+}
+
+// Frees what was closed and is over. What the program keeps buffers of is looked at again.
+static void iocpnet__server_reap(iocpnet_iocp *iocp)
+{
+    iocpnet__group *over = NULL;
+    iocpnet__group **at = &iocp->groups;
+    iocpnet__group *group;
+
+    iocpnet__lock_enter(&iocp->group_lock);
+    while ((group = *at) != NULL) {
+        if (iocpnet__load(&group->references) || !iocpnet__group_empty(group)) {
+            at = &group->next;
+            continue;
+        }
+        *at = group->next;
+        group->next = over;
+        over = group;
+    }
+    iocpnet__lock_leave(&iocp->group_lock);
+    while (over) {
+        group = over;
+        over = group->next;
+        iocpnet__group_free(group);
+        iocpnet__add(&iocp->dying, -1);
+        iocpnet__add(&iocp->timed, -1);
+    }
+}
+
+// The newest come first, so listeners before the connectors that they spread to.
+static void iocpnet__server_close(iocpnet_iocp *iocp)
+{
+    iocpnet__group *group = iocp->groups;
+    iocpnet__group *next;
+
+    for (; group; group = next) {
+        next = group->next;
+        iocpnet__group_free(group);
+    }
+}
+
+// Connections have deadlines of ms: they are looked at often enough.
+static void iocpnet__sweep_within(iocpnet_iocp *iocp, uint32_t ms)
+{
+    int32_t was;
+
+    do {
+        was = iocpnet__load(&iocp->sweep_ms);
+    } while ((!was || (int32_t)(ms / 8) < was) &&
+             !iocpnet__cas(&iocp->sweep_ms, was, (int32_t)(ms / 8)));
+}
+
+// The iocp knows the group from now on, and closes and frees it if the program does not.
+static void iocpnet__group_join(iocpnet__group *group)
+{
+    iocpnet_iocp *iocp = group->iocp;
+    const iocpnet_conn_desc *desc = &group->desc;
+    uint32_t least[5];
+    uint32_t ms = 8000;
+    size_t i;
+
+    least[0] = desc->idle_ms;
+    least[1] = desc->read_ms;
+    least[2] = desc->stall_ms;
+    least[3] = desc->close_ms;
+    least[4] = desc->connect_ms;
+    for (i = 0; i < 5; i++) {
+        if (least[i] && least[i] < ms) ms = least[i];
+    }
+    iocpnet__sweep_within(iocp, ms);
+    iocp->on_stop = iocpnet__server_stop;
+    iocp->on_tick = iocpnet__server_tick;
+    iocp->on_close = iocpnet__server_close;
+    iocp->on_stats = iocpnet__server_stats;
+    iocp->on_pending = iocpnet__server_pending;
+    if (group->clocked) iocpnet__add(&iocp->timed, 1);
+    iocpnet__lock_enter(&iocp->group_lock);
+    group->next = iocp->groups;
+    iocp->groups = group;
+    iocpnet__lock_leave(&iocp->group_lock);
+}
+
+static iocpnet_error iocpnet__group_init(iocpnet__group *group, iocpnet_iocp *iocp,
+                                         const iocpnet_conn_desc *settings)
+{
+    iocpnet_conn_desc *desc = &group->desc;
+
+    group->iocp = iocp;
+    group->references = 1;
+    group->owned = 1;
+    *desc = *settings;
+    if (desc->frame) {
+        group->frame = *desc->frame;
+        desc->frame = &group->frame;
+        if (iocpnet_frame_check(desc->frame)) return WSAEINVAL;
+    }
+    if (desc->filter) {
+        group->filter = *desc->filter;
+        desc->filter = &group->filter;
+    }
+    // Their buffers are address space from the start, of which a 32-bit process has 2 GB.
+    desc->max_connections =
+        iocpnet__or_default(desc->max_connections, sizeof(void *) < 8 ? 2000 : 10000);
+    desc->buffer_bytes = iocpnet__or_default(desc->buffer_bytes, 16 * 1024);
+    desc->buffers = iocpnet__or_default(desc->buffers, desc->max_connections + 256);
+    desc->send_limit_bytes = iocpnet__or_default(desc->send_limit_bytes, 256 * 1024);
+    desc->close_ms = iocpnet__or_default(desc->close_ms, 5000);
+    desc->connect_ms = iocpnet__or_default(desc->connect_ms, 10000);
+    desc->recvs = iocpnet__or_default(desc->recvs, 1);
+    if (desc->recvs > IOCPNET__RECVS || (desc->recvs > 1 && desc->zero_byte)) return WSAEINVAL;
+    if (desc->buffer_bytes <= IOCPNET_ACCEPT_ROOM || desc->send_limit_bytes > INT32_MAX / 2 ||
+        desc->buffers > INT32_MAX / 2 ||
+        desc->max_connections > IOCPNET__NAME_CHUNK * (IOCPNET__NAME_CHUNKS - 1)) {
+        return WSAEINVAL;
+    }
+    group->plain =
+        !desc->filter && !desc->frame && desc->recvs == 1 && !desc->zero_byte && !desc->sndbuf_0;
+    group->clocked = desc->idle_ms || desc->read_ms || desc->stall_ms;
+    return 0;
+}
+
+// more is how many connections there may be beyond the limit, for a moment.
+static iocpnet_error iocpnet__group_pools(iocpnet__group *group, uint32_t more)
+{
+    const iocpnet_conn_desc *desc = &group->desc;
+    iocpnet_pool_desc objects, buffers;
+    iocpnet_error error;
+    uint32_t spare;
+    bool no_cache;
+
+    // What lies in the threads' caches must not be missing elsewhere. One connection alone shares
+    // its pools with nobody, and needs none.
+    no_cache = desc->no_pool_cache || desc->max_connections == 1;
+    spare = no_cache ? 0 : 2 * IOCPNET__ROUNDS * (group->iocp->desc.threads + 2);
+    memset(&objects, 0, sizeof objects);
+    objects.objects = true;
+    objects.no_cache = true;
+    objects.size = sizeof(iocpnet__connection);
+    objects.limit = desc->max_connections + more;
+    error = iocpnet_pool_create(&group->conns, &objects);
+    group->extra_bytes = sizeof(iocpnet__extra);
+    if (desc->recvs > 1) group->extra_bytes += desc->recvs * sizeof(iocpnet__read);
+    objects.size = (uint32_t)group->extra_bytes;
+    if (!error &&
+        (desc->sndbuf_0 || desc->recvs > 1 || desc->frame || desc->filter || !group->listener)) {
+        error = iocpnet_pool_create(&group->extras, &objects);
+    }
+    objects.size = sizeof(iocpnet__view);
+    objects.limit = desc->buffers + spare;
+    if (!error) error = iocpnet_pool_create(&group->views, &objects);
+
+    memset(&buffers, 0, sizeof buffers);
+    buffers.size = desc->buffer_bytes;
+    buffers.no_cache = no_cache;
+    buffers.limit = desc->recvs * (desc->max_connections + more) + desc->buffers + spare;
+    if (!error) error = iocpnet_pool_create(&group->inputs, &buffers);
+    buffers.limit = desc->buffers + spare;
+    if (!error) error = iocpnet_pool_create(&group->buffers, &buffers);
+    if (!error && desc->frame) {
+        buffers.size = desc->frame->max_bytes ? desc->frame->max_bytes : 64 * 1024;
+        buffers.limit = desc->max_connections + more;
+        buffers.no_cache = true;
+        error = iocpnet_pool_create(&group->rooms, &buffers);
+    }
+    return error;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_connector_open(iocpnet_connector **out, iocpnet_iocp *iocp,
+                                                  const iocpnet_conn_desc *desc)
+{
+    iocpnet_connector *connector;
+    iocpnet_error error;
+
+    *out = NULL;
+    if (!desc->on.data) return WSAEINVAL;
+    if (iocpnet__load(&iocp->state)) return WSAESHUTDOWN;
+    if (iocpnet__load(&iocp->dying)) iocpnet__server_reap(iocp);  // address space may be short
+    connector = (iocpnet_connector *)iocpnet__alloc(sizeof *connector);
+    if (!connector) return ERROR_NOT_ENOUGH_MEMORY;
+    error = iocpnet__group_init(&connector->group, iocp, desc);
+    if (!error) error = iocpnet__group_pools(&connector->group, 0);
+    if (error) {
+        iocpnet__connector_free(connector);
+        return error;
+    }
+    iocpnet__group_join(&connector->group);
+    if (iocpnet__load(&iocp->state)) iocpnet__store(&connector->group.closed, 1);  // a stop
+    *out = connector;
+    return 0;
+}
+
+IOCPNET__DEF void iocpnet_connector_close(iocpnet_connector *connector)
+{
+    if (!connector) return;
+    iocpnet__store(&connector->group.closed, 1);
+    iocpnet__group_disown(&connector->group);
 }
 
 #endif  // IOCPNET_NO_SERVER

@@ -49,7 +49,7 @@ static void structs(void)
     bench_exact("sizes", "iocpnet_transmit", "bytes", sizeof(iocpnet_transmit));
     bench_exact("sizes", "iocpnet_timer", "bytes", sizeof(iocpnet_timer));
     bench_exact("sizes", "iocpnet_framer", "bytes", sizeof(iocpnet_framer));
-    bench_exact("sizes", "a connection", "bytes", sizeof(iocpnet__conn));
+    bench_exact("sizes", "a connection", "bytes", sizeof(iocpnet__connection));
     bench_exact("sizes", "a connection's name, for good", "bytes", sizeof(iocpnet__name));
 }
 

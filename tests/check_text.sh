@@ -110,8 +110,9 @@ for kind, number, word in sections:
         check(number in contents and contents[number][0] == word,
               '%s%s %s is not in the contents list' % (kind, number, word))
 
-test('the manual has at most 200 lines before the first declaration')
-check(manual.count('\n') <= 200, '%d lines' % manual.count('\n'))
+test('the manual has at most 200 lines before the first declaration, and the list of functions')
+count = re.sub(r'^// FUNCTIONS\n.*?(?=^// ---- M1)', '', manual, flags=re.S | re.M).count('\n')
+check(count <= 200, '%d lines' % count)
 
 test('the version is the same everywhere')
 version = re.search(r'#define IOCPNET_VERSION +(\d+)', declared)
@@ -271,6 +272,29 @@ listed = re.findall(r'^//   (\w+(?:\.\w+)?)  +', re.search(
 check(len(locks) == len(listed), '%s are not %s' % (locks, listed))
 for name in listed:
     check(name.split('.')[-1] in locks, 'no lock ' + name)
+
+test('the list of functions in the header is that of its functions')
+tag, functions = '', []
+for match in re.finditer(r'^// ---- (D\d+) |^IOCPNET_API [^;]*?\b(iocpnet_\w+)\(', header, re.M):
+    if match.group(1):
+        tag = match.group(1)
+    else:
+        functions.append((tag, match.group(2)))
+listed = re.findall(r'^//   (D\d+) +(iocpnet_\w+)  *\S', re.search(
+    r'^// FUNCTIONS\n(.*?)^// ---- M1', header, re.S | re.M).group(1), re.M)
+check(len(functions) > 50, 'only %d functions' % len(functions))
+for row in functions:
+    check(row in listed, '%s %s is not in it' % row)
+for row in listed:
+    check(row in functions, '%s %s is none' % row)
+check(functions == listed, 'the order is not that of the declarations')
+
+test('a sub-section has at most 400 lines')
+tags = [(m.group(1), header.count('\n', 0, m.start())) for m in
+        re.finditer(r'^// ---- (I13\w|licence) ', header, re.M)]
+check(len(tags) > 8, 'sub-sections of I13: %d' % len(tags))
+for (name, begin), (_, end) in zip(tags, tags[1:]):
+    check(end - begin <= 400, '%s has %d' % (name, end - begin))
 
 test('nothing that one compiler alone knows')
 for path in sources:

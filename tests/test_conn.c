@@ -439,7 +439,7 @@ static void sndbuf_0_goes_with_two_sends_outstanding(void)
     for (round = 0; round < 2; round++) {
         iocpnet_stats stats;
         int size = sizeof(int), sndbuf = -1;
-        iocpnet__conn *conn;
+        iocpnet__connection *conn;
         SOCKET s;
         prepare();
         server.conn.sndbuf_0 = round == 1;
@@ -549,7 +549,7 @@ static void an_idle_connection_has_one_buffer_or_none(void)
         iocpnet_pool_stats_read(listener->group.inputs, &inputs);
         CHECK_EQ(inputs.out, round ? 0 : IDLE);
         for (i = 0; i < IDLE && !round; i++) {
-            iocpnet__conn *conn = iocpnet__name_enter(guests[i].conn.id);
+            iocpnet__connection *conn = iocpnet__name_enter(guests[i].conn.id);
             REQUIRE(conn != NULL);
             CHECK_EQ((uintptr_t)conn->buffer->data % 4096, 0);
             iocpnet__name_leave(conn, false);

@@ -1357,7 +1357,7 @@ static void a_buffer_counts_with_its_whole_size(void)
             // The byte may be here before the packet that tells of it.
             {
                 iocpnet__name *name = iocpnet__name_at((uint32_t)all[0].conn.id);
-                AWAIT(iocpnet__load(&((iocpnet__conn *)name->u.conn)->queued) == 0, PEER_MS);
+                AWAIT(iocpnet__load(&((iocpnet__connection *)name->u.conn)->queued) == 0, PEER_MS);
             }
         } else {
             AWAIT(closed_count == 1, PEER_MS);

@@ -1530,7 +1530,7 @@ static void sends_within_the_limit_are_taken(void)
 // With SO_SNDBUF 0 one send would leave the wire idle for a round trip after each.
 static void two_sends_are_outstanding(void)
 {
-    iocpnet__conn *conn;
+    iocpnet__connection *conn;
     SOCKET s;
     prepare();
     closing_kind = 2;

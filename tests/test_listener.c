@@ -932,7 +932,7 @@ static void a_call_that_always_fails_does_not_spin(void)
 // reports nothing, though the connection that ends was the one there was room for.
 static void the_last_reference_may_be_a_strangers(void)
 {
-    iocpnet__conn *conn;
+    iocpnet__connection *conn;
     int sockets;
     prepare();
     server.conn.max_connections = 1;

@@ -218,7 +218,7 @@ static uint64_t counted(int counter)
     return stats.count[counter];
 }
 
-static iocpnet__conn *inside(const side *s)
+static iocpnet__connection *inside(const side *s)
 {
     return iocpnet__name_at((uint32_t)s->conn.id)->u.conn;
 }
@@ -873,7 +873,7 @@ static void a_receive_that_ends_for_want_of_memory_is_tried_again(void)
     begin();
     connect_too();
     s = adopted(&other);
-    PUMP(iocp, inside(s)->receiving, PEER_MS);
+    PUMP(iocp, iocpnet__conn_is_receiving(inside(s)), PEER_MS);
     fault_packet(&inside(s)->recv.overlapped, NO_RESOURCES);
     CHECK(peer_send(other, "x", 1));  // its packet becomes the failure
     PUMP(iocp, counted(IOCPNET_COUNT_NO_BUFFERS) == 1, PEER_MS);
@@ -896,7 +896,7 @@ static void a_receive_that_ends_since_the_link_has_failed_is_a_reset(void)
     begin();
     connect_too();
     s = adopted(&other);
-    PUMP(iocp, inside(s)->receiving, PEER_MS);
+    PUMP(iocp, iocpnet__conn_is_receiving(inside(s)), PEER_MS);
     fault_packet(&inside(s)->recv.overlapped, (LONG)0xC000013E);  // STATUS_LINK_FAILED
     CHECK(peer_send(other, "x", 1));
     PUMP(iocp, s->closed == 1, PEER_MS);
@@ -997,10 +997,10 @@ static void a_try_that_comes_too_late_does_no_harm(void)
     begin();
     connect_too();
     s = adopted(&other);
-    CHECK_EQ(inside(s)->timed, 0);
+    CHECK_EQ(inside(s)->ticks, IOCPNET__TICK_NONE);
     iocpnet__conn_signal(inside(s), IOCPNET__RETRY);
     is_served(s, other);
-    CHECK_EQ(inside(s)->timed, 0);
+    CHECK_EQ(inside(s)->ticks, IOCPNET__TICK_NONE);
     leaves(s, other);
     end();
 }
@@ -1021,7 +1021,7 @@ static void nobody_is_closed_twice_for_want_of_memory(void)
     CHECK_ERR(iocpnet_conn_send(s->conn, "x", 1), 0);
     PUMP(iocp, stuck.count == 1, PEER_MS);
     CHECK_ERR(iocpnet_conn_abort(s->conn), 0);
-    PUMP(iocp, inside(s)->closed, PEER_MS);
+    PUMP(iocp, iocpnet__conn_is(inside(s), IOCPNET__CLOSING, IOCPNET__CUT), PEER_MS);
     peer_drain(iocp, 30);
     iocpnet__conn_shed(iocp);
     CHECK_EQ(counted(IOCPNET_COUNT_SHED), 0);
@@ -1043,7 +1043,7 @@ static void cancels_are_repeated_until_they_are_heard(void)
     begin();
     connect_too();
     s = adopted(&other);
-    PUMP(iocp, inside(s)->receiving, PEER_MS);
+    PUMP(iocp, iocpnet__conn_is_receiving(inside(s)), PEER_MS);
     stuck.wanted = 1;
     CHECK_ERR(iocpnet_conn_send(s->conn, "x", 1), 0);
     PUMP(iocp, stuck.count == 1, PEER_MS);
@@ -1079,7 +1079,7 @@ static void a_receive_that_somebody_else_cancels_ends_the_connection(void)
     is_served(s, other);
     CHECK(iocpnet_conn_handle(s->conn) == INVALID_SOCKET);  // not here
     CHECK(handle_inside != INVALID_SOCKET);
-    PUMP(iocp, inside(s)->receiving, PEER_MS);
+    PUMP(iocp, iocpnet__conn_is_receiving(inside(s)), PEER_MS);
     CHECK(CancelIoEx((HANDLE)handle_inside, NULL));
     PUMP(iocp, s->closed == 1, PEER_MS);
     CHECK_EQ(s->reason, IOCPNET_CLOSED_RESET);
@@ -1102,7 +1102,7 @@ static void a_hand_over_waits_for_a_receive_that_is_not_cancelled(void)
     connect_too();
     s = adopted(&other);
     is_served(s, other);
-    PUMP(iocp, inside(s)->receiving, PEER_MS);
+    PUMP(iocp, iocpnet__conn_is_receiving(inside(s)), PEER_MS);
     s->size = 0;
     stuck.unheard = 1000000;
     CHECK_ERR(iocpnet_conn_detach(s->conn), 0);
@@ -1162,7 +1162,7 @@ static void a_close_reads_on_however_much_is_queued(void)
     CHECK_ERR(iocpnet_conn_close(s->conn), 0);
     CHECK(peer_send(other, "unread", 6));
     shutdown(other, SD_SEND);
-    PUMP(iocp, inside(s)->finished, PEER_MS);
+    PUMP(iocp, iocpnet__conn_is(inside(s), IOCPNET__READING, IOCPNET__READ_FINISHED), PEER_MS);
     CHECK_EQ(counted(IOCPNET_COUNT_BYTES_RECEIVED), 6);
     CHECK_EQ(s->size, 0);
     CHECK_EQ(s->closed, 0);
@@ -1456,10 +1456,10 @@ static void a_filter_may_get_ready_while_memory_is_short(void)
     PUMP(iocp, film.opens == 1 && inside(s)->extra->reading == 2, PEER_MS);
     fault_fail(FAULT_WSASend, 1, 100000, WSAENOBUFS);
     CHECK(peer_send(other, "1", 1));
-    PUMP(iocp, inside(s)->timed == 2, PEER_MS);
+    PUMP(iocp, inside(s)->ticks == IOCPNET__TICK_EACH, PEER_MS);
     CHECK(peer_send(other, "2", 1));
     PUMP(iocp, s->opened == 1, PEER_MS);
-    CHECK_EQ(inside(s)->timed, 2);
+    CHECK_EQ(inside(s)->ticks, IOCPNET__TICK_EACH);
     fault_reset();
     CHECK_EQ(heard(other, text, 5), 5);
     CHECK_MEM(text, "hello", 5);
@@ -1534,10 +1534,11 @@ static void a_message_behind_a_filter_needs_its_room_at_once(void)
     begin();
     connect_too();
     s = adopted(&other);
-    PUMP(iocp, inside(s)->receiving, PEER_MS);
+    PUMP(iocp, iocpnet__conn_is_receiving(inside(s)), PEER_MS);
     fault_fail(FAULT_VirtualAlloc, 1, 1000, 0);
     CHECK(peer_send(other, "\0\0\0\012abc", 7));
-    PUMP(iocp, s->closed == 1 || inside(s)->shut, PEER_MS);
+    PUMP(iocp, s->closed == 1 || iocpnet__conn_is(inside(s), IOCPNET__SENDING, IOCPNET__SEND_SHUT),
+         PEER_MS);
     leaves(s, other);
     CHECK_EQ(s->reason, IOCPNET_CLOSED_LIMIT);
     CHECK_ERR(s->error, WSAENOBUFS);
@@ -1560,7 +1561,8 @@ static void a_filter_that_fails_after_a_wrong_message_hides_nothing(void)
     connect_too();
     s = adopted(&other);
     CHECK(peer_send(other, "\377\377\377\377", 4));
-    PUMP(iocp, s->closed == 1 || inside(s)->shut, PEER_MS);
+    PUMP(iocp, s->closed == 1 || iocpnet__conn_is(inside(s), IOCPNET__SENDING, IOCPNET__SEND_SHUT),
+         PEER_MS);
     leaves(s, other);
     CHECK_EQ(s->reason, IOCPNET_CLOSED_PROTOCOL);
     CHECK_ERR(s->error, WSAEMSGSIZE);
@@ -1664,7 +1666,7 @@ static void a_close_waits_for_a_send_that_has_begun(void)
 
     usual();
     s = close_in_the_middle_of_a_send(&thread, &other);
-    CHECK(!inside(s)->shut);
+    CHECK(!iocpnet__conn_is(inside(s), IOCPNET__SENDING, IOCPNET__SEND_SHUT));
     the_send_is_heard(s, &thread, other);
     end();
 }

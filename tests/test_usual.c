@@ -154,7 +154,7 @@ static void usual(void)
     other = INVALID_SOCKET;
 }
 
-static iocpnet__conn *inside(void)
+static iocpnet__connection *inside(void)
 {
     return iocpnet__name_at((uint32_t)guest.conn.id)->u.conn;
 }
@@ -162,7 +162,10 @@ static iocpnet__conn *inside(void)
 // Its receive waits, and the next one is a usual one.
 static void wait_until_usual(void)
 {
-    PUMP(iocp, inside()->usual && inside()->receiving && !iocpnet__load(&inside()->bits), PEER_MS);
+    PUMP(iocp,
+         inside()->state == (IOCPNET__USUAL | IOCPNET__READ_PENDING) &&
+             !iocpnet__load(&inside()->inbox),
+         PEER_MS);
 }
 
 static bool begin(void)
@@ -232,7 +235,7 @@ static void poll_for_it(void *user)
 {
     uint64_t until = GetTickCount64() + PEER_MS;
     (void)user;
-    while (!(iocpnet__load(&inside()->bits) & IOCPNET__RECEIVED) && GetTickCount64() < until) {
+    while (!(iocpnet__load(&inside()->inbox) & IOCPNET__RECEIVED) && GetTickCount64() < until) {
         iocpnet_iocp_poll(iocp, 10);
     }
 }
@@ -247,7 +250,7 @@ static void let_bytes_come(void)
     says("!");
     peer_start(&second, poll_for_it, NULL);
     peer_join(&second);
-    CHECK(iocpnet__load(&inside()->bits) & IOCPNET__RECEIVED);
+    CHECK(iocpnet__load(&inside()->inbox) & IOCPNET__RECEIVED);
 }
 
 // The next look at its bits finds the receive alone: what was asked has just been dealt with.
@@ -257,7 +260,8 @@ static void bytes_that_come_while_it_heeds_a_close_are_not_shown(void)
     REQUIRE(begin());
     on_clock = let_bytes_come;
     CHECK_ERR(iocpnet_conn_close(guest.conn), 0);
-    PUMP(iocp, !on_clock && inside()->shut, PEER_MS);
+    PUMP(iocp, !on_clock && iocpnet__conn_is(inside(), IOCPNET__SENDING, IOCPNET__SEND_SHUT),
+         PEER_MS);
     CHECK_EQ(guest.heard, 0);
     closesocket(other);
     other = INVALID_SOCKET;
@@ -465,7 +469,7 @@ static void a_send_may_be_anywhere_while_bytes_come(void)
         says("!");
         // Once it has told, the bytes wait for the packet that it is about to post.
         PUMP(iocp,
-             guest.heard == (size_t)steps || iocpnet__load(&inside()->bits) & IOCPNET__RECEIVED,
+             guest.heard == (size_t)steps || iocpnet__load(&inside()->inbox) & IOCPNET__RECEIVED,
              PEER_MS);
         InterlockedExchange(&sender.go, 1);
         peer_join(&second);

@@ -103,6 +103,7 @@ typedef struct stream {
     volatile LONG busy;      // somebody is sending: order matters
     volatile LONG clean;     // its reader has seen a graceful end
     volatile LONG graceful;  // its writer was told of a graceful end
+    volatile LONG failed;    // its writer's filter has failed: the end looks graceful to the reader
     volatile LONG quit;      // its reader has stopped listening of its own accord
     struct player *by;       // the kit's end that writes it; NULL: a raw one
     bool heard_by_raw;
@@ -541,6 +542,7 @@ static void on_close(iocpnet_conn conn, void *user, iocpnet_reason reason, iocpn
                    (reason == IOCPNET_CLOSED_LOCAL && !p->asked_abort))) {
         InterlockedExchange(&p->out->graceful, 1);
     }
+    if (reason == IOCPNET_CLOSED_FILTER && p->out) InterlockedExchange(&p->out->failed, 1);
     if (reason == IOCPNET_CLOSED_HANDED_OVER) {
         uintptr_t handle = iocpnet_conn_handle(conn);
         MUST(handle != ~(uintptr_t)0);
@@ -1458,7 +1460,7 @@ static void check_streams(void)
         if (s->of_lane) continue;
         MUST(s->heard <= s->taken);
         // Who has seen a graceful end has all.
-        if (s->clean && !faulty) MUST_EQ(s->heard, s->taken);
+        if (s->clean && !s->failed && !faulty) MUST_EQ(s->heard, s->taken);
         // Who was told of a graceful end has lost nothing that the other wanted to hear.
         if (s->graceful && !s->quit && !cut && !faulty && s->heard) MUST_EQ(s->heard, s->taken);
     }
