@@ -4555,7 +4555,7 @@ static void iocpnet__run_op(iocpnet__worker *worker, iocpnet_op *op)
 // Whoever has begun it; kind 0 is in flight nowhere.
 static bool iocpnet__is_accept(const iocpnet_op *op)
 {
-    return !(op->kind & ~(IOCPNET__OWN | IOCPNET_OP_ACCEPT));
+    return !(op->kind & ~IOCPNET__OWN & ~IOCPNET_OP_ACCEPT);
 }
 
 // The packet of an op.

@@ -155,7 +155,10 @@ done
 
 if command -v $gxx >/dev/null; then
     compiles "g++ c++11" $gxx -x c++ -std=c++11 -pedantic-errors $warnings -O2 -c $all
-    compiles "g++ c++17" $gxx -x c++ -std=c++17 -pedantic-errors $warnings -fsyntax-only $all
+    for standard in c++17 c++20 c++23; do
+        compiles "g++ $standard" $gxx -x c++ -std=$standard -pedantic-errors $warnings \
+            -fsyntax-only $all
+    done
     compiles "g++ static, debug" $gxx -x c++ -std=c++11 $warnings -DIOCPNET_STATIC -DIOCPNET_DEBUG \
         -c $all
     for mode in "" "-DIOCPNET_DEBUG" "-DIOCPNET_NO_SERVER" "-DIOCPNET_STATIC"; do
@@ -201,6 +204,7 @@ if [ -n "$clang" ]; then
                 -DLAYER=$layer -c tests/compile_layer.c
         done
         compiles "clang C++11" $x64 -x c++ -std=c++11 -pedantic-errors $warnings -c $all
+        compiles "clang C++20" $x64 -x c++ -std=c++20 -pedantic-errors $warnings -fsyntax-only $all
         compiles "clang no GNU extensions" $x64 -std=c99 -pedantic-errors $c -Wgnu -Wvla -c $all
         compiles "clang strict" $x64 -std=c99 $c $strict -fsyntax-only $all
         compiles "clang barriers" barriers x64 $x64 -std=c99 $c -O2 -S $atomics
