@@ -328,20 +328,20 @@ static int options(int argc, char **argv)
             set.seconds = value ? strtod(value, &end) : -1;
             good = value && end != value && !*end && set.seconds >= 0 && set.seconds < 1e6;
         } else {
-            fprintf(stderr, "load: unknown option %s\n", name);
             usage(stderr);
+            fprintf(stderr, "load: unknown option %s\n", name);
             return 2;
         }
         if (!good) {
-            fprintf(stderr, "load: bad value for %s: %s\n", name, value ? value : "(none)");
             usage(stderr);
+            fprintf(stderr, "load: bad value for %s: %s\n", name, value ? value : "(none)");
             return 2;
         }
         i++;
     }
     if (!set.port || (set.mode != MODE_HOLD && !set.count && set.seconds <= 0)) {
-        fprintf(stderr, "load: --port, and one of --seconds and --count, are needed\n");
         usage(stderr);
+        fprintf(stderr, "load: --port, and one of --seconds and --count, are needed\n");
         return 2;
     }
     if (set.mode == MODE_CONNECT && set.count && set.connections > set.count) {

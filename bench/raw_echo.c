@@ -383,13 +383,13 @@ static int options(int argc, char **argv)
         } else if (!strcmp(name, "--seconds")) {
             good = number(value, 0, 1000000, &set.seconds);
         } else {
-            fprintf(stderr, "raw_echo: unknown option %s\n", name);
             usage(stderr);
+            fprintf(stderr, "raw_echo: unknown option %s\n", name);
             return 2;
         }
         if (!good) {
-            fprintf(stderr, "raw_echo: bad value for %s: %s\n", name, value ? value : "(none)");
             usage(stderr);
+            fprintf(stderr, "raw_echo: bad value for %s: %s\n", name, value ? value : "(none)");
             return 2;
         }
         i++;

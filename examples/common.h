@@ -138,7 +138,7 @@ static inline void common_print_bad_value(const char *program, const common_opti
 //   program, about  the first line of the usage
 //
 // Returns -1: go on. Else main returns it: 0, help was asked for; 2, something was wrong, which is
-// said in one line on stderr with the usage behind it.
+// said on stderr: the usage, and what was wrong in one line behind it, where it is seen.
 static inline int common_read_options(int argc, char **argv, const char *program, const char *about,
                                       const common_option *options, size_t count)
 {
@@ -152,8 +152,9 @@ static inline int common_read_options(int argc, char **argv, const char *program
             return 0;
         }
         if (!option) {
+            common_print_usage(stderr, program, about, options, count);
             fprintf(stderr, "%s: unknown option \"%s\"\n", program, argv[i]);
-            goto usage;
+            return 2;
         }
         if (option->kind == COMMON_FLAG) {
             *(bool *)option->target = true;
@@ -162,15 +163,12 @@ static inline int common_read_options(int argc, char **argv, const char *program
         const char *text = i + 1 < argc ? argv[++i] : NULL;
         if (text && option->kind == COMMON_TEXT && !strncmp(text, "--", 2)) text = NULL;
         if (!text || !common_read_value(option, text)) {
+            common_print_usage(stderr, program, about, options, count);
             common_print_bad_value(program, option, text);
-            goto usage;
+            return 2;
         }
     }
     return -1;
-
-usage:
-    common_print_usage(stderr, program, about, options, count);
-    return 2;
 }
 
 // ---- output -------------------------------------------------------------------------------------

@@ -499,9 +499,9 @@ int main(int argc, char **argv)
     if (result >= 0) return result;
     common_init_output();
     if (!set.port) {
-        fputs("echo_client: --port has to be given\n", stderr);
         common_print_usage(stderr, "echo_client", "loads an echo server, and compares every byte",
                            options, sizeof options / sizeof *options);
+        fputs("echo_client: --port has to be given\n", stderr);
         return 2;
     }
 

@@ -247,8 +247,8 @@ int main(int argc, char **argv)
     int result = common_read_options(argc, argv, program, about, options, count);
     if (result >= 0) return result;
     if (!read_target(set.to, &target)) {
-        common_print_bad_value(program, &options[count - 1], set.to);
         common_print_usage(stderr, program, about, options, count);
+        common_print_bad_value(program, &options[count - 1], set.to);
         return 2;
     }
 

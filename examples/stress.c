@@ -905,9 +905,9 @@ int main(int argc, char **argv)
     common_init_output();
     client_count = share_connections();
     if (!set.port || !client_count) {
+        common_print_usage(stderr, "stress", about, options, sizeof options / sizeof *options);
         fprintf(stderr, "stress: %s\n",
                 set.port ? "nothing to do: every behaviour is off" : "--port has to be given");
-        common_print_usage(stderr, "stress", about, options, sizeof options / sizeof *options);
         return 2;
     }
     QueryPerformanceFrequency(&frequency);

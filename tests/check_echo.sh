@@ -177,10 +177,11 @@ begin "a bad address is one line, exit code 1"
 fails 1 --host 999.1.1.1
 check "it says: $(head -n 3 "$work/said.err")" one_line_with '[0-9]+ [A-Z_]+ '
 
-begin "an unknown option or a bad value is one line and the usage, exit code 2"
+begin "an unknown option or a bad value is the usage and one line, exit code 2"
 for options in --nonsense "--port x" "--port 70000" "--port" "--accepts 5:2" "--batch 0" extra; do
     fails 2 $options
-    check "$options: nothing on stderr" [ -s "$work/said.err" ]
+    check "$options: $(tail -n 1 "$work/said.err")" grep -q '^echo_server: ' \
+        <(tail -n 1 "$work/said.err")
     check "$options: no usage" grep -q -- '--host' "$work/said.err"
 done
 

@@ -103,8 +103,8 @@ PYTHON
     read -ra ports < <(head -n 1 "$work/wrong")
 }
 
-# fails CODE TEXT PROGRAM OPTIONS...: ends by itself with this code, TEXT is in its first line of
-# errors; with code 1 there is no other line, with 2 the usage follows.
+# fails CODE TEXT PROGRAM OPTIONS...: ends by itself with this code, TEXT is in its last line of
+# errors; with code 1 there is no other line, with 2 the usage stands before it.
 fails()
 {
     local want=$1 text=$2 program=$3
@@ -113,10 +113,11 @@ fails()
         </dev/null >"$work/said" 2>"$work/said.err" 9>&-
     code=$?
     check "$program $*: exit code $code, not $want" [ $code = "$want" ]
-    check "$program $*: says $(head -n 1 "$work/said.err")" grep -qE "$text" \
-        <(head -n 1 "$work/said.err")
+    check "$program $*: says $(tail -n 1 "$work/said.err")" grep -qE "$text" \
+        <(tail -n 1 "$work/said.err")
     [ "$want" = 1 ] && check "$program $*: more than a line" [ "$(wc -l <"$work/said.err")" = 1 ]
-    [ "$want" = 2 ] && check "$program $*: no usage" grep -q -- '--threads' "$work/said.err"
+    [ "$want" = 2 ] && check "$program $*: no usage" grep -q -- '--port' \
+        <(head -n -1 "$work/said.err")
 }
 
 # helps PROGRAM OPTION: tells its options, exit code 0

@@ -550,11 +550,12 @@ kill "$target_pid"
 wait "$target_pid" 2>/dev/null
 target_pid=
 
-begin "a target that is missing or no address is one line and the usage, exit code 2"
+begin "a target that is missing or no address is the usage and one line, exit code 2"
 for to in "" "--to :80" "--to 127.0.0.1:70000" "--to name:80"; do
     (wine_exec "$folder/proxy.exe" $to) </dev/null >"$work/said" 2>"$work/said.err"
     check "'$to': not exit code 2" [ $? = 2 ]
-    check "'$to': $(head -n 1 "$work/said.err")" grep -q '^proxy: --to needs' "$work/said.err"
+    check "'$to': $(tail -n 1 "$work/said.err")" grep -q '^proxy: --to needs' \
+        <(tail -n 1 "$work/said.err")
     check "'$to': no usage" grep -q -- '--host' "$work/said.err"
 done
 
