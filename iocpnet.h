@@ -5,8 +5,8 @@
 //     #define IOCPNET_IMPLEMENTATION
 //     #include "iocpnet.h"
 //
-// In all others only the include. Link ws2_32 (with MSVC that happens by itself). Public domain or
-// MIT-0, as you like: see the end of the file.
+// In all others only the include. Link ws2_32: cl does so by itself, for a pragma below names it.
+// Public domain or MIT-0, as you like: see the end of the file.
 //
 // CONTENTS - search for a tag: D5 declares what I5 implements and tests/test_pool.c tests.
 //

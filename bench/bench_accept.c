@@ -1,7 +1,7 @@
 // bench_accept.c - connections per second through the kit's listener: each is made by ConnectEx,
 // sends a byte, gets it back, and closes. Listener and clients are in one process, over loopback.
 //
-//   cl /O2 /W4 bench\bench_accept.c ws2_32.lib
+//   cl /O2 /W4 bench\bench_accept.c
 //   x86_64-w64-mingw32-gcc -O2 -Wall -static -o bench_accept.exe bench/bench_accept.c -lws2_32
 //
 // What is compared: how many AcceptEx calls are kept waiting, whether sockets are used again by

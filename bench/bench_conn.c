@@ -1,7 +1,7 @@
 // bench_conn.c - what a call with a connection's name costs when nobody else uses that connection,
 // in nanoseconds.
 //
-//   cl /O2 /W4 bench\bench_conn.c ws2_32.lib
+//   cl /O2 /W4 bench\bench_conn.c
 //   x86_64-w64-mingw32-gcc -O2 -Wall -static -o bench_conn.exe bench/bench_conn.c -lws2_32
 //
 //   other   iocpnet_conn_user from a thread that runs no connection

@@ -1,7 +1,7 @@
 // bench_echo.c - echoes per second through the kit, server and clients in one process, by loopback.
 // Every byte that comes back is compared.
 //
-//   cl /O2 /W4 bench\bench_echo.c ws2_32.lib
+//   cl /O2 /W4 bench\bench_echo.c
 //   x86_64-w64-mingw32-gcc -O2 -Wall -static -o bench_echo.exe bench/bench_echo.c -lws2_32
 //
 //   bench_echo                                   all cases

@@ -2,7 +2,7 @@
 // system has them, reads and sends by the kit where not, and by hand the same bytes from memory.
 // One process, over loopback; every byte that arrives is compared.
 //
-//   cl /O2 /W4 bench\bench_file.c ws2_32.lib
+//   cl /O2 /W4 bench\bench_file.c
 //   x86_64-w64-mingw32-gcc -O2 -Wall -static -o bench_file.exe bench/bench_file.c -lws2_32
 //
 // The file lies in the folder for temporary files and is read before: its bytes come from the

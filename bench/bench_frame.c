@@ -1,7 +1,7 @@
 // bench_frame.c - what it costs to cut a byte stream into messages, in GB/s, and whether the time
 // grows as the bytes do.
 //
-//   cl /O2 /W4 bench\bench_frame.c ws2_32.lib
+//   cl /O2 /W4 bench\bench_frame.c
 //   x86_64-w64-mingw32-gcc -O2 -Wall -static -o bench_frame.exe bench/bench_frame.c -lws2_32
 //
 // Throughput: messages of 64 bytes, header or delimiter included, in buffers of 16 KiB, as a

@@ -1,7 +1,7 @@
 // bench_memory.c - an allocator as a server uses it: the kit's pool beside the heap, under the same
 // sequence of takes and gives.
 //
-//   cl /O2 /W4 bench\bench_memory.c ws2_32.lib
+//   cl /O2 /W4 bench\bench_memory.c
 //   x86_64-w64-mingw32-gcc -O2 -Wall -static -o bench_memory.exe bench/bench_memory.c -lws2_32
 //
 // Two threads, each with half of the connections. A connection holds a buffer to receive into.

@@ -1,7 +1,7 @@
 // bench_options.c - what each choice costs or gives: echo servers that differ in one setting, side
 // by side in one process, their runs interleaved. Every byte that comes back is compared.
 //
-//   cl /O2 /W4 bench\bench_options.c ws2_32.lib
+//   cl /O2 /W4 bench\bench_options.c
 //   x86_64-w64-mingw32-gcc -O2 -Wall -static -o bench_options.exe bench/bench_options.c -lws2_32
 //
 //   bench_options [NAME ...]     all tables, or those whose names contain a NAME

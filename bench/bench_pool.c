@@ -2,7 +2,7 @@
 // HeapAlloc, malloc, and a plain SLIST free list. Nanoseconds for one take and its give, the bytes
 // not touched.
 //
-//   cl /O2 /W4 bench\bench_pool.c ws2_32.lib
+//   cl /O2 /W4 bench\bench_pool.c
 //   x86_64-w64-mingw32-gcc -O2 -Wall -static -o bench_pool.exe bench/bench_pool.c -lws2_32
 //
 // The candidates take turns; a ratio is to the kit's pool in the same round. QUICK=1 makes fewer

@@ -1,7 +1,7 @@
 // bench_sizes.c - what things cost in bytes: the structs that a program holds, what a pool adds to
 // its buffers, what an iocp, a listener and a connection reserve and occupy.
 //
-//   cl /O2 /W4 bench\bench_sizes.c ws2_32.lib
+//   cl /O2 /W4 bench\bench_sizes.c
 //   x86_64-w64-mingw32-gcc -O2 -Wall -static -o bench_sizes.exe bench/bench_sizes.c -lws2_32
 //
 // Nothing here is timed. "reserved" is address space, of which a 32-bit process has 2 GB;

@@ -1,7 +1,7 @@
 // bench_timer.c - what a timer costs: started and cancelled, put off (cancelled and started again),
 // and run, with few and with many others waiting. Nanoseconds each.
 //
-//   cl /O2 /W4 bench\bench_timer.c ws2_32.lib
+//   cl /O2 /W4 bench\bench_timer.c
 //   x86_64-w64-mingw32-gcc -O2 -Wall -static -o bench_timer.exe bench/bench_timer.c -lws2_32
 //
 // Beside it, what a program would use without it: a timer-queue timer of the system, made and

@@ -1,7 +1,7 @@
 // chat.c - a line chat: each line that a client sends goes to all others, as one buffer with a
 // reference for each of them, however many there are.
 //
-//   cl /O2 /W4 examples\chat.c ws2_32.lib
+//   cl /O2 /W4 examples\chat.c
 //   x86_64-w64-mingw32-gcc -O2 -Wall -static -o chat.exe examples/chat.c -lws2_32
 //
 // Try it: chat --port 7777, then telnet 127.0.0.1 7777 in two windows. /nick NAME is another name,

@@ -1,7 +1,7 @@
 // echo_client.c - loads an echo server and compares every byte that comes back. Built on the core
 // alone (pool, iocp, op, start), with many operations in flight and no lock.
 //
-//   cl /O2 /W4 examples\echo_client.c ws2_32.lib
+//   cl /O2 /W4 examples\echo_client.c
 //   x86_64-w64-mingw32-gcc -O2 -Wall -static -o echo_client.exe examples/echo_client.c -lws2_32
 //
 // Try it: echo_server --port 7777, and in another window

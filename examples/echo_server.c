@@ -1,7 +1,7 @@
 // echo_server.c - sends back whatever it receives, with an option for every setting that changes
 // how bytes move, so that each can be measured from outside. Without options: echo_smallest.c.
 //
-//   cl /O2 /W4 examples\echo_server.c ws2_32.lib
+//   cl /O2 /W4 examples\echo_server.c
 //   x86_64-w64-mingw32-gcc -O2 -Wall -static -o echo_server.exe examples/echo_server.c -lws2_32
 //
 // Try it: echo_server --port 7777, and in another window echo_client --port 7777.

@@ -1,6 +1,6 @@
 // echo_smallest.c - the smallest echo server that is safe: on 127.0.0.1:7777, until Ctrl-C.
 //
-//   cl /O2 /W4 examples\echo_smallest.c ws2_32.lib
+//   cl /O2 /W4 examples\echo_smallest.c
 //   x86_64-w64-mingw32-gcc -O2 -Wall -static -o echo_smallest.exe examples/echo_smallest.c -lws2_32
 //
 // Try it: echo_client --port 7777

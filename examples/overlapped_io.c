@@ -1,5 +1,8 @@
 // overlapped_io.c - overlapped calls of a program's own on the port: a file is written and read, a
 // named pipe is connected, written and read. The kit counts, cancels and awaits them as its own.
+//
+//   cl /O2 /W4 examples\overlapped_io.c
+//   x86_64-w64-mingw32-gcc -O2 -Wall -static -o overlapped_io.exe examples/overlapped_io.c -lws2_32
 #define IOCPNET_IMPLEMENTATION
 #include "../iocpnet.h"
 #include <stdio.h>

@@ -3,7 +3,7 @@
 // struct of its own, while its connections use the kit's ops; both share one completion port, and
 // the program's own threads take the packets.
 //
-//   cl /O2 /W4 examples\own_loop.c ws2_32.lib
+//   cl /O2 /W4 examples\own_loop.c
 //   x86_64-w64-mingw32-gcc -O2 -Wall -static -o own_loop.exe examples/own_loop.c -lws2_32
 //
 // Try it: own_loop serves itself over loopback, says what happens, and ends.

@@ -1,7 +1,7 @@
 // proxy.c - a TCP relay: each client's bytes go to one target and the target's back, without a copy
 // and with the same bounds both ways, so that who reads slowly is waited for, not stored.
 //
-//   cl /O2 /W4 examples\proxy.c ws2_32.lib
+//   cl /O2 /W4 examples\proxy.c
 //   x86_64-w64-mingw32-gcc -O2 -Wall -static -o proxy.exe examples/proxy.c -lws2_32
 //
 // Try it: echo_server --port 7777, then proxy --port 7778 --to 127.0.0.1:7777, and then

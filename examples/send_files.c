@@ -1,7 +1,7 @@
 // send_files.c - sends a head, two ranges of a file, a piece of memory and a tail as one unit, with
 // one callback for the whole, by transmit packets.
 //
-//   cl /O2 /W4 examples\send_files.c ws2_32.lib
+//   cl /O2 /W4 examples\send_files.c
 //   x86_64-w64-mingw32-gcc -O2 -Wall -static -o send_files.exe examples/send_files.c -lws2_32
 //
 // Try it: send_files --size 10000000 --mode copy   sends to itself, and compares every byte

@@ -1,7 +1,7 @@
 // stress.c - loads an echo server in all the ways that clients do, good and bad ones, at the same
 // time, and compares every byte that comes back. Built on the core alone (pool, iocp, op, start).
 //
-//   cl /O2 /W4 examples\stress.c ws2_32.lib
+//   cl /O2 /W4 examples\stress.c
 //   x86_64-w64-mingw32-gcc -O2 -Wall -static -o stress.exe examples/stress.c -lws2_32
 //
 // Try it: echo_server --port 7777, and in another window
