@@ -184,9 +184,9 @@
 // start. The callback of an op may be running on another thread before its start has returned:
 // write what it needs before the start, and look at nothing of it after.
 //
-// In a callback, on_error included, no call blocks: close, run, start and poll of any iocp return
-// WSAEINVAL, and a stop only asks. Do not leave one by longjmp or a C++ exception: its poll would
-// never be over, so that thread's next one returns WSAEINVAL (debug asserts), and no stop ends.
+// In a callback, on_error and on_stop too, no call blocks: close, run, start, poll of any iocp
+// return WSAEINVAL, and a stop only asks. Do not leave one by longjmp or a C++ exception: its poll
+// would never be over, that thread's next one returns WSAEINVAL (debug asserts), no stop ends.
 //
 // Two ops on one socket are two callbacks, which may run at once on two threads. A connection (13)
 // is more: its callbacks are one at a time.
@@ -661,6 +661,19 @@ typedef void iocpnet_raw_fn(void *user, uintptr_t key, void *overlapped, iocpnet
 // callback: what M4 says of callbacks holds in it, on whichever thread it comes.
 typedef void iocpnet_error_fn(void *user, iocpnet_error error, const char *place);
 
+// Called once for an iocp, when its stop begins: by Ctrl-C in iocpnet_iocp_run, iocpnet_iocp_stop
+// or iocpnet_iocp_close. Here a program cancels the operations that it has started itself, by
+// iocpnet_iocp_cancel or one by one, since a stop awaits them and does not cancel them.
+//
+// It is a callback (M4). It comes in a poll, on whichever thread polls first: a worker, or the one
+// that stops. No lock is held, and no other callback of that thread is under way. No stop ends
+// before it has returned.
+//
+// Other threads run callbacks meanwhile, which may start more. So first set a flag of yours, by an
+// interlocked function, then cancel. A callback that has started something looks at the flag, and
+// if it is set cancels once more (examples/udp_echo.c).
+typedef void iocpnet_stop_fn(void *user, iocpnet_iocp *iocp);
+
 // How an iocp works. Zero means [the default].
 typedef struct iocpnet_iocp_desc {
     uint32_t threads;       // workers that iocpnet_iocp_start makes [twice the concurrency; at most
@@ -677,8 +690,9 @@ typedef struct iocpnet_iocp_desc {
                             // over [an eighth of the machine's memory]; UINT64_MAX: no limit
     uint64_t queued_bytes;  // queued to send on connections, the process over [a quarter of it];
                             // UINT64_MAX: no limit
-    void *user;             // given to on_error
+    void *user;             // given to on_error and on_stop
     iocpnet_error_fn *on_error;
+    iocpnet_stop_fn *on_stop;
 } iocpnet_iocp_desc;
 
 // Opens a completion port. Starts Winsock. No thread is made yet.
@@ -792,6 +806,8 @@ IOCPNET_API iocpnet_error iocpnet_iocp_start(iocpnet_iocp *iocp);
 //   ctrl_c_ms  not 0: Ctrl-C, Ctrl-Break and console close stop it, with this deadline (console
 //              close: at most 4000, since Windows ends the process after about 5 s)
 //
+// A program that has operations of its own learns of the stop by desc.on_stop.
+//
 // Returns    0; WSAETIMEDOUT, when a stop could not end in time (see iocpnet_iocp_stop; workers are
 //            still running); the code of iocpnet_iocp_start; WSAEINVAL: in a callback of any iocp,
 //            or another iocpnet_iocp_run with ctrl_c_ms is running.
@@ -799,13 +815,14 @@ IOCPNET_API iocpnet_error iocpnet_iocp_start(iocpnet_iocp *iocp);
 IOCPNET_API iocpnet_error iocpnet_iocp_run(iocpnet_iocp *iocp, uint32_t ctrl_c_ms);
 
 // Stops: listeners close, connections drain and close; after the deadline what is left is aborted.
-// Operations that you started yourself, by a start or iocpnet_op_begin, are yours to cancel; stop
-// counts and awaits them. It does not know of those that go to a raw callback: have their packets
-// before (see iocpnet_iocp_attach). Callbacks run on this thread too until it is over.
+// Operations that you started yourself, by a start or iocpnet_op_begin, are yours to cancel, best
+// in desc.on_stop; stop counts and awaits them. It does not know of those that go to a raw
+// callback: have their packets before (see iocpnet_iocp_attach). Callbacks run on this thread too
+// until it is over.
 //
 // Returns    0: nothing is pending; every worker leaves. WSAETIMEDOUT: something is still pending
-//            two seconds after the deadline; everything is kept and stop may be called again.
-//            iocpnet_iocp_pending says what it is.
+//            two seconds after the deadline, or desc.on_stop has not returned; everything is kept
+//            and stop may be called again. iocpnet_iocp_pending says what it is.
 //            In a callback of any iocp it returns 0 at once, and the workers finish it.
 // Threads    any, more than once.
 IOCPNET_API iocpnet_error iocpnet_iocp_stop(iocpnet_iocp *iocp, uint32_t deadline_ms);
@@ -3660,6 +3677,8 @@ IOCPNET__DEF iocpnet_error iocpnet_pool_destroy(iocpnet_pool *pool)
 // ---- I6 iocp: the completion port ---------------------------------------------------------------
 
 enum { IOCPNET__RUNNING, IOCPNET__STOPPING, IOCPNET__STOPPED };  // iocp.state
+// iocp.told: 0 no stop has begun, else desc.on_stop runs, or has returned.
+enum { IOCPNET__TELLING = 1, IOCPNET__TOLD };
 enum { IOCPNET__IDLE, IOCPNET__IN_FLIGHT, IOCPNET__CANCELLED };  // op.state: its low bits
 enum { IOCPNET__STATE_BITS = 8 };  // above them the number of its entry; 0: none
 enum {
@@ -3799,6 +3818,7 @@ struct iocpnet_iocp {
     volatile int32_t hindered;        // posts fail: waits are short, as one of what is timed
     volatile int64_t hindered_until;  // unless one fails again
     volatile int32_t state, aborted, attached;
+    volatile int32_t told;    // whether desc.on_stop has run
     volatile int32_t ended;   // it has stopped, or its start has failed: its threads end
     volatile int32_t givers;  // listeners of other iocps that spread to connectors of this one
     volatile int64_t deadline;
@@ -4709,15 +4729,32 @@ static void iocpnet__wake_workers(iocpnet_iocp *iocp)
     }
 }
 
-// While stopping: aborts at the deadline, ends it when nothing is left.
-static void iocpnet__stop_advance(iocpnet_iocp *iocp)
+// Calls desc.on_stop, once for an iocp. False: another thread is in it.
+static bool iocpnet__stop_tell(iocpnet__worker *worker)
 {
+    iocpnet_iocp *iocp = worker->iocp;
+
+    if (iocpnet__cas(&iocp->told, 0, IOCPNET__TELLING)) {
+        iocpnet__store(&worker->busy, 1);
+        if (iocp->desc.on_stop) iocp->desc.on_stop(iocp->desc.user, iocp);
+        iocpnet__store(&worker->busy, 0);
+        iocpnet__store(&iocp->told, IOCPNET__TOLD);
+    }
+    return iocpnet__load(&iocp->told) == IOCPNET__TOLD;
+}
+
+// While stopping, in a poll: aborts at the deadline, ends it when nothing is left.
+static void iocpnet__stop_advance(iocpnet__worker *worker)
+{
+    iocpnet_iocp *iocp = worker->iocp;
     iocpnet_stats stats;
     int64_t late;
+    bool told;
 
     if (iocpnet__load(&iocp->state) != IOCPNET__STOPPING) return;
+    told = iocpnet__stop_tell(worker);
     iocpnet__sum(iocp, &stats);
-    if (!stats.pending_all && !stats.connections && !stats.timers) {
+    if (told && !stats.pending_all && !stats.connections && !stats.timers) {
         if (iocpnet__cas(&iocp->state, IOCPNET__STOPPING, IOCPNET__STOPPED)) {
             iocpnet__store(&iocp->ended, 1);
             // One for the program's own threads that poll; each passes it on.
@@ -4866,7 +4903,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeou
     }
     iocpnet__store(&worker->busy, 0);
     if (iocpnet__load(&iocp->timed)) iocpnet__tick(iocp);
-    if (iocpnet__load(&iocp->state)) iocpnet__stop_advance(iocp);
+    if (iocpnet__load(&iocp->state)) iocpnet__stop_advance(worker);
     IOCPNET_ASSERT(iocpnet__local_get(&iocpnet__current) == worker &&
                    "a callback returned on another thread than it was called on");
     IOCPNET_OS(TlsSetValue)(iocpnet__current.tls, NULL);
@@ -4915,7 +4952,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_dispatch(iocpnet_iocp *iocp, uintptr_t k
     }
     iocpnet__store(&worker->busy, 0);
     if (iocpnet__load(&iocp->timed)) iocpnet__tick(iocp);
-    if (iocpnet__load(&iocp->state)) iocpnet__stop_advance(iocp);
+    if (iocpnet__load(&iocp->state)) iocpnet__stop_advance(worker);
     IOCPNET_OS(TlsSetValue)(iocpnet__current.tls, NULL);
     if (made) iocpnet__worker_return(worker);
     return iocpnet__load(&iocp->state) == IOCPNET__STOPPED ? WSAESHUTDOWN : 0;

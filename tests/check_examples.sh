@@ -1,10 +1,10 @@
 #!/bin/bash
 # The examples stress and request_server from outside: stress against the echo server and against
 # servers that do wrong, which it has to notice; request_server with curl (or python3) and with
-# clients that are slow, silent, malformed or too long. And what overlapped_io says.
+# clients that are slow, silent, malformed or too long. What overlapped_io says; udp_echo.
 
 . "$(dirname "$0")/tools/t.sh"
-t_begin examples stress echo_server request_server overlapped_io
+t_begin examples stress echo_server request_server overlapped_io udp_echo
 top=$work helper=''
 
 # The parts have processes of their own, and end them.
@@ -461,14 +461,39 @@ check_overlapped()
     check "it said: $(cat "$work/said")" diff -q --strip-trailing-cr "$work/wanted" "$work/said"
 }
 
-for each in check_stress check_requests check_overlapped; do
+# datagrams: those of many clients come back, the empty and the largest, too
+datagrams()
+{
+    timeout 20 python3 -c '
+import socket, sys
+address = ("127.0.0.1", int(sys.argv[1]))
+clients = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for i in range(20)]
+for size in (1, 0, 1400, 65507):
+    for i, s in enumerate(clients):
+        s.settimeout(5)
+        s.sendto(bytes([i]) * size, address)
+        if s.recv(65536) != bytes([i]) * size:
+            sys.exit("not what was sent")' "$port"
+}
+
+# Its receives wait when Ctrl-C comes. Without on_stop it would end 7 s later, and not cleanly.
+check_datagrams()
+{
+    begin "datagrams are sent back; Ctrl-C cancels the receives that wait"
+    start udp_echo
+    check "not all came back" datagrams
+    stop 'started["recvfrom"] >= 80'
+    fails 2 'host needs a value' udp_echo --host
+}
+
+for each in check_stress check_requests check_overlapped check_datagrams; do
     (part $each) >"$top/$each.txt" 2>&1 &
     parts+=($!)
 done
 trap 'kill "${parts[@]}" 2>/dev/null; exit 130' INT TERM
 wait
 
-for each in check_stress check_requests check_overlapped; do
+for each in check_stress check_requests check_overlapped check_datagrams; do
     cat "$top/$each.txt"
     if ! read -ra sum 2>/dev/null <"$top/$each.sum"; then
         echo "$each did not come to its end"

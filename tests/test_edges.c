@@ -868,6 +868,48 @@ static void ctrl_c_stops_what_runs(void)
     }
 }
 
+// Without on_stop the receive would keep the stop from ending.
+static void cancel_in_on_stop(void *user, iocpnet_iocp *iocp)
+{
+    InterlockedIncrement((volatile LONG *)user);
+    CHECK_ERR(iocpnet_iocp_cancel(iocp), 0);
+}
+
+static void ctrl_c_tells_the_program(void)
+{
+    static volatile LONG calls;
+    iocpnet_iocp_desc desc;
+    peer_thread thread;
+    iocpnet_socket s;
+    SOCKET pair[2];
+    probe p;
+    char byte;
+
+    usual();
+    memset(&desc, 0, sizeof desc);
+    memset((void *)&console, 0, sizeof console);
+    desc.threads = 2;
+    desc.user = (void *)(uintptr_t)&calls;
+    desc.on_stop = cancel_in_on_stop;
+    console.iocp = open_iocp(&desc);
+    console.first = CTRL_C_EVENT;
+    handler = NULL;
+    calls = 0;
+    REQUIRE(peer_pair(pair));
+    CHECK_ERR(iocpnet_socket_adopt(&s, console.iocp, pair[0]), 0);
+    probe_init(&p);
+    CHECK_ERR(iocpnet_start_recv(&p.op, &s, &byte, 1), 0);
+    peer_start(&thread, press, NULL);
+    CHECK_ERR(iocpnet_iocp_run(console.iocp, 3000), 0);
+    peer_join(&thread);
+    CHECK_EQ(calls, 1);
+    CHECK_EQ(p.calls, 1);
+    CHECK_ERR(p.error, WSA_OPERATION_ABORTED);
+    iocpnet_socket_close(&s);
+    closesocket(pair[1]);
+    close_iocp(console.iocp);
+}
+
 // The handler holds the process back until all is over; nobody takes it away meanwhile.
 static void a_console_close_waits_for_the_end(void)
 {
@@ -1446,6 +1488,7 @@ int main(int argc, char **argv)
     T_RUN(a_second_stop_awaits_what_came_after_the_first);
     T_RUN(run_tells_of_a_stop_that_does_not_end);
     T_RUN(ctrl_c_stops_what_runs);
+    T_RUN(ctrl_c_tells_the_program);
     T_RUN(a_console_close_waits_for_the_end);
     T_RUN(ctrl_c_twice_waits_no_longer);
     T_RUN(ctrl_c_that_can_not_be_had_is_told);

@@ -1301,6 +1301,117 @@ static void a_stop_ends_the_programs_own_loops(void)
     close_iocp(iocp);
 }
 
+// on_stop, which cancels what the program has started. A receive of its own waits.
+static struct {
+    iocpnet_iocp *iocp;
+    volatile LONG calls, inside, cancels, hold;
+    iocpnet_socket *closes;
+    iocpnet_error stop;
+} notice;
+
+static void cancel_own(void *user, iocpnet_iocp *iocp)
+{
+    CHECK(user == &notice);
+    CHECK(iocp == notice.iocp);
+    CHECK_EQ(notice.inside, 0);
+    InterlockedIncrement(&notice.calls);
+    try_all_that_blocks(iocp);
+    if (notice.cancels) CHECK_ERR(iocpnet_iocp_cancel(iocp), 0);
+    if (notice.closes) CHECK_ERR(iocpnet_socket_close(notice.closes), 0);
+    AWAIT(!notice.hold, PEER_MS);
+}
+
+static void notice_open(bool cancels, bool hold)
+{
+    iocpnet_iocp_desc desc;
+    memset((void *)&notice, 0, sizeof notice);
+    memset((void *)&asked, 0, sizeof asked);
+    memset(&desc, 0, sizeof desc);
+    desc.threads = 1;
+    desc.user = &notice;
+    desc.on_stop = cancel_own;
+    notice.cancels = cancels;
+    notice.hold = hold;
+    CHECK_ERR(iocpnet_iocp_open(&notice.iocp, &desc), 0);
+}
+
+static void stop_within(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    notice.inside = 1;
+    notice.stop = iocpnet_iocp_stop(op->iocp, PEER_MS);
+    CHECK_EQ(notice.calls, 0);  // within a callback there is no other
+    notice.inside = 0;
+    probe_done(op, error, bytes);
+}
+
+static void on_stop_comes_once_however_a_stop_begins(void)
+{
+    enum { BY_STOP, BY_STOP_WITH_WORKERS, BY_CALLBACK, BY_CALLBACK_IN_DISPATCH, BY_CLOSE, WAYS };
+    int way;
+    for (way = 0; way < WAYS; way++) {
+        SOCKET pair[2];
+        iocpnet_socket s;
+        probe p, stopper;
+        char byte;
+        T_NOTE("way %d", way);
+        notice_open(way != BY_CLOSE, false);
+        if (way == BY_CLOSE) notice.closes = &s;  // nobody else can before the iocp is gone
+        REQUIRE(peer_pair(pair));
+        CHECK_ERR(iocpnet_socket_adopt(&s, notice.iocp, pair[0]), 0);
+        probe_init(&p);
+        CHECK_ERR(iocpnet_start_recv(&p.op, &s, &byte, 1), 0);
+        probe_init(&stopper);
+        stopper.op.done = stop_within;
+        if (way == BY_STOP_WITH_WORKERS) CHECK_ERR(iocpnet_iocp_start(notice.iocp), 0);
+        if (way == BY_CALLBACK || way == BY_CALLBACK_IN_DISPATCH)
+            CHECK_ERR(iocpnet_iocp_post(notice.iocp, &stopper.op, 0, 0), 0);
+        if (way == BY_CALLBACK) CHECK_ERR(iocpnet_iocp_run(notice.iocp, 0), 0);
+        if (way == BY_CALLBACK_IN_DISPATCH) {
+            CHECK_ERR(take_one(notice.iocp), 0);
+            CHECK_EQ(notice.calls, 1);
+        }
+        CHECK_ERR(notice.stop, 0);
+        if (way != BY_CLOSE) {
+            CHECK_ERR(iocpnet_iocp_stop(notice.iocp, PEER_MS), 0);
+            CHECK_ERR(iocpnet_iocp_stop(notice.iocp, PEER_MS), 0);
+            CHECK_ERR(iocpnet_socket_close(&s), 0);
+        }
+        close_iocp(notice.iocp);
+        closesocket(pair[1]);
+        CHECK_EQ(notice.calls, 1);
+        CHECK_EQ(p.calls, 1);
+        CHECK_ERR(p.error, WSA_OPERATION_ABORTED);
+        all_that_blocks_was_refused();
+    }
+}
+
+// Nothing else is left, and on_stop runs on another thread.
+static void a_stop_waits_for_its_on_stop(void)
+{
+    peer_thread threads[2];
+    probe stopper;
+    notice_open(false, true);
+    memset((void *)&patient, 0, sizeof patient);
+    fault_reset();
+    patient.iocp = notice.iocp;
+    probe_init(&stopper);
+    stopper.op.done = stop_within;
+    CHECK_ERR(iocpnet_iocp_post(notice.iocp, &stopper.op, 0, 0), 0);
+    peer_start(&threads[0], poll_once, NULL);
+    AWAIT(notice.calls == 1, PEER_MS);
+    CHECK_EQ(stopper.calls, 1);
+    fault_fail(FAULT_GetQueuedCompletionStatusEx, 0, 0, 0);  // counts from here
+    peer_start(&threads[1], stop_patiently, NULL);
+    AWAIT(patient.ended || fault_count(FAULT_GetQueuedCompletionStatusEx) >= 5, PEER_MS);
+    CHECK_EQ(patient.ended, 0);
+    InterlockedExchange(&notice.hold, 0);
+    peer_join(&threads[0]);
+    peer_join(&threads[1]);
+    CHECK_ERR(patient.error, 0);
+    CHECK_EQ(notice.calls, 1);
+    close_iocp(notice.iocp);
+}
+
 // A listener's accepts and a connection's receive, without the names of either.
 static int accept_lines, recv_lines, connection_lines, post_lines, odd_lines;
 static void count_line(void *user, const char *line)
@@ -1483,6 +1594,8 @@ int main(int argc, char **argv)
 #endif
     T_RUN(the_program_may_take_the_packets_itself);
     T_RUN(a_stop_ends_the_programs_own_loops);
+    T_RUN(on_stop_comes_once_however_a_stop_begins);
+    T_RUN(a_stop_waits_for_its_on_stop);
     T_RUN(what_listeners_and_connections_wait_for_is_listed);
     T_RUN(counters_have_names);
     WSACleanup();
