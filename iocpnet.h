@@ -152,7 +152,7 @@
 //     }
 //
 //     iocpnet_iocp_open(&iocp, NULL);
-//     iocpnet_socket_open(&socket, iocp, AF_INET, false);
+//     iocpnet_socket_adopt(&socket, iocp, s);     // s: a connected socket of yours, overlapped
 //     c->op.done = received;
 //     error = iocpnet_start_recv(&c->op, &socket, c->text, sizeof c->text);
 //     while (...) iocpnet_iocp_poll(iocp, IOCPNET_FOREVER);   // or iocpnet_iocp_start for workers
@@ -329,7 +329,8 @@
 extern "C" {
 #endif
 
-// From a pointer to a member back to the struct round it: CONTAINING_RECORD without windows.h.
+// From a pointer to a member back to the struct round it: CONTAINING_RECORD without windows.h. In
+// C++ compilers warn of a class with virtual functions: put the member into a plain struct of it.
 #define IOCPNET_OUTER(pointer, type, member) \
     ((type *)(void *)((char *)(void *)(pointer)-offsetof(type, member)))
 
@@ -512,7 +513,7 @@ enum {
     IOCPNET_COUNT_LOCKS_REFUSED,  // calls that had to wait, or wait without a buffer: locked_bytes
     IOCPNET_COUNT_SHED,           // connections closed since the system or a limit was exhausted
     IOCPNET_COUNT_SOCKETS_REUSED,
-    IOCPNET_COUNT_REUSE_FAILED,
+    IOCPNET_COUNT_REUSE_FAILED,  // a listener with desc.reuse has to make a new socket
     IOCPNET_COUNT_TIMERS_FIRED,  // timers called back because they were due
     IOCPNET_COUNTERS
 };
@@ -561,8 +562,8 @@ typedef struct iocpnet_buffer {
 
 // How a pool is made. Zero means [the default].
 typedef struct iocpnet_pool_desc {
-    uint32_t size;        // bytes of one buffer or object [4096]
-    uint32_t limit;       // most that can be out at once, a hard ceiling [4096]
+    uint32_t size;        // bytes of one buffer or object, at most INT32_MAX [4096]
+    uint32_t limit;       // most that can be out at once, a hard ceiling; at most INT32_MAX [4096]
     uint32_t slab_bytes;  // memory is committed in steps of at most this [256 KiB]; the first is of
                           // 16 KiB, each of the next twice as large
     bool objects;         // plain memory for structs, aligned to 16: take_object, give_object
@@ -679,7 +680,7 @@ typedef struct iocpnet_iocp_desc {
     uint32_t threads;       // workers that iocpnet_iocp_start makes [twice the concurrency; at most
                             // 4096, as is concurrency]
     uint32_t concurrency;   // threads the system lets run at once [one per processor, all groups]
-    uint32_t batch;         // most packets taken in one call [64; at most 256]
+    uint32_t batch;         // most packets taken in one call; more than 256 count as 256 [64]
     uint32_t inline_limit;  // operations finished in place while nobody else waits [8]
     bool no_inline;         // none is, so that each has to wait for its turn
     bool no_skip;           // packets also for operations that finish at once
@@ -814,7 +815,8 @@ IOCPNET_API iocpnet_error iocpnet_iocp_start(iocpnet_iocp *iocp);
 // Threads    any, not in a callback.
 IOCPNET_API iocpnet_error iocpnet_iocp_run(iocpnet_iocp *iocp, uint32_t ctrl_c_ms);
 
-// Stops: listeners close, connections drain and close; after the deadline what is left is aborted.
+// Stops: listeners close, connections drain and close, each as by iocpnet_conn_close, with its
+// close_ms; after the deadline what is left is aborted.
 // Operations that you started yourself, by a start or iocpnet_op_begin, are yours to cancel, best
 // in desc.on_stop; stop counts and awaits them. It does not know of those that go to a raw
 // callback: have their packets before (see iocpnet_iocp_attach). Callbacks run on this thread too
@@ -845,8 +847,10 @@ IOCPNET_API iocpnet_error iocpnet_iocp_close(iocpnet_iocp *iocp);
 //
 // Returns    0; ERROR_NOT_FOUND (1168): there was none. WSAENOBUFS: more than 49,000 are in flight
 //            at once, or memory was short, and one that could not be noted is not found by this.
-// Threads    any, in a callback too. What another thread starts meanwhile is not found: set a flag
-//            of yours first, and start nothing once it is set.
+// Threads    any, in a callback too. What another thread starts meanwhile is not found, not even if
+//            it looks at a flag of yours before: the flag may be set between its look and its
+//            start. So set the flag, then cancel again until iocpnet_iocp_pending (or a count of
+//            yours) is 0; or cancel as at iocpnet_stop_fn.
 // Source     MS Learn, CancelIoEx.
 IOCPNET_API iocpnet_error iocpnet_iocp_cancel(iocpnet_iocp *iocp);
 
@@ -1012,7 +1016,11 @@ IOCPNET_API iocpnet_error iocpnet_ext_load(uintptr_t socket, const iocpnet_ext *
 // Every start returns 0, and then op->done comes exactly once, or an error, and then it never does.
 // The callback may already be running on another thread when the start returns. op and the bytes
 // belong to the system until then; arrays of iocpnet_vec and addresses are copied or read before
-// the start returns.
+// the start returns. A start with an op whose done is not set returns WSAEINVAL (debug asserts).
+//
+// No start is refused because the iocp is being stopped, or has been. (A timer's is, with
+// WSAESHUTDOWN, and once it has stopped a post is.) What is started after a stop is called back in
+// the next stop or close, which awaits it.
 
 // A socket and what has to be known of it. Plain data; fill it by open or adopt. To the starts it
 // is read only, and may be copied.
@@ -1129,8 +1137,7 @@ IOCPNET_API iocpnet_error iocpnet_socket_report_icmp(iocpnet_socket *socket, boo
 // socket is given to is cancelled too.
 //
 // Returns    0: asked. ERROR_NOT_FOUND (1168): nothing was pending. WSAENOTSOCK: it is closed.
-// Threads    any. What another thread starts meanwhile is not found: set a flag of yours first, and
-//            start nothing once it is set.
+// Threads    any. What another thread starts meanwhile is not found: see iocpnet_iocp_cancel.
 // Source     MS Learn, CancelIoEx.
 IOCPNET_API iocpnet_error iocpnet_socket_cancel(const iocpnet_socket *socket);
 
@@ -1141,7 +1148,7 @@ IOCPNET_API iocpnet_error iocpnet_socket_cancel(const iocpnet_socket *socket);
 // Sets handle to ~0.
 //
 // Returns    0 or the code of closesocket.
-// Threads    any; no other thread may be starting something on it.
+// Threads    any, before iocpnet_iocp_close; no other thread may be starting something on it.
 IOCPNET_API iocpnet_error iocpnet_socket_close(iocpnet_socket *socket);
 
 // Binds; listens. Bind with an address sets SO_EXCLUSIVEADDRUSE first, on TCP and UDP sockets: no
@@ -1577,7 +1584,8 @@ typedef size_t iocpnet_frame_scan_fn(void *user, const void *bytes, size_t size,
 // network byte order.
 typedef struct iocpnet_frame_desc {
     iocpnet_frame_kind kind;      // [IOCPNET_FRAME_LENGTH]
-    uint32_t max_bytes;           // most bytes of one message with header and delimiter [64 KiB]
+    uint32_t max_bytes;           // most bytes of one message with header and delimiter; of a
+                                  // connection's at most INT32_MAX [64 KiB]
     bool whole;                   // hand out header and delimiter too [false: what they enclose]
     bool little_endian;           // LENGTH: low byte first [false: network byte order]
     uint8_t length_bytes;         // LENGTH: 1, 2, 4 or 8 [4]
@@ -1690,18 +1698,23 @@ typedef struct iocpnet_conn {
     uint64_t id;
 } iocpnet_conn;
 
-// Why a connection closed.
+// Why a connection closed, and how it ended on the wire. FIN: what was queued has left, then FIN,
+// and the peer's FIN has come; without that within close_ms it is a time-out. RST: what was queued
+// is dropped, and what the system has may be lost too.
 typedef enum iocpnet_reason {
-    IOCPNET_CLOSED_FINISHED,        // the peer finished, and we after it
-    IOCPNET_CLOSED_RESET,           // reset by the peer or the network: see error
-    IOCPNET_CLOSED_LOCAL,           // iocpnet_conn_close or iocpnet_conn_abort
-    IOCPNET_CLOSED_TIMEOUT,         // idle_ms, read_ms, stall_ms or close_ms
-    IOCPNET_CLOSED_LIMIT,           // a send over the limit, or no buffer left for one
-    IOCPNET_CLOSED_STOP,            // the iocp was stopped
-    IOCPNET_CLOSED_PROTOCOL,        // what came is no message of desc.frame: see error
-    IOCPNET_CLOSED_FILTER,          // a function of desc.filter failed: error is what it returned
-    IOCPNET_CLOSED_CONNECT_FAILED,  // no address answered: error is that of the last one
-    IOCPNET_CLOSED_HANDED_OVER      // iocpnet_conn_detach: see iocpnet_conn_handle
+    IOCPNET_CLOSED_FINISHED,        // FIN: the peer finished, and we after it
+    IOCPNET_CLOSED_RESET,           // RST, the peer's or ours, or the network failed: see error
+    IOCPNET_CLOSED_LOCAL,           // FIN by iocpnet_conn_close, RST by iocpnet_conn_abort
+    IOCPNET_CLOSED_TIMEOUT,         // RST: idle_ms, read_ms, stall_ms, close_ms, accept_data_ms, or
+                                    // connect_ms of a filter. Behind close_ms all may have left
+    IOCPNET_CLOSED_LIMIT,           // RST: a send over the limit, no buffer left for one, or memory
+                                    // short for long. FIN: no memory for a filtered message
+    IOCPNET_CLOSED_STOP,            // FIN: the iocp was stopped; RST at the stop's deadline
+    IOCPNET_CLOSED_PROTOCOL,        // FIN: what came is no message of desc.frame: see error
+    IOCPNET_CLOSED_FILTER,          // FIN, behind what the filter has sent: a function of it has
+                                    // failed; error is its result
+    IOCPNET_CLOSED_CONNECT_FAILED,  // neither: no address answered; error is that of the last one
+    IOCPNET_CLOSED_HANDED_OVER      // neither: iocpnet_conn_detach; what was queued has left
 } iocpnet_reason;
 
 // What a connection tells you. Calls for one connection never overlap, and close is the last. user
@@ -1714,7 +1727,8 @@ typedef struct iocpnet_conn_events {
     // iocpnet_conn_take).
     void (*data)(iocpnet_conn conn, void *user, const void *data, size_t size);
     // The peer has finished sending. You may go on, and end with iocpnet_conn_close. Without this
-    // callback what was queued by then still goes out, and then the connection closes.
+    // callback what was queued by then still goes out, and then the connection closes. It does not
+    // come where the stream ends inside a message of desc.frame, nor after iocpnet_conn_close.
     void (*finish)(iocpnet_conn conn, void *user);
     // After a refused send: half the limit is free again.
     void (*drain)(iocpnet_conn conn, void *user);
@@ -1747,20 +1761,25 @@ typedef struct iocpnet_filter {
 
 // How connections behave: those of a listener, or of a connector. Zero means [the default].
 typedef struct iocpnet_conn_desc {
-    uint32_t max_connections;   // most of them at a time; a listener stops accepting there [10000;
-                                // in a 32-bit process 2000]
-    uint32_t buffer_bytes;      // size of a receive and send buffer [16 KiB]
-    uint32_t buffers;           // most of them queued to send [max_connections + 256]; each
-                                // connection has one to receive into beside these
-    uint32_t send_limit_bytes;  // queued to send on one connection; reading stops at half [256 KiB]
+    uint32_t max_connections;   // most of them at a time; a listener stops accepting there; at most
+                                // 1,044,480 [10000; in a 32-bit process 2000]
+    uint32_t buffer_bytes;      // size of a receive and send buffer, 289 .. INT32_MAX [16 KiB]
+    uint32_t buffers;           // most of them queued to send [max_connections + 256], at most
+                                // INT32_MAX / 2; each connection has one to receive into beside
+                                // these. All together have to fit into the address space
+    uint32_t send_limit_bytes;  // queued to send on one connection, at most INT32_MAX / 2; reading
+                                // stops at half [256 KiB]
     uint32_t idle_ms;           // close a connection silent both ways this long [0: never]
     uint32_t read_ms;           // close it when nothing was received this long [0: never]
     uint32_t stall_ms;          // close it when bytes wait to be sent and none leave [0: never]
-    uint32_t close_ms;          // a graceful close waits this long for the peer [5000]
+    uint32_t close_ms;          // a graceful close, a stop's too, waits this long for the peer to
+                                // take more, then for its FIN: see iocpnet_conn_close [5000]
     uint32_t connect_ms;        // an address, and a filter, has this long to get ready [10000]
     uint32_t keepalive_ms;      // TCP keep-alive after this silence, then each second [0: none]
     const iocpnet_filter *filter;     // between socket and program; copied [NULL: nothing]
-    const iocpnet_frame_desc *frame;  // what comes is cut into messages; copied [NULL: as it comes]
+    const iocpnet_frame_desc *frame;  // what comes is cut into messages; copied. A stream that ends
+                                      // inside one closes with the reason protocol and 38
+                                      // ERROR_HANDLE_EOF [NULL: as it comes]
     uint32_t recvs;                   // receives outstanding, at most 8; shown in order all the
                                       // same. Not with zero_byte. A peer that finishes while we
                                       // still send may look like a reset, with sndbuf_0 the sooner
@@ -1786,7 +1805,7 @@ typedef struct iocpnet_listener_desc {
     bool dual_stack;          // address "::" takes IPv4 clients too
     bool reuse;               // sockets are used again through DisconnectEx
     uint32_t accepts_min;     // AcceptEx calls kept waiting, at least [32]
-    uint32_t accepts_max;     // and at most [128]
+    uint32_t accepts_max;     // and at most, up to 65536; below accepts_min it is that [128]
     uint32_t accept_data_ms;  // AcceptEx also takes the first bytes; a client that sends none for
                               // this long is closed, mostly without on.open and on.close [0: no
                               // first bytes, the safe way]
@@ -1951,10 +1970,14 @@ IOCPNET_API iocpnet_error iocpnet_conn_resume(iocpnet_conn conn);
 // Threads    any.
 IOCPNET_API iocpnet_error iocpnet_conn_shutdown(iocpnet_conn conn);
 
-// Closes gracefully: what is queued leaves, then FIN, then the peer's FIN is awaited up to
-// close_ms. No data callback comes after this. If something of what is queued can't leave, or the
-// peer resets where its FIN is awaited, so that it may not have all that was sent, the reason in
-// on.close is not local, but what has prevented it.
+// Closes gracefully: what is queued leaves, then FIN, then the peer's FIN is awaited. No data
+// callback comes after this. If something of what is queued can't leave, or the peer resets where
+// its FIN is awaited, so that it may not have all that was sent, the reason in on.close is not
+// local, but what has prevented it.
+//
+// When nothing more leaves for close_ms, or the peer's FIN does not come for close_ms after ours,
+// the connection is reset, and the reason is time-out, whatever has closed it; so it is although
+// all was sent, if the peer keeps its side open.
 //
 // Returns    0 or WSAENOTCONN.
 // Threads    any.
