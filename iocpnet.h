@@ -1711,8 +1711,8 @@ typedef enum iocpnet_reason {
                                     // short for long. FIN: no memory for a filtered message
     IOCPNET_CLOSED_STOP,            // FIN: the iocp was stopped; RST at the stop's deadline
     IOCPNET_CLOSED_PROTOCOL,        // FIN: what came is no message of desc.frame: see error
-    IOCPNET_CLOSED_FILTER,          // FIN, behind what the filter has sent: a function of it has
-                                    // failed; error is its result
+    IOCPNET_CLOSED_FILTER,          // FIN, behind what the filter has sent, without what it was not
+                                    // given yet: a function of it failed; error is its result
     IOCPNET_CLOSED_CONNECT_FAILED,  // neither: no address answered; error is that of the last one
     IOCPNET_CLOSED_HANDED_OVER      // neither: iocpnet_conn_detach; what was queued has left
 } iocpnet_reason;
