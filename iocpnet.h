@@ -289,7 +289,7 @@
 //        skip mode, attach of a user without raw. iocpnet_line_fn was ledger_fn. New: os_unload;
 //        iocp_pending, _cancel, _handle, _key, _dispatch; op_begin, _issued; socket_cancel,
 //        _report_icmp, _packet_info; start_recvmsg, _sendmsg; address_unix, zones;
-//        connector_close. What has changed has no old form: nothing is only deprecated
+//        connector_close; iocp_desc.on_stop. What has changed has no old form
 // 0.2.0  timer, frame; connections that are opened, adopted and handed back, filtered and framed;
 //        limits over the process; several receives on a connection; connections spread over
 //        several iocps; more counters. Settings of connections have moved: desc.x is desc.conn.x
@@ -4941,6 +4941,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_dispatch(iocpnet_iocp *iocp, uintptr_t k
     bool made = false;
     uint64_t began;
 
+    memset(&entry, 0, sizeof entry);
     if (key > (uintptr_t)iocpnet__load(&iocp->attached) || (!key && overlapped)) {
         return ERROR_NOT_FOUND;
     }
@@ -4959,7 +4960,6 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_dispatch(iocpnet_iocp *iocp, uintptr_t k
     worker->frame = &entry;
 #endif
     if (!IOCPNET_OS(TlsSetValue)(iocpnet__current.tls, worker)) return iocpnet__last_error();
-    memset(&entry, 0, sizeof entry);
     entry.lpCompletionKey = key;
     entry.lpOverlapped = (OVERLAPPED *)overlapped;
     entry.dwNumberOfBytesTransferred = (DWORD)bytes;

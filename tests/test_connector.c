@@ -484,7 +484,7 @@ static void a_path_is_connected_to(void)
     iocpnet_address to;
     watched *w;
     char folder[MAX_PATH], path[MAX_PATH + 40], text[IOCPNET_ADDRESS_TEXT];
-    char want[IOCPNET_ADDRESS_TEXT];
+    char want[MAX_PATH + 60];
     int i;
     if (there == INVALID_SOCKET) T_SKIP("this system has no AF_UNIX");
     CHECK(GetTempPathA(sizeof folder, folder) != 0);

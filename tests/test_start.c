@@ -739,7 +739,7 @@ static void a_path_is_listened_on_and_reached(void)
     guest g;
     probe p;
     char folder[MAX_PATH], path[MAX_PATH + 40], text[IOCPNET_ADDRESS_TEXT];
-    char want[IOCPNET_ADDRESS_TEXT], data[16];
+    char want[MAX_PATH + 60], data[16];
     error = iocpnet_socket_open(&listener, iocp, 1, false);
     if (error) {
         CHECK_ERR(error, WSAEAFNOSUPPORT);
