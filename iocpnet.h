@@ -2737,7 +2737,8 @@ IOCPNET__DEF iocpnet_error iocpnet_error_from_status(uint32_t status)
 //   conn.offer_lock   another thread than the connection's queues something, the connection takes
 //                     it over
 //   iocpnet__lock     first and last iocp, first and last pool with caches, Winsock's start and
-//                     end, extension functions, a name is taken or freed
+//                     end, extension functions, a name is taken or freed, a listener that spreads
+//                     is opened
 //   iocpnet__cached.lock  a pool with caches comes or goes, a thread with caches ends
 //   iocpnet__debug    the ledger, with IOCPNET_DEBUG only
 
@@ -8452,6 +8453,7 @@ struct iocpnet_listener {
     iocpnet__bell bell;
     iocpnet__group *spread[64];  // desc.spread's
     iocpnet__waiting *slots;     // accepts_room; with accept_data as many more for bare ones
+    volatile int32_t gives;      // it holds what it spreads to, and is one of their iocps' givers
     uint32_t slot_count;
     uint32_t
         accepts_room;  // accepts_max, or as many connections as there may be if these are fewer
@@ -8514,6 +8516,7 @@ static iocpnet_error iocpnet__group_pools(iocpnet__group *group, uint32_t more);
 static void iocpnet__group_join(iocpnet__group *group);
 static void iocpnet__sweep_within(iocpnet_iocp *iocp, uint32_t ms);
 static void iocpnet__server_reap(iocpnet_iocp *iocp);
+static void iocpnet__listener_give_spread(iocpnet_listener *listener);
 
 // The client was in the backlog and has gone, or the network has cut it off: that says nothing of
 // the listener. Source: MS Learn, AcceptEx, "Return value" (WSAECONNRESET); an update of the accept
@@ -8613,19 +8616,29 @@ static void iocpnet__listener_lack(iocpnet_listener *listener, bool lacks)
     iocpnet__listener_time(listener, &listener->deficit, lacks);
 }
 
+// It makes no connections any more. Lock held.
+static bool iocpnet__listener_is_over(iocpnet_listener *listener)
+{
+    return iocpnet__load(&listener->group.closed) && !iocpnet__load(&listener->common.waiting) &&
+           !iocpnet__load(&listener->bare.waiting);
+}
+
 // An accept has come to its end. If they fail often, only now is it noted that one is lacking: a
 // fill on another thread, which still counted this one, may have found enough.
 static void iocpnet__listener_put_back(iocpnet__waiting *slot, bool often)
 {
     iocpnet_listener *listener = slot->listener;
     iocpnet__accepts *accepts = iocpnet__accepts_of(slot);
+    bool over;
 
     iocpnet__lock_enter(&listener->lock);
     slot->next = accepts->free;
     accepts->free = slot;
     iocpnet__add(&accepts->waiting, -1);
     if (often && !iocpnet__load(&listener->group.closed)) iocpnet__listener_lack(listener, true);
+    over = iocpnet__listener_is_over(listener);
     iocpnet__lock_leave(&listener->lock);
+    if (over) iocpnet__listener_give_spread(listener);
 }
 
 // What the accept's packet says of the listener; from here on the sweep leaves the slot alone.
@@ -9156,6 +9169,7 @@ static void iocpnet__listener_tick(iocpnet_listener *listener, uint64_t now)
 static void iocpnet__listener_close(iocpnet_listener *listener)
 {
     HANDLE wait = NULL;
+    bool over;
 
     iocpnet__lock_enter(&listener->lock);
     if (!iocpnet__load(&listener->group.closed)) {
@@ -9178,28 +9192,42 @@ static void iocpnet__listener_close(iocpnet_listener *listener)
         iocpnet__listener_time(listener, &listener->grown, false);
         iocpnet__listener_time(listener, &listener->deficit, false);
     }
+    over = iocpnet__listener_is_over(listener);
     iocpnet__lock_leave(&listener->lock);
+    if (over) iocpnet__listener_give_spread(listener);
     if (wait) IOCPNET_OS(UnregisterWaitEx)(wait, INVALID_HANDLE_VALUE);  // awaits its callbacks
     iocpnet__bell_ring(listener);  // for the last time: its op ends
 }
 
-// It holds the connectors that it spreads to, whose iocps must not be closed before its own.
-static void iocpnet__listener_take_spread(iocpnet_listener *listener)
+// The listener holds the connectors that it spreads to, whose iocps must not be closed before its
+// own. Two iocps that give to each other could never be closed: so one that others give to gives to
+// none, and that is tested and noted under one lock.
+static iocpnet_error iocpnet__listener_take_spread(iocpnet_listener *listener)
 {
+    iocpnet_iocp *iocp = listener->group.iocp;
+    uint32_t n = listener->desc.spread_count;
+    bool given, gives;
     uint32_t i;
 
-    for (i = 0; i < listener->desc.spread_count; i++) {
-        iocpnet__group *group = listener->spread[i];
-
-        iocpnet__group_hold(group);
-        if (group->iocp != listener->group.iocp) iocpnet__add(&group->iocp->givers, 1);
+    iocpnet__lock_enter(&iocpnet__lock);
+    given = iocpnet__load(&iocp->givers) != 0;
+    for (i = 0; i < n && !(given && listener->spread[i]->iocp != iocp); i++)
+        continue;
+    gives = i == n;
+    iocpnet__store(&listener->gives, gives);
+    for (i = 0; gives && i < n; i++) {
+        iocpnet__group_hold(listener->spread[i]);
+        if (listener->spread[i]->iocp != iocp) iocpnet__add(&listener->spread[i]->iocp->givers, 1);
     }
+    iocpnet__lock_leave(&iocpnet__lock);
+    return gives ? 0 : WSAEINVAL;
 }
 
 static void iocpnet__listener_give_spread(iocpnet_listener *listener)
 {
     uint32_t i;
 
+    if (!iocpnet__exchange(&listener->gives, 0)) return;
     for (i = 0; i < listener->desc.spread_count; i++) {
         iocpnet_iocp *iocp = listener->spread[i]->iocp;
 
@@ -9210,6 +9238,7 @@ static void iocpnet__listener_give_spread(iocpnet_listener *listener)
 
 static void iocpnet__listener_free(iocpnet_listener *listener)
 {
+    iocpnet__listener_give_spread(listener);  // it was never open, or its iocp ends it
     iocpnet__listener_time(listener, &listener->timed, false);
     iocpnet__listener_time(listener, &listener->grown, false);
     iocpnet__listener_time(listener, &listener->deficit, false);
@@ -9309,16 +9338,6 @@ static iocpnet_error iocpnet__listener_listen(iocpnet_listener *listener)
     return error;
 }
 
-static bool iocpnet__spreads_away(const iocpnet_listener_desc *desc, const iocpnet_iocp *iocp)
-{
-    uint32_t i;
-
-    for (i = 0; i < desc->spread_count; i++) {
-        if (desc->spread[i]->group.iocp != iocp) return true;
-    }
-    return false;
-}
-
 static iocpnet_error iocpnet__listener_prepare(iocpnet_listener *listener, iocpnet_iocp *iocp)
 {
     iocpnet_listener_desc *desc = &listener->desc;
@@ -9333,8 +9352,6 @@ static iocpnet_error iocpnet__listener_prepare(iocpnet_listener *listener, iocpn
     if (desc->spread_count ? desc->reuse || desc->accept_thread : !desc->conn.on.data) {
         return WSAEINVAL;
     }
-    // Two iocps that give to each other could never be closed.
-    if (iocpnet__load(&iocp->givers) && iocpnet__spreads_away(desc, iocp)) return WSAEINVAL;
     error = iocpnet__group_init(&listener->group, iocp, &desc->conn);
     if (error) return error;
     most = desc->spread_count ? 0 : listener->group.desc.max_connections;
@@ -9343,6 +9360,8 @@ static iocpnet_error iocpnet__listener_prepare(iocpnet_listener *listener, iocpn
         most += listener->spread[i]->desc.max_connections;
     }
     desc->spread = NULL;  // the caller's
+    error = iocpnet__listener_take_spread(listener);
+    if (error) return error;
     listener->accepts_room = most < desc->accepts_max ? (uint32_t)most : desc->accepts_max;
     if (!desc->spread_count) {
         error = iocpnet__group_pools(&listener->group, listener->accepts_room);
@@ -9409,9 +9428,8 @@ IOCPNET__DEF iocpnet_error iocpnet_listener_open(iocpnet_listener **out, iocpnet
 
     // From here on callbacks may come, and close it: so it is held until this call is over.
     iocpnet__group_hold(&listener->group);
-    iocpnet__listener_take_spread(listener);
-    iocpnet__group_join(&listener->group);
     iocpnet__listener_sweeps(listener);
+    iocpnet__group_join(&listener->group);
     iocpnet__listener_time(listener, &listener->timed, listener->desc.accept_data_ms != 0);
     iocpnet__bell_arm(listener);
     if (desc->accept_data_ms) iocpnet__listener_watch(listener);

@@ -305,6 +305,71 @@ static void iocps_do_not_give_to_each_other(void)
     end();
 }
 
+// Nor where both are opened at once: the second comes while the first binds.
+static iocpnet_iocp *pair_iocp[2];
+static iocpnet_connector *pair_to[2];
+static iocpnet_listener *pair_listener[2];
+static iocpnet_error pair_error[2];
+static volatile LONG pair_once;
+
+static void pair_open(int i)
+{
+    iocpnet_listener_desc desc;
+    memset(&desc, 0, sizeof desc);
+    desc.spread = &pair_to[!i];
+    desc.spread_count = 1;
+    pair_error[i] = iocpnet_listener_open(&pair_listener[i], pair_iocp[i], &desc);
+}
+
+static void pair_open_second(void)
+{
+    if (InterlockedIncrement(&pair_once) == 1) pair_open(1);
+}
+
+static void pair_close(bool stops_first)
+{
+    int i;
+    if (stops_first) CHECK_ERR(iocpnet_iocp_stop(pair_iocp[0], 1000), 0);
+    for (i = 0; i < 2; i++) {
+        iocpnet_listener_close(pair_listener[i]);
+        iocpnet_connector_close(pair_to[i]);
+    }
+    if (!stops_first) CHECK_ERR(iocpnet_iocp_stop(pair_iocp[0], 1000), 0);
+    CHECK_ERR(iocpnet_iocp_close(pair_iocp[1]), 0);  // nobody gives to it any more
+    CHECK_ERR(iocpnet_iocp_close(pair_iocp[0]), 0);
+    peer_nothing_left();
+}
+
+static void iocps_that_open_at_once_do_not_give_to_each_other(void)
+{
+    int round, i;
+    for (round = 0; round < 3; round++) {
+        prepare();
+        T_NOTE("round %d", round);
+        pair_once =
+            round < 2 ? 0 : 1;  // the last time only the first is opened, and its bind fails
+        memset(pair_listener, 0, sizeof pair_listener);
+        for (i = 0; i < 2; i++) {
+            CHECK_ERR(iocpnet_iocp_open(&pair_iocp[i], NULL), 0);
+            CHECK_ERR(iocpnet_connector_open(&pair_to[i], pair_iocp[i], &conns[0]), 0);
+        }
+        fault_before(FAULT_bind, pair_open_second);
+        if (round == 2) fault_fail(FAULT_bind, 1, 1, WSAEACCES);
+        pair_open(0);
+        fault_reset();
+        CHECK_ERR(pair_error[0], round < 2 ? 0 : WSAEACCES);
+        if (round < 2) CHECK_ERR(pair_error[1], WSAEINVAL);
+        if (round == 2) {
+            pair_open(1);
+            CHECK_ERR(pair_error[1], 0);
+            iocpnet_listener_close(pair_listener[1]);
+            pair_listener[1] = NULL;
+            CHECK_ERR(iocpnet_iocp_stop(pair_iocp[1], 1000), 0);
+        }
+        pair_close(round == 1);
+    }
+}
+
 static volatile LONG hammering;
 
 static void hammer(void *user)
@@ -414,6 +479,7 @@ int main(int argc, char **argv)
     T_RUN(full_connectors_hide_no_failure);
     T_RUN(wrong_settings_are_refused);
     T_RUN(iocps_do_not_give_to_each_other);
+    T_RUN(iocps_that_open_at_once_do_not_give_to_each_other);
     T_RUN(they_may_stop_in_any_order);
     T_RUN(any_call_may_fail);
     WSACleanup();
