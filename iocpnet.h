@@ -1097,7 +1097,9 @@ IOCPNET_API uint16_t iocpnet_address_port(const iocpnet_address *address);
 //   datagram   UDP if true, else TCP; of other families the system's own datagrams or streams
 //
 // Returns    0 or the code of the call that failed: WSAEAFNOSUPPORT (10047) for a family that the
-//            system does not have. Then no socket is left, and handle is ~0.
+//            system does not have. WSAEOPNOTSUPP: the provider's sockets skip packets from the
+//            start, and nobody can tell which, as with iocpnet_socket_adopt. Then no socket is
+//            left, and handle is ~0.
 // Threads    any.
 // Source     MS Learn, WSASocketW (WSA_FLAG_NO_HANDLE_INHERIT); SetFileCompletionNotificationModes.
 IOCPNET_API iocpnet_error iocpnet_socket_open(iocpnet_socket *socket, iocpnet_iocp *iocp,
@@ -5768,8 +5770,11 @@ IOCPNET__DEF size_t iocpnet_ledger(iocpnet_line_fn *line, void *user)
 typedef struct iocpnet__provider {
     GUID id;
     int family, type, protocol;
+    volatile int32_t skip;  // IOCPNET__SKIP_ of a new socket of it
     iocpnet_ext ext;
 } iocpnet__provider;
+
+enum { IOCPNET__SKIP_UNASKED, IOCPNET__SKIP_OFF, IOCPNET__SKIP_ON, IOCPNET__SKIP_UNKNOWN };
 
 static iocpnet__provider iocpnet__providers[16];
 static uint32_t iocpnet__provider_count;
@@ -5843,6 +5848,7 @@ IOCPNET__DEF iocpnet_error iocpnet_ext_load(uintptr_t socket, const iocpnet_ext 
     provider->family = info.iAddressFamily;
     provider->type = info.iSocketType;
     provider->protocol = info.iProtocol;
+    provider->skip = IOCPNET__SKIP_UNASKED;
     ext = &provider->ext;
     error = iocpnet__ext_ask(socket, 0, &ext->accept_ex);
     if (!error) error = iocpnet__ext_ask(socket, 1, &ext->get_accept_ex_sockaddrs);
@@ -6138,12 +6144,45 @@ static void iocpnet__socket_deaf(uintptr_t handle)
     (handle, IOCPNET__UDP_NETRESET, &off, sizeof off, NULL, 0, &bytes, NULL, NULL);
 }
 
+// Whether FILE_SKIP_COMPLETION_PORT_ON_SUCCESS is on. Only the native interface tells.
+static int iocpnet__skip_asked(uintptr_t handle)
+{
+    typedef LONG(WINAPI * query_file)(HANDLE, void *, void *, ULONG, int);
+    HMODULE ntdll = IOCPNET_OS(GetModuleHandleA)("ntdll.dll");
+    query_file query = NULL;
+    uintptr_t status[2] = { 0, 0 };  // an IO_STATUS_BLOCK
+    ULONG modes = 0;
+
+    if (ntdll) {
+        query = (query_file)(iocpnet_ext_fn *)IOCPNET_OS(GetProcAddress)(ntdll,
+                                                                         "NtQueryInformationFile");
+    }
+    if (!query || query((HANDLE)handle, status, &modes, sizeof modes, IOCPNET__MODES_CLASS)) {
+        return IOCPNET__SKIP_UNKNOWN;
+    }
+    return modes & FILE_SKIP_COMPLETION_PORT_ON_SUCCESS ? IOCPNET__SKIP_ON : IOCPNET__SKIP_OFF;
+}
+
+// The same of all new sockets of a provider, by the first of them: a layered one may hand out what
+// is in that mode already.
+static int iocpnet__skip_of_new(const iocpnet_socket *socket)
+{
+    iocpnet_ext *ext = (iocpnet_ext *)(uintptr_t)socket->ext;
+    iocpnet__provider *provider = IOCPNET_OUTER(ext, iocpnet__provider, ext);
+
+    if (iocpnet__load(&provider->skip) == IOCPNET__SKIP_UNASKED) {
+        iocpnet__store(&provider->skip, iocpnet__skip_asked(socket->handle));
+    }
+    return iocpnet__load(&provider->skip);
+}
+
 IOCPNET__DEF iocpnet_error iocpnet_socket_open(iocpnet_socket *socket, iocpnet_iocp *iocp,
                                                int family, bool datagram)
 {
     int type = datagram ? SOCK_DGRAM : SOCK_STREAM;
     int protocol = !iocpnet__is_ip(family) ? 0 : datagram ? IPPROTO_UDP : IPPROTO_TCP;
     iocpnet_error error;
+    bool safe;
 
     memset(socket, 0, sizeof *socket);
     socket->iocp = iocp;
@@ -6163,15 +6202,20 @@ IOCPNET__DEF iocpnet_error iocpnet_socket_open(iocpnet_socket *socket, iocpnet_i
     IOCPNET__LEDGER(sockets, 1);
     error = iocpnet__socket_ext(socket);
     if (error) goto close_socket;
-    error = iocpnet_iocp_attach(iocp, socket->handle, 0, NULL, NULL);
-    if (error) goto close_socket;
 
     // Safe only on our own TCP sockets of providers with true handles: others may post all the
     // same. Source: MS Learn, SetFileCompletionNotificationModes, "Remarks".
-    if (!datagram && !iocp->desc.no_skip && socket->ext->ifs_handles) {
-        socket->skip = IOCPNET_OS(SetFileCompletionNotificationModes)(
-                           (HANDLE)socket->handle, FILE_SKIP_COMPLETION_PORT_ON_SUCCESS |
-                                                       FILE_SKIP_SET_EVENT_ON_HANDLE) != 0;
+    safe = !datagram && socket->ext->ifs_handles;
+    socket->skip = iocpnet__skip_of_new(socket) == IOCPNET__SKIP_ON;
+    error = WSAEOPNOTSUPP;
+    if (socket->skip && !safe) goto close_socket;
+    error = iocpnet_iocp_attach(iocp, socket->handle, 0, NULL, NULL);
+    if (error) goto close_socket;
+    if (safe && !iocp->desc.no_skip &&
+        IOCPNET_OS(SetFileCompletionNotificationModes)((HANDLE)socket->handle,
+                                                       FILE_SKIP_COMPLETION_PORT_ON_SUCCESS |
+                                                           FILE_SKIP_SET_EVENT_ON_HANDLE)) {
+        socket->skip = true;
     }
 
     if (datagram) iocpnet__socket_deaf(socket->handle);
@@ -6180,27 +6224,6 @@ IOCPNET__DEF iocpnet_error iocpnet_socket_open(iocpnet_socket *socket, iocpnet_i
 close_socket:
     iocpnet_socket_close(socket);
     return error;
-}
-
-enum { IOCPNET__SKIP_OFF, IOCPNET__SKIP_ON, IOCPNET__SKIP_UNKNOWN };
-
-// Whether FILE_SKIP_COMPLETION_PORT_ON_SUCCESS is on. Only the native interface tells.
-static int iocpnet__skip_asked(uintptr_t handle)
-{
-    typedef LONG(WINAPI * query_file)(HANDLE, void *, void *, ULONG, int);
-    HMODULE ntdll = IOCPNET_OS(GetModuleHandleA)("ntdll.dll");
-    query_file query = NULL;
-    uintptr_t status[2] = { 0, 0 };  // an IO_STATUS_BLOCK
-    ULONG modes = 0;
-
-    if (ntdll) {
-        query = (query_file)(iocpnet_ext_fn *)IOCPNET_OS(GetProcAddress)(ntdll,
-                                                                         "NtQueryInformationFile");
-    }
-    if (!query || query((HANDLE)handle, status, &modes, sizeof modes, IOCPNET__MODES_CLASS)) {
-        return IOCPNET__SKIP_UNKNOWN;
-    }
-    return modes & FILE_SKIP_COMPLETION_PORT_ON_SUCCESS ? IOCPNET__SKIP_ON : IOCPNET__SKIP_OFF;
 }
 
 IOCPNET__DEF iocpnet_error iocpnet_socket_adopt(iocpnet_socket *socket, iocpnet_iocp *iocp,

@@ -10,6 +10,17 @@ static int spy_listen(SOCKET s, int backlog)
 }
 #define fault_listen spy_listen
 
+// A layered provider, whose sockets are in skip mode already.
+static bool makes_skipping;
+static SOCKET skipping_WSASocketW(int family, int type, int protocol, WSAPROTOCOL_INFOW *info,
+                                  GROUP group, DWORD flags)
+{
+    SOCKET s = fault_WSASocketW(family, type, protocol, info, group, flags);
+    if (makes_skipping && s != INVALID_SOCKET) SetFileCompletionNotificationModes((HANDLE)s, 1);
+    return s;
+}
+#define fault_WSASocketW skipping_WSASocketW
+
 #define IOCPNET_IMPLEMENTATION
 #include "../iocpnet.h"
 #include "peer.h"
@@ -1317,6 +1328,48 @@ static void a_skip_mode_that_is_not_safe_is_refused(void)
     close_iocp(iocp);
 }
 
+// The same of sockets that the kit makes itself. It asks the first one of each provider.
+static void a_provider_in_skip_mode_is_found_out(void)
+{
+    int round;
+    for (round = 0; round < 4; round++) {
+        bool no_skip = (round & 1) != 0;
+        bool true_handles = !(round & 2);
+        iocpnet_iocp *iocp = open_iocp(1, no_skip);
+        iocpnet_socket s;
+        T_NOTE("round %d", round);
+        makes_skipping = true;
+        fault_provider(20 + round, true_handles ? 0 : XP1_IFS_HANDLES);
+        CHECK_ERR(iocpnet_socket_open(&s, iocp, AF_INET, true), WSAEOPNOTSUPP);
+        CHECK(s.handle == INVALID_SOCKET);
+        CHECK_ERR(iocpnet_socket_open(&s, iocp, AF_INET, false), true_handles ? 0 : WSAEOPNOTSUPP);
+        CHECK_EQ(s.skip, true);
+        if (true_handles) {
+            uint16_t port = 0;
+            SOCKET listener = peer_listen(&port), peer;
+            iocpnet_address to;
+            iocpnet_vec vec;
+            probe p;
+            probe_init(&p);
+            CHECK_ERR(iocpnet_address_parse(&to, NULL, port), 0);
+            CHECK_ERR(iocpnet_start_connect(&p.op, &s, &to, NULL, 0), 0);
+            PROBE_AWAIT(iocp, &p);
+            peer = accept(listener, NULL, NULL);
+            vec.data = (void *)(uintptr_t) "abc";
+            vec.size = 3;
+            probe_init(&p);
+            CHECK_ERR(iocpnet_start_send(&p.op, &s, &vec, 1), 0);
+            PROBE_AWAIT(iocp, &p);
+            CHECK_ERR(p.error, 0);
+            CHECK_ERR(iocpnet_socket_close(&s), 0);
+            closesocket(peer);
+            closesocket(listener);
+        }
+        makes_skipping = false;
+        close_iocp(iocp);
+    }
+}
+
 // pitfall 4: both modes count one packet or one in place for each operation, never two.
 static void packets_and_operations_add_up_in_both_modes(void)
 {
@@ -2259,6 +2312,7 @@ int main(int argc, char **argv)
     T_RUN(packets_are_skipped_only_where_that_is_safe);
     T_RUN(an_adopted_sockets_skip_mode_is_found_out);
     T_RUN(a_skip_mode_that_is_not_safe_is_refused);
+    T_RUN(a_provider_in_skip_mode_is_found_out);
     T_RUN(packets_and_operations_add_up_in_both_modes);
     T_RUN(what_is_no_socket_is_not_adopted);
     T_RUN(datagrams_go_both_ways_with_their_addresses);
