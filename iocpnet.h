@@ -918,7 +918,7 @@ struct iocpnet_op {
 //     if (error) return error;
 //     op->overlapped.offset = 4096;  // what the call wants there
 //     ok = ReadFile(file, data, size, NULL, (OVERLAPPED *)(void *)&op->overlapped);
-//     return iocpnet_op_issued(op, ok ? 0 : GetLastError(), false);
+//     return iocpnet_op_issued(op, ok ? 0 : GetLastError(), false, false);
 //
 //   op         idle, with done set; overlapped is zeroed
 //   handle     attached to iocp with raw NULL, or an iocpnet_socket's
@@ -933,21 +933,25 @@ IOCPNET_API iocpnet_error iocpnet_op_begin(iocpnet_op *op, iocpnet_iocp *iocp, u
 //
 //   code       0: the call has succeeded. Else its GetLastError or WSAGetLastError; any error if
 //              the call was not made; ERROR_IO_PENDING for a warning that is not named below
+//   receives   the call was WSARecv, WSARecvFrom or WSARecvMsg: WSAEMSGSIZE says that a datagram
+//              was cut, and a packet comes, with ERROR_MORE_DATA. Of any other call it is a
+//              failure: nothing was sent
 //   skip       the handle has FILE_SKIP_COMPLETION_PORT_ON_SUCCESS (iocpnet_socket.skip): a call
 //              that has succeeded at once sends no packet. The callback comes all the same
 //
 // Returns    0: op->done comes exactly once: for code 0, for ERROR_IO_PENDING (997), and for the
-//            codes of warnings, which post a packet: ERROR_MORE_DATA (234) and WSAEMSGSIZE, with
-//            which the bytes that fit come, ERROR_NO_MORE_FILES (18), ERROR_NO_MORE_ITEMS (259) and
-//            ERROR_PARTIAL_COPY (299). Else code, and op is yours: no callback comes. Some of
-//            these are no failures: 38 ERROR_HANDLE_EOF at the end of a file, 535
-//            ERROR_PIPE_CONNECTED.
+//            codes of warnings, which post a packet: ERROR_MORE_DATA (234) and a receive's
+//            WSAEMSGSIZE, with which the bytes that fit come, ERROR_NO_MORE_FILES (18),
+//            ERROR_NO_MORE_ITEMS (259) and ERROR_PARTIAL_COPY (299). Else code, and op is yours: no
+//            callback comes. Some of these are no failures: 38 ERROR_HANDLE_EOF at the end of a
+//            file, 535 ERROR_PIPE_CONNECTED.
 //
 // A driver may have further warnings (tapes and printers do), with codes that errors have too.
 //
 // Threads    the one that called iocpnet_op_begin.
 // Source     MS Learn, ReadFile, "Remarks"; SetFileCompletionNotificationModes; [MS-ERREF] 2.3.1.
-IOCPNET_API iocpnet_error iocpnet_op_issued(iocpnet_op *op, uint32_t code, bool skip);
+IOCPNET_API iocpnet_error iocpnet_op_issued(iocpnet_op *op, uint32_t code, bool receives,
+                                            bool skip);
 
 // Asks for an operation to be cancelled. It is a request: the callback still comes, once, with
 // WSA_OPERATION_ABORTED or with what was done before. A cancelled TCP receive or send leaves the
@@ -5508,7 +5512,7 @@ static bool iocpnet__is_cut(int code)
 // Source: [MS-ERREF] 2.3.1.
 static bool iocpnet__is_warning(int code)
 {
-    return iocpnet__is_cut(code) || code == ERROR_NO_MORE_FILES || code == ERROR_NO_MORE_ITEMS ||
+    return code == ERROR_MORE_DATA || code == ERROR_NO_MORE_FILES || code == ERROR_NO_MORE_ITEMS ||
            code == ERROR_PARTIAL_COPY;
 }
 
@@ -5717,9 +5721,13 @@ IOCPNET__DEF iocpnet_error iocpnet_op_begin(iocpnet_op *op, iocpnet_iocp *iocp, 
     return iocpnet__op_begin(op, iocp, handle, IOCPNET_OP_OTHER);
 }
 
-IOCPNET__DEF iocpnet_error iocpnet_op_issued(iocpnet_op *op, uint32_t code, bool skip)
+IOCPNET__DEF iocpnet_error iocpnet_op_issued(iocpnet_op *op, uint32_t code, bool receives,
+                                             bool skip)
 {
-    bool warning = iocpnet__is_warning((int)code);
+    bool warning;
+
+    if (receives && code == WSAEMSGSIZE) code = ERROR_MORE_DATA;  // as a packet would say it
+    warning = iocpnet__is_warning((int)code);
 
     if (code == ERROR_IO_PENDING || (warning && !skip)) return 0;
     if (code && !warning) return iocpnet__op_undo(op, (iocpnet_error)code);

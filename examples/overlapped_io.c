@@ -29,7 +29,7 @@ static iocpnet_error io_run(io *it, iocpnet_iocp *iocp, HANDLE h, int what, uint
     BOOL ok = what == WRITE  ? WriteFile(h, it->data, sizeof it->data, NULL, o)
               : what == READ ? ReadFile(h, it->data, sizeof it->data, NULL, o)
                              : ConnectNamedPipe(h, o);
-    error = iocpnet_op_issued(&it->op, ok ? 0 : GetLastError(), false);
+    error = iocpnet_op_issued(&it->op, ok ? 0 : GetLastError(), false, false);
     while (!error && iocpnet_op_pending(&it->op))
         iocpnet_iocp_poll(iocp, IOCPNET_FOREVER);
     return error == ERROR_PIPE_CONNECTED ? 0 : error;  // the client was quicker: no callback comes
