@@ -845,10 +845,12 @@ IOCPNET_API iocpnet_error iocpnet_iocp_close(iocpnet_iocp *iocp);
 // Cancels every operation that the program has started on this iocp: by a start, or after
 // iocpnet_op_begin. Connections and listeners go on; posts and operations of raw handles, too.
 //
-// Returns    0; ERROR_NOT_FOUND (1168): there was none. WSAENOBUFS: more than 49,000 are in flight
-//            at once, or memory was short, and one that could not be noted is not found by this.
-// Threads    any, in a callback too. What another thread starts meanwhile is not found, not even if
-//            it looks at a flag of yours before: the flag may be set between its look and its
+// Returns    0: asked. ERROR_NOT_FOUND (1168): there was none, or only such whose callbacks are on
+//            their way. WSAENOBUFS: all that are noted are cancelled, but not each could be: of
+//            accepts, connects, disconnects, transmits and receives of datagrams 65,472 are noted,
+//            and as many of all others, posts included; fewer where memory was short.
+// Threads    any, in a callback too. What another thread starts meanwhile may be found or not, also
+//            if it looks at a flag of yours before: the flag may be set between its look and its
 //            start. So set the flag, then cancel again until iocpnet_iocp_pending (or a count of
 //            yours) is 0; or cancel as at iocpnet_stop_fn.
 // Source     MS Learn, CancelIoEx.
@@ -946,7 +948,9 @@ IOCPNET_API iocpnet_error iocpnet_op_begin(iocpnet_op *op, iocpnet_iocp *iocp, u
 //            callback comes. Some of these are no failures: 38 ERROR_HANDLE_EOF at the end of a
 //            file, 535 ERROR_PIPE_CONNECTED.
 //
-// A driver may have further warnings (tapes and printers do), with codes that errors have too.
+// A driver may have further warnings (tapes and printers do), with codes that errors have too. A
+// datagram that is too large to be sent must be kept from the call: Wine 8.0 fails such a call and
+// posts a packet all the same (Seen), Windows posts none.
 //
 // Threads    the one that called iocpnet_op_begin.
 // Source     MS Learn, ReadFile, "Remarks"; SetFileCompletionNotificationModes; [MS-ERREF] 2.3.1.
@@ -1021,6 +1025,8 @@ IOCPNET_API iocpnet_error iocpnet_ext_load(uintptr_t socket, const iocpnet_ext *
 // The callback may already be running on another thread when the start returns. op and the bytes
 // belong to the system until then; arrays of iocpnet_vec and addresses are copied or read before
 // the start returns. A start with an op whose done is not set returns WSAEINVAL (debug asserts).
+// Accepts, connects, disconnects, transmits and receives of datagrams are started only where they
+// can be noted, else WSAENOBUFS: see iocpnet_iocp_cancel.
 //
 // No start is refused because the iocp is being stopped, or has been. (A timer's is, with
 // WSAESHUTDOWN, and once it has stopped a post is.) What is started after a stop is called back in
@@ -1143,8 +1149,9 @@ IOCPNET_API iocpnet_error iocpnet_socket_report_icmp(iocpnet_socket *socket, boo
 // socket is given to is cancelled too.
 //
 // Returns    0: asked. ERROR_NOT_FOUND (1168): nothing was pending. WSAENOTSOCK: it is closed.
-// Threads    any. What another thread starts meanwhile is not found: see iocpnet_iocp_cancel.
-// Source     MS Learn, CancelIoEx.
+// Threads    any. What another thread starts meanwhile may be found or not, as there:
+//            iocpnet_iocp_cancel.
+// Source     MS Learn, CancelIoEx. Seen: Wine 8.0 says 0 also where nothing was pending.
 IOCPNET_API iocpnet_error iocpnet_socket_cancel(const iocpnet_socket *socket);
 
 // Cancels what is pending on the socket, and closes it. The callbacks of what was pending still
@@ -1184,11 +1191,14 @@ IOCPNET_API iocpnet_error iocpnet_socket_address(const iocpnet_socket *socket,
 // One accept. Set op.done; the rest is filled by the start and by the system.
 typedef struct iocpnet_accept {
     iocpnet_op op;
-    uintptr_t listener, socket;    // as given to the start
-    iocpnet_address local, peer;   // valid in the callback when error is 0
-    void *data;                    // where the first bytes are
-    uint32_t size;                 // room for them
-    const iocpnet_ext *ext;        // private, as all below
+    uintptr_t listener, socket;   // as given to the start
+    iocpnet_address local, peer;  // valid in the callback when error is 0
+    void *data;                   // where the first bytes are
+    uint32_t size;                // room for them
+    const iocpnet_ext *ext;       // private, as all below
+    void *lock;
+    iocpnet_iocp *other;  // of the socket, if it is not the listener's
+    int32_t other_entry;
     unsigned char addresses[288];  // AcceptEx wants them behind the data if there is any
 } iocpnet_accept;
 
@@ -1198,16 +1208,19 @@ typedef struct iocpnet_accept {
 // getpeername and options work), both addresses are parsed; bytes is how much first data there is.
 //
 //   listener   bound and listening, attached to the iocp
-//   socket     fresh, of the listener's family and iocp, neither bound nor connected, or given back
-//              by a disconnect with reuse
+//   socket     fresh, of the listener's family, neither bound nor connected, or given back by a
+//              disconnect with reuse. Of whichever iocp: the callback comes from the listener's,
+//              and the socket's waits for it too before it ends
 //   data       NULL, or room for first data: size bytes, the last IOCPNET_ACCEPT_ROOM of which the
 //              system uses for the addresses. With it a client that says nothing holds this accept
 //              until you close socket: see the manual
 //
-// Returns    0, or WSAEINVAL (size too small; socket of another iocp; op in flight), WSAEOPNOTSUPP
-//            (no AcceptEx), WSAENOBUFS (see iocpnet_iocp_cancel), the system's code.
-// Owns       socket stays yours: close it when the callback brings an error. That is never 0 after
-//            iocpnet_socket_close of socket or listener; after a closesocket of yours it may be.
+// Returns    0, or WSAEINVAL (size too small; op in flight), WSAEOPNOTSUPP (no AcceptEx),
+//            WSAENOBUFS, also where it can't be noted (see iocpnet_iocp_cancel), the system's code.
+// Owns       socket stays yours: close it when the callback brings an error. Once
+//            iocpnet_socket_close of socket or listener has returned no call names either for this
+//            accept, and an accept whose context was not updated yet brings an error; one whose
+//            callback is just to come may bring 0. closesocket of yours promises none of it.
 // Threads    any.
 // Source     MS Learn, AcceptEx; SOL_SOCKET Socket Options, SO_UPDATE_ACCEPT_CONTEXT.
 IOCPNET_API iocpnet_error iocpnet_start_accept(iocpnet_accept *accept,
@@ -2728,18 +2741,18 @@ IOCPNET__DEF iocpnet_error iocpnet_error_from_status(uint32_t status)
 // IOCPNET_OS( in this file. Interlocked functions are instructions, not calls.
 //
 // The locks of this file, all of them (none is held while user code runs; but for a connection's
-// own, none is taken for a received or sent byte):
+// own, and entry.lock, which no two operations share, none is taken for a received or sent byte):
 //   pool.lock         a slab is cut, or a thread's cache and the depot are both empty or full, or
 //                     a thread gets a cache or has none
 //   iocp.lock         a key is added
-//   iocp.step_locks   by socket: a further step of a program's own operation is made (a try of a
-//                     datagram receive, a transfer's next piece, the context of an accept or a
-//                     connect), or what is pending on the socket is cancelled, or it is closed
+//   entry.lock        a step of one operation that the program has started is made (another try of
+//                     a datagram receive, a piece of a transfer, the context of an accept or a
+//                     connect), or it is cancelled, or its socket closed
 //   iocp.group_lock   a listener or connector is opened or freed; the next one is looked at by a
 //                     tick, a stop or the statistics
 //   iocp.timer_lock   a timer is started, cancelled, taken to be run, or has been run
-//   listener.lock     an accept is started or has finished, a listener is closed, a socket is put
-//                     by for reuse or comes from the accept thread
+//   listener.lock     an accept is started or has finished, or its context is updated; a listener
+//                     is closed, a socket is put by for reuse or comes from the accept thread
 //   conn.offer_lock   another thread than the connection's queues something, the connection takes
 //                     it over
 //   iocpnet__lock     first and last iocp, first and last pool with caches, Winsock's start and
@@ -3744,20 +3757,21 @@ typedef struct iocpnet__account {
 // What the program has in flight, for cancels and for who asks: an entry for each op. Memory of
 // entries stays until the iocp closes, and nobody looks at an op through one, for it may be gone.
 // The thread that starts an op takes an entry of its own chunks, and whichever thread finishes the
-// op frees it by one store; so no lock is needed, and each has a cache line of its own.
+// op frees it; so starts take no lock, and each entry has a cache line of its own. Where no chunk
+// can be added any more, a start takes a free entry of whichever chunk.
 enum {
-    IOCPNET__ENTRIES = 64,  // of a chunk
-    IOCPNET__CHUNKS = 1023,
-    IOCPNET__ENTRY_TRIES = 8,  // looks for a free one in a chunk
-    IOCPNET__ENTRY_HOPS = 3,   // chunks that are looked at so, before all are counted
-    IOCPNET__STEP_LOCKS = 64
+    IOCPNET__ENTRIES = 64,   // of a chunk
+    IOCPNET__CHUNKS = 1023,  // of what is done in one step, and as many of what is done in several
+    IOCPNET__LOOKS = 4       // at entries for each start, on average: then a chunk is added
 };
 enum {                           // of entry.word; above these bits it counts what it was used for
     IOCPNET__ENTRY_KIND = 0x3F,  // IOCPNET_OP_; 0: free
     IOCPNET__ENTRY_WRITTEN = 0x40,    // being written
     IOCPNET__ENTRY_CANCELLED = 0x80,  // no further step is to be made
-    IOCPNET__ENTRY_BITS = 0xFF,
-    IOCPNET__ENTRY_USE = 0x100
+    IOCPNET__ENTRY_STARTING = 0x100,  // of several steps: the first call may not have been made
+    IOCPNET__ENTRY_CLOSED = 0x200,    // the program has closed its socket
+    IOCPNET__ENTRY_BITS = 0x3FF,
+    IOCPNET__ENTRY_USE = 0x400
 };
 enum { IOCPNET__OWN = 0x80 };  // bit of op.kind: a program's start has begun it
 
@@ -3767,25 +3781,43 @@ typedef struct iocpnet__entry {
     void *volatile handle;
     void *volatile second;      // of an accept the socket that is to be connected
     void *volatile overlapped;  // only to name it to CancelIoEx
-    char apart[IOCPNET__LINE - 16 - 3 * sizeof(void *)];
+    SRWLOCK lock;               // a step of it is made, or it is marked
+    char apart[IOCPNET__LINE - 16 - 3 * sizeof(void *) - sizeof(SRWLOCK)];
 } iocpnet__entry;
 
 typedef struct iocpnet__chunk {
-    void *volatile next;      // of the same list
-    int32_t number;           // its place in iocp.chunks
-    bool steps;               // of what is done in several steps
-    iocpnet__entry *entries;  // in room, at the start of a line
+    void *volatile next;            // of the same list
+    int32_t number;                 // its place in iocpnet__all_chunks
+    volatile int32_t offered;       // it is in all_chunks.vacant
+    volatile int32_t offered_next;  // the one below it there, as its number + 1; 0: none
+    iocpnet__entry *entries;        // in room, at the start of a line
     char room[(IOCPNET__ENTRIES + 1) * IOCPNET__LINE];
 } iocpnet__chunk;
 
 IOCPNET__STATIC_ASSERT(sizeof(iocpnet__entry) == IOCPNET__LINE, entry_size);
 
-// A thread's chunks, or those of all that do not poll. What is done in several steps has chunks of
-// its own: a socket that is closed or cancelled has to find these, and they are few.
+// A thread's chunks, or those of all that do not poll: a ring, round which starts look for a free
+// entry. What is done in several steps has chunks of its own: a socket that is closed or cancelled
+// has to find these, and they are few.
 typedef struct iocpnet__chunks {
-    void *volatile first, *volatile current;
-    volatile int32_t at;
+    void *volatile current;
+    volatile int32_t at;     // the next entry of the current one
+    volatile int32_t looks;  // that starts may take beyond their own; about, where threads share it
+    volatile int32_t count;
 } iocpnet__chunks;
+
+// All chunks of an iocp, of one kind. Once no chunk could be added, whoever frees an entry offers
+// its chunk in vacant, so that any thread finds it there: a stack, its top chunk's number + 1 below
+// a count of its changes.
+typedef struct iocpnet__all_chunks {
+    void *volatile chunks[IOCPNET__CHUNKS];
+    volatile int32_t count;
+    volatile int32_t crowded;  // IOCPNET__CROWDED_
+    volatile int64_t vacant;
+} iocpnet__all_chunks;
+
+// Of all_chunks.crowded.
+enum { IOCPNET__CROWDED_NOT, IOCPNET__CROWDED_BEGUN, IOCPNET__CROWDED_ALL_OFFERED };
 
 // What one thread needs to poll one iocp. Only that thread writes it.
 typedef struct iocpnet__worker {
@@ -3868,12 +3900,10 @@ struct iocpnet_iocp {
     bool wine;
     HANDLE stop_failed;  // an event: packets are left two seconds after the deadline
     SRWLOCK lock;
-    SRWLOCK step_locks[IOCPNET__STEP_LOCKS];
     iocpnet__counters foreign;  // counted by threads that are not polling
     iocpnet__chunks foreign_chunks[2];
-    void *volatile chunks[IOCPNET__CHUNKS];  // all of them, iocpnet__chunk
-    volatile int32_t chunk_count;
-    volatile int32_t unlisted;  // ops in flight for which there was no entry
+    iocpnet__all_chunks all_chunks[2];  // of what is done in one step, and in several
+    volatile int32_t unlisted;          // ops in flight on handles for which there was no entry
 
     // Hooks of the server part, which lies above. They are set while polls read them.
     struct iocpnet__group *groups;  // listeners and connectors; group_lock
@@ -3883,7 +3913,7 @@ struct iocpnet_iocp {
     void (*volatile on_tick)(iocpnet_iocp *iocp, uint64_t now);
     void (*volatile on_stats)(iocpnet_iocp *iocp, iocpnet_stats *stats);
     void (*volatile on_pending)(iocpnet_iocp *iocp, iocpnet__lines *lines);
-    void (*on_close)(iocpnet_iocp *iocp);
+    void (*volatile on_close)(iocpnet_iocp *iocp);
     bool (*on_due)(iocpnet__worker *worker);  // set before timer_waits is; true: it ran some
 
     // What starts and cancels of timers write, away from what every poll reads.
@@ -4231,6 +4261,17 @@ static bool iocpnet__has_steps(int kind)
            kind == IOCPNET_OP_RECVMSG || kind == IOCPNET_OP_TRANSMIT;
 }
 
+static iocpnet__chunk *iocpnet__chunk_at(const iocpnet__all_chunks *all, int32_t n)
+{
+    return (iocpnet__chunk *)iocpnet__load_pointer(&all->chunks[n]);
+}
+
+// Numbers of entries begin with 1. Those of several steps follow the others.
+static int32_t iocpnet__entry_number(const iocpnet__chunk *chunk, bool steps, int32_t at)
+{
+    return ((steps ? IOCPNET__CHUNKS : 0) + chunk->number) * IOCPNET__ENTRIES + at + 1;
+}
+
 static bool iocpnet__entry_take(iocpnet__entry *entry)
 {
     int32_t word = iocpnet__load(&entry->word);
@@ -4241,117 +4282,183 @@ static bool iocpnet__entry_take(iocpnet__entry *entry)
                         (int32_t)((uint32_t)word + IOCPNET__ENTRY_USE + IOCPNET__ENTRY_WRITTEN));
 }
 
-// Adds a chunk. NULL: there are as many as may be, or there is no memory.
-static __declspec(noinline) iocpnet__chunk *iocpnet__chunk_add(iocpnet_iocp *iocp,
-                                                               iocpnet__chunks *chunks, bool steps)
+// Lets every thread find what is free in a chunk.
+static void iocpnet__chunk_offer(iocpnet__all_chunks *all, iocpnet__chunk *chunk)
+{
+    uint64_t top, next;
+
+    if (iocpnet__load(&chunk->offered) || !iocpnet__cas(&chunk->offered, 0, 1)) return;
+    do {
+        top = (uint64_t)iocpnet__load64(&all->vacant);
+        iocpnet__store(&chunk->offered_next, (int32_t)(uint32_t)top);
+        next = ((top >> 32) + 1) << 32 | (uint32_t)(chunk->number + 1);
+    } while (!iocpnet__cas64(&all->vacant, (int64_t)top, (int64_t)next));
+}
+
+// Takes a free entry of an offered chunk. A chunk without one is offered no longer: whoever frees
+// one of its entries after that offers it again, and what was freed before is seen by the second
+// look. Returns its number; 0: all are in use.
+static __declspec(noinline) int32_t iocpnet__offered_take(iocpnet__all_chunks *all, bool steps)
+{
+    for (;;) {
+        uint64_t top = (uint64_t)iocpnet__load64(&all->vacant);
+        int32_t n = (int32_t)(uint32_t)top;
+        iocpnet__chunk *chunk;
+        uint64_t next;
+        int turn, at;
+
+        if (!n) return 0;
+        chunk = iocpnet__chunk_at(all, n - 1);
+        for (turn = 0; turn < 2; turn++) {
+            for (at = 0; at < IOCPNET__ENTRIES; at++) {
+                if (!iocpnet__entry_take(&chunk->entries[at])) continue;
+                if (turn) iocpnet__chunk_offer(all, chunk);
+                return iocpnet__entry_number(chunk, steps, at);
+            }
+            if (turn) break;
+            next = ((top >> 32) + 1) << 32 | (uint32_t)iocpnet__load(&chunk->offered_next);
+            if (!iocpnet__cas64(&all->vacant, (int64_t)top, (int64_t)next)) break;
+            iocpnet__exchange(&chunk->offered, 0);
+        }
+    }
+}
+
+// No chunk can be added: from now on what is free is offered, by whoever frees it, and what is free
+// already here. A thread that comes meanwhile does the same, so that it misses nothing.
+static __declspec(noinline) int32_t
+    iocpnet__entry_find_offered(iocpnet__all_chunks *all, bool steps)
+{
+    int32_t i;
+
+    if (iocpnet__load(&all->crowded) != IOCPNET__CROWDED_ALL_OFFERED) {
+        iocpnet__cas(&all->crowded, IOCPNET__CROWDED_NOT, IOCPNET__CROWDED_BEGUN);
+        for (i = 0; i < iocpnet__load(&all->count); i++) {
+            iocpnet__chunk *chunk = iocpnet__chunk_at(all, i);
+
+            if (chunk) iocpnet__chunk_offer(all, chunk);
+        }
+        iocpnet__exchange(&all->crowded, IOCPNET__CROWDED_ALL_OFFERED);
+    }
+    return iocpnet__offered_take(all, steps);
+}
+
+// Adds a chunk behind the current one, and takes its first entry. NULL: there are as many as may
+// be, or there is no memory.
+static __declspec(noinline) iocpnet__chunk *iocpnet__chunk_add(iocpnet__all_chunks *all,
+                                                               iocpnet__chunks *chunks)
 {
     iocpnet__chunk *chunk;
-    void *first;
+    iocpnet__chunk *current;
+    void *next;
     int32_t n;
 
-    if (iocpnet__load(&iocp->chunk_count) == IOCPNET__CHUNKS) return NULL;
+    if (iocpnet__load(&all->count) == IOCPNET__CHUNKS) return NULL;
     chunk = (iocpnet__chunk *)iocpnet__alloc(sizeof *chunk);
     if (!chunk) return NULL;
     do {
-        n = iocpnet__load(&iocp->chunk_count);
+        n = iocpnet__load(&all->count);
         if (n == IOCPNET__CHUNKS) {
             iocpnet__free(chunk, sizeof *chunk);
             return NULL;
         }
-    } while (!iocpnet__cas(&iocp->chunk_count, n, n + 1));
+    } while (!iocpnet__cas(&all->count, n, n + 1));
     chunk->number = n;
-    chunk->steps = steps;
     chunk->entries =
         (iocpnet__entry *)(void *)(chunk->room +
                                    (IOCPNET__LINE - (uintptr_t)chunk->room % IOCPNET__LINE) %
                                        IOCPNET__LINE);
+    chunk->next = chunk;
     (void)iocpnet__entry_take(&chunk->entries[0]);
-    iocpnet__exchange_pointer(&iocp->chunks[n], chunk);
-    do {
-        first = iocpnet__load_pointer(&chunks->first);
-        iocpnet__exchange_pointer(&chunk->next, first);
-    } while (!iocpnet__cas_pointer(&chunks->first, first, chunk));
+    iocpnet__exchange_pointer(&all->chunks[n], chunk);
+    if (iocpnet__load(&all->crowded)) iocpnet__chunk_offer(all, chunk);
+    for (;;) {
+        current = (iocpnet__chunk *)iocpnet__load_pointer(&chunks->current);
+        if (!current && iocpnet__cas_pointer(&chunks->current, NULL, chunk)) break;
+        if (!current) continue;
+        next = iocpnet__load_pointer(&current->next);
+        iocpnet__exchange_pointer(&chunk->next, next);
+        if (iocpnet__cas_pointer(&current->next, next, chunk)) break;
+    }
     iocpnet__exchange_pointer(&chunks->current, chunk);
     iocpnet__store(&chunks->at, 1);
+    iocpnet__add(&chunks->count, 1);
     return chunk;
 }
 
-// Counts what is free. The chunk with most of it becomes the current one; NULL: there is less than
-// a quarter, so that looking costs more than a chunk.
-static __declspec(noinline) iocpnet__chunk *iocpnet__chunks_count(iocpnet__chunks *chunks)
-{
-    iocpnet__chunk *chunk = (iocpnet__chunk *)iocpnet__load_pointer(&chunks->first);
-    iocpnet__chunk *best = NULL;
-    int32_t all = 0, vacant = 0, most = 0;
-
-    for (; chunk; chunk = (iocpnet__chunk *)iocpnet__load_pointer(&chunk->next)) {
-        int32_t here = 0;
-        int i;
-
-        for (i = 0; i < IOCPNET__ENTRIES; i++)
-            here += !(iocpnet__load(&chunk->entries[i].word) & IOCPNET__ENTRY_BITS);
-        if (here > most) {
-            most = here;
-            best = chunk;
-        }
-        all += IOCPNET__ENTRIES;
-        vacant += here;
-    }
-    if (vacant < all / 4) return NULL;
-    iocpnet__exchange_pointer(&chunks->current, best);
-    return best;
-}
-
-// Looks for a free entry in a chunk, so many times. Returns its number; 0: none was found.
-static int32_t iocpnet__chunk_find(iocpnet__chunks *chunks, iocpnet__chunk *chunk, int tries)
-{
-    while (tries-- > 0) {
-        int32_t at = iocpnet__load(&chunks->at);
-
-        iocpnet__store(&chunks->at, (at + 1) % IOCPNET__ENTRIES);
-        if (iocpnet__entry_take(&chunk->entries[at])) {
-            return chunk->number * IOCPNET__ENTRIES + at + 1;
-        }
-    }
-    return 0;
-}
-
-// Looks for a free entry in the current chunk, a few times; then in the next ones, for that one is
-// crowded; then where most are free; then makes a chunk. Returns its number; 0: none.
+// Looks for a free entry from where the last start has found one, round the ring. A start may look
+// at a few, and at as many more as starts before it have not used; so a ring of which a quarter is
+// free gets no more chunks, wherever that lies, and none is looked at for nothing again and again.
+// Returns its number; 0: none.
 static int32_t iocpnet__entry_find(iocpnet_iocp *iocp, iocpnet__chunks *chunks, bool steps)
 {
     iocpnet__chunk *chunk = (iocpnet__chunk *)iocpnet__load_pointer(&chunks->current);
-    int32_t number = 0;
-    int hops;
+    iocpnet__all_chunks *all = &iocp->all_chunks[steps];
+    int32_t looks = iocpnet__load(&chunks->looks) + IOCPNET__LOOKS;
+    int32_t most = iocpnet__load(&chunks->count) * IOCPNET__ENTRIES;
+    int32_t at = iocpnet__load(&chunks->at);
 
-    for (hops = 0; chunk && hops < IOCPNET__ENTRY_HOPS; hops++) {
-        number = iocpnet__chunk_find(chunks, chunk, IOCPNET__ENTRY_TRIES);
-        if (number) return number;
-        chunk = (iocpnet__chunk *)iocpnet__load_pointer(&chunk->next);
-        if (!chunk) chunk = (iocpnet__chunk *)iocpnet__load_pointer(&chunks->first);
-        iocpnet__exchange_pointer(&chunks->current, chunk);
+    if (looks > most) looks = most;
+    while (chunk && looks > 0) {
+        if (at == IOCPNET__ENTRIES) {
+            at = 0;
+            chunk = (iocpnet__chunk *)iocpnet__load_pointer(&chunk->next);
+            iocpnet__exchange_pointer(&chunks->current, chunk);
+        }
+        looks--;
+        if (!iocpnet__entry_take(&chunk->entries[at++])) continue;
+        iocpnet__store(&chunks->at, at);
+        iocpnet__store(&chunks->looks, looks);
+        return iocpnet__entry_number(chunk, steps, at - 1);
     }
-    if (chunk) chunk = iocpnet__chunks_count(chunks);
-    if (chunk) number = iocpnet__chunk_find(chunks, chunk, IOCPNET__ENTRIES);
-    if (number) return number;
-    chunk = iocpnet__chunk_add(iocp, chunks, steps);
-    return chunk ? chunk->number * IOCPNET__ENTRIES + 1 : 0;
+    iocpnet__store(&chunks->at, at);
+    iocpnet__store(&chunks->looks, 0);
+    chunk = iocpnet__chunk_add(all, chunks);
+    return chunk ? iocpnet__entry_number(chunk, steps, 0) : iocpnet__entry_find_offered(all, steps);
 }
 
-// NULL: number is 0.
+// NULL: number is 0. The chunk and all of its kind too, to those who want them.
+static iocpnet__entry *iocpnet__entry_in(iocpnet_iocp *iocp, int32_t number,
+                                         iocpnet__all_chunks **all, iocpnet__chunk **chunk)
+{
+    int32_t n = (number - 1) / IOCPNET__ENTRIES;
+    bool steps = n >= IOCPNET__CHUNKS;
+
+    *all = NULL;
+    *chunk = NULL;
+    if (!number) return NULL;
+    *all = &iocp->all_chunks[steps];
+    *chunk = iocpnet__chunk_at(*all, steps ? n - IOCPNET__CHUNKS : n);
+    return &(*chunk)->entries[(number - 1) % IOCPNET__ENTRIES];
+}
+
 static iocpnet__entry *iocpnet__entry_at(iocpnet_iocp *iocp, int32_t number)
 {
+    iocpnet__all_chunks *all;
     iocpnet__chunk *chunk;
 
-    if (!number) return NULL;
-    number--;
-    chunk = (iocpnet__chunk *)iocpnet__load_pointer(&iocp->chunks[number / IOCPNET__ENTRIES]);
-    return &chunk->entries[number % IOCPNET__ENTRIES];
+    return iocpnet__entry_in(iocp, number, &all, &chunk);
+}
+
+static void iocpnet__entry_free(iocpnet_iocp *iocp, int32_t number)
+{
+    iocpnet__all_chunks *all;
+    iocpnet__chunk *chunk;
+    iocpnet__entry *entry = iocpnet__entry_in(iocp, number, &all, &chunk);
+
+    if (!entry) return;
+    // Interlocked: it comes before the look, and whoever finds all of a chunk in use looks again.
+    iocpnet__exchange(&entry->word, iocpnet__load(&entry->word) & ~(int32_t)IOCPNET__ENTRY_BITS);
+    if (iocpnet__load(&all->crowded)) iocpnet__chunk_offer(all, chunk);
+}
+
+static int32_t iocpnet__entry_number_of(const iocpnet_op *op)
+{
+    return iocpnet__load(&op->state) >> IOCPNET__STATE_BITS;
 }
 
 static iocpnet__entry *iocpnet__entry_of(const iocpnet_op *op)
 {
-    return iocpnet__entry_at(op->iocp, iocpnet__load(&op->state) >> IOCPNET__STATE_BITS);
+    return iocpnet__entry_at(op->iocp, iocpnet__entry_number_of(op));
 }
 
 static int32_t iocpnet__op_state(const iocpnet_op *op)
@@ -4369,6 +4476,9 @@ static void iocpnet__op_set_cancelled(iocpnet_op *op)
 }
 
 // Notes an op of the program's, which is not in flight yet. Returns the number of its entry, or 0.
+// One of several steps is left alone by cancels until iocpnet__starting_end: its call may not have
+// been made, so that nothing can be cancelled, and it must not be told that it is. A unit looks
+// itself before and after each call.
 static int32_t iocpnet__op_list(iocpnet_op *op, iocpnet_iocp *iocp, uintptr_t handle, int kind,
                                 uintptr_t second)
 {
@@ -4385,8 +4495,38 @@ static int32_t iocpnet__op_list(iocpnet_op *op, iocpnet_iocp *iocp, uintptr_t ha
     entry->second = (void *)second;
     entry->overlapped = &op->overlapped;
     entry->started_ms = (int64_t)iocpnet__now();
-    iocpnet__store(&entry->word, word - IOCPNET__ENTRY_WRITTEN + kind);
+    word += kind - IOCPNET__ENTRY_WRITTEN;
+    if (steps && kind != IOCPNET_OP_TRANSMIT) word += IOCPNET__ENTRY_STARTING;
+    iocpnet__store(&entry->word, word);
     return number;
+}
+
+// An entry as it is before the call of a start; the op may be gone after it.
+typedef struct iocpnet__starting {
+    iocpnet__entry *entry;  // NULL: there is none
+    int32_t word;
+} iocpnet__starting;
+
+static iocpnet__starting iocpnet__starting_begin(iocpnet__entry *entry)
+{
+    iocpnet__starting starting;
+
+    starting.entry = entry;
+    starting.word = entry ? iocpnet__load(&entry->word) : 0;
+    return starting;
+}
+
+// The call has been made. The entry may be free by now, or another op's.
+static void iocpnet__starting_end(const iocpnet__starting *starting)
+{
+    int32_t marks = IOCPNET__ENTRY_CANCELLED | IOCPNET__ENTRY_CLOSED;
+    int32_t word;
+
+    if (!starting->entry) return;
+    do {
+        word = iocpnet__load(&starting->entry->word);
+        if ((word ^ starting->word) & ~marks) return;
+    } while (!iocpnet__cas(&starting->entry->word, word, word & ~IOCPNET__ENTRY_STARTING));
 }
 
 static int iocpnet__op_kind(const iocpnet_op *op)
@@ -4394,23 +4534,18 @@ static int iocpnet__op_kind(const iocpnet_op *op)
     return op->kind & ~IOCPNET__OWN;
 }
 
-// The program's op is over, or its start has failed.
+// The program's op is over, or its start has failed. Once for each.
 static void iocpnet__op_unlist(iocpnet_op *op)
 {
-    iocpnet__entry *entry;
+    int32_t number = iocpnet__entry_number_of(op);
 
     if (!(op->kind & IOCPNET__OWN)) return;
-    entry = iocpnet__entry_of(op);
-    op->kind = (uint8_t)iocpnet__op_kind(op);
-    if (!entry) {
-        iocpnet__add(&op->iocp->unlisted, -1);
-        return;
-    }
-    iocpnet__store(&entry->word, iocpnet__load(&entry->word) & ~(int32_t)IOCPNET__ENTRY_BITS);
+    if (!number && op->handle) iocpnet__add(&op->iocp->unlisted, -1);
+    iocpnet__entry_free(op->iocp, number);
 }
 
-// No further step may be made of the program's op: it or all of its socket was cancelled, or the
-// socket closed. With its step lock held this stays so until the step is made.
+// No further step may be made of the op: it or all of its socket was cancelled, or the socket
+// closed. With its step lock held this stays so until the step is made.
 static bool iocpnet__op_is_cancelled(const iocpnet_op *op)
 {
     iocpnet__entry *entry = iocpnet__entry_of(op);
@@ -4431,7 +4566,7 @@ static iocpnet_error iocpnet__op_begin_as(iocpnet_op *op, iocpnet_iocp *iocp, ui
 
         // Its further steps could not be kept off a socket that the program closes.
         if (!number && iocpnet__has_steps(kind)) return WSAENOBUFS;
-        if (!number) iocpnet__add(&iocp->unlisted, 1);
+        if (!number && handle) iocpnet__add(&iocp->unlisted, 1);
         iocpnet__op_write_as(op, iocp, handle, kind | IOCPNET__OWN,
                              IOCPNET__IN_FLIGHT + (number << IOCPNET__STATE_BITS));
     } else {
@@ -4461,20 +4596,26 @@ static inline void iocpnet__op_end(iocpnet_op *op)
     iocpnet__store(&op->state, IOCPNET__IDLE);
 }
 
-// The start has failed: no callback.
-static iocpnet_error iocpnet__op_undo(iocpnet_op *op, iocpnet_error error)
+static void iocpnet__count_finished(iocpnet_iocp *iocp, int kind)
 {
-    iocpnet_iocp *iocp = op->iocp;
     iocpnet__worker *worker = iocpnet__worker_here(iocp);
-    int kind = iocpnet__op_kind(op);
 
-    if (op->kind & IOCPNET__OWN) iocpnet__op_unlist(op);
-    iocpnet__op_end(op);
     if (worker) {
         iocpnet__count_own(&worker->counters.finished[kind], 1);
     } else {
         iocpnet__count_shared(&iocp->foreign.finished[kind], 1);
     }
+}
+
+// The start has failed: no callback.
+static iocpnet_error iocpnet__op_undo(iocpnet_op *op, iocpnet_error error)
+{
+    iocpnet_iocp *iocp = op->iocp;
+    int kind = iocpnet__op_kind(op);
+
+    iocpnet__op_unlist(op);
+    iocpnet__op_end(op);
+    iocpnet__count_finished(iocp, kind);
     return error;
 }
 
@@ -5075,7 +5216,6 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_open(iocpnet_iocp **out, const iocpnet_i
 {
     iocpnet_error error;
     iocpnet_iocp *iocp = NULL;
-    int i;
 
     *out = NULL;
     error = iocpnet_os_init();
@@ -5097,8 +5237,6 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_open(iocpnet_iocp **out, const iocpnet_i
     iocp->wine = iocpnet__is_wine();
     iocp->attached = IOCPNET__OWN_KEY;
     IOCPNET_OS(InitializeSRWLock)(&iocp->lock);
-    for (i = 0; i < IOCPNET__STEP_LOCKS; i++)
-        IOCPNET_OS(InitializeSRWLock)(&iocp->step_locks[i]);
     IOCPNET_OS(InitializeSRWLock)(&iocp->timer_lock);
     IOCPNET_OS(InitializeSRWLock)(&iocp->group_lock);
 
@@ -5452,8 +5590,9 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_close(iocpnet_iocp *iocp)
         iocpnet__undraw_lots(worker);
         iocpnet__free(worker, sizeof *worker);
     }
-    for (i = 0; i < iocp->chunk_count; i++)
-        iocpnet__free(iocp->chunks[i], sizeof(iocpnet__chunk));
+    for (i = 0; i < 2 * IOCPNET__CHUNKS; i++) {
+        iocpnet__free(iocp->all_chunks[i % 2].chunks[i / 2], sizeof(iocpnet__chunk));
+    }
     iocpnet__current_release();
     iocpnet__free(iocp, sizeof *iocp);
     iocpnet_os_fini();
@@ -5467,34 +5606,31 @@ IOCPNET__DEF bool iocpnet_op_pending(const iocpnet_op *op)
     return iocpnet__load(&op->state) != IOCPNET__IDLE;
 }
 
-// Of the steps of an op: by the socket that they are made on.
-static SRWLOCK *iocpnet__step_lock(iocpnet_iocp *iocp, uintptr_t handle)
-{
-    return &iocp->step_locks[handle / 4 % IOCPNET__STEP_LOCKS];
-}
-
 IOCPNET__DEF iocpnet_error iocpnet_op_cancel(iocpnet_op *op)
 {
-    iocpnet_iocp *iocp = op->iocp;
     int kind = iocpnet__op_kind(op);
-    bool retries = kind == IOCPNET_OP_RECVFROM || kind == IOCPNET_OP_RECVMSG;
-    uintptr_t handle = op->handle;
+    iocpnet__entry *entry = NULL;
     iocpnet_error error = 0;
 
     if (!iocpnet_op_pending(op)) return WSAEINVAL;
     if (!op->handle) return ERROR_NOT_FOUND;  // posted: on its way
-    if (iocpnet__op_kind(op) == IOCPNET_OP_TRANSMIT) {
+    if (kind == IOCPNET_OP_TRANSMIT) {
         return iocpnet_transmit_cancel(IOCPNET_OUTER(op, iocpnet_transmit, op));
     }
 
-    // A datagram receive may be between an ICMP error and its next try, which is made under the
+    // It may be between two steps, such as an ICMP error and the next try, which is made under the
     // lock: either that sees the state, or the system has it by then.
-    if (retries) iocpnet__lock_enter(iocpnet__step_lock(iocp, handle));
-    iocpnet__op_set_cancelled(op);
-    if (!IOCPNET_OS(CancelIoEx)((HANDLE)op->handle, (OVERLAPPED *)(void *)&op->overlapped)) {
-        error = iocpnet__last_error();
+    if (iocpnet__has_steps(kind)) entry = iocpnet__entry_of(op);
+    if (entry) iocpnet__lock_enter(&entry->lock);
+    if (entry && iocpnet__load(&entry->word) & IOCPNET__ENTRY_STARTING) {
+        error = ERROR_NOT_FOUND;
+    } else {
+        iocpnet__op_set_cancelled(op);
+        if (!IOCPNET_OS(CancelIoEx)((HANDLE)op->handle, (OVERLAPPED *)(void *)&op->overlapped)) {
+            error = iocpnet__last_error();
+        }
     }
-    if (retries) iocpnet__lock_leave(iocpnet__step_lock(iocp, handle));
+    if (entry) iocpnet__lock_leave(&entry->lock);
     return error;
 }
 
@@ -5524,109 +5660,118 @@ static void iocpnet__op_post_warning(iocpnet_op *op, int code)
     iocpnet__op_post(op->iocp, op);
 }
 
-static SRWLOCK *iocpnet__step_lock_of(iocpnet_op *op)
+// NULL: the server part sees to it itself that no step meets a close.
+static SRWLOCK *iocpnet__step_lock(iocpnet_op *op)
 {
-    uintptr_t handle = op->handle;
+    iocpnet__entry *entry = iocpnet__entry_of(op);
 
-    if (iocpnet__op_kind(op) == IOCPNET_OP_ACCEPT) {
-        handle = IOCPNET_OUTER(op, iocpnet_accept, op)->socket;
-    }
-    return iocpnet__step_lock(op->iocp, handle);
+    if (entry) return &entry->lock;
+    if (iocpnet__op_kind(op) != IOCPNET_OP_ACCEPT) return NULL;
+    return (SRWLOCK *)IOCPNET_OUTER(op, iocpnet_accept, op)->lock;
 }
 
-// Before a step of an op that is in flight, with the error that it has so far. None is made if the
-// program has cancelled it or closed its socket, whose number may be another's by then; neither can
-// happen until iocpnet__step_end. The server part sees to that itself, for its own ops.
+// Before a step of an op that is in flight, with the error that it has so far. None is made if it
+// was cancelled or its socket closed, whose number may be another's by then; neither can happen
+// until iocpnet__step_end.
 static iocpnet_error iocpnet__step_begin(iocpnet_op *op, iocpnet_error error)
 {
-    if (!(op->kind & IOCPNET__OWN)) return error;
-    iocpnet__lock_enter(iocpnet__step_lock_of(op));
+    SRWLOCK *lock = iocpnet__step_lock(op);
+
+    if (!lock) return error;
+    iocpnet__lock_enter(lock);
     return !error && iocpnet__op_is_cancelled(op) ? WSA_OPERATION_ABORTED : error;
 }
 
 // The last step: the callback comes.
 static void iocpnet__step_end(iocpnet_op *op)
 {
-    if (!(op->kind & IOCPNET__OWN)) return;
-    iocpnet__lock_leave(iocpnet__step_lock_of(op));
+    SRWLOCK *lock = iocpnet__step_lock(op);
+
+    if (!lock) return;
+    iocpnet__lock_leave(lock);
     iocpnet__op_unlist(op);
 }
 
-// What has a step to make on a socket yet makes none, an accept for it included. True: there was
-// something. Its step lock is held.
-static bool iocpnet__steps_cancel(iocpnet_iocp *iocp, uintptr_t handle, bool closing)
+// An entry in use; handle: its socket's, or that of an accept for it; 0: whichever.
+static bool iocpnet__entry_is(iocpnet__entry *entry, int32_t word, uintptr_t handle)
 {
-    int32_t count = iocpnet__load(&iocp->chunk_count);
+    if (!(word & IOCPNET__ENTRY_KIND) || word & IOCPNET__ENTRY_WRITTEN) return false;
+    return !handle || iocpnet__load_pointer(&entry->handle) == (void *)handle ||
+           iocpnet__load_pointer(&entry->second) == (void *)handle;
+}
+
+// Marks an entry of several steps. Its lock is held, so no step is being made; what is still being
+// started is only told of a close. True: it is marked, and its handle may be named.
+static bool iocpnet__entry_mark(iocpnet__entry *entry, uintptr_t handle, int32_t marks)
+{
+    bool closing = (marks & IOCPNET__ENTRY_CLOSED) != 0;
+    int32_t word;
+
+    do {
+        word = iocpnet__load(&entry->word);
+        // The word that was seen before handle and second still holds for them if it changes.
+        if (!iocpnet__entry_is(entry, word, handle)) return false;
+        if (!closing && word & (IOCPNET__ENTRY_STARTING | IOCPNET__ENTRY_CLOSED)) return false;
+    } while (!iocpnet__cas(&entry->word, word, word | marks));
+    return true;
+}
+
+// Only the op that the entry stands for has this OVERLAPPED on this handle, or one that the program
+// has started with it since.
+static bool iocpnet__entry_cancel(iocpnet__entry *entry)
+{
+    return IOCPNET_OS(CancelIoEx)((HANDLE)iocpnet__load_pointer(&entry->handle),
+                                  (OVERLAPPED *)iocpnet__load_pointer(&entry->overlapped)) != 0;
+}
+
+// What has a step to make on a socket yet makes none, an accept for it included; handle 0: on all
+// sockets, and the call that is in flight is cancelled too. True: there was something.
+static bool iocpnet__steps_cancel(iocpnet_iocp *iocp, uintptr_t handle, int32_t marks)
+{
+    iocpnet__all_chunks *all = &iocp->all_chunks[1];
+    int32_t count = iocpnet__load(&all->count);
+    bool closing = (marks & IOCPNET__ENTRY_CLOSED) != 0;
     bool found = false;
     int32_t i, k;
 
     for (i = 0; i < count; i++) {
-        iocpnet__chunk *chunk = (iocpnet__chunk *)iocpnet__load_pointer(&iocp->chunks[i]);
+        iocpnet__chunk *chunk = iocpnet__chunk_at(all, i);
 
-        if (!chunk || !chunk->steps) continue;
-        for (k = 0; k < IOCPNET__ENTRIES; k++) {
+        for (k = 0; chunk && k < IOCPNET__ENTRIES; k++) {
             iocpnet__entry *entry = &chunk->entries[k];
-            int32_t word = iocpnet__load(&entry->word);
-            void *of, *second;
 
-            // The word that was seen before handle and second still holds for them if it changes.
-            if (!(word & IOCPNET__ENTRY_KIND) || word & IOCPNET__ENTRY_WRITTEN) continue;
-            of = iocpnet__load_pointer(&entry->handle);
-            second = iocpnet__load_pointer(&entry->second);
-            if (of != (void *)handle && second != (void *)handle) continue;
-            if (!iocpnet__cas(&entry->word, word, word | IOCPNET__ENTRY_CANCELLED)) continue;
-            found = true;
-            // An accept is the listener's: a close of this socket ends it, a cancel does not.
-            if (!closing && second == (void *)handle) {
-                IOCPNET_OS(CancelIoEx)
-                ((HANDLE)of, (OVERLAPPED *)iocpnet__load_pointer(&entry->overlapped));
+            if (!iocpnet__entry_is(entry, iocpnet__load(&entry->word), handle)) continue;
+            iocpnet__lock_enter(&entry->lock);
+            if (iocpnet__entry_mark(entry, handle, marks)) {
+                found = true;
+                // An accept is the listener's: a close of its socket ends it, a cancel does not.
+                if (!handle ||
+                    (!closing && iocpnet__load_pointer(&entry->handle) != (void *)handle)) {
+                    (void)iocpnet__entry_cancel(entry);
+                }
             }
+            iocpnet__lock_leave(&entry->lock);
         }
     }
     return found;
 }
 
-// Marks an entry that is in use, or cancels what it stands for. True: there was something.
-static bool iocpnet__entry_cancel(iocpnet_iocp *iocp, iocpnet__entry *entry, bool mark)
-{
-    void *socket = iocpnet__load_pointer(&entry->second);
-    SRWLOCK *lock;
-    void *handle, *again;
-    int32_t word;
-    bool found;
-
-    if (!socket) socket = iocpnet__load_pointer(&entry->handle);
-    lock = iocpnet__step_lock(iocp, (uintptr_t)socket);
-    iocpnet__lock_enter(lock);
-    word = iocpnet__load(&entry->word);
-    handle = iocpnet__load_pointer(&entry->handle);
-    again = iocpnet__load_pointer(&entry->second);
-    if (!again) again = handle;
-    // Another one's since this call began: it is none of what was in flight then.
-    found = word & IOCPNET__ENTRY_KIND && !(word & IOCPNET__ENTRY_WRITTEN) && handle &&
-            again == socket && iocpnet__cas(&entry->word, word, word | IOCPNET__ENTRY_CANCELLED);
-    if (found && !mark) {
-        IOCPNET_OS(CancelIoEx)
-        ((HANDLE)handle, (OVERLAPPED *)iocpnet__load_pointer(&entry->overlapped));
-    }
-    iocpnet__lock_leave(lock);
-    return found;
-}
-
-// First nothing makes a further step, then all that is in flight is cancelled.
+// First nothing makes a further step, then all else that is in flight is cancelled.
 IOCPNET__DEF iocpnet_error iocpnet_iocp_cancel(iocpnet_iocp *iocp)
 {
-    int32_t count = iocpnet__load(&iocp->chunk_count);
-    bool found = false;
-    int32_t i, k, turn;
+    bool found = iocpnet__steps_cancel(iocp, 0, IOCPNET__ENTRY_CANCELLED);
+    iocpnet__all_chunks *all = &iocp->all_chunks[0];
+    int32_t count = iocpnet__load(&all->count);
+    int32_t i, k;
 
-    for (turn = 0; turn < 2; turn++) {
-        for (i = 0; i < count; i++) {
-            iocpnet__chunk *chunk = (iocpnet__chunk *)iocpnet__load_pointer(&iocp->chunks[i]);
+    for (i = 0; i < count; i++) {
+        iocpnet__chunk *chunk = iocpnet__chunk_at(all, i);
 
-            if (!chunk || (!turn && !chunk->steps)) continue;
-            for (k = 0; k < IOCPNET__ENTRIES; k++)
-                found |= iocpnet__entry_cancel(iocp, &chunk->entries[k], !turn);
+        for (k = 0; chunk && k < IOCPNET__ENTRIES; k++) {
+            iocpnet__entry *entry = &chunk->entries[k];
+
+            if (!iocpnet__entry_is(entry, iocpnet__load(&entry->word), 0)) continue;
+            if (iocpnet__load_pointer(&entry->handle)) found |= iocpnet__entry_cancel(entry);
         }
     }
     if (iocpnet__load(&iocp->unlisted) > 0) return WSAENOBUFS;
@@ -5668,11 +5813,12 @@ static void iocpnet__put_count(iocpnet_line_fn *line, void *user, const char *be
 // The entries: each is read between two looks at its word, which counts its uses.
 static void iocpnet__put_entries(iocpnet_iocp *iocp, iocpnet__lines *lines)
 {
-    int32_t count = iocpnet__load(&iocp->chunk_count);
+    int32_t marks = IOCPNET__ENTRY_CANCELLED | IOCPNET__ENTRY_STARTING | IOCPNET__ENTRY_CLOSED;
     int32_t i, k;
 
-    for (i = 0; i < count; i++) {
-        iocpnet__chunk *chunk = (iocpnet__chunk *)iocpnet__load_pointer(&iocp->chunks[i]);
+    for (i = 0; i < 2 * IOCPNET__CHUNKS; i++) {
+        iocpnet__chunk *chunk =
+            iocpnet__chunk_at(&iocp->all_chunks[i / IOCPNET__CHUNKS], i % IOCPNET__CHUNKS);
 
         for (k = 0; chunk && k < IOCPNET__ENTRIES; k++) {
             iocpnet__entry *entry = &chunk->entries[k];
@@ -5682,7 +5828,7 @@ static void iocpnet__put_entries(iocpnet_iocp *iocp, iocpnet__lines *lines)
             int kind = word & IOCPNET__ENTRY_KIND;
 
             if (!kind || word & IOCPNET__ENTRY_WRITTEN ||
-                (iocpnet__load(&entry->word) ^ word) & ~(int32_t)IOCPNET__ENTRY_CANCELLED) {
+                (iocpnet__load(&entry->word) ^ word) & ~marks) {
                 continue;
             }
             iocpnet__put_line(lines, kind, (uintptr_t)handle, lines->now - (uint64_t)started);
@@ -6103,17 +6249,13 @@ IOCPNET__DEF iocpnet_error iocpnet_socket_cancel(const iocpnet_socket *socket)
 {
     iocpnet_iocp *iocp = socket->iocp;
     iocpnet_error error = 0;
-    SRWLOCK *lock;
     bool steps;
 
     if (socket->handle == INVALID_SOCKET) return WSAENOTSOCK;
-    lock = iocpnet__step_lock(iocp, socket->handle);
-    iocpnet__lock_enter(lock);
-    steps = iocpnet__steps_cancel(iocp, socket->handle, false);
+    steps = iocpnet__steps_cancel(iocp, socket->handle, IOCPNET__ENTRY_CANCELLED);
     if (!IOCPNET_OS(CancelIoEx)((HANDLE)socket->handle, NULL) && !steps) {
         error = iocpnet__last_error();
     }
-    iocpnet__lock_leave(lock);
     return error;
 }
 
@@ -6124,13 +6266,7 @@ IOCPNET__DEF iocpnet_error iocpnet_socket_close(iocpnet_socket *socket)
 
     if (handle == INVALID_SOCKET) return WSAENOTSOCK;
     socket->handle = INVALID_SOCKET;
-    if (iocpnet__load(&iocp->chunk_count)) {
-        SRWLOCK *lock = iocpnet__step_lock(iocp, handle);
-
-        iocpnet__lock_enter(lock);
-        (void)iocpnet__steps_cancel(iocp, handle, true);
-        iocpnet__lock_leave(lock);
-    }
+    (void)iocpnet__steps_cancel(iocp, handle, IOCPNET__ENTRY_CANCELLED | IOCPNET__ENTRY_CLOSED);
 
     // Cancel first: without it a pending send keeps its packet back until the peer reads.
     // Seen: Wine 8.0. On Windows closesocket cancels as well.
@@ -6368,16 +6504,11 @@ static __declspec(noinline) void iocpnet__accept_finish(iocpnet__worker *worker,
     INT peer_size = 0;
     iocpnet__get_sockaddrs get = (iocpnet__get_sockaddrs)accept->ext->get_accept_ex_sockaddrs;
 
+    iocpnet_iocp *other = accept->other;
+    iocpnet__entry *second = other ? iocpnet__entry_at(other, accept->other_entry) : NULL;
+
     memset(&accept->local, 0, sizeof accept->local);
     memset(&accept->peer, 0, sizeof accept->peer);
-    error = iocpnet__step_begin(op, error);
-    if (!error &&
-        IOCPNET_OS(setsockopt)(accept->socket, SOL_SOCKET, SO_UPDATE_ACCEPT_CONTEXT,
-                               (const char *)&accept->listener, sizeof accept->listener)) {
-        error = iocpnet__wsa_error();
-    }
-    iocpnet__step_end(op);
-    if (error) bytes = 0;
     if (!error && get) {
         get(with_data ? accept->data : accept->addresses,
             with_data ? accept->size - IOCPNET_ACCEPT_ROOM : 0, IOCPNET_ACCEPT_ROOM / 2,
@@ -6385,25 +6516,60 @@ static __declspec(noinline) void iocpnet__accept_finish(iocpnet__worker *worker,
         iocpnet__address_set(&accept->local, local, local ? local_size : 0);
         iocpnet__address_set(&accept->peer, peer, peer ? peer_size : 0);
     }
-    iocpnet__op_done(worker, op, IOCPNET_OP_ACCEPT, error, bytes);
+    error = iocpnet__step_begin(op, error);
+    if (second) {
+        iocpnet__lock_enter(&second->lock);
+        if (!error && iocpnet__load(&second->word) & IOCPNET__ENTRY_CANCELLED) {
+            error = WSA_OPERATION_ABORTED;
+        }
+    }
+    if (!error &&
+        IOCPNET_OS(setsockopt)(accept->socket, SOL_SOCKET, SO_UPDATE_ACCEPT_CONTEXT,
+                               (const char *)&accept->listener, sizeof accept->listener)) {
+        error = iocpnet__wsa_error();
+    }
+    if (second) {
+        iocpnet__lock_leave(&second->lock);
+        iocpnet__entry_free(other, accept->other_entry);
+    }
+    iocpnet__step_end(op);
+    if (error) accept->local.size = accept->peer.size = 0;
+    iocpnet__op_done(worker, op, IOCPNET_OP_ACCEPT, error, error ? 0 : bytes);
+    if (second) iocpnet__count_finished(other, IOCPNET_OP_ACCEPT);
 }
 
+// Notes an accept with the iocp of its socket too, if that is another one than the listener's: who
+// closes the socket looks there, and that iocp waits for the accept before it ends.
+static iocpnet_error iocpnet__accept_note_other(iocpnet_accept *accept, iocpnet_iocp *other)
+{
+    accept->other_entry =
+        iocpnet__op_list(&accept->op, other, accept->listener, IOCPNET_OP_ACCEPT, accept->socket);
+    if (!accept->other_entry) return WSAENOBUFS;
+    accept->other = other;
+    iocpnet__count_started(other, IOCPNET_OP_ACCEPT);
+    return 0;
+}
+
+// lock: the server part's, of an accept that it cancels itself, with the op's state; NULL: a
+// program's.
 static iocpnet_error iocpnet__accept_start(iocpnet_accept *accept, const iocpnet_socket *listener,
                                            const iocpnet_socket *socket, void *data, size_t size,
-                                           bool own)
+                                           void *lock)
 {
     iocpnet_iocp *iocp = listener->iocp;
+    iocpnet_iocp *other = !lock && socket->iocp != iocp ? socket->iocp : NULL;
+    int32_t other_entry;
     bool skip = listener->skip;
     DWORD room = (DWORD)(data ? size - IOCPNET_ACCEPT_ROOM : 0);
     DWORD bytes = 0;
     iocpnet__accept_ex accept_ex = (iocpnet__accept_ex)listener->ext->accept_ex;
+    iocpnet__starting starting, other_starting;
     iocpnet_error error;
     int code = 0;
 
     if (data && (size <= IOCPNET_ACCEPT_ROOM || size > INT32_MAX)) return WSAEINVAL;
-    if (own && socket->iocp != iocp) return WSAEINVAL;  // its close would not find this accept
     if (!accept_ex) return WSAEOPNOTSUPP;
-    error = iocpnet__op_begin_as(&accept->op, iocp, listener->handle, IOCPNET_OP_ACCEPT, own,
+    error = iocpnet__op_begin_as(&accept->op, iocp, listener->handle, IOCPNET_OP_ACCEPT, !lock,
                                  socket->handle);
     if (error) return error;
     accept->listener = listener->handle;
@@ -6411,12 +6577,27 @@ static iocpnet_error iocpnet__accept_start(iocpnet_accept *accept, const iocpnet
     accept->data = data;
     accept->size = (uint32_t)(data ? size : 0);
     accept->ext = listener->ext;
+    accept->lock = lock;
+    accept->other = NULL;
+    accept->other_entry = 0;
+    if (other) error = iocpnet__accept_note_other(accept, other);
+    if (error) return iocpnet__op_undo(&accept->op, error);
+    other_entry = accept->other_entry;
+    starting = iocpnet__starting_begin(iocpnet__entry_of(&accept->op));
+    other_starting = iocpnet__starting_begin(other ? iocpnet__entry_at(other, other_entry) : NULL);
     if (!accept_ex(listener->handle, socket->handle, data ? data : accept->addresses, room,
                    IOCPNET_ACCEPT_ROOM / 2, IOCPNET_ACCEPT_ROOM / 2, &bytes,
                    (OVERLAPPED *)(void *)&accept->op.overlapped)) {
         code = iocpnet__wsa_code();
     }
-    return iocpnet__op_issued(iocp, &accept->op, skip, code, bytes);
+    error = iocpnet__op_issued(iocp, &accept->op, skip, code, bytes);
+    iocpnet__starting_end(&starting);
+    iocpnet__starting_end(&other_starting);
+    if (error && other) {
+        iocpnet__entry_free(other, other_entry);
+        iocpnet__count_finished(other, IOCPNET_OP_ACCEPT);
+    }
+    return error;
 }
 
 IOCPNET__DEF iocpnet_error iocpnet_start_accept(iocpnet_accept *accept,
@@ -6424,7 +6605,7 @@ IOCPNET__DEF iocpnet_error iocpnet_start_accept(iocpnet_accept *accept,
                                                 const iocpnet_socket *socket, void *data,
                                                 size_t size)
 {
-    return iocpnet__accept_start(accept, listener, socket, data, size, true);
+    return iocpnet__accept_start(accept, listener, socket, data, size, NULL);
 }
 
 // A socket that tries to connect to the port that it has itself gets an answer: its own. Source:
@@ -6477,6 +6658,7 @@ static iocpnet_error iocpnet__connect_start(iocpnet_op *op, const iocpnet_socket
     iocpnet__connect_ex connect_ex = (iocpnet__connect_ex)socket->ext->connect_ex;
     BOOL on = TRUE;
     DWORD bytes = 0;
+    iocpnet__starting starting;
     uint16_t port;
     iocpnet_error error;
     int code = 0;
@@ -6506,12 +6688,15 @@ static iocpnet_error iocpnet__connect_start(iocpnet_op *op, const iocpnet_socket
     port = iocpnet_address_port(address);
     if (error || port >= IOCPNET__PORT_CHOSEN) op->detail = port;
 connect:
+    starting = iocpnet__starting_begin(iocpnet__entry_of(op));
     if (!connect_ex(handle, (const struct sockaddr *)(const void *)&address->u, address->size,
                     (PVOID)(uintptr_t)data, (DWORD)size, &bytes,
                     (OVERLAPPED *)(void *)&op->overlapped)) {
         code = iocpnet__wsa_code();
     }
-    return iocpnet__op_issued(iocp, op, skip, code, bytes);
+    error = iocpnet__op_issued(iocp, op, skip, code, bytes);
+    iocpnet__starting_end(&starting);
+    return error;
 }
 
 IOCPNET__DEF iocpnet_error iocpnet_start_connect(iocpnet_op *op, const iocpnet_socket *socket,
@@ -6543,6 +6728,7 @@ static iocpnet_error iocpnet__disconnect_start(iocpnet_op *op, const iocpnet_soc
     bool skip = socket->skip;
     iocpnet__disconnect_ex disconnect_ex = (iocpnet__disconnect_ex)socket->ext->disconnect_ex;
     HANDLE event = NULL;
+    iocpnet__starting starting;
     iocpnet_error error;
     int code = 0;
 
@@ -6557,6 +6743,7 @@ static iocpnet_error iocpnet__disconnect_start(iocpnet_op *op, const iocpnet_soc
         if (!event) return iocpnet__op_undo(op, iocpnet__last_error());
         op->overlapped.event = (void *)((uintptr_t)event | 1);
     }
+    starting = iocpnet__starting_begin(iocpnet__entry_of(op));
     if (!disconnect_ex(socket->handle, (OVERLAPPED *)(void *)&op->overlapped,
                        reuse ? TF_REUSE_SOCKET : 0, 0)) {
         code = iocpnet__wsa_code();
@@ -6568,7 +6755,9 @@ static iocpnet_error iocpnet__disconnect_start(iocpnet_op *op, const iocpnet_soc
         }
         IOCPNET_OS(CloseHandle)(event);
     }
-    return iocpnet__op_issued(iocp, op, skip, code, 0);
+    error = iocpnet__op_issued(iocp, op, skip, code, 0);
+    iocpnet__starting_end(&starting);
+    return error;
 }
 
 IOCPNET__DEF iocpnet_error iocpnet_start_disconnect(iocpnet_op *op, const iocpnet_socket *socket,
@@ -6654,18 +6843,22 @@ static iocpnet_error iocpnet__start_recv_datagram(iocpnet_op *op, const iocpnet_
 {
     iocpnet_iocp *iocp = socket->iocp;
     bool skip = socket->skip;
+    iocpnet__starting starting;
     DWORD bytes;
     iocpnet_error error;
     int code;
 
     error = iocpnet__op_begin(op, iocp, socket->handle, IOCPNET_OP_RECVFROM);
     if (error) return error;
+    starting = iocpnet__starting_begin(iocpnet__entry_of(op));
     op->flags = IOCPNET__BARE;
     op->detail = (uint16_t)(size < UINT16_MAX ? size : UINT16_MAX);
     code =
         iocpnet__recv_issue(op, socket->handle, size ? data : (void *)(uintptr_t)iocpnet__nothing,
                             (uint32_t)size, size ? 0 : MSG_PEEK, &bytes);
-    return iocpnet__datagram_issued(iocp, op, skip, code, bytes);
+    error = iocpnet__datagram_issued(iocp, op, skip, code, bytes);
+    iocpnet__starting_end(&starting);
+    return error;
 }
 
 IOCPNET__DEF iocpnet_error iocpnet_start_recv(iocpnet_op *op, const iocpnet_socket *socket,
@@ -6801,7 +6994,7 @@ static int iocpnet__datagram_issue(iocpnet_op *op, DWORD *bytes)
 static iocpnet_error iocpnet__datagram_again(iocpnet_op *op, bool skip)
 {
     iocpnet_iocp *iocp = op->iocp;
-    SRWLOCK *lock = iocpnet__step_lock(iocp, op->handle);
+    SRWLOCK *lock = iocpnet__step_lock(op);
     DWORD bytes = 0;
     int tries;
     int code = 0;
@@ -6835,16 +7028,21 @@ static iocpnet_error iocpnet__datagram_start(iocpnet_op *op, const iocpnet_socke
     iocpnet_iocp *iocp = socket->iocp;
     bool skip = socket->skip;
     bool survives = !socket->icmp;
+    iocpnet__starting starting = iocpnet__starting_begin(iocpnet__entry_of(op));
     DWORD bytes = 0;
     int code = iocpnet__datagram_issue(op, &bytes);
+    iocpnet_error error;
 
     if (code && code != WSA_IO_PENDING && survives &&
         iocpnet__is_icmp(iocpnet_error_from_win32((uint32_t)code))) {
         iocpnet__count(iocp, IOCPNET_COUNT_DATAGRAM_RESETS, 1);
-        code = iocpnet__datagram_again(op, skip);
-        return code ? iocpnet__op_undo(op, code) : 0;
+        error = iocpnet__datagram_again(op, skip);
+        if (error) (void)iocpnet__op_undo(op, error);
+    } else {
+        error = iocpnet__datagram_issued(iocp, op, skip, code, bytes);
     }
-    return iocpnet__datagram_issued(iocp, op, skip, code, bytes);
+    iocpnet__starting_end(&starting);
+    return error;
 }
 
 // The result of a receive that survives ICMP errors. True: it has one; false: it is tried again.
@@ -7340,8 +7538,8 @@ static void iocpnet__transmit_stepped(iocpnet_op *op, iocpnet_error error, size_
                      error, (size_t)transmit->total);
 }
 
-// Before a step's call, which is made under the socket's step lock, so that none is on a socket
-// that the program has closed.
+// Before a step's call, which is made under the unit's own lock, so that none is on a socket that
+// the program has closed.
 static iocpnet_error iocpnet__transmit_enter(iocpnet_transmit *transmit, SRWLOCK *lock)
 {
     iocpnet__lock_enter(lock);
@@ -7366,7 +7564,7 @@ static iocpnet_error iocpnet__transmit_by_packets(iocpnet_transmit *transmit)
     iocpnet__transmit_packets transmit_packets =
         (iocpnet__transmit_packets)transmit->socket.ext->transmit_packets;
     iocpnet__packet *packets = (iocpnet__packet *)(void *)&transmit->native;
-    SRWLOCK *lock = iocpnet__step_lock(iocp, transmit->socket.handle);
+    SRWLOCK *lock = iocpnet__step_lock(&transmit->op);
     uint64_t room = iocpnet__unit_max;
     uint64_t offset, length;
     bool whole = true;
@@ -7421,7 +7619,7 @@ static iocpnet_error iocpnet__transmit_by_file(iocpnet_transmit *transmit, uint3
         (iocpnet__transmit_file)transmit->socket.ext->transmit_file;
     TRANSMIT_FILE_BUFFERS *ends = (TRANSMIT_FILE_BUFFERS *)(void *)&transmit->native;
     const iocpnet_element *element = &transmit->elements[transmit->at];
-    SRWLOCK *lock = iocpnet__step_lock(iocp, transmit->socket.handle);
+    SRWLOCK *lock = iocpnet__step_lock(&transmit->op);
     uint64_t room = iocpnet__unit_max;
     uint64_t offset, length, rest;
     uint32_t last = file;
@@ -7469,7 +7667,7 @@ static iocpnet_error iocpnet__transmit_send(iocpnet_transmit *transmit, const io
     iocpnet_iocp *iocp = transmit->socket.iocp;
     iocpnet_op *step = &transmit->step;
     uintptr_t handle = transmit->socket.handle;
-    SRWLOCK *lock = iocpnet__step_lock(iocp, handle);
+    SRWLOCK *lock = iocpnet__step_lock(&transmit->op);
     bool skip = transmit->socket.skip;
     DWORD bytes;
     int code;
@@ -7543,7 +7741,7 @@ static iocpnet_error iocpnet__transmit_by_copy(iocpnet_transmit *transmit, HANDL
 // Issues the next step of a unit. Returns 0: issued; ENDED: all is done; else what stopped it.
 static iocpnet_error iocpnet__transmit_issue(iocpnet_transmit *transmit)
 {
-    SRWLOCK *lock = iocpnet__step_lock(transmit->socket.iocp, transmit->socket.handle);
+    SRWLOCK *lock = iocpnet__step_lock(&transmit->op);
     const iocpnet_element *element;
     uint64_t offset, length;
     iocpnet_error error;
@@ -8833,7 +9031,7 @@ static iocpnet_error iocpnet__listener_post(iocpnet_listener *listener, iocpnet_
     // and none is served between them, it is the system: then the tick goes on.
     do {
         error = iocpnet__accept_start(&slot->accept, &listener->socket, &slot->socket, data, size,
-                                      false);
+                                      &listener->lock);
     } while (iocpnet__is_client_gone(error) && ++gone < IOCPNET__GONE_MOST);
     if (gone) iocpnet__count(listener->group.iocp, IOCPNET_COUNT_ACCEPTS_RESET, gone);
     listener->gone_calls = error ? listener->gone_calls + gone : 0;
@@ -8924,7 +9122,7 @@ static void iocpnet__listener_reap(iocpnet__waiting *slot, uint64_t now)
         ((HANDLE)listener->socket.handle, (OVERLAPPED *)(void *)&slot->accept.op.overlapped);
     } else {
         // No cancel was honoured: closing the socket is what always ends it.
-        slot->accept.socket = INVALID_SOCKET;
+        iocpnet__op_set_cancelled(&slot->accept.op);
         iocpnet_socket_close(&slot->socket);
     }
 }
@@ -9196,6 +9394,18 @@ static void iocpnet__listener_tick(iocpnet_listener *listener, uint64_t now)
     if (due) iocpnet__listener_fill(listener);
 }
 
+// The listening socket closes: an accept whose packet comes now must not name it. Lock held.
+static void iocpnet__listener_end_steps(iocpnet_listener *listener)
+{
+    uint32_t i;
+
+    for (i = 0; i < listener->slot_count; i++) {
+        if (listener->slots[i].posted) {
+            iocpnet__op_set_cancelled(&listener->slots[i].accept.op);
+        }
+    }
+}
+
 // Listens no more. Once it is closed, nothing wants the tick for its sake.
 static void iocpnet__listener_close(iocpnet_listener *listener)
 {
@@ -9210,6 +9420,7 @@ static void iocpnet__listener_close(iocpnet_listener *listener)
             wait = listener->wait;
             listener->wait = NULL;
         }
+        iocpnet__listener_end_steps(listener);
         iocpnet_socket_close(&listener->socket);  // every waiting accept's packet comes
         while (listener->spares) {
             iocpnet_socket spare = listener->socket;
@@ -9254,6 +9465,8 @@ static iocpnet_error iocpnet__listener_take_spread(iocpnet_listener *listener)
     return gives ? 0 : WSAEINVAL;
 }
 
+// Once: when it is closed and no accept waits any more, though it may be freed much later; or when
+// it is freed.
 static void iocpnet__listener_give_spread(iocpnet_listener *listener)
 {
     uint32_t i;

@@ -637,7 +637,7 @@ static void PASCAL addresses_and_a_sweep(void *data, DWORD size, DWORD local_roo
     sweep_comes = false;
     iocpnet__lock_enter(&listener->lock);
     slot->reaped_ms = 1;
-    slot->accept.socket = INVALID_SOCKET;
+    iocpnet__op_set_cancelled(&slot->accept.op);
     iocpnet_socket_close(&slot->socket);
     iocpnet__lock_leave(&listener->lock);
 }
@@ -664,6 +664,51 @@ static void an_accept_whose_socket_was_closed_is_no_connection(void)
     leaves(&sides[0], c);
     end();
     iocpnet__provider_count = 0;
+}
+
+// The listener is closed while an accept's context is updated: that waits until the call has been
+// made, which names the listening socket.
+static struct {
+    volatile LONG once, closed;
+    LONG seen;
+    peer_thread thread;
+} shutting;
+
+static void shut_it(void *user)
+{
+    iocpnet_listener_close((iocpnet_listener *)user);
+    InterlockedIncrement(&shutting.closed);
+}
+
+static void shut_before_the_context(void)
+{
+    int i;
+    if (InterlockedIncrement(&shutting.once) != 1) return;
+    peer_start(&shutting.thread, shut_it, listener);
+    for (i = 0; i < 20 && !shutting.closed; i++)
+        Sleep(5);
+    shutting.seen = shutting.closed;
+}
+
+static void no_close_of_a_listener_overtakes_an_accepts_step(void)
+{
+    SOCKET c;
+
+    usual();
+    memset(&shutting, 0, sizeof shutting);
+    listening.accepts_min = listening.accepts_max = 1;
+    begin();
+    listen_too();
+    fault_before(FAULT_setsockopt, shut_before_the_context);
+    c = client();
+    PUMP(iocp, shutting.once > 0, PEER_MS);
+    fault_before(FAULT_setsockopt, NULL);
+    CHECK_EQ(shutting.seen, 0);
+    peer_join(&shutting.thread);
+    listener = NULL;
+    closesocket(c);
+    PUMP(iocp, !iocpnet_iocp_pending(iocp, NULL, NULL), PEER_MS);
+    end();
 }
 
 static BOOL PASCAL disconnect_soon(SOCKET s, OVERLAPPED *o, DWORD flags, DWORD reserved)
@@ -1870,6 +1915,7 @@ int main(int argc, char **argv)
     T_RUN(a_stop_in_the_middle_of_a_connect_leaves_nothing);
     T_RUN(a_stop_in_the_middle_of_an_adoption_gives_the_socket_back);
     T_RUN(an_accept_whose_socket_was_closed_is_no_connection);
+    T_RUN(no_close_of_a_listener_overtakes_an_accepts_step);
     T_RUN(no_more_sockets_are_kept_than_accepts);
     T_RUN(a_disconnect_that_stalls_ends_with_the_deadline);
     T_RUN(a_paused_listener_does_not_grow);

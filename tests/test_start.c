@@ -1828,6 +1828,346 @@ static void an_accept_whose_socket_was_closed_makes_no_further_call(void)
     }
 }
 
+// A cancel, in the call of a start, or right before it. It has found nothing, says so, and leaves
+// nothing behind: the operation goes on.
+static struct {
+    int how;
+    iocpnet_op *op;
+    iocpnet_socket *s;
+    iocpnet_error error;
+    volatile LONG once;
+    fault_fn *real;
+} meeting;
+
+static void cancel_now(void)
+{
+    if (!meeting.s || InterlockedIncrement(&meeting.once) != 1) return;
+    meeting.error = meeting.how == CANCEL_OP       ? iocpnet_op_cancel(meeting.op)
+                    : meeting.how == CANCEL_SOCKET ? iocpnet_socket_cancel(meeting.s)
+                                                   : iocpnet_iocp_cancel(meeting.s->iocp);
+}
+
+static void meeting_begin(int how, iocpnet_op *op, iocpnet_socket *s)
+{
+    memset(&meeting, 0, sizeof meeting);
+    meeting.how = how;
+    meeting.op = op;
+    meeting.s = s;
+}
+
+// Seen: Wine 8.0 says that all of a socket was cancelled where there was nothing.
+static bool has_found_nothing(const iocpnet_iocp *iocp, int how)
+{
+    if (how == CANCEL_SOCKET && iocp->wine && !meeting.error) return true;
+    return meeting.error == ERROR_NOT_FOUND;
+}
+
+static BOOL PASCAL met_AcceptEx(SOCKET l, SOCKET s, PVOID at, DWORD data, DWORD local, DWORD remote,
+                                LPDWORD got, LPOVERLAPPED o)
+{
+    cancel_now();
+    return ((LPFN_ACCEPTEX)meeting.real)(l, s, at, data, local, remote, got, o);
+}
+
+static BOOL PASCAL met_ConnectEx(SOCKET s, const struct sockaddr *to, int size, PVOID data,
+                                 DWORD bytes, LPDWORD sent, LPOVERLAPPED o)
+{
+    cancel_now();
+    return ((LPFN_CONNECTEX)meeting.real)(s, to, size, data, bytes, sent, o);
+}
+
+static void a_cancel_that_meets_a_receives_start_leaves_it_alone(void)
+{
+    int how, kind;
+    for (kind = 0; kind < 3; kind++) {
+        for (how = 0; how < CANCEL_BY_CLOSE; how++) {
+            iocpnet_iocp *iocp = open_iocp(1, false);
+            iocpnet_socket s;
+            iocpnet_address at, peer_at;
+            SOCKET peer;
+            char data[100];
+            probe p;
+            T_NOTE("kind %d, cancel %d", kind, how);
+            REQUIRE(udp_pair(iocp, &s, &at, &peer, &peer_at));
+            letter_init(&retried);
+            probe_init(&p);
+            meeting_begin(how, kind ? &p.op : &retried.datagram.op, &s);
+            fault_before(kind ? FAULT_WSARecv : FAULT_WSARecvFrom, cancel_now);
+            if (!kind) {  // the first datagram becomes an ICMP error: a step follows
+                fault_packet(&retried.datagram.op.overlapped, (LONG)0xC000023F);
+                CHECK_ERR(iocpnet_start_recvfrom(&retried.datagram, &s, data, sizeof data), 0);
+            } else if (kind == 1) {
+                CHECK_ERR(iocpnet_start_recv(&p.op, &s, data, sizeof data), 0);
+            } else {
+                s.datagram = false;  // a receive of one step
+                CHECK_ERR(iocpnet_start_recv(&p.op, &s, data, sizeof data), 0);
+            }
+            CHECK_EQ(meeting.once, 1);
+            CHECK(has_found_nothing(iocp, how));
+            meeting.s = NULL;
+            peer_drain(iocp, 20);
+            CHECK_EQ(send(peer, "turned into an error", 20, 0), 20);
+            CHECK_EQ(send(peer, "shown", 5, 0), 5);
+            PUMP(iocp, kind ? p.calls == 1 : retried.calls == 1, PEER_MS);
+            CHECK_ERR(kind ? p.error : retried.error, 0);
+            closesocket(peer);
+            CHECK_ERR(iocpnet_socket_close(&s), 0);
+            close_iocp(iocp);
+        }
+    }
+}
+
+static void a_cancel_that_meets_an_accepts_or_connects_start_leaves_it_alone(void)
+{
+    int how, connects;
+    for (connects = 0; connects < 2; connects++) {
+        for (how = 0; how < CANCEL_BY_CLOSE; how++) {
+            iocpnet_iocp *iocp = open_iocp(1, false);
+            iocpnet_socket listener, s;
+            iocpnet_address to;
+            uint16_t port = 0;
+            SOCKET peer;
+            guest g;
+            probe p;
+            T_NOTE("connects %d, cancel %d", connects, how);
+            guest_init(&g);
+            probe_init(&p);
+            REQUIRE(listening(iocp, &listener, NULL, &port));
+            CHECK_ERR(iocpnet_address_parse(&to, NULL, port), 0);
+            fault_provider(30 + connects, 0);
+            fault_instead(FAULT_AcceptEx, (fault_fn *)met_AcceptEx);
+            fault_instead(FAULT_ConnectEx, (fault_fn *)met_ConnectEx);
+            CHECK_ERR(iocpnet_socket_open(&s, iocp, AF_INET, false), 0);
+            if (connects) {
+                meeting_begin(how, &p.op, &s);
+                meeting.real = fault_real(FAULT_ConnectEx);
+                CHECK_ERR(iocpnet_start_connect(&p.op, &s, &to, NULL, 0), 0);
+                peer = INVALID_SOCKET;
+                PROBE_AWAIT(iocp, &p);
+                CHECK_ERR(p.error, 0);
+            } else {
+                listener.ext = s.ext;
+                meeting_begin(how, &g.accept.op, how == CANCEL_SOCKET ? &listener : &s);
+                meeting.real = fault_real(FAULT_AcceptEx);
+                CHECK_ERR(iocpnet_start_accept(&g.accept, &listener, &s, NULL, 0), 0);
+                peer = peer_connect(port);
+                PUMP(iocp, g.calls == 1, PEER_MS);
+                CHECK_ERR(g.error, 0);
+            }
+            CHECK_EQ(meeting.once, 1);
+            CHECK(has_found_nothing(iocp, how));
+            if (!connects) closesocket(peer);
+            CHECK_ERR(iocpnet_socket_close(&s), 0);
+            CHECK_ERR(iocpnet_socket_close(&listener), 0);
+            close_iocp(iocp);
+        }
+    }
+}
+
+// A close of one of an accept's two sockets while its context is updated: it waits until the call
+// has been made, so that no number in it can be another socket's.
+static struct {
+    iocpnet_socket *closes;
+    volatile LONG once, closed;
+    LONG seen;
+    peer_thread thread;
+} overtaking;
+
+static void close_it(void *user)
+{
+    CHECK_ERR(iocpnet_socket_close((iocpnet_socket *)user), 0);
+    InterlockedIncrement(&overtaking.closed);
+}
+
+static void close_before_the_context(void)
+{
+    int i;
+    if (!overtaking.closes || InterlockedIncrement(&overtaking.once) != 1) return;
+    peer_start(&overtaking.thread, close_it, overtaking.closes);
+    for (i = 0; i < 20 && !overtaking.closed; i++)
+        Sleep(5);
+    overtaking.seen = overtaking.closed;
+}
+
+static void no_close_overtakes_the_step_of_an_accept(void)
+{
+    int round;
+    for (round = 0; round < 4; round++) {
+        iocpnet_iocp *iocp = open_iocp(1, false);
+        iocpnet_iocp *home = round & 2 ? NULL : iocp;  // of the accept's socket
+        iocpnet_socket listener, s;
+        uint16_t port = 0;
+        SOCKET peer;
+        guest g;
+        T_NOTE("round %d", round);
+        memset(&overtaking, 0, sizeof overtaking);
+        guest_init(&g);
+        if (!home) CHECK_ERR(iocpnet_iocp_open(&home, NULL), 0);
+        REQUIRE(listening(iocp, &listener, NULL, &port));
+        CHECK_ERR(iocpnet_socket_open(&s, home, AF_INET, false), 0);
+        CHECK_ERR(iocpnet_start_accept(&g.accept, &listener, &s, NULL, 0), 0);
+        peer = peer_connect(port);
+        overtaking.closes = round & 1 ? &s : &listener;
+        fault_before(FAULT_setsockopt, close_before_the_context);
+        PUMP(iocp, g.calls == 1, PEER_MS);
+        fault_before(FAULT_setsockopt, NULL);
+        CHECK_EQ(overtaking.once, 1);
+        CHECK_EQ(overtaking.seen, 0);
+        CHECK_ERR(g.error, 0);
+        peer_join(&overtaking.thread);
+        CHECK_ERR(iocpnet_socket_close(round & 1 ? &listener : &s), 0);
+        closesocket(peer);
+        if (home != iocp) CHECK_ERR(iocpnet_iocp_close(home), 0);
+        close_iocp(iocp);
+    }
+}
+
+static iocpnet_socket closed_early;
+static void PASCAL closing_get(PVOID at, DWORD data, DWORD local, DWORD remote, SOCKADDR **a,
+                               LPINT a_size, SOCKADDR **b, LPINT b_size)
+{
+    if (closed_early.handle != INVALID_SOCKET) {
+        CHECK_ERR(iocpnet_socket_close(&closed_early), 0);
+    }
+    ((LPFN_GETACCEPTEXSOCKADDRS)meeting.real)(at, data, local, remote, a, a_size, b, b_size);
+}
+
+// The close is over before the accept's last step: the callback does not say that all is well.
+static void an_accept_whose_socket_closes_before_its_last_step_fails(void)
+{
+    iocpnet_iocp *iocp = open_iocp(1, false);
+    iocpnet_socket listener;
+    uint16_t port = 0;
+    SOCKET peer;
+    guest g;
+    guest_init(&g);
+    fault_provider(35, 0);
+    fault_instead(FAULT_GetAcceptExSockaddrs, (fault_fn *)closing_get);
+    REQUIRE(listening(iocp, &listener, NULL, &port));
+    CHECK_ERR(iocpnet_socket_open(&closed_early, iocp, AF_INET, false), 0);
+    meeting.real = fault_real(FAULT_GetAcceptExSockaddrs);
+    CHECK_ERR(iocpnet_start_accept(&g.accept, &listener, &closed_early, NULL, 0), 0);
+    peer = peer_connect(port);
+    PUMP(iocp, g.calls == 1, PEER_MS);
+    CHECK(closed_early.handle == INVALID_SOCKET);
+    CHECK_ERR(g.error, WSA_OPERATION_ABORTED);
+    CHECK_EQ(g.accept.peer.size, 0);
+    CHECK_ERR(iocpnet_socket_close(&listener), 0);
+    closesocket(peer);
+    close_iocp(iocp);
+}
+
+// A listener in one iocp whose connections run in another one: each iocp knows of the accept, and
+// ends it where it is asked to; both wait for it.
+static void an_accept_may_take_a_socket_of_another_iocp(void)
+{
+    enum { TAKEN, CANCELLED, ALL_CANCELLED, HOME_CANCELLED, CLOSED, LISTENER_CLOSED, WAYS };
+    int way;
+    for (way = 0; way < WAYS; way++) {
+        iocpnet_iocp *iocp = open_iocp(1, false);
+        iocpnet_iocp *home = NULL;
+        iocpnet_socket listener, s;
+        uint16_t port = 0;
+        SOCKET peer = INVALID_SOCKET;
+        guest g;
+        probe p;
+        char byte = 0;
+        T_NOTE("way %d", way);
+        guest_init(&g);
+        CHECK_ERR(iocpnet_iocp_open(&home, NULL), 0);
+        REQUIRE(listening(iocp, &listener, NULL, &port));
+        CHECK_ERR(iocpnet_socket_open(&s, home, AF_INET, false), 0);
+        CHECK_ERR(iocpnet_start_accept(&g.accept, &listener, &s, NULL, 0), 0);
+        CHECK_EQ(iocpnet_iocp_pending(iocp, NULL, NULL), 1);
+        CHECK_EQ(iocpnet_iocp_pending(home, NULL, NULL), 1);
+        switch (way) {
+        case TAKEN:
+            peer = peer_connect(port);
+            break;
+        case CANCELLED:
+            CHECK_ERR(iocpnet_socket_cancel(&s), 0);
+            break;
+        case ALL_CANCELLED:
+            CHECK_ERR(iocpnet_iocp_cancel(iocp), 0);
+            break;
+        case HOME_CANCELLED:
+            CHECK_ERR(iocpnet_iocp_cancel(home), 0);
+            break;
+        case CLOSED:
+            CHECK_ERR(iocpnet_socket_close(&s), 0);
+            peer = peer_connect(port);  // it may end only when one comes
+            break;
+        default:
+            CHECK_ERR(iocpnet_socket_close(&listener), 0);
+        }
+        fault_fail(FAULT_setsockopt, 0, 0, 0);  // counts from here
+        PUMP(iocp, g.calls == 1, PEER_MS);
+        if (way == TAKEN) {
+            CHECK_ERR(g.error, 0);
+            CHECK_EQ(fault_count(FAULT_setsockopt), 1);
+            CHECK(peer_send(peer, "a", 1));
+            probe_init(&p);
+            CHECK_ERR(iocpnet_start_recv(&p.op, &s, &byte, 1), 0);
+            PROBE_AWAIT(home, &p);
+            CHECK_ERR(p.error, 0);
+            CHECK_EQ(byte, 'a');
+        } else {
+            CHECK(g.error != 0);
+            CHECK_EQ(fault_count(FAULT_setsockopt), 0);
+        }
+        CHECK_EQ(iocpnet_iocp_pending(iocp, NULL, NULL), 0);
+        CHECK_EQ(iocpnet_iocp_pending(home, NULL, NULL), 0);
+        CHECK_ERR(iocpnet_iocp_cancel(iocp), ERROR_NOT_FOUND);
+        CHECK_ERR(iocpnet_iocp_cancel(home), ERROR_NOT_FOUND);
+        if (way != CLOSED) CHECK_ERR(iocpnet_socket_close(&s), 0);
+        if (way != LISTENER_CLOSED) CHECK_ERR(iocpnet_socket_close(&listener), 0);
+        if (peer != INVALID_SOCKET) closesocket(peer);
+        CHECK_ERR(iocpnet_iocp_close(home), 0);
+        close_iocp(iocp);
+    }
+}
+
+static BOOL PASCAL failing_AcceptEx(SOCKET l, SOCKET s, PVOID at, DWORD data, DWORD local,
+                                    DWORD remote, LPDWORD got, LPOVERLAPPED o)
+{
+    (void)l, (void)s, (void)at, (void)data, (void)local, (void)remote, (void)got, (void)o;
+    WSASetLastError(WSAENETDOWN);
+    return FALSE;
+}
+
+// One that fails at the call, or can be noted in one of the two only, leaves nothing in either.
+static void an_accept_of_two_iocps_that_fails_is_in_neither(void)
+{
+    int way;
+    for (way = 0; way < 2; way++) {
+        iocpnet_iocp *iocp = open_iocp(1, false);
+        iocpnet_iocp *home = NULL;
+        iocpnet_socket listener, s;
+        uint16_t port = 0;
+        iocpnet_error error;
+        guest g;
+        T_NOTE("way %d", way);
+        guest_init(&g);
+        CHECK_ERR(iocpnet_iocp_open(&home, NULL), 0);
+        fault_provider(40 + way, 0);
+        if (!way) fault_instead(FAULT_AcceptEx, (fault_fn *)failing_AcceptEx);
+        REQUIRE(listening(iocp, &listener, NULL, &port));
+        CHECK_ERR(iocpnet_socket_open(&s, home, AF_INET, false), 0);
+        if (way) fault_fail(FAULT_HeapAlloc, 2, 1, 0);  // the first is for the listener's iocp
+        error = iocpnet_start_accept(&g.accept, &listener, &s, NULL, 0);
+        CHECK_ERR(error, way ? WSAENOBUFS : WSAENETDOWN);
+        CHECK(!iocpnet_op_pending(&g.accept.op));
+        CHECK_EQ(iocpnet_iocp_pending(iocp, NULL, NULL), 0);
+        CHECK_EQ(iocpnet_iocp_pending(home, NULL, NULL), 0);
+        CHECK_ERR(iocpnet_iocp_cancel(iocp), ERROR_NOT_FOUND);
+        CHECK_ERR(iocpnet_iocp_cancel(home), ERROR_NOT_FOUND);
+        CHECK_ERR(iocpnet_socket_close(&s), 0);
+        CHECK_ERR(iocpnet_socket_close(&listener), 0);
+        CHECK_ERR(iocpnet_iocp_close(home), 0);
+        close_iocp(iocp);
+    }
+}
+
 static void an_oversized_datagram_is_refused_before_the_call(void)
 {
     static char data[70000];
@@ -2322,6 +2662,12 @@ int main(int argc, char **argv)
     T_RUN(a_cancel_before_a_retry_calls_back_at_once);
     T_RUN(a_cancelled_connect_makes_no_further_call);
     T_RUN(an_accept_whose_socket_was_closed_makes_no_further_call);
+    T_RUN(a_cancel_that_meets_a_receives_start_leaves_it_alone);
+    T_RUN(a_cancel_that_meets_an_accepts_or_connects_start_leaves_it_alone);
+    T_RUN(no_close_overtakes_the_step_of_an_accept);
+    T_RUN(an_accept_whose_socket_closes_before_its_last_step_fails);
+    T_RUN(an_accept_may_take_a_socket_of_another_iocp);
+    T_RUN(an_accept_of_two_iocps_that_fails_is_in_neither);
     T_RUN(a_datagram_to_nobody_does_not_deafen_the_socket);
     T_RUN(an_oversized_datagram_is_refused_before_the_call);
     T_RUN(a_flood_on_one_connection_neither_recurses_nor_starves);

@@ -1854,6 +1854,69 @@ static void a_cancel_that_comes_too_late_ends(void)
     end();
 }
 
+// While one unit is in its system call, as long as that may take, units of all other sockets are
+// started, cancelled, and their sockets closed.
+enum { CROWD = 66 };
+static struct {
+    SOCKET pair[CROWD][2];
+    iocpnet_socket s[CROWD];
+    unit u[CROWD];
+    iocpnet_element element;
+    volatile LONG once, passed;
+    LONG seen;
+    peer_thread thread;
+} crowd;
+
+static void pass_the_first(void *user)
+{
+    int i;
+    (void)user;
+    for (i = 1; i < CROWD; i++) {
+        CHECK_ERR(iocpnet_start_transmit_packets(&crowd.u[i].t, &crowd.s[i], &crowd.element, 1), 0);
+        if (i % 2) CHECK_ERR(iocpnet_socket_close(&crowd.s[i]), 0);
+    }
+    InterlockedIncrement(&crowd.passed);
+}
+
+static void wait_in_the_first(void)
+{
+    int i;
+    if (InterlockedIncrement(&crowd.once) != 1) return;
+    peer_start(&crowd.thread, pass_the_first, NULL);
+    for (i = 0; i < 400 && !crowd.passed; i++)
+        Sleep(5);
+    crowd.seen = crowd.passed;
+}
+
+static void a_unit_in_a_call_keeps_no_other_socket_waiting(void)
+{
+    iocpnet_iocp *own = NULL;
+    int i;
+    fault_reset();
+    CHECK_ERR(iocpnet_iocp_open(&own, NULL), 0);
+    memset(&crowd, 0, sizeof crowd);
+    crowd.element.memory = "hello";
+    crowd.element.length = 5;
+    for (i = 0; i < CROWD; i++) {
+        REQUIRE(peer_pair(crowd.pair[i]));
+        CHECK_ERR(iocpnet_socket_adopt(&crowd.s[i], own, crowd.pair[i][0]), 0);
+        unit_init(&crowd.u[i], IOCPNET_TRANSMIT_COPY);
+    }
+    fault_before(FAULT_WSASend, wait_in_the_first);
+    CHECK_ERR(iocpnet_start_transmit_packets(&crowd.u[0].t, &crowd.s[0], &crowd.element, 1), 0);
+    fault_before(FAULT_WSASend, NULL);
+    CHECK_EQ(crowd.seen, 1);
+    peer_join(&crowd.thread);
+    PUMP(own, !iocpnet_iocp_pending(own, NULL, NULL), PEER_MS);
+    for (i = 0; i < CROWD; i++) {
+        CHECK_EQ(crowd.u[i].calls, 1);
+        closesocket(crowd.pair[i][1]);
+        if (!(i % 2)) CHECK_ERR(iocpnet_socket_close(&crowd.s[i]), 0);
+    }
+    CHECK_ERR(iocpnet_iocp_close(own), 0);
+    peer_nothing_left();
+}
+
 int main(int argc, char **argv)
 {
     WSADATA data;
@@ -1895,6 +1958,7 @@ int main(int argc, char **argv)
     T_RUN(memory_alone_needs_no_function_for_files);
     T_RUN(a_cancel_between_two_steps_counts);
     T_RUN(a_cancel_that_comes_too_late_ends);
+    T_RUN(a_unit_in_a_call_keeps_no_other_socket_waiting);
     WSACleanup();
     return t_end();
 }

@@ -1180,6 +1180,13 @@ static void accept_takes(request *r, tcp_end *e, bool at_once)
 {
     sock *s = r->accepted;
     char *local = r->accept_data + r->data_size;
+    if (!s->object.handles) {  // closed meanwhile: nobody will have this end
+        e->closed = true;
+        end_abort(e);
+        end_drop(e);
+        complete(r, (uint32_t)CANCELLED, 0, false);
+        return;
+    }
     e->owner = s;
     e->room = s->receive_room;
     s->end = e;
