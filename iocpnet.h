@@ -12758,7 +12758,6 @@ static void iocpnet__group_free(iocpnet__group *group)
 {
     if (group->clocked) iocpnet__add(&group->iocp->timed, -1);
     if (group->listener) {
-        iocpnet__listener_give_spread(group->listener);
         iocpnet__listener_free(group->listener);
     } else {
         iocpnet__connector_free(IOCPNET_OUTER(group, iocpnet_connector, group));
