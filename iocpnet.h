@@ -1822,7 +1822,8 @@ typedef struct iocpnet_listener_desc {
     const char *address;      // numeric IPv4 or IPv6 ["127.0.0.1": this machine only]
     uint16_t port;            // [0: the system picks one; see iocpnet_listener_address]
     bool dual_stack;          // address "::" takes IPv4 clients too
-    bool reuse;               // sockets are used again through DisconnectEx
+    bool reuse;               // sockets are used again through DisconnectEx, but none that the
+                              // program has asked for (iocpnet_conn_handle)
     uint32_t accepts_min;     // AcceptEx calls kept waiting, at least [32]
     uint32_t accepts_max;     // and at most, up to 65536; below accepts_min it is that [128]
     uint32_t accept_data_ms;  // AcceptEx also takes the first bytes; a client that sends none for
@@ -8718,7 +8719,7 @@ enum {
     IOCPNET__QUIET_MS = 5000,   // without growth, until fewer accepts are kept
     IOCPNET__SHRINK_MS = 500,   // then each such time an eighth of what is above the least
     IOCPNET__CALM_MS = 1000,    // without being held up by silent clients, until bare accepts end
-    IOCPNET__CANCEL_MS = 1000,  // a cancel of an accept is repeated this long
+    IOCPNET__CANCEL_MS = 1000,  // a cancel is repeated this long, then the socket is closed
     IOCPNET__GONE_MOST = 64,    // clients found gone by AcceptEx itself, before others have a turn
     IOCPNET__GONE_LIMIT = 65536,  // more than a backlog holds: that many in a row are none
     IOCPNET__NO_ROOM = -1,        // as an error: every connector is full
@@ -9898,6 +9899,7 @@ struct iocpnet__connection {
     volatile uint32_t began_ms;              // when closing or connecting began
     volatile uint32_t received_ms, sent_ms;  // when something last came; when something last left
     volatile uint32_t silent_ms;             // SILENT: how long the first bytes may take
+    uint32_t cut_ms;                         // CUT: since when
     iocpnet_error error;
     iocpnet__queue queue;      // to send
     iocpnet_buffer *buffer;    // to receive into, or received
@@ -9909,6 +9911,7 @@ struct iocpnet__connection {
     bool more : 1;       // more is likely to be there: the receive was full, or of no bytes
     bool asked : 1;      // told of room in the process since the last tick
     bool cancelled : 1;  // for a hand-over receives were cancelled
+    bool lent : 1;       // the program has had the socket: it may have options of its own
     unsigned char peer[IOCPNET__ADDRESS_ROW];
 };
 
@@ -9994,9 +9997,10 @@ static void iocpnet__conn_check(const iocpnet__connection *conn)
     IOCPNET_ASSERT(closing <= IOCPNET__DRAINING || closing == IOCPNET__CUT);
     IOCPNET_ASSERT(opening != IOCPNET__NEW || closing == IOCPNET__CUT);
     IOCPNET_ASSERT(opening != IOCPNET__DIALING ||
-                   (socket && reading == IOCPNET__READ_IDLE && !iocpnet__conn_is_sending(conn)));
+                   (reading == IOCPNET__READ_IDLE && !iocpnet__conn_is_sending(conn)));
     IOCPNET_ASSERT(opening != IOCPNET__SECURING || conn->group->desc.filter);
-    IOCPNET_ASSERT(socket || !pending);
+    // Where no cancel was honoured the socket is closed before its packets come.
+    IOCPNET_ASSERT(socket || !pending || closing == IOCPNET__CUT || conn->dial_late);
     IOCPNET_ASSERT(reading != IOCPNET__READ_PENDING || conn->group->desc.recvs == 1);
     IOCPNET_ASSERT(reading != IOCPNET__READ_PENDING ||
                    iocpnet__conn_has(conn, IOCPNET__ZERO) == !conn->buffer);
@@ -10184,11 +10188,38 @@ static iocpnet__connection *iocpnet__name_enter(uint64_t id)
     return name->u.conn;
 }
 
-// Drops a reference; kill ends the name as well. The last one frees the connection.
-static void iocpnet__name_leave(iocpnet__connection *conn, bool kill)
+// Nobody has a reference any more: the connection goes, and its slot may be another's.
+static void iocpnet__name_free(iocpnet__connection *conn)
 {
     uint32_t index = (uint32_t)conn->id;
     iocpnet__name *name = iocpnet__name_at(index);
+
+    iocpnet__conn_free(conn);
+    if ((uint64_t)iocpnet__load64(&name->word) >> 32 == UINT32_MAX) return;  // used up: retired
+    iocpnet__lock_enter(&iocpnet__lock);
+    name->u.next = 0;
+    if (iocpnet__name_free_last) {
+        iocpnet__name_at(iocpnet__name_free_last)->u.next = index;
+    } else {
+        iocpnet__name_free_first = index;
+    }
+    iocpnet__name_free_last = index;
+    iocpnet__lock_leave(&iocpnet__lock);
+}
+
+static void iocpnet__name_left(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    (void)error;
+    (void)bytes;
+    iocpnet__name_free(IOCPNET_OUTER(op, iocpnet__connection, notify));
+}
+
+// Drops a reference; kill ends the name as well. After the last one the connection is freed: here
+// if it has just ended, else in a poll, for what is then made and reported has no place in a call
+// of the program's.
+static void iocpnet__name_leave(iocpnet__connection *conn, bool kill)
+{
+    iocpnet__name *name = iocpnet__name_at((uint32_t)conn->id);
     int64_t word, next;
 
     do {
@@ -10199,18 +10230,11 @@ static void iocpnet__name_leave(iocpnet__connection *conn, bool kill)
                 (int64_t)(((uint64_t)next & ~(uint64_t)iocpnet__name_live) + ((uint64_t)1 << 32));
     } while (!iocpnet__cas64(&name->word, word, next));
     if (next & 0xFFFFFFFF) return;  // alive, or somebody is still in a call with it
-
-    iocpnet__conn_free(conn);
-    if ((uint64_t)next >> 32 == 0xFFFFFFFF) return;  // its generations are used up: retired
-    iocpnet__lock_enter(&iocpnet__lock);
-    name->u.next = 0;
-    if (iocpnet__name_free_last) {
-        iocpnet__name_at(iocpnet__name_free_last)->u.next = index;
-    } else {
-        iocpnet__name_free_first = index;
+    if (!kill) {
+        conn->notify.done = iocpnet__name_left;  // it is over: nobody posts it any more
+        if (!iocpnet__post(conn->group->iocp, &conn->notify)) return;
     }
-    iocpnet__name_free_last = index;
-    iocpnet__lock_leave(&iocpnet__lock);
+    iocpnet__name_free(conn);  // or its iocp has stopped without it
 }
 
 static iocpnet_conn iocpnet__conn_name(const iocpnet__connection *conn)
@@ -10865,9 +10889,10 @@ static iocpnet_error iocpnet__conn_make_room(iocpnet__connection *conn)
 static inline void iocpnet__conn_call_data(iocpnet__connection *conn, uint8_t kind,
                                            const void *data, size_t size)
 {
-    conn->calling = kind;
-    conn->group->desc.on.data(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user), data,
-                              size);
+    void *user = iocpnet__load_pointer(&conn->user);
+
+    conn->calling = kind;  // last: from here on it has begun
+    conn->group->desc.on.data(iocpnet__conn_name(conn), user, data, size);
     conn->calling = IOCPNET__CALL_NONE;
 }
 
@@ -11467,14 +11492,27 @@ static bool iocpnet__conn_has_deadline(const iocpnet__connection *conn)
 
 static void iocpnet__conn_close_socket(iocpnet__connection *conn)
 {
+    if (iocpnet__conn_has(conn, IOCPNET__NO_SOCKET)) return;
     iocpnet__conn_become(conn, IOCPNET__NO_SOCKET, IOCPNET__NO_SOCKET);
     IOCPNET__LEDGER(sockets, -1);
     IOCPNET_OS(closesocket)(conn->handle);
 }
 
+// Cancels what is pending, for the first time or, by the tick, again: a cancel may have come too
+// early. Where none is honoured for so many ms, closing the socket is what always ends it. Nothing
+// is freed before the packets have come.
+static void iocpnet__conn_cancel(iocpnet__connection *conn, uint32_t ms)
+{
+    if (iocpnet__conn_has(conn, IOCPNET__NO_SOCKET)) return;
+    if (ms > IOCPNET__CANCEL_MS) {
+        iocpnet__conn_close_socket(conn);
+    } else {
+        IOCPNET_OS(CancelIoEx)((HANDLE)conn->handle, NULL);
+    }
+}
+
 // Cancels what is pending. The socket is closed when the last packet has come: until then its
-// number must not become another socket's (Seen: Wine 8.0 then reads from that one). A cancel that
-// has come too late is repeated by the tick.
+// number should not become another socket's (Seen: Wine 8.0 then reads from that one).
 static void iocpnet__conn_cut(iocpnet__connection *conn, bool reset)
 {
     struct linger linger;
@@ -11484,17 +11522,17 @@ static void iocpnet__conn_cut(iocpnet__connection *conn, bool reset)
     if (conn->extra) iocpnet__conn_drop_wire(conn);
     if (iocpnet__conn_has(conn, IOCPNET__CUT)) return;
     iocpnet__conn_become(conn, IOCPNET__CLOSING, IOCPNET__CUT);
-    if (reset) {
-        IOCPNET_ASSERT(!iocpnet__conn_has(conn, IOCPNET__NO_SOCKET));
+    conn->cut_ms = iocpnet__now_32();
+    if (reset && !iocpnet__conn_has(conn, IOCPNET__NO_SOCKET)) {
         linger.l_onoff = 1;
         linger.l_linger = 0;
         IOCPNET_OS(setsockopt)
         (conn->handle, SOL_SOCKET, SO_LINGER, (const char *)&linger, sizeof linger);
     }
     if (iocpnet__conn_has_pending(conn)) {
-        IOCPNET_OS(CancelIoEx)((HANDLE)conn->handle, NULL);
+        iocpnet__conn_cancel(conn, 0);
         iocpnet__conn_want_tick(conn, IOCPNET__TICK_EACH);
-    } else if (!iocpnet__conn_has(conn, IOCPNET__NO_SOCKET)) {
+    } else {
         iocpnet__conn_close_socket(conn);
     }
 }
@@ -11603,7 +11641,8 @@ static void iocpnet__conn_check_deadlines(iocpnet__connection *conn)
     if (iocpnet__conn_is(conn, IOCPNET__OPENING, IOCPNET__DIALING)) {
         // Its packet tries the next address.
         conn->dial_late = true;
-        IOCPNET_OS(CancelIoEx)((HANDLE)conn->handle, NULL);
+        iocpnet__conn_cancel(conn,
+                             iocpnet__now_32() - conn->began_ms - conn->group->desc.connect_ms);
     } else if (iocpnet__conn_has(conn, IOCPNET__DISCONNECTING)) {
         iocpnet__conn_cut(conn, false);
     } else {
@@ -11623,7 +11662,8 @@ static void iocpnet__conn_release_socket(iocpnet__connection *conn)
     iocpnet_socket socket = iocpnet__conn_socket(conn);
 
     // Only where the peer has finished first: after our own FIN the disconnect waits for TIME_WAIT.
-    if (listener && listener->desc.reuse &&
+    // What the program has set on a socket would meet the next client.
+    if (listener && listener->desc.reuse && !conn->lent &&
         !iocpnet__conn_is(conn, IOCPNET__SENDING, IOCPNET__SEND_SHUT) &&
         !iocpnet__load(&listener->group.closed) && socket.ext->disconnect_ex) {
         iocpnet__conn_become(conn, IOCPNET__DISCONNECTING, IOCPNET__DISCONNECTING);
@@ -11748,7 +11788,7 @@ static void iocpnet__conn_retry(iocpnet__connection *conn)
                                                                        : IOCPNET__TICK_NONE);
     }
     if (cut && iocpnet__conn_has_pending(conn)) {
-        IOCPNET_OS(CancelIoEx)((HANDLE)conn->handle, NULL);
+        iocpnet__conn_cancel(conn, iocpnet__now_32() - conn->cut_ms);
     }
 }
 
@@ -11842,7 +11882,7 @@ static __declspec(noinline) bool iocpnet__conn_step_rest(iocpnet__connection *co
         iocpnet__conn_unlock(conn, worker);
     }
     if (!iocpnet__conn_has(conn, IOCPNET__CUT) || iocpnet__conn_has_pending(conn)) return false;
-    if (!iocpnet__conn_has(conn, IOCPNET__NO_SOCKET)) iocpnet__conn_close_socket(conn);
+    iocpnet__conn_close_socket(conn);
     return true;
 }
 
@@ -11886,6 +11926,7 @@ static void iocpnet__conn_end(iocpnet__connection *conn, iocpnet__worker *worker
     iocpnet_buffer_give(conn->buffer);
     conn->buffer = NULL;
     if (conn->extra) iocpnet_buffer_give(conn->extra->room);
+    iocpnet__add(&group->open, -1);  // in on.close another may take its place
     conn->calling = IOCPNET__CALL;
     if (conn->extra && conn->extra->filtered && group->desc.filter->end) {
         group->desc.filter->end(iocpnet__conn_name(conn), conn->extra->state);
@@ -11926,6 +11967,7 @@ static void iocpnet__conn_run(iocpnet__connection *conn, int32_t bits)
         if (!--rounds) {
             // Other workers keep bringing its packets: everybody else has a turn first. BUSY stays.
             worker->running = NULL;
+            iocpnet__and(&conn->inbox, ~IOCPNET__HAS_RUNNER);
             (void)iocpnet__post(conn->group->iocp, &conn->notify);
             return;
         }
@@ -12057,6 +12099,7 @@ static void iocpnet__conn_connect_done(iocpnet__connection *conn)
 
     iocpnet__conn_become(conn, IOCPNET__OPENING, IOCPNET__NEW);
     if (iocpnet__conn_has(conn, IOCPNET__CUT)) return;
+    if (!error && iocpnet__conn_has(conn, IOCPNET__NO_SOCKET)) error = WSA_OPERATION_ABORTED;
     if (error) {
         iocpnet__conn_close_socket(conn);
         iocpnet__conn_dial(conn, conn->dial_late ? WSAETIMEDOUT : error);
@@ -12089,17 +12132,16 @@ static void iocpnet__conn_free(iocpnet__connection *conn)
     // What never left.
     iocpnet__undraw(iocpnet__conn_worker(conn), IOCPNET__QUEUED, conn->queued);
     iocpnet__conn_unmake(conn);
-    iocpnet__add(&group->open, -1);
-    if (listener && !iocpnet__load(&group->closed)) {
-        // On a thread of the program's own, which may be in a send, nothing is made or reported.
-        if (iocpnet__worker_here(iocp)) {
-            iocpnet__listener_fill(listener);
-        } else {
-            iocpnet__bell_ring(listener);
-        }
-    }
+    if (listener && !iocpnet__load(&group->closed)) iocpnet__listener_fill(listener);
     iocpnet__group_release(group);
     iocpnet__count(iocp, IOCPNET_COUNT_CLOSED, 1);  // last: a stop waits for it
+}
+
+// It has never run, and nobody was told of it.
+static void iocpnet__conn_drop(iocpnet__connection *conn)
+{
+    iocpnet__add(&conn->group->open, -1);
+    iocpnet__name_leave(conn, true);
 }
 
 // A new connection without a name yet; NULL: there is no room.
@@ -12163,7 +12205,7 @@ static void iocpnet__conn_first_run(iocpnet__connection *conn)
         iocpnet__conn_want_tick(conn, IOCPNET__TICK_NONE);
         iocpnet__conn_close_socket(conn);
         iocpnet__count(iocp, IOCPNET_COUNT_CLOSED_STOP, 1);
-        iocpnet__name_leave(conn, true);
+        iocpnet__conn_drop(conn);
     }
 }
 
@@ -12259,7 +12301,7 @@ static iocpnet_error iocpnet__connector_run(iocpnet__connection *conn, iocpnet_c
     if (!iocpnet__conn_has(conn, IOCPNET__NO_SOCKET)) IOCPNET__LEDGER(sockets, -1);
     iocpnet__conn_want_tick(conn, IOCPNET__TICK_NONE);
     iocpnet__count(conn->group->iocp, IOCPNET_COUNT_CLOSED_CONNECT_FAILED, 1);
-    iocpnet__name_leave(conn, true);
+    iocpnet__conn_drop(conn);
     return error;
 }
 
@@ -12328,7 +12370,7 @@ IOCPNET__DEF iocpnet_error iocpnet_conn_adopt(iocpnet_conn *name, iocpnet_connec
         // As it will be counted as closed.
         iocpnet__count(connector->group.iocp, IOCPNET_COUNT_OPENED, 1);
         iocpnet__count(connector->group.iocp, IOCPNET_COUNT_CLOSED_CONNECT_FAILED, 1);
-        iocpnet__name_leave(conn, true);
+        iocpnet__conn_drop(conn);
         return error;
     }
     iocpnet__conn_configure(conn->group, handle);
@@ -12452,6 +12494,7 @@ IOCPNET__DEF uintptr_t iocpnet_conn_handle(iocpnet_conn name)
     if (own && (!iocpnet__conn_has(conn, IOCPNET__NO_SOCKET) ||
                 conn->reason == IOCPNET_CLOSED_HANDED_OVER)) {
         handle = conn->handle;
+        conn->lent = true;
     }
     iocpnet__conn_leave(conn, own);
     return handle;
@@ -12883,6 +12926,10 @@ static iocpnet_error iocpnet__group_init(iocpnet__group *group, iocpnet_iocp *io
     return 0;
 }
 
+// Connections that count no more and are not freed yet: in on.close, or another thread is in a call
+// with them.
+enum { IOCPNET__ENDING = 64 };
+
 // more is how many connections there may be beyond the limit, for a moment.
 static iocpnet_error iocpnet__group_pools(iocpnet__group *group, uint32_t more)
 {
@@ -12900,7 +12947,7 @@ static iocpnet_error iocpnet__group_pools(iocpnet__group *group, uint32_t more)
     objects.objects = true;
     objects.no_cache = true;
     objects.size = sizeof(iocpnet__connection);
-    objects.limit = desc->max_connections + more;
+    objects.limit = desc->max_connections + more + IOCPNET__ENDING;
     error = iocpnet_pool_create(&group->conns, &objects);
     group->extra_bytes = sizeof(iocpnet__extra);
     if (desc->recvs > 1) group->extra_bytes += desc->recvs * sizeof(iocpnet__read);

@@ -1759,29 +1759,38 @@ static void a_send_of_nothing_is_never_refused(void)
 }
 
 // A close that is dealt with to its end between two steps of a send: what it does not know of is
-// refused.
+// refused. The send has the last reference then, but it is a poll that frees the connection, also
+// where the system can't take the packet for it.
 static side *overtaken;
 static SOCKET overtaken_other;
+static bool no_post;
 
 static void close_to_the_end(void)
 {
     CHECK_ERR(iocpnet_conn_close(overtaken->conn), 0);
     CHECK_EQ(heard_end(overtaken_other), 0);
     leaves(overtaken, overtaken_other);
+    if (no_post) fault_fail(FAULT_PostQueuedCompletionStatus, 1, 2, 0);
 }
 
 static void a_send_that_a_close_overtakes_is_refused(void)
 {
-    usual();
-    begin();
-    connect_too();
-    overtaken = adopted(&overtaken_other);
-    step_before(&inside(overtaken)->queued, close_to_the_end);
-    CHECK_ERR(iocpnet_conn_send(overtaken->conn, "late", 4), WSAENOTCONN);
-    CHECK_EQ(overtaken->closed, 1);
-    CHECK_EQ(overtaken->reason, IOCPNET_CLOSED_LOCAL);
-    CHECK_EQ(counted(IOCPNET_COUNT_CLOSED), 1);
-    end();
+    int k;
+
+    for (k = 0; k < 2; k++) {
+        usual();
+        begin();
+        connect_too();
+        overtaken = adopted(&overtaken_other);
+        step_before(&inside(overtaken)->queued, close_to_the_end);
+        no_post = k == 1;
+        CHECK_ERR(iocpnet_conn_send(overtaken->conn, "late", 4), WSAENOTCONN);
+        CHECK_EQ(overtaken->closed, 1);
+        CHECK_EQ(overtaken->reason, IOCPNET_CLOSED_LOCAL);
+        CHECK_EQ(counted(IOCPNET_COUNT_CLOSED), 0);
+        PUMP(iocp, counted(IOCPNET_COUNT_CLOSED) == 1, PEER_MS);
+        end();
+    }
 }
 
 // ---- calls in another connection's callback -----------------------------------------------------
@@ -1834,9 +1843,10 @@ static void a_callback_runs_no_other_connection(void)
 
 // ---- a stop beside a thread that has a connection last ------------------------------------------
 
-// The thread's call began before the connection's end, so it is the thread that frees it.
+// The thread's call began before the connection's end, and lasts. When it returns a poll frees the
+// connection, for which the stop waits.
 static struct {
-    volatile LONG inside, go, freeing, free_it, ended;
+    volatile LONG inside, go, ended;
     iocpnet_conn conn;
     iocpnet_error sent, stopped;
 } last;
@@ -1845,12 +1855,6 @@ static void wait_for_the_end(void)
 {
     InterlockedExchange(&last.inside, 1);
     AWAIT(last.go, PEER_MS);
-}
-
-static void wait_while_freeing(void)
-{
-    InterlockedExchange(&last.freeing, 1);
-    AWAIT(last.free_it, PEER_MS);
 }
 
 static void send_to_the_end(void *user)
@@ -1883,14 +1887,11 @@ static void a_stop_waits_until_a_connection_is_freed(void)
     AWAIT(last.inside, PEER_MS);
     CHECK_ERR(iocpnet_conn_abort(s->conn), 0);
     PUMP(iocp, s->closed == 1, PEER_MS);
-    step_before(&connector->group.open, wait_while_freeing);
-    InterlockedExchange(&last.go, 1);
-    AWAIT(last.freeing, PEER_MS);
     fault_fail(FAULT_GetQueuedCompletionStatusEx, 0, 0, 0);  // counts from here
     peer_start(&threads[1], stop_beside, NULL);
     AWAIT(last.ended || fault_count(FAULT_GetQueuedCompletionStatusEx) >= 5, PEER_MS);
     CHECK_EQ(last.ended, 0);  // after each wait it looks whether all is over
-    InterlockedExchange(&last.free_it, 1);
+    InterlockedExchange(&last.go, 1);
     peer_join(&threads[0]);
     peer_join(&threads[1]);
     CHECK_ERR(last.sent, WSAENOTCONN);
