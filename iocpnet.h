@@ -3838,13 +3838,14 @@ typedef struct iocpnet__worker {
     iocpnet_op *inline_first, *inline_last;
     // What finished at once, over the bound, comes after the next batch; accepts after the others.
     iocpnet_op *later_first, *later_last;
-    bool steady;                // the kit's own thread: it will poll again
+    volatile bool steady;       // the kit's own thread: it will poll again
     const iocpnet_op *at_once;  // the last that a start found finished; only to compare with
     void *running;              // the connection whose callbacks may be running
 #ifdef IOCPNET_DEBUG
     const void *frame;  // within that of the poll that runs; its callbacks have lower ones
 #endif
     volatile int64_t wake_at;  // its wait ends by then; 0: it does not wait, or did not say
+    int64_t watches;           // what it has written to iocp.watch for its wait; 0: nothing
 
     // The timer whose callback runs. Under iocp.timer_lock; others write again.
     const struct iocpnet_timer *firing;  // only to compare with: it may be gone
@@ -3921,6 +3922,7 @@ struct iocpnet_iocp {
     char apart[IOCPNET__LINE];
     volatile int32_t timers;           // that wait, and callbacks of theirs that run
     volatile int32_t waking;           // a wake-up is posted for a timer, and not taken yet
+    volatile int64_t watch;            // one that waits ends its wait by then; 0: nobody says so
     SRWLOCK timer_lock;                // protects all below
     struct iocpnet_timer *timer_heap;  // the earliest that waits
     uint64_t timer_order;              // counts
@@ -4953,27 +4955,91 @@ static void iocpnet__tick(iocpnet_iocp *iocp)
     if (iocp->on_tick) iocp->on_tick(iocp, (uint64_t)now);
 }
 
-// Timers wait: how long may this thread, which was to wait so many ms? It says until when it will,
-// so that a start knows whether somebody must be woken.
+// Posts one wake-up, unless one is under way.
+static void iocpnet__wake_one(iocpnet_iocp *iocp)
+{
+    if (!iocpnet__cas(&iocp->waking, 0, 1)) return;
+    if (IOCPNET_OS(PostQueuedCompletionStatus)(iocp->handle, 0, 0, NULL)) {
+        iocpnet__count(iocp, IOCPNET_COUNT_POSTS, 1);
+        return;
+    }
+    iocpnet__count(iocp, IOCPNET_COUNT_POST_FAILURES, 1);
+    iocpnet__exchange(&iocp->waking, 0);
+}
+
+// Timers wait: how long may this thread, which was to wait so many ms? One thread watches: it waits
+// until the earliest is due, and the others as long as they were to. Each says until when it will
+// wait, so that a start knows whether somebody must be woken, before it looks whether one watches.
 static uint32_t iocpnet__wait_for_due(iocpnet__worker *worker, uint32_t wait)
 {
     iocpnet_iocp *iocp = worker->iocp;
     int64_t now = (int64_t)iocpnet__now();
-    int64_t due = iocpnet__load64(&iocp->timer_due);
+    int64_t until = now + wait;
+    int64_t due, watch;
 
-    if (due <= now || iocpnet__load(&iocp->state) == IOCPNET__STOPPING) return 0;
-    if (due - now < (int64_t)wait) wait = (uint32_t)(due - now);
-    if (wait) iocpnet__cas64(&worker->wake_at, 0, now + wait);
-    return wait;
+    if (!wait || iocpnet__load64(&iocp->timer_due) <= now ||
+        iocpnet__load(&iocp->state) == IOCPNET__STOPPING) {
+        return 0;
+    }
+    iocpnet__cas64(&worker->wake_at, 0, until);
+    do {
+        due = iocpnet__load64(&iocp->timer_due);
+        watch = iocpnet__load64(&iocp->watch);
+        if (due >= until || (watch && watch <= due)) return wait;
+    } while (!iocpnet__cas64(&iocp->watch, watch, due));
+    worker->watches = due;
+    iocpnet__cas64(&worker->wake_at, until, due);
+    return due > now ? (uint32_t)(due - now) : 0;
 }
 
-// The wait is over. A start that has not seen this has written its due time before, and the next
-// poll will see that: both sides write, pass a barrier, then read.
-static void iocpnet__wait_ended(iocpnet__worker *worker)
+// This thread does not watch, or no longer, and may be long in callbacks: if others wait and nobody
+// watches, one of them is woken to do so. Whoever begins to wait meanwhile sees that nobody does, or
+// is seen here: both sides write, pass a barrier, then read.
+static void iocpnet__watch_hand_over(const iocpnet__worker *own)
+{
+    iocpnet_iocp *iocp = own->iocp;
+    iocpnet__worker *worker = (iocpnet__worker *)iocpnet__load_pointer(&iocp->workers);
+    int64_t due = iocpnet__load64(&iocp->timer_due);
+    int64_t watch = iocpnet__load64(&iocp->watch);
+    bool others = false;
+
+    if (!iocpnet__load(&iocp->timer_waits) || (watch && watch <= due)) return;
+    for (; worker; worker = worker->next) {
+        int64_t until;
+
+        if (worker == own || !iocpnet__load(&worker->used)) continue;
+        until = iocpnet__load64(&worker->wake_at);
+        if (until && until <= due) return;
+        // A thread of the kit's that has not said so may wait since before there was a timer.
+        if (until || (worker->steady && !iocpnet__load(&worker->busy))) others = true;
+    }
+    if (others) iocpnet__wake_one(iocp);
+}
+
+// The packets that only wake: they are no work, and must not wait behind what is. Returns how many.
+static uint32_t iocpnet__wake_ups(iocpnet__worker *worker, uint32_t got)
+{
+    uint32_t n = 0;
+    uint32_t i;
+
+    for (i = 0; i < got; i++) {
+        if (!worker->entries[i].lpOverlapped && !worker->entries[i].lpCompletionKey) n++;
+    }
+    if (n) iocpnet__exchange(&worker->iocp->waking, 0);
+    return n;
+}
+
+// The wait is over. A start that has not seen this has written its due time before, and what this
+// thread reads from now on, or its next poll, will see that.
+static void iocpnet__wait_ended(iocpnet__worker *worker, uint32_t got)
 {
     int64_t until = iocpnet__load64(&worker->wake_at);
 
     if (until) iocpnet__cas64(&worker->wake_at, until, 0);
+    if (worker->watches) iocpnet__cas64(&worker->iocp->watch, worker->watches, 0);
+    worker->watches = 0;
+    if (iocpnet__load(&worker->iocp->waking)) got -= iocpnet__wake_ups(worker, got);
+    if (got || worker->later_first) iocpnet__watch_hand_over(worker);
 }
 
 // In debug: refuses a poll in a callback, and asserts if the callback is over and its poll is not.
@@ -5062,7 +5128,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeou
         iocpnet__worker_learn(worker, got);
         iocpnet__count_here(worker, IOCPNET_COUNT_PACKETS, got);
     }
-    if (timers) iocpnet__wait_ended(worker);
+    if (timers) iocpnet__wait_ended(worker, got);
     iocpnet__store(&worker->busy, 1);
     began = iocpnet__now();
     end = worker->entries + got;
@@ -5076,6 +5142,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeou
     iocpnet__store(&worker->busy, 0);
     if (iocpnet__load(&iocp->timed)) iocpnet__tick(iocp);
     if (iocpnet__load(&iocp->state)) iocpnet__stop_advance(worker);
+    if (timers && !worker->steady) iocpnet__watch_hand_over(worker);  // this may be its last poll
     IOCPNET_ASSERT(iocpnet__local_get(&iocpnet__current) == worker &&
                    "a callback returned on another thread than it was called on");
     IOCPNET_OS(TlsSetValue)(iocpnet__current.tls, NULL);
@@ -5138,6 +5205,7 @@ static DWORD WINAPI iocpnet__worker_main(void *parameter)
 
     do {
         worker = (iocpnet__worker *)iocpnet__local_get(&iocp->local);
+        if (!worker) worker = iocpnet__worker_make(iocp);
         if (worker) worker->steady = true;
         error = iocpnet_iocp_poll(iocp, IOCPNET_FOREVER);
         if (error && error != WAIT_TIMEOUT && error != WSAESHUTDOWN) {
@@ -8117,8 +8185,8 @@ static bool iocpnet__timer_publish(iocpnet_iocp *iocp)
 // since who takes it looks later than this.
 //
 // One that the system can't take, or whose taker (or who had said that it wakes by then) stays long
-// in a callback, costs time only: no wait is longer than IOCPNET__LONGEST_WAIT_MS, and every one
-// that begins from now on ends by the due time.
+// in a callback, costs time only: no wait is longer than IOCPNET__LONGEST_WAIT_MS, and who begins to
+// wait from now on watches if nobody does. One that watches and is given work wakes another.
 static void iocpnet__timer_wake(iocpnet_iocp *iocp, int64_t due)
 {
     const iocpnet__worker *own = (iocpnet__worker *)iocpnet__local_get(&iocp->local);
@@ -8134,13 +8202,7 @@ static void iocpnet__timer_wake(iocpnet_iocp *iocp, int64_t due)
         if (until && until <= due) return;
         others = true;
     }
-    if (!others || !iocpnet__cas(&iocp->waking, 0, 1)) return;
-    if (IOCPNET_OS(PostQueuedCompletionStatus)(iocp->handle, 0, 0, NULL)) {
-        iocpnet__count(iocp, IOCPNET_COUNT_POSTS, 1);
-        return;
-    }
-    iocpnet__count(iocp, IOCPNET_COUNT_POST_FAILURES, 1);
-    iocpnet__exchange(&iocp->waking, 0);
+    if (others) iocpnet__wake_one(iocp);
 }
 
 // The worker that runs this timer's callback, or NULL. A timer that came to be where one was freed
@@ -8229,7 +8291,8 @@ static void iocpnet__timer_end(iocpnet__worker *worker)
     worker->again = NULL;
     iocpnet__lock_leave(&iocp->timer_lock);
     iocpnet__add(&iocp->timers, -1);
-    if (earlier) iocpnet__timer_wake(iocp, due);
+    // A thread of the kit's looks again at once: before it is long anywhere it wakes another.
+    if (earlier && !worker->steady) iocpnet__timer_wake(iocp, due);
 }
 
 static bool iocpnet__timer_run(iocpnet__worker *worker)

@@ -886,6 +886,71 @@ static void the_next_timer_does_not_wait_for_a_long_callback(void)
     close_iocp(iocp);
 }
 
+// However many workers wait, one wakes. The others wake as often as they do without timers.
+static void one_worker_wakes_for_a_due_time(void)
+{
+    static const uint32_t threads[] = { 1, 4, 16, 64 };
+    uint64_t alone = 0;
+    size_t i;
+    for (i = 0; i < sizeof threads / sizeof *threads; i++) {
+        iocpnet_iocp *iocp = open_workers(threads[i]);
+        uint64_t polls, rings;
+        alarm_clock a;
+        alarm_init(&a);
+        AWAIT(counted(iocp, IOCPNET_COUNT_POLLS) >= threads[i], PEER_MS);
+        all_asleep(iocp);
+        polls = counted(iocp, IOCPNET_COUNT_POLLS);
+        CHECK_ERR(alarm_start(iocp, &a, 20, 20), 0);
+        Sleep(2000);
+        CHECK_ERR(iocpnet_timer_cancel(&a.timer), 0);
+        rings = counted(iocp, IOCPNET_COUNT_TIMERS_FIRED);
+        polls = counted(iocp, IOCPNET_COUNT_POLLS) - polls;
+        T_SAY("%u workers: %u rings, %u polls", threads[i], (unsigned)rings, (unsigned)polls);
+        CHECK(rings > 20);
+        if (!i) alone = polls;  // a wait may end too early, and is begun again
+        CHECK(polls <= alone + rings / 2 + 4 * threads[i] + 20);
+        close_iocp(iocp);
+    }
+}
+
+// The one that would wake may be given something else to do, for long: another wakes then.
+static void stay_long(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    (void)op;
+    (void)error;
+    (void)bytes;
+    InterlockedIncrement(&held);
+    AWAIT(let_go, PEER_MS);
+    InterlockedDecrement(&held);
+}
+
+static void a_timer_does_not_wait_for_a_long_callback_of_others(void)
+{
+    enum { THREADS = 4, ROUNDS = 4 };
+    int round, i;
+    for (round = 0; round < ROUNDS; round++) {
+        iocpnet_iocp *iocp = open_workers(THREADS);
+        iocpnet_op ops[THREADS - 1];
+        alarm_clock a;
+        let_go = 0;
+        alarm_init(&a);
+        AWAIT(counted(iocp, IOCPNET_COUNT_POLLS) >= THREADS, PEER_MS);
+        all_asleep(iocp);
+        CHECK_ERR(alarm_start(iocp, &a, 200, 0), 0);
+        Sleep(50);  // one of them watches now
+        memset(ops, 0, sizeof ops);
+        for (i = 0; i < THREADS - 1; i++) {
+            ops[i].done = stay_long;
+            CHECK_ERR(iocpnet_iocp_post(iocp, &ops[i], 0, 0), 0);
+        }
+        AWAIT(a.calls == 1, PEER_MS);
+        CHECK(a.at < a.due + 200);
+        CHECK(held > 0);
+        let_go = 1;
+        close_iocp(iocp);
+    }
+}
+
 static void many_due_at_once_are_spread_over_the_workers(void)
 {
     enum { COUNT = 8 };
@@ -1414,6 +1479,8 @@ int main(int argc, char **argv)
     T_RUN(any_thread_may_start_and_cancel_the_same_timer);
     T_RUN(an_earlier_start_wakes_a_sleeper);
     T_RUN(the_next_timer_does_not_wait_for_a_long_callback);
+    T_RUN(one_worker_wakes_for_a_due_time);
+    T_RUN(a_timer_does_not_wait_for_a_long_callback_of_others);
     T_RUN(many_due_at_once_are_spread_over_the_workers);
     T_RUN(packets_have_their_turn_among_due_timers);
     T_RUN(eight_workers_run_what_any_thread_starts);
