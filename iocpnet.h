@@ -3891,6 +3891,7 @@ struct iocpnet_iocp {
     volatile int32_t hurried;   // of these, how many connections want one every time
     volatile int32_t sweep_ms;  // how often all connections' deadlines are looked at
     int64_t sweep_due;
+    uint32_t sweep_row;         // of the names, where a sweep goes on; 0: none has begun
     volatile int32_t starving;  // connections that wait for memory of the system's, or to be locked
     int32_t starved_ticks;
     volatile int32_t timer_waits;  // a timer does
@@ -12610,33 +12611,36 @@ IOCPNET__DEF iocpnet_address iocpnet_conn_address(iocpnet_conn name, bool local)
 // ---- I13k sweep: what is done for all connections at once ---------------------------------------
 
 enum {
-    IOCPNET__LATE_LEAST = 64,  // late connections asked in one tick, at least
-    IOCPNET__LATE_PART = 64    // and of so many names one: a crowd is through after so many ticks
+    IOCPNET__LATE_LEAST = 64,    // late connections asked in one tick, at least
+    IOCPNET__LATE_PART = 64,     // and of so many names one: a crowd is through after so many ticks
+    IOCPNET__SWEEP_ROWS = 32768  // names looked at in one tick
 };
 
-// Asks every connection of an iocp that is late, or wants the tick, or all of them (stop). What it
-// reads of a running one may be a moment old, which is harmless. Of a crowd that is late together
-// at most `room` are asked, so that nobody else waits behind all of them; true: others are left.
-static bool iocpnet__conn_sweep(iocpnet_iocp *iocp, int32_t stop_bits)
+// Asks connections of an iocp, from a row of the names on, that are late, or want the tick, or all
+// of them (stop). What it reads of a running one may be a moment old, which is harmless. So many
+// rows are looked at, and of a crowd that is late together only a part is asked, so that nobody
+// else waits behind all of them. Returns the row to go on with; 0: that was the last.
+static uint32_t iocpnet__conn_sweep(iocpnet_iocp *iocp, int32_t stop_bits, uint32_t i,
+                                    uint32_t rows)
 {
     uint32_t count = (uint32_t)iocpnet__load(&iocpnet__name_count);
     uint32_t room = count / IOCPNET__LATE_PART;
-    uint32_t late = 0;
-    uint32_t i;
 
     if (room < IOCPNET__LATE_LEAST) room = IOCPNET__LATE_LEAST;
-
-    for (i = 1; i <= count; i++) {
+    for (; i <= count && rows && (room || stop_bits); i++, rows--) {
         iocpnet__connection *conn = iocpnet__name_row(iocp, i);
         int32_t bits = stop_bits;
 
         if (!conn) continue;
-        if (iocpnet__conn_is_late(conn) && late++ < room) bits |= IOCPNET__LATE;
+        if (iocpnet__conn_is_late(conn)) {
+            bits |= IOCPNET__LATE;
+            room--;
+        }
         if (conn->ticks == IOCPNET__TICK_EACH) bits |= IOCPNET__RETRY;
         if (bits) iocpnet__conn_signal(conn, bits);
         iocpnet__name_leave(conn, false);
     }
-    return late > room;
+    return i <= count ? i : 0;
 }
 
 // Memory has been short for a second: the connection on which nothing has moved for longest is
@@ -12702,7 +12706,7 @@ static void iocpnet__server_stop(iocpnet_iocp *iocp, bool abort)
             iocpnet__store(&group->closed, 1);
         }
     }
-    (void)iocpnet__conn_sweep(iocp, abort ? IOCPNET__STOP_NOW : IOCPNET__STOP);
+    (void)iocpnet__conn_sweep(iocp, abort ? IOCPNET__STOP_NOW : IOCPNET__STOP, 1, UINT32_MAX);
 }
 
 static void iocpnet__server_stats(iocpnet_iocp *iocp, iocpnet_stats *stats)
@@ -12759,11 +12763,11 @@ static void iocpnet__server_pending(iocpnet_iocp *iocp, iocpnet__lines *lines)
 }
 
 // Deadlines are looked at eight times while the shortest of them passes, and at most once a tick;
-// what wants to be tried again, at every tick.
+// what wants to be tried again, at every tick. Of more than SWEEP_ROWS names, in as many ticks as
+// that takes.
 static void iocpnet__server_tick(iocpnet_iocp *iocp, uint64_t now)
 {
     iocpnet__group *group = NULL;
-    bool more;
 
     while ((group = iocpnet__group_next(iocp, group)) != NULL) {
         if (group->listener) iocpnet__listener_tick(group->listener, now);
@@ -12774,9 +12778,12 @@ static void iocpnet__server_tick(iocpnet_iocp *iocp, uint64_t now)
         iocp->starved_ticks -= 4;  // what is waiting tries again before the next is closed
         iocpnet__conn_shed(iocp);
     }
-    if (!iocpnet__load(&iocp->hurried) && (int64_t)now < iocp->sweep_due) return;
-    more = iocpnet__conn_sweep(iocp, 0);
-    iocp->sweep_due = (int64_t)now + (more ? 0 : iocpnet__load(&iocp->sweep_ms));
+    if (!iocp->sweep_row) {
+        if (!iocpnet__load(&iocp->hurried) && (int64_t)now < iocp->sweep_due) return;
+        iocp->sweep_due = (int64_t)now + iocpnet__load(&iocp->sweep_ms);
+        iocp->sweep_row = 1;
+    }
+    iocp->sweep_row = iocpnet__conn_sweep(iocp, 0, iocp->sweep_row, IOCPNET__SWEEP_ROWS);
 }
 
 // ---- I13l groups: what the connections of one listener or connector share -----------------------
@@ -12912,12 +12919,12 @@ static void iocpnet__server_close(iocpnet_iocp *iocp)
 // Connections have deadlines of ms: they are looked at often enough.
 static void iocpnet__sweep_within(iocpnet_iocp *iocp, uint32_t ms)
 {
+    int32_t every = ms < 8 ? 1 : (int32_t)(ms / 8);
     int32_t was;
 
     do {
-        was = iocpnet__load(&iocp->sweep_ms);
-    } while ((!was || (int32_t)(ms / 8) < was) &&
-             !iocpnet__cas(&iocp->sweep_ms, was, (int32_t)(ms / 8)));
+        was = iocpnet__load(&iocp->sweep_ms);  // 0: not set yet
+    } while ((!was || every < was) && !iocpnet__cas(&iocp->sweep_ms, was, every));
 }
 
 // The iocp knows the group from now on, and closes and frees it if the program does not.
@@ -13019,6 +13026,7 @@ static iocpnet_error iocpnet__group_pools(iocpnet__group *group, uint32_t more)
         (desc->sndbuf_0 || desc->recvs > 1 || desc->frame || desc->filter || !group->listener)) {
         error = iocpnet_pool_create(&group->extras, &objects);
     }
+    objects.no_cache = no_cache;
     objects.size = sizeof(iocpnet__view);
     objects.limit = desc->buffers + spare;
     if (!error) error = iocpnet_pool_create(&group->views, &objects);

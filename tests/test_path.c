@@ -79,11 +79,21 @@ enum { MESSAGES = 500, BYTES = 64 };
 static uint16_t port;
 static volatile LONG pieces;  // in which the messages came: TCP keeps no boundaries
 
+static iocpnet_pool *loans;  // of buffers that are sent without a copy; NULL: copies are
+
 static void echo(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
+    iocpnet_buffer *buffer = loans ? iocpnet_pool_take(loans) : NULL;
+
     (void)user;
     if (counting) InterlockedIncrement(&pieces);
-    iocpnet_conn_send(conn, data, size);
+    if (!buffer) {
+        iocpnet_conn_send(conn, data, size);
+        return;
+    }
+    memcpy(buffer->data, data, size);
+    buffer->used = (uint32_t)size;
+    iocpnet_conn_send_buffer(conn, buffer);
 }
 
 static bool exchange(SOCKET s)
@@ -173,6 +183,17 @@ static void takes_no_memory_and_no_lock(void)
     CHECK_EQ(counted("AcquireSRWLockExclusive"), 0);
 }
 
+static void nor_do_buffers_that_are_sent_without_a_copy(void)
+{
+    CHECK_ERR(iocpnet_pool_create(&loans, NULL), 0);
+    serve(1, false);
+    CHECK_ERR(iocpnet_pool_destroy(loans), 0);
+    loans = NULL;
+    CHECK_EQ(counted("HeapAlloc"), 0);
+    CHECK_EQ(counted("VirtualAlloc"), 0);
+    CHECK_EQ(counted("AcquireSRWLockExclusive"), 0);
+}
+
 static void with_four_workers_neither(void)
 {
     // A worker that wakes for the first time makes its counters, and after its first uses of pools,
@@ -215,6 +236,7 @@ int main(int argc, char **argv)
 {
     t_begin(argc, argv, "path");
     T_RUN(takes_no_memory_and_no_lock);
+    T_RUN(nor_do_buffers_that_are_sent_without_a_copy);
     T_RUN(with_four_workers_neither);
     T_RUN(makes_two_transfers_for_a_message);
     T_RUN(a_zero_byte_receive_costs_one_more);

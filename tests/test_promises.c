@@ -2,6 +2,9 @@
 // begins behind a pause or a close, that a call of any thread neither frees nor accepts, that an
 // end comes although no cancel is honoured, and that a place is free when on.close says so.
 #include "fault.h"
+
+#include <stdlib.h>
+
 #include "steps.h"
 
 #define IOCPNET_IMPLEMENTATION
@@ -552,6 +555,80 @@ static void no_client_meets_the_options_of_another(void)
     }
 }
 
+// ---- deadlines of few beside many ---------------------------------------------------------------
+
+enum { MANY = 70000 };  // more than two ticks look at
+
+// Names of connections that only want the tick, and which nobody ever runs.
+static uint32_t asked_of(const iocpnet__connection *many)
+{
+    uint32_t i, n = 0;
+    for (i = 0; i < MANY; i++) {
+        if (many[i].inbox & IOCPNET__RETRY) n++;
+    }
+    return n;
+}
+
+static void a_tick_looks_at_so_many_names_and_not_more(void)
+{
+    iocpnet__connection *many = (iocpnet__connection *)calloc(MANY, sizeof *many);
+    uint32_t i, before = 0, now = 0;
+    int ticks = 0;
+
+    T_LIMIT(60);
+    usual();
+    begin();
+    connect_too();
+    for (i = 0; i < MANY; i++) {
+        many[i].group = &connector->group;
+        many[i].ticks = IOCPNET__TICK_EACH;
+        many[i].inbox = IOCPNET__BUSY;
+        CHECK(iocpnet__name_take(&many[i]));
+    }
+    iocpnet__add(&iocp->hurried, 1);
+    do {
+        before = now;
+        iocpnet__server_tick(iocp, iocpnet__now());
+        now = asked_of(many);
+        CHECK(now - before <= IOCPNET__SWEEP_ROWS);
+    } while (++ticks < 100 && now > before);
+    CHECK_EQ(now, MANY);
+    CHECK_EQ(ticks, (MANY + IOCPNET__SWEEP_ROWS - 1) / IOCPNET__SWEEP_ROWS + 1);
+    iocpnet__add(&iocp->hurried, -1);
+    iocpnet__names_free();  // none of them is anybody's
+    free(many);
+    end();
+}
+
+// A deadline that is shorter than a tick is looked at once a tick, whoever else there is.
+static void short_deadlines_stay_short_beside_long_ones(void)
+{
+    iocpnet_connector *slow[2];
+    uint64_t began;
+    int i;
+
+    T_LIMIT(60);
+    for (i = 0; i < 2; i++) {  // the long one first, or last
+        usual();
+        begin();
+        if (i == 0) connect_too();
+        slow[0] = connector;
+        settings.idle_ms = 7;
+        connect_too();
+        slow[1] = connector;
+        settings.idle_ms = 0;
+        if (i == 1) connect_too();
+        connector = slow[1];
+        began = GetTickCount64();
+        adopt_one();
+        PUMP(iocp, closes == 1, PEER_MS);
+        CHECK(GetTickCount64() - began < 200);
+        CHECK_EQ(reason, IOCPNET_CLOSED_TIMEOUT);
+        closesocket(other);
+        end();
+    }
+}
+
 int main(int argc, char **argv)
 {
     t_begin(argc, argv, "promises");
@@ -567,5 +644,7 @@ int main(int argc, char **argv)
     T_RUN(a_connect_that_hangs_can_be_aborted_without_a_cancel);
     T_RUN(the_next_may_be_opened_in_on_close);
     T_RUN(no_client_meets_the_options_of_another);
+    T_RUN(a_tick_looks_at_so_many_names_and_not_more);
+    T_RUN(short_deadlines_stay_short_beside_long_ones);
     return t_end();
 }
