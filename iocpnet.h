@@ -1848,7 +1848,8 @@ typedef struct iocpnet_listener_desc {
 // With spread a connection lives on one of several iocps, each with workers of its own: one for
 // each processor, say. It is the connector's, by its settings and from its pools; such a listener
 // has none of its own. A connector that is full or closed is passed over; waiting accepts count as
-// its connections, and when all are full that is looked at every 50 ms. Stop and close the
+// its connections, of each listener up to half of what is free, or one; and when all are full that
+// is looked at every 50 ms. Stop and close the
 // listener's iocp before those of the connectors: till then they can't be closed, nor can their
 // listeners spread to others. One that stops first loses the clients of accepts that wait for it.
 //
@@ -1923,7 +1924,9 @@ IOCPNET_API void iocpnet_connector_close(iocpnet_connector *connector);
 //   addresses  n of them, 1 to 8, copied; families may be mixed; one of AF_UNIX counts as four
 //   user       given to on.open; the first iocpnet_conn_user
 //
-// Returns    0; WSAEINVAL; WSAENOBUFS: max_connections are open; WSAESHUTDOWN: the iocp stops.
+// Returns    0; WSAEINVAL; WSAENOBUFS: max_connections are open, accepts included that wait for
+//            those of a connector that listeners spread to; WSAESHUTDOWN: the iocp stops. One that
+//            has closed is open until on.close is called, not in it.
 // Threads    any. The callbacks come on the workers, never in this call.
 // Source     MS Learn, ConnectEx.
 IOCPNET_API iocpnet_error iocpnet_conn_open(iocpnet_conn *conn, iocpnet_connector *connector,
@@ -8690,6 +8693,7 @@ typedef struct iocpnet__waiting {
     uint64_t posted_ms;
     bool posted, bare, locked;
     struct iocpnet__group *group;  // whose connection it will be
+    uint32_t at;                   // where that is in listener.spread
 } iocpnet__waiting;
 
 // Accepts of one kind. listener.lock protects all but waiting.
@@ -8746,6 +8750,7 @@ struct iocpnet_listener {
     iocpnet_address address;
     iocpnet__bell bell;
     iocpnet__group *spread[64];  // desc.spread's
+    volatile int32_t held[64];   // of each, how many places accepts of this listener wait with
     iocpnet__waiting *slots;     // accepts_room; with accept_data as many more for bare ones
     volatile int32_t gives;      // it holds what it spreads to, and is one of their iocps' givers
     uint32_t slot_count;
@@ -8959,24 +8964,42 @@ static bool iocpnet__listener_note(iocpnet__waiting *slot, iocpnet_error *error)
     return often;
 }
 
-// Whose connection the next accept will be; with spread it is counted there from now on. NULL:
-// there is no room. Lock held.
-static iocpnet__group *iocpnet__listener_group(iocpnet_listener *listener)
+// Whose connection the next accept will be; with spread it is counted there from now on. While
+// accepts of this listener wait with as many places of a connector as are free in it, they take no
+// more: other listeners want some, and iocpnet_conn_open. False: there is no room. Lock held.
+static bool iocpnet__listener_group(iocpnet_listener *listener, iocpnet__waiting *slot)
 {
     uint32_t n = listener->desc.spread_count;
     uint32_t i;
 
-    if (!n) return &listener->group;
+    slot->group = &listener->group;
+    if (!n) return true;
     for (i = 0; i < n; i++) {
-        iocpnet__group *group = listener->spread[listener->turn++ % n];
+        uint32_t at = listener->turn++ % n;
+        iocpnet__group *group = listener->spread[at];
+        int32_t most = (int32_t)group->desc.max_connections;
+        int32_t held = iocpnet__load(&listener->held[at]);
 
         if (iocpnet__load(&group->closed)) continue;
+        if (held && held >= most - iocpnet__load(&group->open)) continue;
         iocpnet__add(&group->waits, 1);
-        if ((uint32_t)iocpnet__add(&group->open, 1) <= group->desc.max_connections) return group;
+        if (iocpnet__add(&group->open, 1) <= most) {
+            iocpnet__add(&listener->held[at], 1);
+            slot->group = group;
+            slot->at = at;
+            return true;
+        }
         iocpnet__add(&group->open, -1);
         iocpnet__add(&group->waits, -1);
     }
-    return NULL;
+    return false;
+}
+
+// With spread: it waits for nobody any more.
+static void iocpnet__waiting_leave(iocpnet__waiting *slot)
+{
+    iocpnet__add(&slot->listener->held[slot->at], -1);
+    iocpnet__add(&slot->group->waits, -1);
 }
 
 // It will be nobody's connection.
@@ -8986,7 +9009,7 @@ static void iocpnet__waiting_drop(iocpnet__waiting *slot)
     slot->buffer = NULL;
     if (slot->group == &slot->listener->group) return;
     iocpnet__add(&slot->group->open, -1);
-    iocpnet__add(&slot->group->waits, -1);
+    iocpnet__waiting_leave(slot);
 }
 
 // A buffer for the first bytes. Where nothing more may be locked, the accept waits without one.
@@ -9074,8 +9097,7 @@ static iocpnet_error iocpnet__listener_post(iocpnet_listener *listener, iocpnet_
     size_t size = 0;
     uint32_t gone = 0;
 
-    slot->group = iocpnet__listener_group(listener);
-    if (!slot->group) return IOCPNET__NO_ROOM;
+    if (!iocpnet__listener_group(listener, slot)) return IOCPNET__NO_ROOM;
     error = WSAENOBUFS;
     if (listener->desc.accept_data_ms && !slot->bare && !iocpnet__waiting_lend(slot)) goto drop;
     if (slot->buffer) {
@@ -9156,6 +9178,8 @@ static void iocpnet__listener_fill(iocpnet_listener *listener)
     error = iocpnet__listener_top_up(listener, common);
     if (!error) error = iocpnet__listener_top_up(listener, &listener->bare);
     many_gone = error == IOCPNET__MANY_GONE;
+    // The next that is taken has this done again.
+    if (error == IOCPNET__NO_ROOM && iocpnet__load(&common->waiting)) error = 0;
     if (iocpnet__load(&listener->group.closed) || error == WSAEWOULDBLOCK || many_gone) error = 0;
     listener->full = !error && (uint32_t)iocpnet__load(&common->waiting) >= common->target;
     told = !error || error == IOCPNET__NO_ROOM || (listener->deficit && !listener->crowded);
@@ -12310,7 +12334,7 @@ static void iocpnet__conn_accepted(iocpnet__waiting *slot, size_t bytes)
     if (group == &listener->group) {
         iocpnet__add(&group->open, 1);
     } else {
-        iocpnet__add(&group->waits, -1);
+        iocpnet__waiting_leave(slot);
     }
     iocpnet__conn_begins(conn);
     iocpnet__conn_first_run(conn);

@@ -219,6 +219,52 @@ static void full_and_closed_connectors_are_passed_over(void)
     end();
 }
 
+// Several listeners spread to one connector: accepts that wait at one of them leave places to the
+// others, and to iocpnet_conn_open; yet one alone may have all of them.
+static void listeners_leave_each_other_places(void)
+{
+    enum { LISTENERS = 4, PLACES = 32 };
+    iocpnet_listener *listeners[LISTENERS];
+    iocpnet_address at[LISTENERS];
+    SOCKET s[PLACES];
+    iocpnet_conn conn;
+    int i;
+    prepare();
+    conns[0].max_connections = PLACES;
+    server.spread_count = 1;
+    server.accepts_min = 0;  // as it is without settings
+    REQUIRE(begin());
+    listeners[0] = listener;
+    for (i = 1; i < LISTENERS; i++)
+        CHECK_ERR(iocpnet_listener_open(&listeners[i], own, &server), 0);
+    for (i = 0; i < LISTENERS; i++) {
+        at[i] = iocpnet_listener_address(listeners[i]);
+        CHECK(iocpnet__load(&listeners[i]->common.waiting) > 0);
+    }
+    for (i = 0; i < LISTENERS; i++) {
+        s[i] = peer_connect(iocpnet_address_port(&at[i]));
+        CHECK(is_served(s[i]));
+    }
+    CHECK_ERR(iocpnet_conn_open(&conn, connectors[0], &at[0], 1, conns[0].user), 0);
+    AWAIT(all(opened) == LISTENERS + 2, PEER_MS);
+    CHECK_ERR(iocpnet_conn_abort(conn), 0);
+    for (i = 0; i < LISTENERS; i++)
+        closesocket(s[i]);
+    AWAIT(all(closed) == LISTENERS + 2, PEER_MS);
+    for (i = 1; i < LISTENERS; i++)
+        iocpnet_listener_close(listeners[i]);
+    AWAIT(connectors[0]->group.waits == iocpnet__load(&listener->common.waiting), PEER_MS);
+    for (i = 0; i < PLACES; i++) {
+        s[i] = peer_connect(port);
+        CHECK(is_served(s[i]));
+    }
+    CHECK_EQ(connectors[0]->group.open, PLACES);
+    CHECK_EQ(connectors[0]->group.waits, 0);
+    for (i = 0; i < PLACES; i++)
+        closesocket(s[i]);
+    end();
+}
+
 static volatile LONG reports, reported;
 
 static void on_error(void *user, iocpnet_error error, const char *place)
@@ -476,6 +522,7 @@ int main(int argc, char **argv)
     fault_reset();
     T_RUN(connections_live_where_they_were_spread);
     T_RUN(full_and_closed_connectors_are_passed_over);
+    T_RUN(listeners_leave_each_other_places);
     T_RUN(full_connectors_hide_no_failure);
     T_RUN(wrong_settings_are_refused);
     T_RUN(iocps_do_not_give_to_each_other);
