@@ -113,6 +113,7 @@
 //   D13  iocpnet_conn_adopt               makes a connection of a connected socket
 //   D13  iocpnet_conn_send                queues a copy of bytes
 //   D13  iocpnet_conn_send_buffer         queues a buffer without a copy
+//   D13  iocpnet_conn_send_file           queues a range of a file, with head and tail
 //   D13  iocpnet_conn_take                takes the buffer that on.data shows
 //   D13  iocpnet_conn_pause               no on.data for a while
 //   D13  iocpnet_conn_resume              goes on
@@ -1425,7 +1426,7 @@ typedef struct iocpnet_transmit {
     uint32_t send_size;  // bytes of each send the system makes [the system's own; copying: 64 KiB]
     uint8_t mode_used;   // IOCPNET_TRANSMIT_ that was chosen; valid from the start on
     uint8_t stage;       // private, as all below
-    bool counted;
+    bool counted, own;
     iocpnet_op step;
     iocpnet_socket socket;
     const iocpnet_element *elements;
@@ -1438,7 +1439,7 @@ typedef struct iocpnet_transmit {
     volatile int32_t passed;
     iocpnet_error step_error;
     size_t step_bytes;
-    iocpnet_element own[3];
+    iocpnet_element pieces[3];
     union {
         void *align;
         unsigned char bytes[16 * 24];
@@ -1788,6 +1789,8 @@ typedef struct iocpnet_conn_desc {
                                 // these. All together have to fit into the address space
     uint32_t send_limit_bytes;  // queued to send on one connection, at most INT32_MAX / 2; reading
                                 // stops at half [256 KiB]
+    uint32_t files;             // queued to send on one connection, at most 1024; reading stops at
+                                // more than half [8]
     uint32_t idle_ms;           // close a connection silent both ways this long [0: never]
     uint32_t read_ms;           // close it when nothing was received this long [0: never]
     uint32_t stall_ms;          // close it when bytes wait to be sent and none leave [0: never]
@@ -1966,6 +1969,47 @@ IOCPNET_API iocpnet_error iocpnet_conn_send(iocpnet_conn conn, const void *data,
 // Owns       takes one reference, whatever it returns.
 // Threads    any. Never blocks, never calls back before it returns.
 IOCPNET_API iocpnet_error iocpnet_conn_send_buffer(iocpnet_conn conn, iocpnet_buffer *buffer);
+
+// A range of a file, with bytes before and behind it.
+typedef struct iocpnet_conn_file {
+    void *file;        // the HANDLE of a file on a disk, open for reading
+    uint64_t offset;   // where the range begins
+    uint64_t length;   // bytes; 0: to the end that the file has now
+    const void *head;  // sent right before it; copied
+    size_t head_size;
+    const void *tail;  // sent right behind it; copied
+    size_t tail_size;
+    // The file is yours again: close it. Comes once for each call that returned 0, as a callback of
+    // the connection, before on.close; NULL: nothing is told. error 0: all of the range was given
+    // to the system or read; else the first cause, which has ended the connection, or
+    // WSA_OPERATION_ABORTED (995): the connection ended before.
+    void (*done)(iocpnet_conn conn, void *user, void *file, iocpnet_error error);
+    void *user;  // given to done, instead of the connection's
+} iocpnet_conn_file;
+
+// Queues a range of a file, behind everything queued before, and before all that is queued after.
+// Head and tail count as queued bytes, and the range as one of desc.files. It leaves as the iocp's
+// transmit_mode says, where the provider has that; else, and with desc.filter, it is read in the
+// poll, a buffer at a time. A close waits for it like for bytes.
+//
+// It leaves in units that a peer who takes 8 bytes per ms has within the shortest of idle_ms,
+// stall_ms and close_ms, 4 to 64 KiB: so deadlines see its progress. The system ends a native unit
+// when the peer has acknowledged it; where the way is long and fast, IOCPNET_TRANSMIT_COPY may be
+// faster, for that fills the socket's send buffer.
+//
+//   file       copied, and so are head and tail. The HANDLE may be overlapped or not, attached to a
+//              port or not, and queued more than once; its position is not looked at, and of one
+//              that is not overlapped it may move
+//
+// Returns    0. As iocpnet_conn_send where head and tail are over the limit, or desc.files are
+//            queued. WSAEINVAL: the range is not within the file, or begins above INT64_MAX;
+//            WSAEOPNOTSUPP: a pipe, a console or another device; ERROR_INVALID_HANDLE and other
+//            codes of a failed file call. If the file has become shorter when it is sent, the
+//            connection ends with the reason reset and 38 ERROR_HANDLE_EOF.
+// Owns       from 0 on the HANDLE stays open until done.
+// Threads    any. Never calls back before it returns; asks the file's size.
+// Source     as iocpnet_start_transmit_packets.
+IOCPNET_API iocpnet_error iocpnet_conn_send_file(iocpnet_conn conn, const iocpnet_conn_file *file);
 
 // In on.data: takes over the receive buffer, with used set. The connection receives into another.
 // A listener has desc.buffers more than its connections need: whoever keeps more than that takes
@@ -7580,6 +7624,14 @@ static void iocpnet__transmit_end(iocpnet_transmit *transmit)
 
 static iocpnet_error iocpnet__transmit_begin_step(iocpnet_transmit *transmit);
 
+// Of a unit or of a step of it. A connection's are not noted as the program's.
+static iocpnet_error iocpnet__transmit_op_begin(iocpnet_transmit *transmit, iocpnet_op *op,
+                                                int kind)
+{
+    return iocpnet__op_begin_as(op, transmit->socket.iocp, transmit->socket.handle, kind,
+                                transmit->own, 0);
+}
+
 enum { IOCPNET__TRANSMIT_ENDED = -1 };  // of transmit_step: there is nothing more to do
 enum { IOCPNET__STAGE_BYTES, IOCPNET__STAGE_FLAGGED, IOCPNET__STAGE_DISCONNECT };
 
@@ -7663,7 +7715,7 @@ static iocpnet_error iocpnet__transmit_by_packets(iocpnet_transmit *transmit)
         room -= packets[n++].length;
     }
     flags = iocpnet__transmit_flags(transmit, whole && i == transmit->count);
-    error = iocpnet__op_begin(step, iocp, transmit->socket.handle, IOCPNET_OP_SEND);
+    error = iocpnet__transmit_op_begin(transmit, step, IOCPNET_OP_SEND);
     if (error) return error;
     error = iocpnet__transmit_enter(transmit, lock);
     if (error) return iocpnet__op_undo(step, error);
@@ -7718,7 +7770,7 @@ static iocpnet_error iocpnet__transmit_by_file(iocpnet_transmit *transmit, uint3
         room -= ends->TailLength;
     }
     flags = iocpnet__transmit_flags(transmit, whole && last + 1 == transmit->count);
-    error = iocpnet__op_begin(step, iocp, transmit->socket.handle, IOCPNET_OP_SEND);
+    error = iocpnet__transmit_op_begin(transmit, step, IOCPNET_OP_SEND);
     if (error) return error;
     error = iocpnet__transmit_enter(transmit, lock);
     if (error) return iocpnet__op_undo(step, error);
@@ -7744,7 +7796,7 @@ static iocpnet_error iocpnet__transmit_send(iocpnet_transmit *transmit, const io
     bool skip = transmit->socket.skip;
     DWORD bytes;
     int code;
-    iocpnet_error error = iocpnet__op_begin(step, iocp, handle, IOCPNET_OP_SEND);
+    iocpnet_error error = iocpnet__transmit_op_begin(transmit, step, IOCPNET_OP_SEND);
 
     if (error) return error;
     error = iocpnet__transmit_enter(transmit, lock);
@@ -7776,39 +7828,47 @@ static iocpnet_error iocpnet__transmit_by_send(iocpnet_transmit *transmit)
     return iocpnet__transmit_send(transmit, vec, n);
 }
 
-// Reads the next bytes of a file, here and now, and starts sending them. The event's low bit keeps
-// the packet away from whatever port the file is attached to.
+// Reads bytes of a file, here and now: at least one. The event's low bit keeps the packet away from
+// whatever port the file is attached to.
 // Source: MS Learn, GetQueuedCompletionStatus, "Remarks".
+static iocpnet_error iocpnet__transmit_read(iocpnet_transmit *transmit, HANDLE file,
+                                            uint64_t offset, void *data, uint32_t *size)
+{
+    OVERLAPPED overlapped;
+
+    if (!transmit->copy_event)
+        transmit->copy_event = IOCPNET_OS(CreateEventW)(NULL, TRUE, FALSE, NULL);
+    if (!transmit->copy_event) return iocpnet__last_error();
+    memset(&overlapped, 0, sizeof overlapped);
+    overlapped.Offset = (DWORD)offset;
+    overlapped.OffsetHigh = (DWORD)(offset >> 32);
+    overlapped.hEvent = (HANDLE)((ULONG_PTR)transmit->copy_event | 1);
+    if (!IOCPNET_OS(ReadFile)(file, data, *size, NULL, &overlapped)) {
+        DWORD code = IOCPNET_OS(GetLastError)();
+        if (code != ERROR_IO_PENDING) return iocpnet__error_of_win32(code, false);
+        IOCPNET_OS(WaitForSingleObject)(transmit->copy_event, INFINITE);
+    }
+    if (overlapped.Internal) return iocpnet__error_of_status((uint32_t)overlapped.Internal, false);
+    *size = (uint32_t)overlapped.InternalHigh;
+    return *size ? 0 : ERROR_HANDLE_EOF;
+}
+
+// Reads the next bytes of a file, and starts sending them.
 static iocpnet_error iocpnet__transmit_by_copy(iocpnet_transmit *transmit, HANDLE file,
                                                uint64_t offset, uint64_t length)
 {
-    OVERLAPPED overlapped;
     iocpnet_vec vec;
-    DWORD want;
+    iocpnet_error error;
 
     if (!transmit->copy) {
         transmit->copy_size = transmit->send_size ? transmit->send_size : 65536;
         transmit->copy = iocpnet__alloc(transmit->copy_size);
         if (!transmit->copy) return WSAENOBUFS;
     }
-    if (!transmit->copy_event)
-        transmit->copy_event = IOCPNET_OS(CreateEventW)(NULL, TRUE, FALSE, NULL);
-    if (!transmit->copy_event) return iocpnet__last_error();
-    want = (DWORD)(length < transmit->copy_size ? length : transmit->copy_size);
-    memset(&overlapped, 0, sizeof overlapped);
-    overlapped.Offset = (DWORD)offset;
-    overlapped.OffsetHigh = (DWORD)(offset >> 32);
-    overlapped.hEvent = (HANDLE)((ULONG_PTR)transmit->copy_event | 1);
-    if (!IOCPNET_OS(ReadFile)(file, transmit->copy, want, NULL, &overlapped)) {
-        DWORD code = IOCPNET_OS(GetLastError)();
-        if (code != ERROR_IO_PENDING) return iocpnet__error_of_win32(code, false);
-        IOCPNET_OS(WaitForSingleObject)(transmit->copy_event, INFINITE);
-    }
-    if (overlapped.Internal) return iocpnet__error_of_status((uint32_t)overlapped.Internal, false);
-    if (!overlapped.InternalHigh) return ERROR_HANDLE_EOF;
     vec.data = transmit->copy;
-    vec.size = (uint32_t)overlapped.InternalHigh;
-    return iocpnet__transmit_send(transmit, &vec, 1);
+    vec.size = (uint32_t)(length < transmit->copy_size ? length : transmit->copy_size);
+    error = iocpnet__transmit_read(transmit, file, offset, transmit->copy, &vec.size);
+    return error ? error : iocpnet__transmit_send(transmit, &vec, 1);
 }
 
 // Issues the next step of a unit. Returns 0: issued; ENDED: all is done; else what stopped it.
@@ -7898,10 +7958,10 @@ static iocpnet_error iocpnet__transmit_resolve(iocpnet_transmit *transmit, bool 
     *files = false;
     for (i = 0; i < transmit->count && !to; i++) {
         if (from[i].file && (!from[i].length || from[i].offset == IOCPNET_FILE_POSITION)) {
-            to = transmit->own;
+            to = transmit->pieces;
         }
     }
-    if (to && transmit->count > sizeof transmit->own / sizeof *transmit->own) {
+    if (to && transmit->count > sizeof transmit->pieces / sizeof *transmit->pieces) {
         transmit->resolved_count = transmit->count;
         transmit->resolved =
             (iocpnet_element *)iocpnet__alloc(transmit->count * sizeof *transmit->resolved);
@@ -7934,20 +7994,22 @@ static iocpnet_error iocpnet__transmit_resolve(iocpnet_transmit *transmit, bool 
     return 0;
 }
 
-// What the provider has and the number of transfers at a time allows.
-static iocpnet_error iocpnet__transmit_choose(iocpnet_transmit *transmit, bool files)
+// What the provider has and the number of transfers at a time allows. copied: not what was asked
+// for.
+static iocpnet_error iocpnet__transmit_choose(iocpnet_transmit *transmit, bool files, bool *copied)
 {
     iocpnet_iocp *iocp = transmit->socket.iocp;
     const iocpnet_ext *ext = transmit->socket.ext;
     int mode = transmit->mode ? transmit->mode : iocp->desc.transmit_mode;
 
+    *copied = false;
     if (mode == IOCPNET_TRANSMIT_PACKETS && !ext->transmit_packets) return WSAEOPNOTSUPP;
     if (mode == IOCPNET_TRANSMIT_FILE && files && !ext->transmit_file) return WSAEOPNOTSUPP;
     if (mode == IOCPNET_TRANSMIT_AUTO) {
         mode = ext->transmit_packets          ? IOCPNET_TRANSMIT_PACKETS
                : ext->transmit_file || !files ? IOCPNET_TRANSMIT_FILE
                                               : IOCPNET_TRANSMIT_COPY;
-        if (mode == IOCPNET_TRANSMIT_COPY) iocpnet__count(iocp, IOCPNET_COUNT_TRANSMIT_COPIES, 1);
+        *copied = mode == IOCPNET_TRANSMIT_COPY;
     }
     if (mode != IOCPNET_TRANSMIT_COPY && (files || mode == IOCPNET_TRANSMIT_PACKETS)) {
         transmit->counted = true;
@@ -7955,25 +8017,33 @@ static iocpnet_error iocpnet__transmit_choose(iocpnet_transmit *transmit, bool f
             iocpnet__add(&iocpnet__transmits, -1);
             transmit->counted = false;
             mode = IOCPNET_TRANSMIT_COPY;
-            iocpnet__count(iocp, IOCPNET_COUNT_TRANSMIT_COPIES, 1);
+            *copied = true;
         }
     }
     transmit->mode_used = (uint8_t)mode;
     return 0;
 }
 
+// own: it is the program's. A connection has chosen already.
 static iocpnet_error iocpnet__transmit_begin(iocpnet_transmit *transmit,
                                              const iocpnet_socket *socket,
-                                             const iocpnet_element *elements, size_t count)
+                                             const iocpnet_element *elements, size_t count,
+                                             bool own)
 {
     iocpnet_iocp *iocp = socket->iocp;
     bool files;
+    bool copied = false;
     iocpnet_error error;
 
     if (transmit->mode > IOCPNET_TRANSMIT_COPY) return WSAEINVAL;
     if (transmit->flags & IOCPNET_REUSE && !(transmit->flags & IOCPNET_DISCONNECT))
         return WSAEINVAL;
     if (socket->datagram) return WSAEOPNOTSUPP;
+    transmit->own = own;
+    if (own) {
+        transmit->counted = false;
+        transmit->copy_event = NULL;
+    }
     memset(&transmit->step, 0, sizeof transmit->step);
     transmit->step.done = iocpnet__transmit_stepped;
     transmit->socket = *socket;
@@ -7983,19 +8053,18 @@ static iocpnet_error iocpnet__transmit_begin(iocpnet_transmit *transmit,
     transmit->at_done = 0;
     transmit->total = 0;
     transmit->stage = IOCPNET__STAGE_BYTES;
-    transmit->counted = false;
     transmit->copy = NULL;
     transmit->copy_size = 0;
-    transmit->copy_event = NULL;
     transmit->resolved = NULL;
     iocpnet__exchange_pointer(&transmit->cancelled, NULL);
     error = iocpnet__transmit_resolve(transmit, &files);
     if (error) goto failed;
-    error = iocpnet__op_begin(&transmit->op, iocp, socket->handle, IOCPNET_OP_TRANSMIT);
+    error = iocpnet__transmit_op_begin(transmit, &transmit->op, IOCPNET_OP_TRANSMIT);
     if (error) goto unmove;
 
     // From here on a cancel counts.
-    error = iocpnet__transmit_choose(transmit, files);
+    if (own) error = iocpnet__transmit_choose(transmit, files, &copied);
+    if (copied) iocpnet__count(iocp, IOCPNET_COUNT_TRANSMIT_COPIES, 1);
     if (!error) error = iocpnet__transmit_begin_step(transmit);
     if (!error) return 0;
     if (error == IOCPNET__TRANSMIT_ENDED) {
@@ -8021,7 +8090,7 @@ IOCPNET__DEF iocpnet_error iocpnet_start_transmit_packets(iocpnet_transmit *tran
 {
     if (!count || count > 65535) return WSAEINVAL;
     if (iocpnet_op_pending(&transmit->op)) return WSAEINVAL;
-    return iocpnet__transmit_begin(transmit, socket, elements, count);
+    return iocpnet__transmit_begin(transmit, socket, elements, count, true);
 }
 
 IOCPNET__DEF iocpnet_error iocpnet_start_transmit_file(iocpnet_transmit *transmit,
@@ -8033,21 +8102,21 @@ IOCPNET__DEF iocpnet_error iocpnet_start_transmit_file(iocpnet_transmit *transmi
     size_t n = 0;
 
     if (iocpnet_op_pending(&transmit->op)) return WSAEINVAL;
-    memset(transmit->own, 0, sizeof transmit->own);
+    memset(transmit->pieces, 0, sizeof transmit->pieces);
     if (head && head->size) {
-        transmit->own[n].memory = head->data;
-        transmit->own[n++].length = head->size;
+        transmit->pieces[n].memory = head->data;
+        transmit->pieces[n++].length = head->size;
     }
     if (file) {
-        transmit->own[n].file = file;
-        transmit->own[n].offset = offset;
-        transmit->own[n++].length = length;
+        transmit->pieces[n].file = file;
+        transmit->pieces[n].offset = offset;
+        transmit->pieces[n++].length = length;
     }
     if (tail && tail->size) {
-        transmit->own[n].memory = tail->data;
-        transmit->own[n++].length = tail->size;
+        transmit->pieces[n].memory = tail->data;
+        transmit->pieces[n++].length = tail->size;
     }
-    return n ? iocpnet__transmit_begin(transmit, socket, transmit->own, n) : WSAEINVAL;
+    return n ? iocpnet__transmit_begin(transmit, socket, transmit->pieces, n, true) : WSAEINVAL;
 }
 
 IOCPNET__DEF iocpnet_error iocpnet_transmit_cancel(iocpnet_transmit *transmit)
@@ -8726,9 +8795,10 @@ typedef struct iocpnet__group {
     iocpnet_conn_desc desc;
     iocpnet_frame_desc frame;  // where desc.frame points to
     iocpnet_filter filter;     // where desc.filter points to
-    iocpnet_pool *conns, *extras, *views;
+    iocpnet_pool *conns, *extras, *views, *files;
     size_t extra_bytes;
     iocpnet_pool *rooms;     // to put messages together
+    uint32_t file_unit;      // bytes of a file that leave at a time
     iocpnet_pool *inputs;    // a receive buffer for each connection, whatever is queued to send
     iocpnet_pool *buffers;   // of what is queued to send
     bool clocked;            // its connections have deadlines while they are open
@@ -8738,6 +8808,8 @@ typedef struct iocpnet__group {
     volatile int32_t most;   // connections at once
     volatile int32_t closed;
 } iocpnet__group;
+
+enum { IOCPNET__POOLS = 7 };  // of a group
 
 struct iocpnet_connector {
     iocpnet__group group;
@@ -8806,7 +8878,7 @@ static void iocpnet__group_hold(iocpnet__group *group);
 static void iocpnet__group_release(iocpnet__group *group);
 static void iocpnet__group_disown(iocpnet__group *group);
 static uint32_t iocpnet__or_default(uint32_t value, uint32_t normal);
-static void iocpnet__group_list(const iocpnet__group *group, iocpnet_pool *pools[6]);
+static void iocpnet__group_list(const iocpnet__group *group, iocpnet_pool *pools[IOCPNET__POOLS]);
 static bool iocpnet__group_empty(const iocpnet__group *group);
 static void iocpnet__group_fini(iocpnet__group *group);
 static iocpnet_error iocpnet__group_init(iocpnet__group *group, iocpnet_iocp *iocp,
@@ -9793,6 +9865,7 @@ free_listener:
 // I13j calls      the other public calls on a connection
 // I13k sweep      what is done for all connections at once: deadlines, shedding, stop
 // I13l groups     what the connections of one listener or connector share
+// I13m files      ranges of files among what is queued
 
 // ---- I13a states: what a connection is, and may become ------------------------------------------
 //
@@ -9862,11 +9935,12 @@ enum {
 // Bits of conn.flags, which any thread sets: what is in force from then on. They come before the
 // inbox's bit, which only says that there is something to be done.
 enum {
-    IOCPNET__HELD = 1,                // iocpnet_conn_pause
-    IOCPNET__NO_SENDS = 2,            // no more sends are taken
-    IOCPNET__NO_DATA = 4,             // no more data is shown
-    IOCPNET__REFUSED = 8,             // a send was, and is owed a drain
-    IOCPNET__REFUSED_BY_PROCESS = 16  // by a limit of the process
+    IOCPNET__HELD = 1,                 // iocpnet_conn_pause
+    IOCPNET__NO_SENDS = 2,             // no more sends are taken
+    IOCPNET__NO_DATA = 4,              // no more data is shown
+    IOCPNET__REFUSED = 8,              // a send was, and is owed a drain
+    IOCPNET__REFUSED_BY_PROCESS = 16,  // by a limit of the process
+    IOCPNET__NO_FILES = 32             // it has ended: nobody would give one back
 };
 
 // conn.state: a state of each direction, and flags.
@@ -9901,12 +9975,15 @@ enum {
     IOCPNET__STARVED = 0x100000,       // the system was short of memory for a call, or a limit is
     IOCPNET__ZERO = 0x200000,          // the receive has no buffer
     IOCPNET__SILENT = 0x400000,        // the first bytes have a deadline: silent_ms
+    IOCPNET__FILES = 0x800000,         // a file is queued, or was and done has not been called
+    IOCPNET__UNIT = 0x1000000,         // conn.send is a unit with a part of a file
 
     // Nothing is to be thought of but to send and to receive.
     IOCPNET__USUAL = IOCPNET__OPENED
 };
 
 enum { IOCPNET__ROUNDS_MAX = 32 };  // looks at the inbox in one run
+enum { IOCPNET__FILES_MAX = 1024 };
 enum { IOCPNET__ADDRESSES = 8, IOCPNET__ADDRESS_ROW = 28, IOCPNET__RECVS = 8 };
 // conn.calling: nothing, a callback or a function of the filter, on.data with conn.buffer.
 enum { IOCPNET__CALL_NONE, IOCPNET__CALL, IOCPNET__CALL_DATA };
@@ -9966,6 +10043,20 @@ typedef struct iocpnet__view {
     uint32_t weight;  // what it counts in conn.queued beside its bytes
 } iocpnet__view;
 
+// A range of a file in the send queue: a view of no buffer, without bytes.
+typedef struct iocpnet__file {
+    iocpnet__view view;
+    iocpnet__connection *conn;
+    uint64_t offset, length;  // what is left of it
+    uint32_t chunk;           // of that, what conn.send has
+    iocpnet_error error;      // what done is told
+    bool copied;              // counted as read instead of transmitted
+    void *handle;
+    void (*done)(iocpnet_conn conn, void *user, void *file, iocpnet_error error);
+    void *user;
+    iocpnet_transmit transmit;
+} iocpnet__file;
+
 struct iocpnet__connection {
     iocpnet_op recv, notify;
     iocpnet__send send;
@@ -9980,6 +10071,7 @@ struct iocpnet__connection {
     volatile int32_t queued;  // bytes that conn_send took and the system has not given back
     SRWLOCK offer_lock;       // protects offered; its head is read without
     iocpnet__queue offered;   // what other threads have queued
+    volatile int32_t files;   // that were taken and whose done was not called
 
     // All below is the runner's; what is volatile the sweep reads, on whichever thread, to ask
     // whether a deadline may have passed. Clocks are the low 32 bits of the time in ms.
@@ -9990,6 +10082,7 @@ struct iocpnet__connection {
     uint32_t cut_ms;                         // CUT: since when
     iocpnet_error error;
     iocpnet__queue queue;      // to send
+    iocpnet_buffer *over;      // files whose done is to be called, linked by next
     iocpnet_buffer *buffer;    // to receive into, or received
     volatile uint8_t ticks;    // IOCPNET__TICK_: what it wants of the tick
     volatile uint8_t calling;  // what of the program runs: IOCPNET__CALL_
@@ -10102,6 +10195,9 @@ static void iocpnet__conn_check(const iocpnet__connection *conn)
     IOCPNET_ASSERT(closing != IOCPNET__CUT || !conn->queue.head);
     IOCPNET_ASSERT(closing != IOCPNET__CUT || !pending || conn->ticks == IOCPNET__TICK_EACH);
     IOCPNET_ASSERT(!iocpnet__conn_has(conn, IOCPNET__STARVED) || conn->ticks == IOCPNET__TICK_EACH);
+    IOCPNET_ASSERT(!iocpnet__conn_has(conn, IOCPNET__UNIT) || conn->send.pending);
+    IOCPNET_ASSERT(iocpnet__conn_has(conn, IOCPNET__FILES) ||
+                   (!iocpnet__conn_has(conn, IOCPNET__UNIT) && !conn->over));
     IOCPNET_ASSERT(!iocpnet__conn_has(conn, IOCPNET__DISCONNECTING) ||
                    (reading == IOCPNET__READ_FINISHED && closing >= IOCPNET__DRAINING));
 }
@@ -10179,6 +10275,16 @@ static void iocpnet__conn_want_tick(iocpnet__connection *conn, uint8_t ticks);
 static iocpnet__queue *iocpnet__conn_out(iocpnet__connection *conn);
 static void iocpnet__filter_in(iocpnet__connection *conn, const void *data, size_t size);
 static void iocpnet__filter_out(iocpnet__connection *conn);
+static void iocpnet__file_give(iocpnet__file *file);
+static void iocpnet__conn_find_files(iocpnet__connection *conn, const iocpnet_buffer *item);
+static bool iocpnet__conn_read_file(iocpnet__connection *conn, iocpnet_buffer *before);
+static bool iocpnet__conn_send_files(iocpnet__connection *conn, iocpnet__worker *worker,
+                                     iocpnet__send *send);
+static void iocpnet__conn_unit_sent(iocpnet__connection *conn, iocpnet__worker *worker,
+                                    iocpnet_error error);
+static void iocpnet__conn_cancel_unit(iocpnet__connection *conn);
+static void iocpnet__conn_step_files(iocpnet__connection *conn);
+static void iocpnet__conn_end_files(iocpnet__connection *conn);
 
 // ---- I13b names: 64 bits for a connection, refused when it is gone ------------------------------
 
@@ -10390,6 +10496,10 @@ static void iocpnet__queue_give(iocpnet__connection *conn, iocpnet_buffer *buffe
         return;
     }
     view = IOCPNET_OUTER(buffer, iocpnet__view, buffer);
+    if (!view->shared) {
+        iocpnet__file_give(IOCPNET_OUTER(view, iocpnet__file, view));
+        return;
+    }
     iocpnet__conn_unqueue(conn, iocpnet__conn_worker(conn), view->weight);
     iocpnet_buffer_give(view->shared);
     iocpnet_pool_give_object(view->pool, view);
@@ -10431,7 +10541,9 @@ static __declspec(noinline) void iocpnet__conn_take_offered(iocpnet__connection 
     offered = conn->offered;
     memset(&conn->offered, 0, sizeof conn->offered);
     iocpnet__lock_leave(&conn->offer_lock);
-    if (offered.head) iocpnet__queue_append(&conn->queue, offered.head, offered.tail);
+    if (!offered.head) return;
+    iocpnet__queue_append(&conn->queue, offered.head, offered.tail);
+    if (iocpnet__load(&conn->files)) iocpnet__conn_find_files(conn, offered.head);
 }
 
 static void iocpnet__conn_drop_queue(iocpnet__connection *conn)
@@ -10593,6 +10705,14 @@ static inline iocpnet_error iocpnet__conn_reserve(iocpnet__connection *conn, ioc
     return 0;
 }
 
+// The same, for what is sent less often than bytes.
+static __declspec(noinline) iocpnet_error iocpnet__conn_reserve_more(iocpnet__connection *conn,
+                                                                     iocpnet__worker *own,
+                                                                     size_t weight)
+{
+    return iocpnet__conn_reserve(conn, own, weight);
+}
+
 // In a callback of the connection's own its queue; else that of other threads, whose lock is held
 // until the end.
 static inline iocpnet__queue *iocpnet__conn_queue_begin(iocpnet__connection *conn,
@@ -10658,7 +10778,7 @@ IOCPNET__DEF iocpnet_error iocpnet_conn_send_buffer(iocpnet_conn name, iocpnet_b
     iocpnet_error error = WSAENOTCONN;
 
     if (conn && (weight || iocpnet__conn_flagged(conn, IOCPNET__NO_SENDS))) {
-        error = iocpnet__conn_reserve(conn, own, weight);
+        error = iocpnet__conn_reserve_more(conn, own, weight);
         if (!error) {
             view = iocpnet__view_make(conn->group->views, buffer);
             if (!view) {
@@ -10730,6 +10850,10 @@ static __declspec(noinline) void iocpnet__conn_sent_special(iocpnet__connection 
     iocpnet_buffer *last;
     iocpnet__queue *queue;
 
+    if (iocpnet__conn_has(conn, IOCPNET__UNIT) && send == &conn->send) {
+        iocpnet__conn_unit_sent(conn, worker, error);
+        return;
+    }
     if (bytes > send->bytes) bytes = send->bytes;
     iocpnet__conn_unqueue(conn, worker, bytes);
     if (conn->group->desc.filter) conn->extra->wire_bytes -= (uint32_t)bytes;
@@ -10874,7 +10998,11 @@ static __declspec(noinline) void iocpnet__conn_flush(iocpnet__connection *conn,
         if (!queue->head || send->pending || conn->state & (IOCPNET__CUT | IOCPNET__STARVED)) {
             return;
         }
-        iocpnet__conn_send_one(conn, worker, queue, send);
+        if (!iocpnet__conn_has(conn, IOCPNET__FILES) || desc->filter) {
+            iocpnet__conn_send_one(conn, worker, queue, send);
+        } else if (!iocpnet__conn_send_files(conn, worker, send)) {
+            return;
+        }
     } while (true);
 }
 
@@ -10894,7 +11022,8 @@ static bool iocpnet__filter_has_output(const iocpnet__connection *conn)
 static bool iocpnet__conn_all_sent(const iocpnet__connection *conn)
 {
     if (conn->group->desc.filter && iocpnet__filter_has_output(conn)) return false;
-    return !conn->queue.head && !iocpnet__conn_is_sending(conn) && !iocpnet__load(&conn->queued);
+    return !conn->queue.head && !iocpnet__conn_is_sending(conn) && !iocpnet__load(&conn->queued) &&
+           !iocpnet__load(&conn->files);
 }
 
 // Whether there is room again after a refusal.
@@ -10905,6 +11034,7 @@ static bool iocpnet__conn_may_drain(iocpnet__connection *conn)
 
     if (!(flags & IOCPNET__REFUSED) || flags & IOCPNET__NO_SENDS) return false;
     if (iocpnet__conn_in_handshake(conn)) return false;  // on.open comes first
+    if ((uint32_t)iocpnet__load(&conn->files) > conn->group->desc.files / 2) return false;
     if ((uint32_t)iocpnet__load(&conn->queued) > conn->group->desc.send_limit_bytes / 2) {
         return false;
     }
@@ -11146,7 +11276,10 @@ static inline bool iocpnet__conn_is_full(const iocpnet__connection *conn)
     const iocpnet_conn_desc *desc = &conn->group->desc;
     bool handshake;
 
-    if ((uint32_t)iocpnet__load(&conn->queued) <= desc->send_limit_bytes / 2) return false;
+    if ((uint32_t)iocpnet__load(&conn->queued) <= desc->send_limit_bytes / 2 &&
+        (uint32_t)iocpnet__load(&conn->files) <= desc->files / 2) {
+        return false;
+    }
     handshake = iocpnet__conn_in_handshake(conn);
     if (handshake && conn->extra->wire_bytes <= desc->send_limit_bytes / 2) return false;
     return !desc->no_read_pause && (handshake || !iocpnet__conn_flagged(conn, IOCPNET__NO_DATA));
@@ -11436,7 +11569,8 @@ static void iocpnet__filter_out_one(iocpnet__connection *conn)
 // All that the program has sent was given to the filter: what is queued is the filter's.
 static bool iocpnet__conn_all_given(const iocpnet__connection *conn)
 {
-    return !conn->queue.head && (uint32_t)iocpnet__load(&conn->queued) == conn->extra->wire_bytes;
+    return !conn->queue.head && !iocpnet__load(&conn->files) &&
+           (uint32_t)iocpnet__load(&conn->queued) == conn->extra->wire_bytes;
 }
 
 // What the program has sent goes through the filter, a call's worth at a time; when it has closed
@@ -11449,6 +11583,7 @@ static void iocpnet__filter_out(iocpnet__connection *conn)
     iocpnet_error error = 0;
 
     while (ready && conn->queue.head && !extra->wire.head && !extra->filter_failed) {
+        if (iocpnet__conn_has(conn, IOCPNET__FILES) && !iocpnet__conn_read_file(conn, NULL)) break;
         iocpnet__filter_out_one(conn);
     }
     // What can never leave: nobody else would take it off.
@@ -11549,7 +11684,7 @@ static void iocpnet__conn_set_failure(iocpnet__connection *conn, iocpnet_reason 
 {
     bool graceful = conn->reason == IOCPNET_CLOSED_LOCAL || conn->reason == IOCPNET_CLOSED_FINISHED;
     bool whole = iocpnet__conn_is(conn, IOCPNET__READING, IOCPNET__READ_FINISHED) &&
-                 !iocpnet__load(&conn->queued);
+                 !iocpnet__load(&conn->queued) && !iocpnet__load(&conn->files);
 
     if (graceful && !iocpnet__conn_has(conn, IOCPNET__CUT) && !whole) {
         conn->reasoned = false;
@@ -11617,6 +11752,7 @@ static void iocpnet__conn_cut(iocpnet__connection *conn, bool reset)
         IOCPNET_OS(setsockopt)
         (conn->handle, SOL_SOCKET, SO_LINGER, (const char *)&linger, sizeof linger);
     }
+    if (iocpnet__conn_has(conn, IOCPNET__UNIT)) iocpnet__conn_cancel_unit(conn);
     if (iocpnet__conn_has_pending(conn)) {
         iocpnet__conn_cancel(conn, 0);
         iocpnet__conn_want_tick(conn, IOCPNET__TICK_EACH);
@@ -11950,6 +12086,7 @@ static __declspec(noinline) bool iocpnet__conn_step_rest(iocpnet__connection *co
 {
     int32_t queued = INT32_MAX;
 
+    if (iocpnet__conn_has(conn, IOCPNET__FILES)) iocpnet__conn_step_files(conn);
     // Drains go on where what the program then sent has left at once: nothing else will say so.
     while (iocpnet__conn_flagged(conn, IOCPNET__REFUSED) && iocpnet__load(&conn->queued) < queued &&
            iocpnet__conn_call_drain(conn, worker)) {
@@ -12015,6 +12152,7 @@ static void iocpnet__conn_end(iocpnet__connection *conn, iocpnet__worker *worker
     conn->buffer = NULL;
     if (conn->extra) iocpnet_buffer_give(conn->extra->room);
     iocpnet__add(&group->open, -1);  // in on.close another may take its place
+    if (iocpnet__load(&conn->files)) iocpnet__conn_end_files(conn);
     conn->calling = IOCPNET__CALL;
     if (conn->extra && conn->extra->filtered && group->desc.filter->end) {
         group->desc.filter->end(iocpnet__conn_name(conn), conn->extra->state);
@@ -12762,6 +12900,9 @@ static void iocpnet__conn_pending(const iocpnet__connection *conn, iocpnet__line
     if (conn->send.pending) {
         iocpnet__put_line(lines, IOCPNET_OP_SEND, handle, now - conn->sent_ms);
     }
+    if (conn->send.pending && state & IOCPNET__UNIT) {
+        iocpnet__put_line(lines, IOCPNET_OP_TRANSMIT, handle, now - conn->sent_ms);
+    }
     if (conn->extra && conn->extra->send.pending) {
         iocpnet__put_line(lines, IOCPNET_OP_SEND, handle, now - conn->sent_ms);
     }
@@ -12845,7 +12986,7 @@ static uint32_t iocpnet__or_default(uint32_t value, uint32_t normal)
     return value ? value : normal;
 }
 
-static void iocpnet__group_list(const iocpnet__group *group, iocpnet_pool *pools[6])
+static void iocpnet__group_list(const iocpnet__group *group, iocpnet_pool *pools[IOCPNET__POOLS])
 {
     pools[0] = group->conns;
     pools[1] = group->extras;
@@ -12853,17 +12994,18 @@ static void iocpnet__group_list(const iocpnet__group *group, iocpnet_pool *pools
     pools[3] = group->inputs;
     pools[4] = group->buffers;
     pools[5] = group->rooms;
+    pools[6] = group->files;
 }
 
 // No buffer is out, of those that the program took or that other connections have queued.
 static bool iocpnet__group_empty(const iocpnet__group *group)
 {
-    iocpnet_pool *pools[6];
+    iocpnet_pool *pools[IOCPNET__POOLS];
     iocpnet_pool_stats stats;
     size_t i;
 
     iocpnet__group_list(group, pools);
-    for (i = 0; i < 6; i++) {
+    for (i = 0; i < IOCPNET__POOLS; i++) {
         if (!pools[i]) continue;
         iocpnet_pool_stats_read(pools[i], &stats);
         if (stats.out) return false;
@@ -12873,12 +13015,12 @@ static bool iocpnet__group_empty(const iocpnet__group *group)
 
 static void iocpnet__group_fini(iocpnet__group *group)
 {
-    iocpnet_pool *pools[6];
+    iocpnet_pool *pools[IOCPNET__POOLS];
     iocpnet_error error;
     size_t i;
 
     iocpnet__group_list(group, pools);
-    for (i = 0; i < 6; i++) {
+    for (i = 0; i < IOCPNET__POOLS; i++) {
         error = iocpnet_pool_destroy(pools[i]);
         IOCPNET_ASSERT(!error && "a connection or a buffer is left");
         (void)error;
@@ -12951,6 +13093,20 @@ static void iocpnet__sweep_within(iocpnet_iocp *iocp, uint32_t ms)
     } while ((!was || every < was) && !iocpnet__cas(&iocp->sweep_ms, was, every));
 }
 
+// How much of a file leaves at a time, so that a slow peer takes it within the deadlines.
+static uint32_t iocpnet__file_unit(const iocpnet_conn_desc *desc)
+{
+    const uint64_t slowest = 8;  // bytes per ms
+    const uint64_t least = 4096;
+    const uint64_t most = 65536;
+    uint64_t unit = desc->close_ms;
+
+    if (desc->idle_ms && desc->idle_ms < unit) unit = desc->idle_ms;
+    if (desc->stall_ms && desc->stall_ms < unit) unit = desc->stall_ms;
+    unit = unit * slowest / least * least;
+    return (uint32_t)(unit < least ? least : unit > most ? most : unit);
+}
+
 // The iocp knows the group from now on, and closes and frees it if the program does not.
 static void iocpnet__group_join(iocpnet__group *group)
 {
@@ -13008,6 +13164,8 @@ static iocpnet_error iocpnet__group_init(iocpnet__group *group, iocpnet_iocp *io
     desc->close_ms = iocpnet__or_default(desc->close_ms, 5000);
     desc->connect_ms = iocpnet__or_default(desc->connect_ms, 10000);
     desc->recvs = iocpnet__or_default(desc->recvs, 1);
+    desc->files = iocpnet__or_default(desc->files, 8);
+    if (desc->files > IOCPNET__FILES_MAX) return WSAEINVAL;
     if (desc->recvs > IOCPNET__RECVS || (desc->recvs > 1 && desc->zero_byte)) return WSAEINVAL;
     if (desc->buffer_bytes <= IOCPNET_ACCEPT_ROOM || desc->send_limit_bytes > INT32_MAX / 2 ||
         desc->buffers > INT32_MAX / 2 ||
@@ -13016,6 +13174,7 @@ static iocpnet_error iocpnet__group_init(iocpnet__group *group, iocpnet_iocp *io
     }
     group->plain =
         !desc->filter && !desc->frame && desc->recvs == 1 && !desc->zero_byte && !desc->sndbuf_0;
+    group->file_unit = iocpnet__file_unit(desc);
     group->clocked = desc->idle_ms || desc->read_ms || desc->stall_ms;
     return 0;
 }
@@ -13054,6 +13213,9 @@ static iocpnet_error iocpnet__group_pools(iocpnet__group *group, uint32_t more)
     objects.size = sizeof(iocpnet__view);
     objects.limit = desc->buffers + spare;
     if (!error) error = iocpnet_pool_create(&group->views, &objects);
+    objects.size = sizeof(iocpnet__file);
+    objects.limit = (desc->max_connections + more) * desc->files;
+    if (!error) error = iocpnet_pool_create(&group->files, &objects);
 
     memset(&buffers, 0, sizeof buffers);
     buffers.size = desc->buffer_bytes;
@@ -13100,6 +13262,414 @@ IOCPNET__DEF void iocpnet_connector_close(iocpnet_connector *connector)
     if (!connector) return;
     iocpnet__store(&connector->group.closed, 1);
     iocpnet__group_disown(&connector->group);
+}
+
+// ---- I13m files: ranges of files among what is queued -------------------------------------------
+//
+// A file in conn.queue is an item without bytes. When it is near the head, a unit of it leaves by a
+// transmit of the core's, with the buffers that fit beside it; or its next bytes are read into a
+// buffer that goes before it in the queue. conn.send has one unit, and beside that nothing is sent.
+// Files that are over wait in conn.over until the step calls their done: a cut may come in
+// the middle of anything.
+
+static inline bool iocpnet__is_file(const iocpnet_buffer *item)
+{
+    return !item->pool && !IOCPNET_OUTER(item, iocpnet__view, buffer)->shared;
+}
+
+static inline iocpnet__file *iocpnet__file_of(iocpnet_buffer *item)
+{
+    return IOCPNET_OUTER(item, iocpnet__file, view.buffer);
+}
+
+// Of those that were taken over from other threads one may be a file.
+static void iocpnet__conn_find_files(iocpnet__connection *conn, const iocpnet_buffer *item)
+{
+    for (; item && !iocpnet__is_file(item); item = item->next)
+        continue;
+    if (item) iocpnet__conn_become(conn, IOCPNET__FILES, IOCPNET__FILES);
+}
+
+// It has left, or never will.
+static void iocpnet__file_give(iocpnet__file *file)
+{
+    iocpnet_buffer **at = &file->conn->over;
+
+    while (*at)
+        at = &(*at)->next;
+    file->view.buffer.next = NULL;
+    *at = &file->view.buffer;
+}
+
+// Calls done for those that are over.
+static void iocpnet__conn_call_done(iocpnet__connection *conn)
+{
+    while (conn->over) {
+        iocpnet__file *file = iocpnet__file_of(conn->over);
+        void (*done)(iocpnet_conn conn, void *user, void *file, iocpnet_error error) = file->done;
+        void *user = file->user, *handle = file->handle;
+        iocpnet_error error = file->error;
+
+        conn->over = file->view.buffer.next;
+        iocpnet__transmit_end(&file->transmit);
+        iocpnet_pool_give_object(file->view.pool, file);
+        iocpnet__add(&conn->files, -1);
+        if (!done) continue;
+        conn->calling = IOCPNET__CALL;
+        done(iocpnet__conn_name(conn), user, handle, error);
+        conn->calling = IOCPNET__CALL_NONE;
+    }
+}
+
+// What done has queued is looked at in the next round, which the bound on rounds counts.
+static void iocpnet__conn_step_files(iocpnet__connection *conn)
+{
+    if (conn->over) {
+        iocpnet__conn_call_done(conn);
+        iocpnet__conn_signal(conn, IOCPNET__LOOK);
+    }
+    if (!iocpnet__load(&conn->files)) iocpnet__conn_become(conn, IOCPNET__FILES, 0);
+}
+
+// The connection has ended. A thread that has counted a file, and has not seen NO_SENDS, either has
+// queued it by now or sees NO_FILES.
+static void iocpnet__conn_end_files(iocpnet__connection *conn)
+{
+    iocpnet__lock_enter(&conn->offer_lock);
+    iocpnet__or(&conn->flags, IOCPNET__NO_FILES);
+    iocpnet__lock_leave(&conn->offer_lock);
+    iocpnet__conn_take_offered(conn);
+    iocpnet__conn_drop_queue(conn);
+    iocpnet__conn_call_done(conn);
+}
+
+// The unit that conn.send has makes no further step.
+static void iocpnet__conn_cancel_unit(iocpnet__connection *conn)
+{
+    iocpnet_buffer *item = conn->send.first;
+
+    while (!iocpnet__is_file(item))
+        item = item->next;
+    (void)iocpnet_transmit_cancel(&iocpnet__file_of(item)->transmit);
+}
+
+static void iocpnet__file_transmitted(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    iocpnet__connection *conn = IOCPNET_OUTER(op, iocpnet__file, transmit.op)->conn;
+
+    iocpnet__keep_result(&conn->send.op, error, bytes);
+    iocpnet__conn_packet(conn, IOCPNET__SENT);
+}
+
+// A unit has finished: all of it has left, or nobody knows how much.
+static void iocpnet__conn_unit_sent(iocpnet__connection *conn, iocpnet__worker *worker,
+                                    iocpnet_error error)
+{
+    iocpnet_buffer *item = conn->send.first;
+    iocpnet_buffer *next;
+
+    iocpnet__conn_become(conn, IOCPNET__UNIT, 0);
+    if (!error) {
+        iocpnet__conn_unqueue(conn, worker, conn->send.bytes);
+        conn->sent_ms = iocpnet__now_32();
+        if (conn->state & IOCPNET__CLOSING) conn->began_ms = conn->sent_ms;
+    }
+    for (; item; item = next) {
+        next = item->next;
+        if (iocpnet__is_file(item)) {
+            iocpnet__file *file = iocpnet__file_of(item);
+
+            if (!error) {
+                file->offset += file->chunk;
+                file->length -= file->chunk;
+            }
+            if (error || !file->length) file->error = error;
+            if (!error && file->length && !iocpnet__conn_has(conn, IOCPNET__CUT)) {
+                // It is the last of them.
+                item->next = conn->queue.head;
+                conn->queue.head = item;
+                if (!conn->queue.tail) conn->queue.tail = item;
+                return;
+            }
+        }
+        iocpnet__queue_give(conn, item);
+    }
+    if (error && !iocpnet__conn_has(conn, IOCPNET__CUT)) iocpnet__conn_fail(conn, error);
+}
+
+// Whether a unit of it may be given to the system. It counts as a transfer then.
+static bool iocpnet__file_choose(iocpnet__connection *conn, iocpnet__file *file)
+{
+    iocpnet_transmit *transmit = &file->transmit;
+    bool copied = false;
+
+    transmit->socket = iocpnet__conn_socket(conn);
+    if (!iocpnet__transmit_choose(transmit, true, &copied) &&
+        transmit->mode_used != IOCPNET_TRANSMIT_COPY) {
+        return true;
+    }
+    if (copied && !file->copied) {
+        iocpnet__count(conn->group->iocp, IOCPNET_COUNT_TRANSMIT_COPIES, 1);
+    }
+    file->copied = true;
+    return false;
+}
+
+enum { IOCPNET__UNIT_PIECES = 3 };  // of transmit.pieces: of a unit, one is a file's
+
+// Sends what is queued up to a file, a unit of that, and a buffer behind it if there is room.
+static void iocpnet__conn_send_unit(iocpnet__connection *conn, iocpnet__worker *worker,
+                                    iocpnet__file *file)
+{
+    iocpnet__queue *queue = &conn->queue;
+    iocpnet__send *send = &conn->send;
+    iocpnet_element *pieces = file->transmit.pieces;
+    uint32_t unit = conn->group->file_unit;
+    iocpnet_buffer *item = queue->head;
+    iocpnet_buffer *last, *rest;
+    iocpnet_error error;
+    size_t n = 0;
+
+    memset(pieces, 0, sizeof file->transmit.pieces);
+    send->first = item;
+    send->bytes = 0;
+    file->chunk = file->length < unit ? (uint32_t)file->length : unit;
+    do {
+        last = item;
+        if (iocpnet__is_file(item)) {
+            pieces[n].file = file->handle;
+            pieces[n].offset = file->offset;
+            pieces[n++].length = file->chunk;
+            if (file->chunk < file->length) break;
+        } else {
+            pieces[n].memory = item->data + item->sent;
+            pieces[n++].length = item->used - item->sent;
+            send->bytes += item->used - item->sent;
+        }
+        item = item->next;
+    } while (item && n < IOCPNET__UNIT_PIECES &&
+             (item == &file->view.buffer || !iocpnet__is_file(item)));
+
+    if (!iocpnet__conn_lock(conn, worker, send->bytes, false)) {
+        iocpnet__transmit_end(&file->transmit);
+        iocpnet__conn_set_starved(conn, true);
+        return;
+    }
+    rest = last->next;
+    queue->head = rest;
+    last->next = NULL;
+    if (!rest) queue->tail = NULL;
+    send->pending = true;
+    conn->sent_ms = iocpnet__now_32();  // stall_ms begins
+    iocpnet__conn_become(conn, IOCPNET__UNIT, IOCPNET__UNIT);
+    error = iocpnet__transmit_begin(&file->transmit, &file->transmit.socket, pieces, n, false);
+    if (!error) return;
+
+    send->pending = false;
+    iocpnet__conn_become(conn, IOCPNET__UNIT, 0);
+    iocpnet__undraw(worker, IOCPNET__LOCKED, send->bytes);
+    last->next = rest;
+    queue->head = send->first;
+    if (!rest) queue->tail = last;
+    if (iocpnet__conn_retries(conn, error)) return;
+    file->error = error == WSAEINVAL ? ERROR_HANDLE_EOF : error;  // the range was within it
+    iocpnet__conn_fail(conn, file->error);
+}
+
+// The file behind an item of the queue, or at its head, is over.
+static void iocpnet__conn_unlink_file(iocpnet__connection *conn, iocpnet_buffer *before)
+{
+    iocpnet_buffer *item = before ? before->next : conn->queue.head;
+
+    if (before) {
+        before->next = item->next;
+    } else {
+        conn->queue.head = item->next;
+    }
+    if (!item->next) conn->queue.tail = before;
+    iocpnet__file_of(item)->error = 0;
+    iocpnet__queue_give(conn, item);
+}
+
+// If a file comes behind that item of the queue, or at its head, its next bytes are read into a
+// buffer before it. False: they can't be, now or ever, or nothing is queued any more.
+static bool iocpnet__conn_read_file(iocpnet__connection *conn, iocpnet_buffer *before)
+{
+    iocpnet_buffer *buffer, *item;
+    iocpnet_error error = WSAENOBUFS;
+    iocpnet__file *file;
+
+    for (;;) {
+        item = before ? before->next : conn->queue.head;
+        if (!item || !iocpnet__is_file(item)) return conn->queue.head != NULL;
+        file = iocpnet__file_of(item);
+        if (file->length) break;
+        iocpnet__conn_unlink_file(conn, before);
+    }
+    buffer = iocpnet_pool_take(conn->group->buffers);
+    if (buffer) {
+        buffer->used = file->length < buffer->size ? (uint32_t)file->length : buffer->size;
+        error = iocpnet__transmit_read(&file->transmit, file->handle, file->offset, buffer->data,
+                                       &buffer->used);
+    }
+    if (error) {
+        iocpnet_buffer_give(buffer);
+        if (iocpnet__conn_retries(conn, error)) return false;
+        file->error = error;
+        iocpnet__conn_fail(conn, error);
+        return false;
+    }
+    // What is read was taken already: it is not refused, and counts over the limit too.
+    iocpnet__add(&conn->queued, (int32_t)buffer->used);
+    (void)iocpnet__draw(iocpnet__conn_worker(conn), IOCPNET__QUEUED, buffer->used, INT64_MIN / 2);
+    buffer->next = item;
+    if (before) {
+        before->next = buffer;
+    } else {
+        conn->queue.head = buffer;
+    }
+    file->offset += buffer->used;
+    file->length -= buffer->used;
+    if (!file->length) iocpnet__conn_unlink_file(conn, buffer);
+    return true;
+}
+
+// Sends what is queued where a file is among it. True: there may be more to do.
+static __declspec(noinline) bool iocpnet__conn_send_files(iocpnet__connection *conn,
+                                                          iocpnet__worker *worker,
+                                                          iocpnet__send *send)
+{
+    iocpnet__queue *queue = &conn->queue;
+    iocpnet_buffer *item = queue->head;
+    iocpnet_buffer *before = NULL;
+    iocpnet_buffer *tail;
+    size_t n = 0;
+
+    if (iocpnet__conn_has(conn, IOCPNET__UNIT)) return false;
+    for (; item && !iocpnet__is_file(item); item = item->next, n++)
+        before = item;
+    if (item && n < IOCPNET__UNIT_PIECES && iocpnet__file_of(item)->length) {
+        if (iocpnet__conn_is_sending(conn)) return false;
+        if (iocpnet__file_choose(conn, iocpnet__file_of(item))) {
+            iocpnet__conn_send_unit(conn, worker, iocpnet__file_of(item));
+            return false;
+        }
+    }
+    if (item && n < IOCPNET__GATHER && !iocpnet__conn_read_file(conn, before)) return false;
+
+    // Then what comes before the next file leaves as if that were not there.
+    before = NULL;
+    for (item = queue->head; item && !iocpnet__is_file(item); item = item->next)
+        before = item;
+    if (!before) return true;
+    tail = queue->tail;
+    before->next = NULL;
+    queue->tail = before;
+    iocpnet__conn_send_one(conn, worker, queue, send);
+    if (item) iocpnet__queue_append(queue, item, tail);
+    if (iocpnet__conn_has(conn, IOCPNET__CUT)) iocpnet__conn_drop_queue(conn);
+    return true;
+}
+
+// Checks the range, and makes an item of it. Its memory is taken of the group's.
+static iocpnet_error iocpnet__file_make(iocpnet__connection *conn, const iocpnet_conn_file *from,
+                                        iocpnet__file **out)
+{
+    iocpnet_element range;
+    uint64_t offset, length;
+    iocpnet__file *file;
+    iocpnet_error error;
+
+    *out = NULL;
+    memset(&range, 0, sizeof range);
+    range.file = from->file;
+    range.offset = from->offset;
+    range.length = from->length;
+    if (range.offset > INT64_MAX) return WSAEINVAL;
+    if ((from->head_size && !from->head) || (from->tail_size && !from->tail)) return WSAEINVAL;
+    error = iocpnet__element_range(&range, &offset, &length);
+    if (error) return error;
+    file = (iocpnet__file *)iocpnet_pool_take_object(conn->group->files);
+    if (!file) return 0;
+    memset(file, 0, sizeof *file);
+    file->view.pool = conn->group->files;
+    file->conn = conn;
+    file->offset = offset;
+    file->length = length;
+    file->error = WSA_OPERATION_ABORTED;
+    file->handle = from->file;
+    file->done = from->done;
+    file->user = from->user;
+    file->transmit.op.done = iocpnet__file_transmitted;
+    *out = file;
+    return 0;
+}
+
+// Adds head, file and tail to a queue: all or nothing.
+static bool iocpnet__queue_add_file(iocpnet__queue *queue, iocpnet_pool *pool,
+                                    const iocpnet_conn_file *from, iocpnet__file *file)
+{
+    iocpnet_buffer *item = &file->view.buffer;
+    iocpnet__queue behind;
+
+    behind.head = behind.tail = item;
+    if (from->tail_size &&
+        !iocpnet__queue_add_special(&behind, pool, (const char *)from->tail, from->tail_size)) {
+        return false;
+    }
+    if (from->head_size &&
+        !iocpnet__queue_add_special(queue, pool, (const char *)from->head, from->head_size)) {
+        while ((item = item->next) != NULL) {
+            behind.head->next = item->next;
+            iocpnet_buffer_give(item);
+            item = behind.head;
+        }
+        return false;
+    }
+    iocpnet__queue_append(queue, behind.head, behind.tail);
+    return true;
+}
+
+// First it is counted, then the flags are looked at: see conn_reserve.
+IOCPNET__DEF iocpnet_error iocpnet_conn_send_file(iocpnet_conn name, const iocpnet_conn_file *from)
+{
+    size_t weight = from->head_size + from->tail_size;
+    iocpnet__worker *own;
+    iocpnet__connection *conn = iocpnet__conn_enter(name, &own);
+    iocpnet__file *file = NULL;
+    iocpnet_error error;
+    bool added = false;
+    bool ended;
+
+    if (!conn) return WSAENOTCONN;
+    if (weight < from->head_size) weight = SIZE_MAX;
+    if ((uint32_t)iocpnet__add(&conn->files, 1) > conn->group->desc.files) {
+        error = iocpnet__conn_refuse(conn, own, IOCPNET__BY_LIMIT, 1, 0, 0);
+        goto refused;
+    }
+    error = iocpnet__file_make(conn, from, &file);
+    if (error) goto refused;
+    error = iocpnet__conn_reserve_more(conn, own, weight);
+    if (error) goto refused;
+    if (file) {
+        iocpnet__queue *queue = iocpnet__conn_queue_begin(conn, own);
+
+        ended = iocpnet__conn_flagged(conn, IOCPNET__NO_FILES);
+        if (!ended) added = iocpnet__queue_add_file(queue, conn->group->buffers, from, file);
+        if (added && own) iocpnet__conn_become(conn, IOCPNET__FILES, IOCPNET__FILES);
+        iocpnet__conn_queue_end(conn, own);
+    }
+    if (added) goto leave;
+    error = iocpnet__conn_refuse(conn, own, IOCPNET__BY_POOL, weight ? weight : 1, weight, weight);
+
+refused:
+    if (file) iocpnet_pool_give_object(file->view.pool, file);
+    iocpnet__add(&conn->files, -1);
+    if (!own) iocpnet__conn_signal(conn, IOCPNET__LOOK);  // a close may wait for what was counted
+
+leave:
+    iocpnet__conn_leave(conn, own);
+    return error;
 }
 
 #endif  // IOCPNET_NO_SERVER
