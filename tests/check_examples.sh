@@ -1,10 +1,10 @@
 #!/bin/bash
 # The examples stress and request_server from outside: stress against the echo server and against
 # servers that do wrong, which it has to notice; request_server with curl (or python3) and with
-# clients that are slow, silent, malformed or too long. What overlapped_io says; udp_echo.
+# clients that are slow, silent, malformed or too long. What overlapped_io says; udp_echo; files.
 
 . "$(dirname "$0")/tools/t.sh"
-t_begin examples stress echo_server request_server overlapped_io udp_echo
+t_begin examples stress echo_server request_server overlapped_io udp_echo files
 top=$work helper=''
 
 # The parts have processes of their own, and end them.
@@ -486,14 +486,102 @@ check_datagrams()
     fails 2 'host needs a value' udp_echo --host
 }
 
-for each in check_stress check_requests check_overlapped check_datagrams; do
+# Names that a client sends, by a client of the test's own: what came is compared, and no name leads
+# out of the folder.
+ask_for_files()
+{
+    timeout 30 python3 - "$port" "$work/folder" <<'PYTHON'
+import os, socket, sys
+
+port, folder = int(sys.argv[1]), sys.argv[2]
+
+
+def connect():
+    s = socket.create_connection(('127.0.0.1', port), 10)
+    return s, s.makefile('rb')
+
+
+def wants(stream, name):
+    size = stream.readline()
+    with open(os.path.join(folder, name), 'rb') as f:
+        data = f.read()
+    if size != b'%d\n' % len(data) or stream.read(len(data)) != data:
+        sys.exit('%s did not come whole: %r' % (name, size))
+
+
+# Several in one go, in their order; then one that is not there, and one more.
+s, stream = connect()
+s.sendall(b'large\nempty\nsmall.txt\n')
+for name in 'large', 'empty', 'small.txt':
+    wants(stream, name)
+s.sendall(b'missing\nsmall.txt\n')
+if stream.readline() != b'none\n':
+    sys.exit('a file that is not there came')
+wants(stream, 'small.txt')
+
+# What was asked for comes before the end.
+s.sendall(b'large\n')
+s.shutdown(socket.SHUT_WR)
+wants(stream, 'large')
+if stream.read() != b'':
+    sys.exit('there is more')
+
+# No way out.
+s, stream = connect()
+for name in ('../secret', '..\\secret', '/secret', '..', '.', '.hidden', 'C:secret', 'sub',
+             'sub/inner', 'sub\\inner', 'small.txt.', 'small.txt ', 'small.txt:stream', '', '?',
+             'small.txt\0', 'con', 'NUL', 'nul.txt', 'COM1', 'Aux', 'lpt9.log', 'prn', 'x' * 90):
+    s.sendall(name.encode() + b'\n')
+    answer = stream.readline()
+    if answer != b'none\n':
+        sys.exit('%r was answered with %r' % (name, answer))
+
+# A line that is too long ends the connection.
+s.sendall(b'x' * 500)
+if stream.read() != b'':
+    sys.exit('too long a line was answered')
+
+# One that never reads keeps nobody from being served.
+deaf, _ = connect()
+deaf.sendall(b'large\n' * 4)
+s, stream = connect()
+s.sendall(b'small.txt\n')
+wants(stream, 'small.txt')
+PYTHON
+}
+
+check_files()
+{
+    begin "files by their names, whole and in order; no way out of the folder"
+    mkdir -p "$work/folder/sub"
+    head -c 3000000 /dev/urandom >"$work/folder/large"
+    : >"$work/folder/empty"
+    echo 'a small one' >"$work/folder/small.txt"
+    cp "$work/folder/small.txt" "$work/secret"
+    cp "$work/folder/small.txt" "$work/folder/.hidden"
+    cp "$work/folder/small.txt" "$work/folder/sub/inner"
+    program=files out=$work/files.out
+    : >"$out"
+    wine_exec "$build/examples/files.exe" "$work/folder" 0 </dev/null >"$out" 2>"$out.err" &
+    pid=$!
+    listening
+    ask_for_files >"$work/asked" 2>&1
+    check "a client: $(head -n 3 "$work/asked")" [ ! -s "$work/asked" ]
+    kill -INT "$pid" 2>/dev/null
+    wait_end "$pid"
+    pid=
+    check "exit code $code" [ "$code" = 0 ]
+    check "it said: $(head -n 3 "$out.err")" [ ! -s "$out.err" ]
+}
+
+for each in check_stress check_requests check_overlapped check_datagrams check_files; do
     (part $each) >"$top/$each.txt" 2>&1 &
     parts+=($!)
 done
 trap 'kill "${parts[@]}" 2>/dev/null; exit 130' INT TERM
 wait
 
-for each in check_stress check_requests check_overlapped check_datagrams; do
+for each in check_stress check_requests check_overlapped check_datagrams check_files; do
     cat "$top/$each.txt"
     if ! read -ra sum 2>/dev/null <"$top/$each.sum"; then
         echo "$each did not come to its end"

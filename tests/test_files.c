@@ -719,7 +719,13 @@ static void ranges_beyond_4_gib(void)
 
 // ---- threads ------------------------------------------------------------------------------------
 
-static volatile LONG may_go;
+static volatile LONG may_go, is_open, thread_goal;
+
+static void it_is_open(guest *g)
+{
+    (void)g;
+    InterlockedExchange(&is_open, 1);
+}
 
 static void send_files_at_random(void *user)
 {
@@ -732,7 +738,7 @@ static void send_files_at_random(void *user)
     f.head = f.tail = text;
     f.done = file_done;
     f.user = g;
-    while (!may_go)
+    while (!InterlockedExchangeAdd(&may_go, 0))
         Sleep(0);
     for (i = 0; i < 40; i++) {
         f.length = (uint64_t)i * 100 + 1;
@@ -741,12 +747,12 @@ static void send_files_at_random(void *user)
         InterlockedIncrement(&files_taken);
         if (iocpnet_conn_send_file(g->conn, &f)) InterlockedDecrement(&files_taken);
         if (i % 7 == 0) (void)iocpnet_conn_send(g->conn, text, 5);
-        if (i == 25 && g->goal == 1) (void)iocpnet_conn_close(g->conn);
-        if (i == 25 && g->goal == 2) (void)iocpnet_conn_abort(g->conn);
+        if (i == 25 && thread_goal == 1) (void)iocpnet_conn_close(g->conn);
+        if (i == 25 && thread_goal == 2) (void)iocpnet_conn_abort(g->conn);
     }
 }
 
-static void threads_send(uint32_t goal)
+static void threads_send(LONG goal)
 {
     static char block[65536];
     peer_thread threads[3];
@@ -755,12 +761,13 @@ static void threads_send(uint32_t goal)
     polled_by_workers = true;
     server.conn.refuse_slow = true;
     server.conn.files = 20;
-    may_go = 0;
+    may_go = is_open = 0;
+    thread_goal = goal;
+    play_open = it_is_open;
     if (!serve()) return;
     if (!CHECK_ERR(iocpnet_iocp_start(iocp), 0)) return;
     s = peer_connect(port);
-    UNTIL(guest_count == 1 && guests[0].opened);
-    guests[0].goal = goal;
+    UNTIL(InterlockedExchangeAdd(&is_open, 0));
     for (i = 0; i < 3; i++)
         peer_start(&threads[i], send_files_at_random, &guests[0]);
     InterlockedExchange(&may_go, 1);
