@@ -5041,8 +5041,8 @@ static uint32_t iocpnet__wait_for_due(iocpnet__worker *worker, uint32_t wait)
 }
 
 // This thread does not watch, or no longer, and may be long in callbacks: if others wait and nobody
-// watches, one of them is woken to do so. Whoever begins to wait meanwhile sees that nobody does, or
-// is seen here: both sides write, pass a barrier, then read.
+// watches, one of them is woken to do so. Whoever begins to wait meanwhile sees that nobody does,
+// or is seen here: both sides write, pass a barrier, then read.
 static void iocpnet__watch_hand_over(const iocpnet__worker *own)
 {
     iocpnet_iocp *iocp = own->iocp;
@@ -8258,8 +8258,8 @@ static bool iocpnet__timer_publish(iocpnet_iocp *iocp)
 // since who takes it looks later than this.
 //
 // One that the system can't take, or whose taker (or who had said that it wakes by then) stays long
-// in a callback, costs time only: no wait is longer than IOCPNET__LONGEST_WAIT_MS, and who begins to
-// wait from now on watches if nobody does. One that watches and is given work wakes another.
+// in a callback, costs time only: no wait is longer than IOCPNET__LONGEST_WAIT_MS, and who begins
+// to wait from now on watches if nobody does. One that watches and is given work wakes another.
 static void iocpnet__timer_wake(iocpnet_iocp *iocp, int64_t due)
 {
     const iocpnet__worker *own = (iocpnet__worker *)iocpnet__local_get(&iocp->local);
@@ -10706,9 +10706,8 @@ static inline iocpnet_error iocpnet__conn_reserve(iocpnet__connection *conn, ioc
 }
 
 // The same, for what is sent less often than bytes.
-static __declspec(noinline) iocpnet_error iocpnet__conn_reserve_more(iocpnet__connection *conn,
-                                                                     iocpnet__worker *own,
-                                                                     size_t weight)
+static __declspec(noinline) iocpnet_error
+    iocpnet__conn_reserve_more(iocpnet__connection *conn, iocpnet__worker *own, size_t weight)
 {
     return iocpnet__conn_reserve(conn, own, weight);
 }
