@@ -13646,7 +13646,8 @@ IOCPNET__DEF iocpnet_error iocpnet_conn_send_file(iocpnet_conn name, const iocpn
         error = iocpnet__conn_refuse(conn, own, IOCPNET__BY_LIMIT, 1, 0, 0);
         goto refused;
     }
-    error = iocpnet__file_make(conn, from, &file);
+    error = iocpnet__conn_flagged(conn, IOCPNET__NO_SENDS) ? WSAENOTCONN : 0;
+    if (!error) error = iocpnet__file_make(conn, from, &file);
     if (error) goto refused;
     error = iocpnet__conn_reserve_more(conn, own, weight);
     if (error) goto refused;

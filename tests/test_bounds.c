@@ -551,14 +551,14 @@ static void what_a_stop_has_closed_stays_until_the_end(void)
 
 static size_t committed(const iocpnet_listener *listener)
 {
-    iocpnet_pool *pools[6];
+    iocpnet_pool *pools[IOCPNET__POOLS];
     iocpnet_pool_stats stats;
     size_t bytes = sizeof *listener + listener->slot_count * sizeof *listener->slots +
                    listener->accepts_room * sizeof *listener->spare +
                    listener->stock_room * sizeof *listener->stock;
     int i;
     iocpnet__group_list(&listener->group, pools);
-    for (i = 0; i < 6; i++) {
+    for (i = 0; i < IOCPNET__POOLS; i++) {
         if (!pools[i]) continue;
         iocpnet_pool_stats_read(pools[i], &stats);
         bytes += stats.bytes;

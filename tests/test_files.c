@@ -157,11 +157,13 @@ static void choose(void)
     forget_files();
 }
 
+static DWORD file_flags;
+
 static void in_every_way(void (*scenario)(void), bool blocks)
 {
     int i;
     REQUIRE(make_file());
-    file = open_file(0);
+    file = open_file(file_flags);
     REQUIRE(file != INVALID_HANDLE_VALUE);
     for (i = 0; i < WAYS; i++) {
         chosen = &ways[i];
@@ -205,8 +207,16 @@ static void give_all_kinds(guest *g)
     CHECK_ERR(give(g, 20), 0);
 }
 
+static uint64_t bytes_sent(void)
+{
+    iocpnet_stats stats;
+    iocpnet_iocp_stats(iocp, &stats);
+    return stats.count[IOCPNET_COUNT_BYTES_SENT];
+}
+
 static void all_arrive(void)
 {
+    iocpnet_stats stats;
     other *o;
     if (!serve()) return;
     o = visit();
@@ -215,6 +225,9 @@ static void all_arrive(void)
     CHECK_EQ(o->got, guests[0].taken);
     UNTIL(files_done == files_taken);
     CHECK_EQ(files_failed, 0);
+    UNTIL(bytes_sent() == guests[0].taken);
+    iocpnet_iocp_stats(iocp, &stats);
+    CHECK_EQ(stats.pending[IOCPNET_OP_TRANSMIT], 0);
     went = o->got == guests[0].taken;
 }
 
@@ -228,6 +241,9 @@ static void files_leave_in_their_place(void)
 {
     T_LIMIT(60);
     in_every_way(in_a_callback, false);
+    file_flags = FILE_FLAG_OVERLAPPED;
+    in_every_way(in_a_callback, false);
+    file_flags = 0;
 }
 
 static void from_another_thread(void)
@@ -279,6 +295,51 @@ static void a_close_delivers_files(void)
     in_every_way(closed_while_it_sends, false);
 }
 
+static void give_and_shut(guest *g)
+{
+    CHECK_ERR(give_range(g, 20, 150000, 3), 0);
+    CHECK_ERR(iocpnet_conn_shutdown(g->conn), 0);
+}
+
+static void shut_while_it_sends(void)
+{
+    other *o;
+    play_open = give_and_shut;
+    if (!serve()) return;
+    o = visit();
+    UNTIL(o->ended && all_closed());
+    CHECK_EQ(o->got, 150023);
+    CHECK_EQ(guests[0].reason, IOCPNET_CLOSED_FINISHED);
+    CHECK_EQ(files_failed, 0);
+}
+
+static void give_and_detach(guest *g)
+{
+    CHECK_ERR(give_range(g, 20, 150000, 3), 0);
+    CHECK_ERR(iocpnet_conn_detach(g->conn), 0);
+}
+
+static void detached_while_it_sends(void)
+{
+    other *o;
+    play_open = give_and_detach;
+    if (chosen->filter || !serve()) return;
+    o = visit();
+    UNTIL(guest_count == 1 && all_closed());
+    CHECK_EQ(guests[0].reason, IOCPNET_CLOSED_HANDED_OVER);
+    CHECK_EQ(files_done, 1);
+    CHECK_EQ(files_failed, 0);
+    UNTIL(o->got == 150023);
+    fault_closesocket(guests[0].handle);
+}
+
+static void a_shutdown_and_a_hand_over_wait_for_files(void)
+{
+    T_LIMIT(60);
+    in_every_way(shut_while_it_sends, false);
+    in_every_way(detached_while_it_sends, false);
+}
+
 static void give_a_lot(guest *g)
 {
     CHECK_ERR(give(g, 100), 0);
@@ -299,13 +360,27 @@ static SOCKET visit_deafly(void)
     return s;
 }
 
+// What is pending is told of line by line.
+static void listed(void *user, const char *line)
+{
+    if (!strncmp(line, "transmit on 0x", 14)) ++*(int *)user;
+    CHECK(strncmp(line, "and ", 4) != 0 || !strstr(line, "transmit"));
+}
+
 static void never_reads(iocpnet_reason reason)
 {
+    bool native = chosen->mode == IOCPNET_TRANSMIT_FILE;
+    iocpnet_stats stats;
+    int lines = 0;
     SOCKET s;
     if (!serve()) return;
     s = visit_deafly();
     UNTIL(guest_count == 1 && guests[0].taken > 2500000);
     a_few_turns();
+    iocpnet_iocp_stats(iocp, &stats);
+    CHECK_EQ(stats.pending[IOCPNET_OP_TRANSMIT], native);
+    (void)iocpnet_iocp_pending(iocp, listed, &lines);
+    CHECK_EQ(lines, native);
     if (reason == IOCPNET_CLOSED_LOCAL) CHECK_ERR(iocpnet_conn_abort(guests[0].conn), 0);
     guests[0].aborted = true;
     if (reason != IOCPNET_CLOSED_STOP) {
@@ -867,6 +942,7 @@ int main(int argc, char **argv)
     T_RUN(files_leave_in_their_place);
     T_RUN(files_of_other_threads_leave_in_their_place);
     T_RUN(a_close_delivers_files);
+    T_RUN(a_shutdown_and_a_hand_over_wait_for_files);
     T_RUN(an_abort_gives_files_back);
     T_RUN(a_peer_that_never_reads_ends_by_a_deadline);
     T_RUN(a_stop_gives_files_back);
