@@ -107,11 +107,19 @@ static BOOL PASCAL fake_transmit_packets(SOCKET s, TRANSMIT_PACKETS_ELEMENT *ele
         DWORD n = elements[i].cLength;
         const void *from = elements[i].pBuffer;
         if (elements[i].dwElFlags & TP_ELEMENT_FILE) {
+            HANDLE event = CreateEventW(NULL, TRUE, FALSE, NULL);
             OVERLAPPED at;
             DWORD got = 0;
             memset(&at, 0, sizeof at);
             at.Offset = elements[i].nFileOffset.LowPart;
-            if (n > sizeof block || !ReadFile(elements[i].hFile, block, n, &got, &at) || got != n) {
+            at.hEvent = (HANDLE)((ULONG_PTR)event | 1);
+            if (n <= sizeof block && !ReadFile(elements[i].hFile, block, n, NULL, &at) &&
+                GetLastError() == ERROR_IO_PENDING) {
+                WaitForSingleObject(event, INFINITE);
+            }
+            if (n <= sizeof block && !at.Internal) got = (DWORD)at.InternalHigh;
+            CloseHandle(event);
+            if (got != n) {
                 WSASetLastError(WSAEINVAL);
                 return FALSE;
             }

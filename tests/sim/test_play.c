@@ -290,6 +290,44 @@ static bool may_fail_so(const player *p, iocpnet_error error)
            (refuses && (error == WSAEWOULDBLOCK || error == WSAEMSGSIZE));
 }
 
+static volatile LONG files_out, files_made;  // with the kit; ever
+static void file_back(iocpnet_conn conn, void *user, void *file, iocpnet_error error);
+
+// Sends these bytes as a file, with some of them before and behind it. False: there is no file.
+static bool say_file(player *p, const unsigned char *block, size_t size, iocpnet_error *error)
+{
+    iocpnet_conn_file f;
+    char name[64];
+    DWORD written = 0;
+    memset(&f, 0, sizeof f);
+    f.offset = any(5000);
+    f.head_size = one_in(2) ? any((uint32_t)size) : 0;
+    f.tail_size = one_in(2) ? any((uint32_t)(size - f.head_size)) : 0;
+    f.length = size - f.head_size - f.tail_size;
+    f.head = block;
+    f.tail = block + size - f.tail_size;
+    f.done = file_back;
+    f.user = p;
+    snprintf(name, sizeof name, "/tmp/play_%d_f%ld", (int)GetCurrentProcessId(),
+             (long)InterlockedIncrement(&files_made));
+    f.file = CreateFileA(name, GENERIC_READ | GENERIC_WRITE, FILE_SHARE_READ, NULL, CREATE_ALWAYS,
+                         FILE_FLAG_DELETE_ON_CLOSE, NULL);
+    if (f.file == INVALID_HANDLE_VALUE) return false;
+    SetFilePointerEx(f.file, (LARGE_INTEGER){ .QuadPart = (LONGLONG)f.offset }, NULL, FILE_BEGIN);
+    if (!WriteFile(f.file, block + f.head_size, (DWORD)f.length, &written, NULL) ||
+        written != f.length) {
+        CloseHandle(f.file);
+        return false;
+    }
+    if (one_in(2)) f.length = 0;  // to the end
+    InterlockedIncrement(&files_out);
+    *error = iocpnet_conn_send_file(name_of(p), &f);
+    if (!*error) return true;
+    InterlockedDecrement(&files_out);
+    CloseHandle(f.file);
+    return true;
+}
+
 // Sends some of its stream, unless somebody else is doing so.
 static void say(player *p, size_t n)
 {
@@ -301,7 +339,13 @@ static void say(player *p, size_t n)
     if (!s->taken && n < HEAD) n = HEAD;
     size = wire(s, block, n);
     InterlockedExchangeAdd64(&s->offered, (LONG64)n);
-    if (pool && one_in(3) && size <= 4096) {
+    if (one_in(6)) {
+        if (!say_file(p, block, size, &error)) {
+            InterlockedExchangeAdd64(&s->offered, -(LONG64)n);
+            InterlockedExchange(&s->busy, 0);
+            return;
+        }
+    } else if (pool && one_in(3) && size <= 4096) {
         iocpnet_buffer *buffer = iocpnet_pool_take(pool);
         error = WSAENOBUFS;
         if (buffer) {
@@ -316,7 +360,7 @@ static void say(player *p, size_t n)
     } else {
         error = iocpnet_conn_send(name_of(p), block, size);
     }
-    MUST(may_fail_so(p, error));
+    MUST(may_fail_so(p, error) || faulty);
     if (error == WSAEWOULDBLOCK) InterlockedExchange(&p->refused, 1);
     if (error) {
         InterlockedExchangeAdd64(&s->offered, -(LONG64)n);
@@ -418,6 +462,19 @@ static void maybe_act(player *p)
     while (one_in(3))
         act(p, true);
     if (one_in(40)) MUST_EQ(iocpnet_iocp_poll(p->of->iocp, 0), WSAEINVAL);
+}
+
+// A file comes back before the connection's end, as one of its callbacks.
+static void file_back(iocpnet_conn conn, void *user, void *file, iocpnet_error error)
+{
+    player *p = (player *)user;
+    enter(p, "file");
+    MUST(CloseHandle(file));
+    if (!strcmp(iocpnet_error_name(error), "unknown")) MUST_EQ(error, 0);
+    InterlockedDecrement(&files_out);
+    if (!error) maybe_act(p);
+    leave(p);
+    (void)conn;
 }
 
 static void on_open(iocpnet_conn conn, void *user)
@@ -1125,6 +1182,7 @@ static void settings(iocpnet_conn_desc *d, void *user)
     d->sndbuf_0 = one_in(4);
     d->nagle = one_in(4);
     d->refuse_slow = one_in(2);
+    d->files = any(4);
     d->no_read_pause = one_in(4);
     d->no_pool_cache = one_in(4);
     d->on.open = on_open;
@@ -1453,6 +1511,7 @@ static void on_error(void *unused, iocpnet_error error, const char *place)
 
 static void check_streams(void)
 {
+    MUST_EQ(files_out, 0);
     LONG i, n = stream_count < STREAMS ? stream_count : STREAMS;
     for (i = 0; i < n; i++) {
         stream *s = &streams[i];
@@ -1572,6 +1631,8 @@ static int play(int steps)
     engine.inline_limit = one_in(2) ? 1 + any(4) : 0;
     engine.no_inline = one_in(5);
     engine.no_skip = one_in(5);
+    engine.transmit_mode = (uint8_t)any(4);
+    engine.transmits = any(3);
     engine.locked_bytes = one_in(6) ? 30000 + any(300000) : 0;
     engine.queued_bytes = one_in(6) ? 30000 + any(300000) : 0;
     engine.on_error = on_error;
