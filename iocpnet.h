@@ -2370,7 +2370,10 @@ typedef struct iocpnet__error_row {
     X(14, ERROR_OUTOFMEMORY, "There is not enough memory")                                       \
     X(18, ERROR_NO_MORE_FILES, "There are no more files")                                        \
     X(21, ERROR_NOT_READY, "The device is not ready")                                            \
+    X(23, ERROR_CRC, "Data on the disk are damaged")                                             \
+    X(30, ERROR_READ_FAULT, "The device cannot be read")                                         \
     X(32, ERROR_SHARING_VIOLATION, "The file is in use by another process")                      \
+    X(33, ERROR_LOCK_VIOLATION, "A part of the file is locked by another process")               \
     X(38, ERROR_HANDLE_EOF, "The end of the file was reached")                                   \
     X(50, ERROR_NOT_SUPPORTED, "The request is not supported")                                   \
     X(51, ERROR_REM_NOT_LIST, "The remote computer does not listen")                             \
@@ -9865,7 +9868,8 @@ free_listener:
 // I13j calls      the other public calls on a connection
 // I13k sweep      what is done for all connections at once: deadlines, shedding, stop
 // I13l groups     what the connections of one listener or connector share
-// I13m files      ranges of files among what is queued
+// I13m files      how ranges of files leave among what is queued
+// I13n file       how a program's file gets into the queue
 
 // ---- I13a states: what a connection is, and may become ------------------------------------------
 //
@@ -10043,19 +10047,7 @@ typedef struct iocpnet__view {
     uint32_t weight;  // what it counts in conn.queued beside its bytes
 } iocpnet__view;
 
-// A range of a file in the send queue: a view of no buffer, without bytes.
-typedef struct iocpnet__file {
-    iocpnet__view view;
-    iocpnet__connection *conn;
-    uint64_t offset, length;  // what is left of it
-    uint32_t chunk;           // of that, what conn.send has
-    iocpnet_error error;      // what done is told
-    bool copied;              // counted as read instead of transmitted
-    void *handle;
-    void (*done)(iocpnet_conn conn, void *user, void *file, iocpnet_error error);
-    void *user;
-    iocpnet_transmit transmit;
-} iocpnet__file;
+typedef struct iocpnet__file iocpnet__file;
 
 struct iocpnet__connection {
     iocpnet_op recv, notify;
@@ -10275,16 +10267,6 @@ static void iocpnet__conn_want_tick(iocpnet__connection *conn, uint8_t ticks);
 static iocpnet__queue *iocpnet__conn_out(iocpnet__connection *conn);
 static void iocpnet__filter_in(iocpnet__connection *conn, const void *data, size_t size);
 static void iocpnet__filter_out(iocpnet__connection *conn);
-static void iocpnet__file_give(iocpnet__file *file);
-static void iocpnet__conn_find_files(iocpnet__connection *conn, const iocpnet_buffer *item);
-static bool iocpnet__conn_read_file(iocpnet__connection *conn, iocpnet_buffer *before);
-static bool iocpnet__conn_send_files(iocpnet__connection *conn, iocpnet__worker *worker,
-                                     iocpnet__send *send);
-static void iocpnet__conn_unit_sent(iocpnet__connection *conn, iocpnet__worker *worker,
-                                    iocpnet_error error);
-static void iocpnet__conn_cancel_unit(iocpnet__connection *conn);
-static void iocpnet__conn_step_files(iocpnet__connection *conn);
-static void iocpnet__conn_end_files(iocpnet__connection *conn);
 
 // ---- I13b names: 64 bits for a connection, refused when it is gone ------------------------------
 
@@ -10477,6 +10459,32 @@ static inline void iocpnet__conn_leave(iocpnet__connection *conn, const iocpnet_
 // are held against, and any thread adds to it. In a callback of its own a connection's sends go to
 // conn.queue; all others go to conn.offered, which the runner takes over. Small sends share the
 // room at the end of either. What is in conn.send.first is with the system.
+
+// A range of a file in the send queue: a view of no buffer, without bytes.
+struct iocpnet__file {
+    iocpnet__view view;
+    iocpnet__connection *conn;
+    uint64_t offset, length;  // what is left of it
+    uint32_t chunk;           // of that, what conn.send has
+    iocpnet_error error;      // what done is told
+    bool copied;              // counted as read instead of transmitted
+    void *handle;
+    void (*done)(iocpnet_conn conn, void *user, void *file, iocpnet_error error);
+    void *user;
+    iocpnet_transmit transmit;
+};
+
+// What I13m has for what comes before it.
+static void iocpnet__file_give(iocpnet__file *file);
+static void iocpnet__conn_find_files(iocpnet__connection *conn, const iocpnet_buffer *item);
+static bool iocpnet__conn_read_file(iocpnet__connection *conn, iocpnet_buffer *before);
+static bool iocpnet__conn_send_files(iocpnet__connection *conn, iocpnet__worker *worker,
+                                     iocpnet__send *send);
+static void iocpnet__conn_unit_sent(iocpnet__connection *conn, iocpnet__worker *worker,
+                                    iocpnet_error error);
+static void iocpnet__conn_cancel_unit(iocpnet__connection *conn);
+static void iocpnet__conn_step_files(iocpnet__connection *conn);
+static void iocpnet__conn_end_files(iocpnet__connection *conn);
 
 // Bytes that were queued have left, or never were queued.
 static inline void iocpnet__conn_unqueue(iocpnet__connection *conn, iocpnet__worker *worker,
@@ -13263,7 +13271,7 @@ IOCPNET__DEF void iocpnet_connector_close(iocpnet_connector *connector)
     iocpnet__group_disown(&connector->group);
 }
 
-// ---- I13m files: ranges of files among what is queued -------------------------------------------
+// ---- I13m files: how ranges of files leave among what is queued ---------------------------------
 //
 // A file in conn.queue is an item without bytes. When it is near the head, a unit of it leaves by a
 // transmit of the core's, with the buffers that fit beside it; or its next bytes are read into a
@@ -13570,7 +13578,12 @@ static __declspec(noinline) bool iocpnet__conn_send_files(iocpnet__connection *c
     return true;
 }
 
-// Checks the range, and makes an item of it. Its memory is taken of the group's.
+// ---- I13n file: how a program's file gets into the queue ----------------------------------------
+//
+// A file is counted before the flags are looked at, and the flags are set before the count is: so a
+// close either waits for it or is seen. See conn_reserve.
+
+// Checks the range, and makes an item of it, whose memory is the group's; NULL: there is none.
 static iocpnet_error iocpnet__file_make(iocpnet__connection *conn, const iocpnet_conn_file *from,
                                         iocpnet__file **out)
 {
@@ -13629,7 +13642,6 @@ static bool iocpnet__queue_add_file(iocpnet__queue *queue, iocpnet_pool *pool,
     return true;
 }
 
-// First it is counted, then the flags are looked at: see conn_reserve.
 IOCPNET__DEF iocpnet_error iocpnet_conn_send_file(iocpnet_conn name, const iocpnet_conn_file *from)
 {
     size_t weight = from->head_size + from->tail_size;

@@ -470,7 +470,7 @@ static void file_back(iocpnet_conn conn, void *user, void *file, iocpnet_error e
     player *p = (player *)user;
     enter(p, "file");
     MUST(CloseHandle(file));
-    if (!strcmp(iocpnet_error_name(error), "unknown")) MUST_EQ(error, 0);
+    MUST(strcmp(iocpnet_error_name(error), "unknown") != 0);
     InterlockedDecrement(&files_out);
     if (!error) maybe_act(p);
     leave(p);

@@ -421,6 +421,8 @@ typedef struct sim_fd_set {
 #define ERROR_NOT_READY                  21
 #define ERROR_READ_FAULT                 30
 #define ERROR_SHARING_VIOLATION          32
+#define ERROR_CRC                        23
+#define ERROR_LOCK_VIOLATION             33
 #define ERROR_HANDLE_EOF                 38
 #define ERROR_NOT_SUPPORTED              50
 #define ERROR_REM_NOT_LIST               51
