@@ -7666,13 +7666,19 @@ static void iocpnet__transmit_stepped(iocpnet_op *op, iocpnet_error error, size_
                      error, (size_t)transmit->total);
 }
 
+// After a step's call.
+static void iocpnet__transmit_leave(SRWLOCK *lock)
+{
+    if (lock) iocpnet__lock_leave(lock);
+}
+
 // Before a step's call, which is made under the unit's own lock, so that none is on a socket that
-// the program has closed.
+// the program has closed. A connection's has none: it closes its socket when nothing is pending.
 static iocpnet_error iocpnet__transmit_enter(iocpnet_transmit *transmit, SRWLOCK *lock)
 {
-    iocpnet__lock_enter(lock);
+    if (lock) iocpnet__lock_enter(lock);
     if (!iocpnet__op_is_cancelled(&transmit->op)) return 0;
-    iocpnet__lock_leave(lock);
+    iocpnet__transmit_leave(lock);
     return WSA_OPERATION_ABORTED;
 }
 
@@ -7727,7 +7733,7 @@ static iocpnet_error iocpnet__transmit_by_packets(iocpnet_transmit *transmit)
         code = iocpnet__wsa_code();
     }
     error = iocpnet__op_issued(iocp, step, skip, code, (DWORD)(iocpnet__unit_max - room));
-    iocpnet__lock_leave(lock);
+    iocpnet__transmit_leave(lock);
     return error;
 }
 
@@ -7784,7 +7790,7 @@ static iocpnet_error iocpnet__transmit_by_file(iocpnet_transmit *transmit, uint3
         code = iocpnet__wsa_code();
     }
     error = iocpnet__op_issued(iocp, step, skip, code, (DWORD)(iocpnet__unit_max - room));
-    iocpnet__lock_leave(lock);
+    iocpnet__transmit_leave(lock);
     return error;
 }
 
@@ -7806,7 +7812,7 @@ static iocpnet_error iocpnet__transmit_send(iocpnet_transmit *transmit, const io
     if (error) return iocpnet__op_undo(step, error);
     code = iocpnet__send_issue(step, handle, vec, count, &bytes);
     error = iocpnet__op_issued(iocp, step, skip, code, bytes);
-    iocpnet__lock_leave(lock);
+    iocpnet__transmit_leave(lock);
     return error;
 }
 
@@ -7892,7 +7898,7 @@ static iocpnet_error iocpnet__transmit_issue(iocpnet_transmit *transmit)
         if (error) return error;
         error = iocpnet_start_disconnect(&transmit->step, &transmit->socket,
                                          (transmit->flags & IOCPNET_REUSE) != 0);
-        iocpnet__lock_leave(lock);
+        iocpnet__transmit_leave(lock);
         return error;
     }
     if (transmit->mode_used == IOCPNET_TRANSMIT_PACKETS)
