@@ -1834,8 +1834,13 @@ typedef struct iocpnet_listener_desc {
                               // first bytes, the safe way]
     bool accept_thread;       // new sockets are made on a thread of their own, which keeps up to
                               // accepts_min ready: layered providers can make that slow
-    uint32_t bind_retry_ms;   // try this long for an address in use: a restart while connections of
-                              // the last run live. Open then blocks [0: one try]
+    const void *full_text;   // a client for which max_connections leave no room is accepted all the
+    uint32_t full_size;      // same, gets these bytes, at most 1,024, then FIN, and is closed when
+                             // it has finished too, or after conn.close_ms. It is no connection.
+                             // Up to 16 at a time; others wait in the backlog. Copied. Not with
+                             // spread [NULL, 0: all of them wait there]
+    uint32_t bind_retry_ms;  // try this long for an address in use: a restart while connections of
+                             // the last run live. Open then blocks [0: one try]
     iocpnet_connector *const *spread;  // whose connections the accepted ones become, in turn, each
                                        // on its connector's iocp; copied [NULL: the listener's own]
     uint32_t spread_count;             // at most 64. Not with reuse or accept_thread
@@ -1860,8 +1865,8 @@ typedef struct iocpnet_listener_desc {
 //
 // Returns    0 or the code of the call that failed: WSAEADDRINUSE (10048), WSAEADDRNOTAVAIL (10049)
 //            and others.
-//            WSAEINVAL: settings out of range, or that exclude each other: spread with reuse or
-//            accept_thread; recvs above 1 with zero_byte; spread to another iocp while another's
+//            WSAEINVAL: settings out of range, or that exclude each other: spread with reuse,
+//            accept_thread or full_text; recvs above 1 with zero_byte; spread to another iocp while another's
 //            listener gives to this one; bind_retry_ms in a callback. WSAESHUTDOWN: the iocp stops.
 // Owns       yours until iocpnet_listener_close; else the iocp closes it when it stops, and frees
 //            it when it is closed.
@@ -5093,6 +5098,15 @@ static void iocpnet__wait_ended(iocpnet__worker *worker, uint32_t got)
     if (got || worker->later_first) iocpnet__watch_hand_over(worker);
 }
 
+// Runs timers that are due. True: there were some. A thread of the program's may not poll again.
+static __declspec(noinline) bool iocpnet__run_due(iocpnet__worker *worker)
+{
+    bool ran = worker->iocp->on_due(worker);
+
+    if (!worker->steady) iocpnet__watch_hand_over(worker);
+    return ran;
+}
+
 // In debug: refuses a poll in a callback, and asserts if the callback is over and its poll is not.
 // Every Windows stack grows downwards; a fiber has one of its own.
 #ifdef IOCPNET_DEBUG
@@ -5186,14 +5200,13 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeou
     for (entry = worker->entries; entry < end; entry++)
         iocpnet__run_packet(worker, entry);
     if (worker->later_first) iocpnet__run_later(worker);
-    if (timers && iocp->on_due(worker) && error == WAIT_TIMEOUT) error = 0;
+    if (timers && iocpnet__run_due(worker) && error == WAIT_TIMEOUT) error = 0;
     if (iocpnet__now() - began >= IOCPNET__SLOW_MS) {
         iocpnet__count_here(worker, IOCPNET_COUNT_SLOW_TURNS, 1);
     }
     iocpnet__store(&worker->busy, 0);
     if (iocpnet__load(&iocp->timed)) iocpnet__tick(iocp);
     if (iocpnet__load(&iocp->state)) iocpnet__stop_advance(worker);
-    if (timers && !worker->steady) iocpnet__watch_hand_over(worker);  // this may be its last poll
     IOCPNET_ASSERT(iocpnet__local_get(&iocpnet__current) == worker &&
                    "a callback returned on another thread than it was called on");
     IOCPNET_OS(TlsSetValue)(iocpnet__current.tls, NULL);
@@ -8791,6 +8804,18 @@ typedef struct iocpnet__bell {
     volatile int32_t rung;   // since the last answer began
 } iocpnet__bell;
 
+// A client for which there is no room: it is told so, and what it says is read and dropped until it
+// has finished.
+typedef struct iocpnet__denial {
+    iocpnet_op op;  // a receive
+    iocpnet_listener *listener;
+    iocpnet_socket socket;
+    struct iocpnet__denial *next;  // in listener.denials_free
+    uint64_t began_ms, due_ms;
+    bool used;
+    char got[512];
+} iocpnet__denial;
+
 // What connections of one listener, or of one connector, share.
 typedef struct iocpnet__group {
     struct iocpnet__group *next;  // in iocp.groups
@@ -8859,7 +8884,11 @@ struct iocpnet_listener {
     iocpnet_socket *stock;     // what it has made: up to stock_room
     uint32_t turn;             // of spread
     uint32_t stocked, stock_room;
-    bool starved;  // an accept could not be posted for want of a socket
+    bool starved;              // an accept could not be posted for want of a socket
+    iocpnet__denial *denials;  // DENIALS of them, and full_text behind; NULL: without full_text
+    iocpnet__denial *denials_free;
+    uint32_t refused;  // how many are not free
+    bool refuses;      // one is not
 };
 
 enum {
@@ -8872,6 +8901,8 @@ enum {
     IOCPNET__CANCEL_MS = 1000,  // a cancel is repeated this long, then the socket is closed
     IOCPNET__GONE_MOST = 64,    // clients found gone by AcceptEx itself, before others have a turn
     IOCPNET__GONE_LIMIT = 65536,  // more than a backlog holds: that many in a row are none
+    IOCPNET__DENIALS = 16,        // clients that are told at a time that there is no room
+    IOCPNET__FULL_MOST = 1024,    // bytes of full_text: a new socket takes them without a wait
     IOCPNET__NO_ROOM = -1,        // as an error: every connector is full
     IOCPNET__MANY_GONE = -2,      // as an error: GONE_MOST of them
     IOCPNET__STATUS_PENDING = 0x103
@@ -9169,6 +9200,24 @@ static iocpnet_error iocpnet__listener_socket(iocpnet_listener *listener, iocpne
     return listener->starved ? WSAEWOULDBLOCK : 0;
 }
 
+// Waiting accepts count as connections. Lock held.
+static bool iocpnet__listener_is_full(iocpnet_listener *listener)
+{
+    int32_t count = iocpnet__load(&listener->common.waiting) +
+                    iocpnet__load(&listener->bare.waiting) + iocpnet__load(&listener->group.open);
+
+    return count >= (int32_t)listener->group.desc.max_connections;
+}
+
+// At the limit no more are posted; with full_text one is, for who is told so. Lock held.
+static bool iocpnet__listener_has_room(iocpnet_listener *listener)
+{
+    if (iocpnet__load(&listener->group.closed) || listener->paused) return false;
+    return !iocpnet__listener_is_full(listener) ||
+           (listener->denials_free && !iocpnet__load(&listener->common.waiting) &&
+            !iocpnet__load(&listener->bare.waiting));
+}
+
 // Makes one accept wait. Lock held, so that the listening socket can't be closed meanwhile.
 static iocpnet_error iocpnet__listener_post(iocpnet_listener *listener, iocpnet__accepts *accepts)
 {
@@ -9180,7 +9229,10 @@ static iocpnet_error iocpnet__listener_post(iocpnet_listener *listener, iocpnet_
 
     if (!iocpnet__listener_group(listener, slot)) return IOCPNET__NO_ROOM;
     error = WSAENOBUFS;
-    if (listener->desc.accept_data_ms && !slot->bare && !iocpnet__waiting_lend(slot)) goto drop;
+    if (listener->desc.accept_data_ms && !slot->bare && !iocpnet__listener_is_full(listener) &&
+        !iocpnet__waiting_lend(slot)) {
+        goto drop;
+    }
     if (slot->buffer) {
         data = slot->buffer->data;
         size = slot->buffer->size;
@@ -9222,16 +9274,6 @@ drop:
     iocpnet__waiting_unlock(slot);
     iocpnet__waiting_drop(slot);
     return error;
-}
-
-// Waiting accepts count as connections: at the limit no more are posted. Lock held.
-static bool iocpnet__listener_has_room(iocpnet_listener *listener)
-{
-    int32_t count = iocpnet__load(&listener->common.waiting) +
-                    iocpnet__load(&listener->bare.waiting) + iocpnet__load(&listener->group.open);
-
-    return !iocpnet__load(&listener->group.closed) && !listener->paused &&
-           count < (int32_t)listener->group.desc.max_connections;
 }
 
 // Brings the number of waiting accepts of one kind to where it should be. Lock held.
@@ -9458,6 +9500,117 @@ static void iocpnet__listener_watch(iocpnet_listener *listener)
     iocpnet__lock_leave(&listener->lock);
 }
 
+// ---- clients for which there is no room, with full_text
+
+static void iocpnet__denial_end(iocpnet__denial *denial)
+{
+    iocpnet_listener *listener = denial->listener;
+
+    iocpnet__lock_enter(&listener->lock);
+    denial->used = false;  // from here on the tick leaves the socket alone
+    if (denial->socket.handle != INVALID_SOCKET) iocpnet_socket_close(&denial->socket);
+    denial->next = listener->denials_free;
+    listener->denials_free = denial;
+    listener->refused--;
+    iocpnet__listener_time(listener, &listener->refuses, listener->refused != 0);
+    iocpnet__lock_leave(&listener->lock);
+    if (!iocpnet__load(&listener->group.closed)) iocpnet__listener_fill(listener);
+    iocpnet__group_release(&listener->group);
+}
+
+static void iocpnet__denial_read(iocpnet__denial *denial)
+{
+    if (iocpnet_start_recv(&denial->op, &denial->socket, denial->got, sizeof denial->got)) {
+        iocpnet__denial_end(denial);
+    }
+}
+
+static void iocpnet__denial_received(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    iocpnet__denial *denial = IOCPNET_OUTER(op, iocpnet__denial, op);
+    bool late;
+
+    iocpnet__lock_enter(&denial->listener->lock);
+    late = iocpnet__now() >= denial->due_ms;
+    iocpnet__lock_leave(&denial->listener->lock);
+    if (error || !bytes || late) {
+        iocpnet__denial_end(denial);
+    } else {
+        iocpnet__denial_read(denial);
+    }
+}
+
+// Takes the socket over, unless as many as may be are told already.
+static void iocpnet__denial_begin(iocpnet_listener *listener, iocpnet_socket *socket)
+{
+    int size = (int)listener->desc.full_size;
+    iocpnet__denial *denial = NULL;
+    const char *text;
+
+    iocpnet__lock_enter(&listener->lock);
+    if (!iocpnet__load(&listener->group.closed)) denial = listener->denials_free;
+    if (denial) {
+        listener->denials_free = denial->next;
+        listener->refused++;
+        iocpnet__listener_time(listener, &listener->refuses, true);
+        denial->socket = *socket;
+        denial->began_ms = iocpnet__now();
+        denial->due_ms = denial->began_ms + listener->group.desc.close_ms;
+        denial->used = true;
+        socket->handle = INVALID_SOCKET;
+    }
+    iocpnet__lock_leave(&listener->lock);
+    if (!denial) return;
+    text = (const char *)(listener->denials + IOCPNET__DENIALS);
+    denial->op.done = iocpnet__denial_received;
+    iocpnet__group_hold(&listener->group);
+    if (IOCPNET_OS(send)(denial->socket.handle, text, size, 0) != size ||
+        IOCPNET_OS(shutdown)(denial->socket.handle, SD_SEND)) {
+        iocpnet__denial_end(denial);
+    } else {
+        iocpnet__denial_read(denial);
+    }
+}
+
+// Ends those that last too long, or all: the packet does. Lock held.
+static void iocpnet__denials_reap(iocpnet_listener *listener, uint64_t now, bool all)
+{
+    uint32_t i;
+
+    for (i = 0; listener->refused && i < IOCPNET__DENIALS; i++) {
+        iocpnet__denial *denial = &listener->denials[i];
+
+        if (!denial->used || denial->socket.handle == INVALID_SOCKET) continue;
+        if (all && denial->due_ms > now) denial->due_ms = now;
+        if (now < denial->due_ms) continue;
+        if (now - denial->due_ms < IOCPNET__CANCEL_MS) {
+            IOCPNET_OS(CancelIoEx)((HANDLE)denial->socket.handle, NULL);
+        } else {
+            iocpnet_socket_close(&denial->socket);  // no cancel was honoured
+        }
+    }
+}
+
+static iocpnet_error iocpnet__denials_make(iocpnet_listener *listener)
+{
+    iocpnet_listener_desc *desc = &listener->desc;
+    uint32_t i;
+
+    if (!desc->full_size) return 0;
+    if (desc->full_size > IOCPNET__FULL_MOST || desc->spread_count) return WSAEINVAL;
+    listener->denials = (iocpnet__denial *)iocpnet__alloc(
+        IOCPNET__DENIALS * sizeof *listener->denials + desc->full_size);
+    if (!listener->denials) return ERROR_NOT_ENOUGH_MEMORY;
+    memcpy(listener->denials + IOCPNET__DENIALS, desc->full_text, desc->full_size);
+    desc->full_text = NULL;  // the caller's
+    for (i = 0; i < IOCPNET__DENIALS; i++) {
+        listener->denials[i].listener = listener;
+        listener->denials[i].next = listener->denials_free;
+        listener->denials_free = &listener->denials[i];
+    }
+    return 0;
+}
+
 // ---- the thread that makes sockets, with accept_thread
 
 // Puts a new socket into stock, unless the listener has closed. True: there is room for another.
@@ -9554,6 +9707,13 @@ static void iocpnet__listener_tick(iocpnet_listener *listener, uint64_t now)
 {
     bool due;
 
+    if (listener->denials) {
+        bool all = iocpnet__load(&listener->group.closed) != 0;
+
+        iocpnet__lock_enter(&listener->lock);
+        iocpnet__denials_reap(listener, iocpnet__now(), all);
+        iocpnet__lock_leave(&listener->lock);
+    }
     if (iocpnet__load(&listener->group.closed)) return;
     if (listener->desc.accept_data_ms) (void)iocpnet__listener_relieve(listener);
     iocpnet__lock_enter(&listener->lock);
@@ -9600,6 +9760,7 @@ static void iocpnet__listener_close(iocpnet_listener *listener)
         while (listener->stocked)
             iocpnet_socket_close(&listener->stock[--listener->stocked]);
         if (listener->maker) IOCPNET_OS(SetEvent)(listener->maker_wake);  // it ends
+        iocpnet__denials_reap(listener, iocpnet__now(), true);
         iocpnet__listener_time(listener, &listener->timed, false);
         iocpnet__listener_time(listener, &listener->grown, false);
         iocpnet__listener_time(listener, &listener->deficit, false);
@@ -9661,6 +9822,8 @@ static void iocpnet__listener_free(iocpnet_listener *listener)
     if (listener->event) IOCPNET_OS(CloseHandle)(listener->event);
     iocpnet__free(listener->slots, listener->slot_count * sizeof *listener->slots);
     iocpnet__free(listener->spare, listener->accepts_room * sizeof *listener->spare);
+    iocpnet__free(listener->denials,
+                  IOCPNET__DENIALS * sizeof *listener->denials + listener->desc.full_size);
     iocpnet__free(listener, sizeof *listener);
 }
 
@@ -9725,6 +9888,19 @@ static void iocpnet__listener_pending(iocpnet_listener *listener, iocpnet__lines
         iocpnet__lock_leave(&listener->lock);
         if (waits) iocpnet__put_line(lines, IOCPNET_OP_ACCEPT, handle, lines->now - posted_ms);
     }
+    for (i = 0; listener->denials && i < IOCPNET__DENIALS; i++) {
+        iocpnet__denial *denial = &listener->denials[i];
+        uintptr_t handle;
+        uint64_t began_ms;
+        bool used;
+
+        iocpnet__lock_enter(&listener->lock);
+        used = denial->used;
+        began_ms = denial->began_ms;
+        handle = denial->socket.handle;
+        iocpnet__lock_leave(&listener->lock);
+        if (used) iocpnet__put_line(lines, IOCPNET_OP_RECV, handle, lines->now - began_ms);
+    }
 }
 
 // The listening socket: bound, and ready to accept.
@@ -9774,7 +9950,8 @@ static iocpnet_error iocpnet__listener_prepare(iocpnet_listener *listener, iocpn
         most += listener->spread[i]->desc.max_connections;
     }
     desc->spread = NULL;  // the caller's
-    error = iocpnet__listener_take_spread(listener);
+    error = iocpnet__denials_make(listener);
+    if (!error) error = iocpnet__listener_take_spread(listener);
     if (error) return error;
     listener->accepts_room = most < desc->accepts_max ? (uint32_t)most : desc->accepts_max;
     if (!desc->spread_count) {
@@ -12454,8 +12631,13 @@ static void iocpnet__conn_accepted(iocpnet__waiting *slot, size_t bytes)
     iocpnet_listener *listener = slot->listener;
     iocpnet__group *group = slot->group;
     iocpnet__connection *conn = NULL;
+    bool own = group == &listener->group;
 
-    if (group == &listener->group || !iocpnet__load(&group->iocp->state)) {
+    if (own && iocpnet__add(&group->open, 1) > (int32_t)group->desc.max_connections) {
+        iocpnet__denial_begin(listener, &slot->socket);  // only with full_text
+        goto refuse;
+    }
+    if (own || !iocpnet__load(&group->iocp->state)) {
         conn = iocpnet__conn_make(group, group->desc.user);
     }
     if (!conn) goto refuse;
@@ -12482,11 +12664,7 @@ static void iocpnet__conn_accepted(iocpnet__waiting *slot, size_t bytes)
         iocpnet__conn_want_tick(conn, IOCPNET__TICK_DEADLINE);
     }
     slot->socket.handle = INVALID_SOCKET;
-    if (group == &listener->group) {
-        iocpnet__add(&group->open, 1);
-    } else {
-        iocpnet__waiting_leave(slot);
-    }
+    if (!own) iocpnet__waiting_leave(slot);
     iocpnet__conn_begins(conn);
     iocpnet__conn_first_run(conn);
     return;
@@ -12496,7 +12674,8 @@ unmake:
     iocpnet__group_release(group);
 refuse:
     iocpnet__count(group->iocp, IOCPNET_COUNT_REFUSED, 1);
-    iocpnet_socket_close(&slot->socket);
+    if (own) iocpnet__add(&group->open, -1);
+    if (slot->socket.handle != INVALID_SOCKET) iocpnet_socket_close(&slot->socket);
     iocpnet__waiting_drop(slot);
 }
 

@@ -628,6 +628,145 @@ static void short_deadlines_stay_short_beside_long_ones(void)
     }
 }
 
+// ---- clients for which there is no room ---------------------------------------------------------
+
+enum { CLIENTS = 40, TOLD = 16 };  // told at a time: so many
+static const char full_text[] = "no room";
+
+static void serve_with_a_word(uint32_t close_ms, uint32_t data_ms)
+{
+    usual();
+    settings.max_connections = 1;
+    settings.close_ms = close_ms;
+    listening.full_text = full_text;
+    listening.full_size = sizeof full_text;
+    listening.accept_data_ms = data_ms;
+    begin();
+    listen_too();
+    CHECK_ERR(iocpnet_iocp_start(iocp), 0);
+}
+
+// How many are told just now.
+static int told_now(void)
+{
+    int n;
+    iocpnet__lock_enter(&listener->lock);
+    n = (int)listener->refused;
+    iocpnet__lock_leave(&listener->lock);
+    return n;
+}
+
+static void is_told(SOCKET s)
+{
+    char text[sizeof full_text] = { 0 };
+    CHECK_EQ(peer_recv(s, text, sizeof text), sizeof text);
+    CHECK_MEM(text, full_text, sizeof text);
+    CHECK_EQ(peer_end(s), 0);
+}
+
+static void a_client_without_room_is_told_so(void)
+{
+    SOCKET first, s;
+    int k, i;
+
+    T_LIMIT(120);
+    for (k = 0; k < 3; k++) {
+        serve_with_a_word(5000, k == 1 ? 60000 : 0);
+        first = client();
+        CHECK(peer_send(first, "x", 1));
+        AWAIT(datas == 1, PEER_MS);
+        for (i = 0; i < CLIENTS; i++) {
+            s = client();
+            if (k == 2) CHECK(peer_send(s, "hello", 5));
+            is_told(s);
+            closesocket(s);
+        }
+        AWAIT(counted(IOCPNET_COUNT_REFUSED) == CLIENTS, PEER_MS);
+        CHECK_EQ(opens, 1);
+        closesocket(first);
+        AWAIT(closes == 1, PEER_MS);
+        s = client();
+        CHECK(peer_send(s, "x", 1));
+        AWAIT(opens == 2, PEER_MS);
+        closesocket(s);
+        AWAIT(closes == 2, PEER_MS);
+        CHECK_EQ(listener->group.most, 1);
+        end();
+    }
+}
+
+static void those_who_stay_are_few_and_not_for_long(void)
+{
+    SOCKET first, s[CLIENTS];
+    u_long on = 1;
+    int i, told;
+    char byte;
+
+    T_LIMIT(120);
+    serve_with_a_word(600, 0);
+    first = client();
+    AWAIT(opens == 1, PEER_MS);
+    for (i = 0; i < CLIENTS; i++)
+        s[i] = client();
+    AWAIT(told_now() == TOLD, PEER_MS);
+    Sleep(100);
+    CHECK_EQ(told_now(), TOLD);
+    for (i = told = 0; i < CLIENTS; i++) {
+        ioctlsocket(s[i], (long)FIONBIO, &on);
+        if (recv(s[i], &byte, 1, MSG_PEEK) == 1) told++;
+    }
+    CHECK_EQ(told, TOLD);
+    on = 0;
+    for (i = 0; i < CLIENTS; i++) {
+        ioctlsocket(s[i], (long)FIONBIO, &on);
+        is_told(s[i]);
+    }
+    AWAIT(told_now() == 0, PEER_MS);
+    CHECK_EQ(opens, 1);
+    for (i = 0; i < CLIENTS; i++)
+        closesocket(s[i]);
+    closesocket(first);
+    AWAIT(closes == 1, PEER_MS);
+    end();
+}
+
+static void a_stop_does_not_wait_for_those_who_stay(void)
+{
+    SOCKET first, s;
+    int k;
+
+    T_LIMIT(60);
+    for (k = 0; k < 3; k++) {
+        serve_with_a_word(20000, 0);
+        first = client();
+        AWAIT(opens == 1, PEER_MS);
+        s = client();
+        AWAIT(told_now() == 1, PEER_MS);
+        if (k == 1) is_told(s);
+        if (k == 2) fault_fail(FAULT_CancelIoEx, 1, 1000000, ERROR_NOT_FOUND);
+        CHECK_ERR(iocpnet_iocp_stop(iocp, 300), 0);
+        closesocket(s);
+        closesocket(first);
+        end();
+    }
+}
+
+static void settings_of_a_word_that_are_wrong_are_refused(void)
+{
+    usual();
+    begin();
+    connect_too();
+    listening.conn = settings;
+    listening.full_text = full_text;
+    listening.full_size = 1025;
+    CHECK_ERR(iocpnet_listener_open(&listener, iocp, &listening), WSAEINVAL);
+    listening.full_size = sizeof full_text;
+    listening.spread = &connector;
+    listening.spread_count = 1;
+    CHECK_ERR(iocpnet_listener_open(&listener, iocp, &listening), WSAEINVAL);
+    end();
+}
+
 int main(int argc, char **argv)
 {
     t_begin(argc, argv, "promises");
@@ -643,6 +782,10 @@ int main(int argc, char **argv)
     T_RUN(a_connect_that_hangs_can_be_aborted_without_a_cancel);
     T_RUN(the_next_may_be_opened_in_on_close);
     T_RUN(no_client_meets_the_options_of_another);
+    T_RUN(a_client_without_room_is_told_so);
+    T_RUN(those_who_stay_are_few_and_not_for_long);
+    T_RUN(a_stop_does_not_wait_for_those_who_stay);
+    T_RUN(settings_of_a_word_that_are_wrong_are_refused);
     T_RUN(a_tick_looks_at_so_many_names_and_not_more);
     T_RUN(short_deadlines_stay_short_beside_long_ones);
     return t_end();
