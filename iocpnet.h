@@ -1857,17 +1857,18 @@ typedef struct iocpnet_listener_desc {
 // each processor, say. It is the connector's, by its settings and from its pools; such a listener
 // has none of its own. A connector that is full or closed is passed over; waiting accepts count as
 // its connections, of each listener up to half of what is free, or one; and when all are full that
-// is looked at every 50 ms. Stop and close the
-// listener's iocp before those of the connectors: till then they can't be closed, nor can their
-// listeners spread to others. One that stops first loses the clients of accepts that wait for it.
+// is looked at every 50 ms. Stop and close the listener's iocp before those of the connectors: till
+// then they can't be closed, nor can their listeners spread to others. One that stops first loses
+// the clients of accepts that wait for it.
 //
 //   listener   set to the listener; may be NULL if you do not need it
 //
 // Returns    0 or the code of the call that failed: WSAEADDRINUSE (10048), WSAEADDRNOTAVAIL (10049)
 //            and others.
 //            WSAEINVAL: settings out of range, or that exclude each other: spread with reuse,
-//            accept_thread or full_text; recvs above 1 with zero_byte; spread to another iocp while another's
-//            listener gives to this one; bind_retry_ms in a callback. WSAESHUTDOWN: the iocp stops.
+//            accept_thread or full_text; recvs above 1 with zero_byte; spread to another iocp
+//            while another's listener gives to this one; bind_retry_ms in a callback.
+//            WSAESHUTDOWN: the iocp stops.
 // Owns       yours until iocpnet_listener_close; else the iocp closes it when it stops, and frees
 //            it when it is closed.
 // Threads    any, not after a stop. Blocks up to bind_retry_ms.
@@ -2028,7 +2029,7 @@ IOCPNET_API iocpnet_buffer *iocpnet_conn_take(iocpnet_conn conn);
 
 // Stops reading, and goes on. A receive that waits already may still fill its buffer; its bytes are
 // kept until the resume, and so is the peer's end. Unless on.data is running on another thread, no
-// on.data comes after a pause.
+// on.data comes after a pause. It never waits for a callback.
 //
 // Returns    0 or WSAENOTCONN.
 // Threads    any.
@@ -2043,9 +2044,9 @@ IOCPNET_API iocpnet_error iocpnet_conn_resume(iocpnet_conn conn);
 IOCPNET_API iocpnet_error iocpnet_conn_shutdown(iocpnet_conn conn);
 
 // Closes gracefully: what is queued leaves, then FIN, then the peer's FIN is awaited. No data
-// callback comes after this. If something of what is queued can't leave, or the peer resets where
-// its FIN is awaited, so that it may not have all that was sent, the reason in on.close is not
-// local, but what has prevented it.
+// callback begins after this; one that runs on another thread is not waited for. If something of
+// what is queued can't leave, or the peer resets where its FIN is awaited, so that it may not have
+// all that was sent, the reason in on.close is not local, but what has prevented it.
 //
 // When nothing more leaves for close_ms, or the peer's FIN does not come for close_ms after ours,
 // the connection is reset, and the reason is time-out, whatever has closed it; so it is although
