@@ -10254,8 +10254,8 @@ struct iocpnet__connection {
     uint32_t state;  // read elsewhere by iocpnet__conn_state, written by iocpnet__conn_set
     volatile uint32_t began_ms;              // when closing or connecting began
     volatile uint32_t received_ms, sent_ms;  // when something last came; when something last left
-    volatile uint32_t silent_ms;             // SILENT: how long the first bytes may take
-    uint32_t cut_ms;                         // CUT: since when
+    // SILENT: how long the first bytes may take. CUT: since when it is.
+    volatile uint32_t silent_ms;
     iocpnet_error error;
     iocpnet__queue queue;      // to send
     iocpnet_buffer *over;      // files whose done is to be called, linked by next
@@ -11936,7 +11936,7 @@ static void iocpnet__conn_cut(iocpnet__connection *conn, bool reset)
     if (conn->extra) iocpnet__conn_drop_wire(conn);
     if (iocpnet__conn_has(conn, IOCPNET__CUT)) return;
     iocpnet__conn_become(conn, IOCPNET__CLOSING, IOCPNET__CUT);
-    conn->cut_ms = iocpnet__now_32();
+    conn->silent_ms = iocpnet__now_32();
     if (reset && !iocpnet__conn_has(conn, IOCPNET__NO_SOCKET)) {
         linger.l_onoff = 1;
         linger.l_linger = 0;
@@ -12203,7 +12203,7 @@ static void iocpnet__conn_retry(iocpnet__connection *conn)
                                                                        : IOCPNET__TICK_NONE);
     }
     if (cut && iocpnet__conn_has_pending(conn)) {
-        iocpnet__conn_cancel(conn, iocpnet__now_32() - conn->cut_ms);
+        iocpnet__conn_cancel(conn, iocpnet__now_32() - conn->silent_ms);
     }
 }
 
