@@ -13467,7 +13467,9 @@ IOCPNET__DEF void iocpnet_connector_close(iocpnet_connector *connector)
 
 static inline bool iocpnet__is_file(const iocpnet_buffer *item)
 {
-    return !item->pool && !IOCPNET_OUTER(item, iocpnet__view, buffer)->shared;
+    const iocpnet__view *view = (const iocpnet__view *)(const void *)item;  // its first member
+
+    return !item->pool && !view->shared;
 }
 
 static inline iocpnet__file *iocpnet__file_of(iocpnet_buffer *item)

@@ -109,6 +109,7 @@ static function *const functions[] = {
     (function *)iocpnet_conn_adopt,
     (function *)iocpnet_conn_send,
     (function *)iocpnet_conn_send_buffer,
+    (function *)iocpnet_conn_send_file,
     (function *)iocpnet_conn_take,
     (function *)iocpnet_conn_pause,
     (function *)iocpnet_conn_resume,
