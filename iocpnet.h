@@ -1689,7 +1689,8 @@ IOCPNET_API iocpnet_error iocpnet_framer_next(iocpnet_framer *framer, const void
 // Room may be lent for good, or only from WSAENOBUFS until iocpnet_framer_kept is 0 again.
 //
 //   memory     the new room; NULL with size 0 takes the room back
-//   size       max_bytes is enough for every message, iocpnet_framer_need for this one
+//   size       max_bytes is enough for every message, iocpnet_framer_need for this one; less is
+//              enough for what has come until now
 //
 // Returns    0: the old room is yours again. WSAEINVAL: size is below what is kept; nothing was
 //            done.
@@ -1722,17 +1723,19 @@ typedef struct iocpnet_conn {
 // and the peer's FIN has come; without that within close_ms it is a time-out. RST: what was queued
 // is dropped, and what the system has may be lost too.
 typedef enum iocpnet_reason {
-    IOCPNET_CLOSED_FINISHED,        // FIN: the peer finished, and we after it
-    IOCPNET_CLOSED_RESET,           // RST, the peer's or ours, or the network failed: see error
-    IOCPNET_CLOSED_LOCAL,           // FIN by iocpnet_conn_close, RST by iocpnet_conn_abort
-    IOCPNET_CLOSED_TIMEOUT,         // RST: idle_ms, read_ms, stall_ms, close_ms, accept_data_ms, or
-                                    // connect_ms of a filter. Behind close_ms all may have left
-    IOCPNET_CLOSED_LIMIT,           // RST: a send over the limit, no buffer left for one, or memory
-                                    // short for long. FIN: no memory for a filtered message
-    IOCPNET_CLOSED_STOP,            // FIN: the iocp was stopped; RST at the stop's deadline
-    IOCPNET_CLOSED_PROTOCOL,        // FIN: what came is no message of desc.frame: see error
-    IOCPNET_CLOSED_FILTER,          // FIN, behind what the filter has sent, without what it was not
-                                    // given yet: a function of it failed; error is its result
+    IOCPNET_CLOSED_FINISHED,  // FIN: the peer finished, and we after it
+    IOCPNET_CLOSED_RESET,     // RST, the peer's or ours, or the network failed: see error
+    IOCPNET_CLOSED_LOCAL,     // FIN by iocpnet_conn_close, RST by iocpnet_conn_abort
+    IOCPNET_CLOSED_TIMEOUT,   // idle_ms, read_ms, message_ms, stall_ms, close_ms,
+                              // accept_data_ms, or connect_ms of a filter. RST where something
+                              // is queued, being sent, or has come and waits; else FIN, and
+                              // behind close_ms all may have left. See on.late
+    IOCPNET_CLOSED_LIMIT,     // RST: a send over the limit, no buffer left for one, or memory
+                              // short for long. FIN: no memory for a filtered message
+    IOCPNET_CLOSED_STOP,      // FIN: the iocp was stopped; RST at the stop's deadline
+    IOCPNET_CLOSED_PROTOCOL,  // FIN: what came is no message of desc.frame: see error
+    IOCPNET_CLOSED_FILTER,    // FIN, behind what the filter has sent, without what it was not
+                              // given yet: a function of it failed; error is its result
     IOCPNET_CLOSED_CONNECT_FAILED,  // neither: no address answered; error is that of the last one
     IOCPNET_CLOSED_HANDED_OVER      // neither: iocpnet_conn_detach; what was queued has left
 } iocpnet_reason;
@@ -1752,6 +1755,9 @@ typedef struct iocpnet_conn_events {
     void (*finish)(iocpnet_conn conn, void *user);
     // After a refused send: half the limit is free again.
     void (*drain)(iocpnet_conn conn, void *user);
+    // A deadline has passed: idle_ms, read_ms, stall_ms, message_ms or accept_data_ms. You may send
+    // a last word; then the connection closes as by iocpnet_conn_close, with the reason time-out.
+    void (*late)(iocpnet_conn conn, void *user);
     // It is over. Comes once for each open, and for each iocpnet_conn_open or iocpnet_conn_adopt
     // that returned 0. The name is still good in here for iocpnet_conn_user, iocpnet_conn_set_user
     // and iocpnet_conn_address (the peer's), and for iocpnet_conn_handle after a detach; every
@@ -1780,6 +1786,14 @@ typedef struct iocpnet_filter {
 } iocpnet_filter;
 
 // How connections behave: those of a listener, or of a connector. Zero means [the default].
+//
+// A deadline ends a peer that makes no progress. Progress is bytes that come, or bytes that the
+// system takes for the peer: with idle_ms, stall_ms or a close one call sends 64 KiB, less where a
+// deadline below 8 s asks for it (8 bytes for each of its ms), but at least a buffer. A send of
+// more that was begun before a close has up to four times close_ms, or once for each 64 KiB.
+// idle_ms, read_ms and message_ms do not pass while reading is paused, by iocpnet_conn_pause or by
+// a long queue, nor while a callback runs, and count anew after it; idle_ms and stall_ms pass all
+// the same where the peer takes nothing of what is being sent.
 typedef struct iocpnet_conn_desc {
     uint32_t max_connections;   // most of them at a time; a listener stops accepting there; at most
                                 // 1,044,480 [10000; in a 32-bit process 2000]
@@ -1787,18 +1801,22 @@ typedef struct iocpnet_conn_desc {
     uint32_t buffers;           // most of them queued to send [max_connections + 256], at most
                                 // INT32_MAX / 2; each connection has one to receive into beside
                                 // these. All together have to fit into the address space
-    uint32_t send_limit_bytes;  // queued to send on one connection, at most INT32_MAX / 2; reading
-                                // stops at half [256 KiB]
-    uint32_t files;             // queued to send on one connection, at most 1024; reading stops at
-                                // more than half [8]
-    uint32_t idle_ms;           // close a connection silent both ways this long [0: never]
-    uint32_t read_ms;           // close it when nothing was received this long [0: never]
-    uint32_t stall_ms;          // close it when bytes wait to be sent and none leave [0: never]
-    uint32_t close_ms;          // a graceful close, a stop's too, waits this long for the peer to
-                                // take more, then for its FIN: see iocpnet_conn_close [5000]
-    uint32_t connect_ms;        // an address, and a filter, has this long to get ready [10000]
-    uint32_t keepalive_ms;      // TCP keep-alive after this silence, then each second [0: none]
-    const iocpnet_filter *filter;     // between socket and program; copied [NULL: nothing]
+    uint32_t send_limit_bytes;  // queued to send on one connection, at most INT32_MAX / 2; where
+                                // on.data has queued more than half, reading pauses: see
+                                // iocpnet_conn_send [256 KiB]
+    uint32_t files;             // queued to send on one connection, at most 1024; where more than
+                                // half are queued by on.data, reading pauses [8]
+    // Deadlines. What they await is progress, however slow: see below.
+    uint32_t idle_ms;     // close a connection silent both ways this long [0: never]
+    uint32_t read_ms;     // close it when nothing was received this long [0: never]
+    uint32_t message_ms;  // close it when a message of frame takes this long from its first byte to
+                          // its last [0: never]
+    uint32_t stall_ms;    // close it when bytes wait to be sent and none leave [0: never]
+    uint32_t close_ms;    // a graceful close, a stop's too, waits this long for the peer to take
+                          // more, then for its FIN: see iocpnet_conn_close [5000]
+    uint32_t connect_ms;  // an address, and a filter, has this long to get ready [10000]
+    uint32_t keepalive_ms;         // TCP keep-alive after this silence, then each second [0: none]
+    const iocpnet_filter *filter;  // between socket and program; copied [NULL: nothing]
     const iocpnet_frame_desc *frame;  // what comes is cut into messages; copied. A stream that ends
                                       // inside one closes with the reason protocol and 38
                                       // ERROR_HANDLE_EOF [NULL: as it comes]
@@ -1810,8 +1828,7 @@ typedef struct iocpnet_conn_desc {
     bool sndbuf_0;                    // SO_SNDBUF 0, and two sends outstanding
     bool nagle;              // small sends wait for acknowledgements [false: TCP_NODELAY is set]
     bool refuse_slow;        // a send over the limit returns WSAEWOULDBLOCK; else it closes
-    bool no_read_pause;      // reading goes on however much is queued: for who relays what one
-                             // connection brings to another, and pauses that one himself
+    bool no_read_pause;      // reading goes on however much is queued by on.data too
     bool no_pool_cache;      // buffers without per-thread caches, as with max_connections 1
     iocpnet_conn_events on;  // on.data is required
     void *user;              // given to on.open; the first iocpnet_conn_user
@@ -1956,6 +1973,14 @@ IOCPNET_API iocpnet_error iocpnet_conn_adopt(iocpnet_conn *conn, iocpnet_connect
 
 // Queues bytes for the peer, behind everything queued before. What is queued leaves together.
 //
+// Where more than half of the limit is queued, and on.data of this connection has just queued more
+// than an eighth of the bytes it was shown, reading pauses until half is free: a peer that does not
+// take its answers is not asked for more questions. What is queued elsewhere, in on.open, on.drain,
+// callbacks of other connections or other threads, does not pause it, so that two ends that both
+// send do not wait for each other: pause by yourself where that has to be. When nothing has left
+// for a second one more receive is begun all the same, if refuse_slow is set or the limit has room
+// for buffer_bytes: reading goes on if on.data does not answer it.
+//
 //   data       copied before the call returns; size 0 does nothing
 //
 // Returns    0. WSAENOTCONN: closing or gone. Over the limit: WSAEWOULDBLOCK with refuse_slow, and
@@ -2048,9 +2073,9 @@ IOCPNET_API iocpnet_error iocpnet_conn_shutdown(iocpnet_conn conn);
 // what is queued can't leave, or the peer resets where its FIN is awaited, so that it may not have
 // all that was sent, the reason in on.close is not local, but what has prevented it.
 //
-// When nothing more leaves for close_ms, or the peer's FIN does not come for close_ms after ours,
-// the connection is reset, and the reason is time-out, whatever has closed it; so it is although
-// all was sent, if the peer keeps its side open.
+// When nothing more leaves for close_ms the connection is reset. When the peer's FIN does not come
+// for close_ms after ours the socket is closed: what the system has it still delivers. The reason
+// is time-out then, whatever has closed it, although all was sent.
 //
 // Returns    0 or WSAENOTCONN.
 // Threads    any.
@@ -8736,9 +8761,7 @@ IOCPNET__DEF iocpnet_error iocpnet_framer_next(iocpnet_framer *framer, const voi
     complete = framer->message_bytes && framer->message_bytes - framer->kept <= take;
     if (complete) take = framer->message_bytes - framer->kept;
     if (!complete || framer->kept) {
-        // Where the size is known, room for all of it is asked for before a byte is copied.
-        size_t need = framer->message_bytes ? framer->message_bytes : framer->kept + take;
-        if (framer->room_bytes < need) return WSAENOBUFS;
+        if (framer->room_bytes < framer->kept + take) return WSAENOBUFS;
         iocpnet__frame_keep(framer, bytes, take, copied);
     }
     *data = bytes + take;
@@ -8818,6 +8841,10 @@ typedef struct iocpnet__denial {
 } iocpnet__denial;
 
 // What connections of one listener, or of one connector, share.
+// Room to put messages together comes in sizes, each four times the one before.
+enum { IOCPNET__ROOMS = 11, IOCPNET__ROOM_LEAST = 4096, IOCPNET__ROOM_TIMES = 4 };
+enum { IOCPNET__POOLS = 6 + IOCPNET__ROOMS };  // of a group
+
 typedef struct iocpnet__group {
     struct iocpnet__group *next;  // in iocp.groups
     // Of the program, until it closes it; of each connection, each accept that waits, the bell
@@ -8832,10 +8859,11 @@ typedef struct iocpnet__group {
     iocpnet_filter filter;     // where desc.filter points to
     iocpnet_pool *conns, *extras, *views, *files;
     size_t extra_bytes;
-    iocpnet_pool *rooms;     // to put messages together
-    uint32_t file_unit;      // bytes of a file that leave at a time
+    iocpnet_pool *rooms[IOCPNET__ROOMS];  // to put messages together; the last of max_bytes
+    uint32_t file_unit;                   // bytes of a file that leave at a time
     iocpnet_pool *inputs;    // a receive buffer for each connection, whatever is queued to send
     iocpnet_pool *buffers;   // of what is queued to send
+    uint32_t send_most;      // bytes of one send
     bool clocked;            // its connections have deadlines while they are open
     bool plain;              // no filter, no messages, one receive with a buffer, one send
     volatile int32_t open;   // connections, and with spread accepts that wait for one
@@ -8843,8 +8871,6 @@ typedef struct iocpnet__group {
     volatile int32_t most;   // connections at once
     volatile int32_t closed;
 } iocpnet__group;
-
-enum { IOCPNET__POOLS = 7 };  // of a group
 
 struct iocpnet_connector {
     iocpnet__group group;
@@ -10159,12 +10185,13 @@ enum {
     IOCPNET__SPECIAL = 0x10000,        // by its settings: see group.plain
     IOCPNET__NO_SOCKET = 0x20000,      // there is none yet, between two connects, or any more
     IOCPNET__DISCONNECTING = 0x40000,  // conn.recv is a disconnect: the socket will be used again
-    IOCPNET__FULL = 0x80000,           // reading pauses: too much waits to be sent
+    IOCPNET__FULL = 0x80000,           // reading pauses: too many answers wait to be sent
     IOCPNET__STARVED = 0x100000,       // the system was short of memory for a call, or a limit is
     IOCPNET__ZERO = 0x200000,          // the receive has no buffer
     IOCPNET__SILENT = 0x400000,        // the first bytes have a deadline: silent_ms
     IOCPNET__FILES = 0x800000,         // a file is queued, or was and done has not been called
     IOCPNET__UNIT = 0x1000000,         // conn.send is a unit with a part of a file
+    IOCPNET__WATCHED = 0x2000000,      // much waits to be sent, and reading goes on all the same
 
     // Nothing is to be thought of but to send and to receive.
     IOCPNET__USUAL = IOCPNET__OPENED
@@ -10172,15 +10199,23 @@ enum {
 
 enum { IOCPNET__ROUNDS_MAX = 32 };  // looks at the inbox in one run
 enum { IOCPNET__FILES_MAX = 1024 };
+// Bytes of one send where a deadline watches: at most, for each ms of the deadline, at least.
+enum { IOCPNET__SEND_UNIT = 65536, IOCPNET__SEND_PER_MS = 8, IOCPNET__SEND_LEAST = 4096 };
+enum { IOCPNET__SEND_TIMES = 4 };  // a deadline may be so much longer for what leaves whole
 enum { IOCPNET__ADDRESSES = 8, IOCPNET__ADDRESS_ROW = 28, IOCPNET__RECVS = 8 };
-// conn.calling: nothing, a callback or a function of the filter, on.data with conn.buffer.
-enum { IOCPNET__CALL_NONE, IOCPNET__CALL, IOCPNET__CALL_DATA };
+// conn.calling: nothing, a callback or a function of the filter, on.data with conn.buffer; nothing,
+// and what was last in this run is on.data.
+enum { IOCPNET__CALL_NONE, IOCPNET__CALL, IOCPNET__CALL_DATA, IOCPNET__CALL_OVER };
+// Much waits to be sent, and none of it leaves: after so long reading goes on, to see what comes.
+enum { IOCPNET__STUCK_MS = 1000 };
+// On.data answers what it is shown if it queues more than one in so many of its bytes.
+enum { IOCPNET__ANSWER_PART = 8 };
 enum { IOCPNET__TICK_NONE, IOCPNET__TICK_DEADLINE, IOCPNET__TICK_EACH };  // conn.ticks
 
 typedef struct iocpnet__send {
     iocpnet_op op;
     iocpnet_buffer *first;  // what it sends, linked by next
-    uint32_t bytes;
+    uint32_t bytes;  // read elsewhere by iocpnet__send_bytes, written by iocpnet__send_set_bytes
     volatile bool pending;  // the tick reads it too
 } iocpnet__send;
 
@@ -10212,11 +10247,13 @@ typedef struct iocpnet__extra {
     } where[IOCPNET__ADDRESSES];
     unsigned char addresses[IOCPNET__ADDRESSES][IOCPNET__ADDRESS_ROW];
     iocpnet_framer framer;
-    iocpnet_buffer *room;  // the framer's, while it keeps something
-    uint32_t shown;        // bytes of the receive buffer that it has taken
-    iocpnet__queue wire;   // what the filter has sent; conn.queue is what it has yet to see
-    uint32_t wire_bytes;   // of conn.queued, what the filter has sent
-    void *state;           // the filter's
+    iocpnet_buffer *room;          // the framer's, while it keeps something
+    volatile uint32_t message_ms;  // when the message began that it keeps
+    volatile bool in_message;      // it keeps one
+    uint32_t shown;                // bytes of the receive buffer that it has taken
+    iocpnet__queue wire;           // what the filter has sent; conn.queue is what it has yet to see
+    uint32_t wire_bytes;           // of conn.queued, what the filter has sent
+    void *state;                   // the filter's
     bool filtered, filtering, filter_closed, filter_failed;
     bool alone;  // one of several receives has said that the peer has finished: one alone asks
     bool sure;   // the one that is dealt with was alone
@@ -10256,6 +10293,7 @@ struct iocpnet__connection {
     volatile uint32_t received_ms, sent_ms;  // when something last came; when something last left
     // SILENT: how long the first bytes may take. CUT: since when it is.
     volatile uint32_t silent_ms;
+    uint32_t send_most;  // bytes of one send
     iocpnet_error error;
     iocpnet__queue queue;      // to send
     iocpnet_buffer *over;      // files whose done is to be called, linked by next
@@ -10298,6 +10336,17 @@ static inline void iocpnet__conn_become(iocpnet__connection *conn, uint32_t mask
     iocpnet__conn_set(conn, (conn->state & ~mask) | state);
 }
 
+static inline void iocpnet__send_set_bytes(iocpnet__send *send, uint32_t bytes)
+{
+    *(volatile uint32_t *)&send->bytes = bytes;
+}
+
+// What is with the system of it; for any thread.
+static inline uint32_t iocpnet__send_bytes(const iocpnet__send *send)
+{
+    return send->pending ? *(const volatile uint32_t *)&send->bytes : 0;
+}
+
 static inline bool iocpnet__conn_flagged(const iocpnet__connection *conn, int32_t flag)
 {
     return (iocpnet__load(&conn->flags) & flag) != 0;
@@ -10306,6 +10355,14 @@ static inline bool iocpnet__conn_flagged(const iocpnet__connection *conn, int32_
 static uint32_t iocpnet__now_32(void)
 {
     return (uint32_t)iocpnet__now();
+}
+
+// The peer's silence, and the time of the message that has begun, count from now on: till now we
+// have not listened.
+static void iocpnet__conn_hears(iocpnet__connection *conn)
+{
+    conn->received_ms = iocpnet__now_32();
+    if (conn->extra) conn->extra->message_ms = conn->received_ms;
 }
 
 // Bytes of several receives, or of the one, are awaited.
@@ -10318,6 +10375,14 @@ static bool iocpnet__conn_is_receiving(const iocpnet__connection *conn)
 static bool iocpnet__conn_is_sending(const iocpnet__connection *conn)
 {
     return conn->send.pending || (conn->extra && conn->extra->send.pending);
+}
+
+// Code of the program runs.
+static inline bool iocpnet__conn_is_calling(const iocpnet__connection *conn)
+{
+    uint8_t calling = conn->calling;
+
+    return calling == IOCPNET__CALL || calling == IOCPNET__CALL_DATA;
 }
 
 // An operation of it is with the system.
@@ -10376,8 +10441,42 @@ static void iocpnet__conn_check(const iocpnet__connection *conn)
                    (!iocpnet__conn_has(conn, IOCPNET__UNIT) && !conn->over));
     IOCPNET_ASSERT(!iocpnet__conn_has(conn, IOCPNET__DISCONNECTING) ||
                    (reading == IOCPNET__READ_FINISHED && closing >= IOCPNET__DRAINING));
+    IOCPNET_ASSERT(!iocpnet__conn_has(conn, IOCPNET__FULL) ||
+                   (conn->ticks && !iocpnet__conn_has(conn, IOCPNET__WATCHED)) ||
+                   closing == IOCPNET__CUT);
 }
 #endif
+
+// What later sub-sections have for earlier ones.
+static void iocpnet__conn_free(iocpnet__connection *conn);
+static void iocpnet__conn_signal(iocpnet__connection *conn, int32_t bits);
+static void iocpnet__conn_read_arrived(iocpnet_op *op, iocpnet_error error, size_t bytes);
+static void iocpnet__conn_fail(iocpnet__connection *conn, iocpnet_error error);
+static bool iocpnet__conn_retries(iocpnet__connection *conn, iocpnet_error error);
+static void iocpnet__conn_set_reason(iocpnet__connection *conn, iocpnet_reason reason,
+                                     iocpnet_error error);
+static void iocpnet__conn_set_starved(iocpnet__connection *conn, bool starved);
+static void iocpnet__conn_begin_close(iocpnet__connection *conn);
+static void iocpnet__conn_dial(iocpnet__connection *conn, iocpnet_error error);
+static void iocpnet__conn_connect_done(iocpnet__connection *conn);
+static void iocpnet__conn_disconnect_done(iocpnet__connection *conn);
+static bool iocpnet__conn_has_deadline(const iocpnet__connection *conn);
+static void iocpnet__conn_want_tick(iocpnet__connection *conn, uint8_t ticks);
+static iocpnet__queue *iocpnet__conn_out(iocpnet__connection *conn);
+static void iocpnet__filter_in(iocpnet__connection *conn, const void *data, size_t size);
+static void iocpnet__filter_out(iocpnet__connection *conn);
+static void iocpnet__file_give(iocpnet__file *file);
+static void iocpnet__conn_find_files(iocpnet__connection *conn, const iocpnet_buffer *item);
+static bool iocpnet__conn_read_file(iocpnet__connection *conn, iocpnet_buffer *before);
+static bool iocpnet__conn_send_files(iocpnet__connection *conn, iocpnet__worker *worker,
+                                     iocpnet__send *send);
+static void iocpnet__conn_unit_sent(iocpnet__connection *conn, iocpnet__worker *worker,
+                                    iocpnet_error error);
+static void iocpnet__conn_cancel_unit(iocpnet__connection *conn);
+static void iocpnet__conn_step_files(iocpnet__connection *conn);
+static void iocpnet__conn_end_files(iocpnet__connection *conn);
+
+// ---- I13b names: 64 bits for a connection, refused when it is gone ------------------------------
 
 // The i-th address that a connector's connection may try.
 static void iocpnet__conn_address_at(const iocpnet__extra *extra, uint32_t i,
@@ -10432,27 +10531,6 @@ static iocpnet_socket iocpnet__conn_socket(const iocpnet__connection *conn)
     socket.skip = conn->skip;
     return socket;
 }
-
-// What later sub-sections have for earlier ones.
-static void iocpnet__conn_free(iocpnet__connection *conn);
-static void iocpnet__conn_signal(iocpnet__connection *conn, int32_t bits);
-static void iocpnet__conn_read_arrived(iocpnet_op *op, iocpnet_error error, size_t bytes);
-static void iocpnet__conn_fail(iocpnet__connection *conn, iocpnet_error error);
-static bool iocpnet__conn_retries(iocpnet__connection *conn, iocpnet_error error);
-static void iocpnet__conn_set_reason(iocpnet__connection *conn, iocpnet_reason reason,
-                                     iocpnet_error error);
-static void iocpnet__conn_set_starved(iocpnet__connection *conn, bool starved);
-static void iocpnet__conn_begin_close(iocpnet__connection *conn);
-static void iocpnet__conn_dial(iocpnet__connection *conn, iocpnet_error error);
-static void iocpnet__conn_connect_done(iocpnet__connection *conn);
-static void iocpnet__conn_disconnect_done(iocpnet__connection *conn);
-static bool iocpnet__conn_has_deadline(const iocpnet__connection *conn);
-static void iocpnet__conn_want_tick(iocpnet__connection *conn, uint8_t ticks);
-static iocpnet__queue *iocpnet__conn_out(iocpnet__connection *conn);
-static void iocpnet__filter_in(iocpnet__connection *conn, const void *data, size_t size);
-static void iocpnet__filter_out(iocpnet__connection *conn);
-
-// ---- I13b names: 64 bits for a connection, refused when it is gone ------------------------------
 
 // Names. A slot's word holds generation (32 bits), LIVE (1 bit) and references (31 bits), so that
 // taking a reference and checking the generation are one step. Slots are freed by iocpnet_os_unload
@@ -10734,6 +10812,8 @@ static __declspec(noinline) void iocpnet__conn_take_offered(iocpnet__connection 
     memset(&conn->offered, 0, sizeof conn->offered);
     iocpnet__lock_leave(&conn->offer_lock);
     if (!offered.head) return;
+    // What has made the queue longer is not on.data.
+    if (conn->calling == IOCPNET__CALL_OVER) conn->calling = IOCPNET__CALL_NONE;
     iocpnet__queue_append(&conn->queue, offered.head, offered.tail);
     if (iocpnet__load(&conn->files)) iocpnet__conn_find_files(conn, offered.head);
 }
@@ -10989,6 +11069,77 @@ IOCPNET__DEF iocpnet_error iocpnet_conn_send_buffer(iocpnet_conn name, iocpnet_b
     return error;
 }
 
+// Much waits to be sent: more than half of a limit.
+static inline bool iocpnet__conn_is_long(const iocpnet__connection *conn)
+{
+    const iocpnet_conn_desc *desc = &conn->group->desc;
+    bool handshake;
+
+    if ((uint32_t)iocpnet__load(&conn->queued) <= desc->send_limit_bytes / 2 &&
+        (uint32_t)iocpnet__load(&conn->files) <= desc->files / 2) {
+        return false;
+    }
+    handshake = iocpnet__conn_in_handshake(conn);
+    if (handshake && conn->extra->wire_bytes <= desc->send_limit_bytes / 2) return false;
+    return !desc->no_read_pause && (handshake || !iocpnet__conn_flagged(conn, IOCPNET__NO_DATA));
+}
+
+// Reading pauses, and for a while nothing has left: the peer may be waiting for us to read. One
+// more receive tells whether the program answers what comes, if there is room for an answer. The
+// sweep asks too.
+static bool iocpnet__conn_is_stuck(const iocpnet__connection *conn)
+{
+    const iocpnet_conn_desc *desc = &conn->group->desc;
+    uint32_t state = iocpnet__conn_state(conn);
+    uint32_t began = conn->began_ms, sent = conn->sent_ms;
+    uint32_t now;
+
+    if (!(state & IOCPNET__FULL) || state & IOCPNET__CLOSING ||
+        (state & IOCPNET__OPENING) != IOCPNET__OPENED) {
+        return false;
+    }
+    iocpnet__fence();
+    now = iocpnet__now_32();
+    if (now - began <= IOCPNET__STUCK_MS || now - sent <= IOCPNET__STUCK_MS) return false;
+    return desc->refuse_slow ||
+           (uint64_t)(uint32_t)iocpnet__load(&conn->queued) + desc->buffer_bytes <=
+               desc->send_limit_bytes;
+}
+
+// Where much waits to be sent, reading pauses if that was queued by on.data: answers to what is
+// read. What has another source does not pause it: two ends that both send would wait for each
+// other. While reading goes on, on.data is watched. Returns whether reading pauses.
+static bool iocpnet__conn_watch_queue(iocpnet__connection *conn)
+{
+    uint32_t was = conn->state & (IOCPNET__FULL | IOCPNET__WATCHED);
+    uint32_t next = 0;
+
+    if (iocpnet__conn_is_long(conn)) {
+        next = was ? was : (uint32_t)IOCPNET__WATCHED;
+        if ((conn->calling == IOCPNET__CALL_OVER && !iocpnet__conn_is_offered(conn)) ||
+            iocpnet__conn_in_handshake(conn)) {
+            next = IOCPNET__FULL;
+        } else if (iocpnet__conn_is_stuck(conn)) {
+            next = IOCPNET__WATCHED;
+        }
+    }
+    if (next == was) return next == IOCPNET__FULL;
+    iocpnet__conn_become(conn, IOCPNET__FULL | IOCPNET__WATCHED, next);
+    if (next == IOCPNET__FULL) {
+        iocpnet__count(conn->group->iocp, IOCPNET_COUNT_READS_PAUSED, 1);
+        if (iocpnet__conn_is(conn, IOCPNET__OPENING | IOCPNET__CLOSING, IOCPNET__OPENED)) {
+            conn->began_ms = iocpnet__now_32();
+        }
+        if (!conn->ticks) iocpnet__conn_want_tick(conn, IOCPNET__TICK_DEADLINE);
+    } else if (was == IOCPNET__FULL) {
+        iocpnet__conn_hears(conn);
+        if (conn->ticks == IOCPNET__TICK_DEADLINE && !iocpnet__conn_has_deadline(conn)) {
+            iocpnet__conn_want_tick(conn, IOCPNET__TICK_NONE);
+        }
+    }
+    return next == IOCPNET__FULL;
+}
+
 // ---- I13d send: how what is queued leaves -------------------------------------------------------
 
 static inline void iocpnet__conn_unlock(iocpnet__connection *conn, iocpnet__worker *worker)
@@ -11106,8 +11257,10 @@ static __declspec(noinline) void iocpnet__conn_send_arrived(iocpnet__connection 
                             send->op.overlapped.internal_high);
 }
 
-// Gathers up to 64 buffers from head on for one call. Returns the last of them.
-static inline iocpnet_buffer *iocpnet__send_gather(iocpnet__send *send, iocpnet_buffer *head,
+// Gathers buffers from head on for one call: up to 64, and no more than it takes for send_most
+// bytes. Returns the last of them.
+static inline iocpnet_buffer *iocpnet__send_gather(const iocpnet__connection *conn,
+                                                   iocpnet__send *send, iocpnet_buffer *head,
                                                    iocpnet_vec *vec, size_t *count)
 {
     uint32_t bytes = head->used - head->sent;
@@ -11116,13 +11269,13 @@ static inline iocpnet_buffer *iocpnet__send_gather(iocpnet__send *send, iocpnet_
     send->first = head;
     vec[0].data = head->data + head->sent;
     vec[0].size = bytes;
-    for (; head->next && n < IOCPNET__GATHER; n++) {
+    for (; head->next && n < IOCPNET__GATHER && bytes < conn->send_most; n++) {
         head = head->next;
         vec[n].data = head->data + head->sent;
         vec[n].size = head->used - head->sent;
         bytes += vec[n].size;
     }
-    send->bytes = bytes;
+    iocpnet__send_set_bytes(send, bytes);
     *count = n;
     return head;
 }
@@ -11136,7 +11289,7 @@ static __declspec(noinline) void iocpnet__conn_send_one(iocpnet__connection *con
     uintptr_t handle = conn->handle;
     iocpnet_vec vec[IOCPNET__GATHER];
     size_t n;
-    iocpnet_buffer *last = iocpnet__send_gather(send, queue->head, vec, &n);
+    iocpnet_buffer *last = iocpnet__send_gather(conn, send, queue->head, vec, &n);
     iocpnet_buffer *rest = last->next;
     iocpnet_error error;
     DWORD sent;
@@ -11284,14 +11437,39 @@ static void iocpnet__conn_finish_reading(iocpnet__connection *conn)
     iocpnet__conn_begin_close(conn);
 }
 
-// Lends the framer room for the message that has begun.
-static iocpnet_error iocpnet__conn_make_room(iocpnet__connection *conn)
+// Lends the framer room for what has come of a message, and so many bytes more: the smallest that
+// is enough, so that nobody holds much by the announcement of a message.
+static iocpnet_error iocpnet__conn_make_room(iocpnet__connection *conn, size_t more)
 {
     iocpnet__extra *extra = conn->extra;
+    size_t need = iocpnet_framer_need(&extra->framer);
+    size_t there = iocpnet_framer_kept(&extra->framer) + more;
+    uint32_t size = IOCPNET__ROOM_LEAST;
+    iocpnet_buffer *room;
+    iocpnet_error error;
+    size_t i = 0;
 
-    extra->room = iocpnet_pool_take(conn->group->rooms);
-    if (!extra->room) return WSAENOBUFS;
-    return iocpnet_framer_room(&extra->framer, extra->room->data, extra->room->size);
+    if (there > need) there = need;
+    for (; i < IOCPNET__ROOMS - 1 && conn->group->rooms[i + 1] && size < there; i++) {
+        size *= IOCPNET__ROOM_TIMES;
+    }
+    room = iocpnet_pool_take(conn->group->rooms[i]);
+    if (!room) return WSAENOBUFS;
+    error = iocpnet_framer_room(&extra->framer, room->data, room->size);
+    iocpnet_buffer_give(extra->room);
+    extra->room = room;
+    return error;
+}
+
+// Whether the framer keeps the beginning of a message, and since when: since now, if others were
+// before it in what has come.
+static void iocpnet__conn_time_message(iocpnet__connection *conn, bool begins)
+{
+    iocpnet__extra *extra = conn->extra;
+    bool keeps = iocpnet_framer_kept(&extra->framer) != 0;
+
+    if (keeps && (begins || !extra->in_message)) extra->message_ms = iocpnet__now_32();
+    extra->in_message = keeps;
 }
 
 // Shows the program bytes, or one message. kind: whether they lie in conn.buffer.
@@ -11302,7 +11480,7 @@ static inline void iocpnet__conn_call_data(iocpnet__connection *conn, uint8_t ki
 
     conn->calling = kind;  // last: from here on it has begun
     conn->group->desc.on.data(iocpnet__conn_name(conn), user, data, size);
-    conn->calling = IOCPNET__CALL_NONE;
+    conn->calling = IOCPNET__CALL_OVER;
 }
 
 // Shows the messages that a receive has completed. When reading is paused in between, or there is
@@ -11315,6 +11493,7 @@ static void iocpnet__conn_show_messages(iocpnet__connection *conn, const void *d
     const void *message;
     size_t message_size;
     iocpnet_error error = 0;
+    bool begins = false;
 
     data = (const char *)data + extra->shown;
     while (!error && !iocpnet__conn_flagged(conn, IOCPNET__NO_DATA)) {
@@ -11322,10 +11501,11 @@ static void iocpnet__conn_show_messages(iocpnet__connection *conn, const void *d
         error = iocpnet_framer_next(&extra->framer, &data, &size, &message, &message_size);
         extra->shown = (uint32_t)(bytes - size);
         if (!error) {
+            begins = true;
             iocpnet__count(conn->group->iocp, IOCPNET_COUNT_MESSAGES, 1);
             iocpnet__conn_call_data(conn, IOCPNET__CALL, message, message_size);
         } else if (error == WSAENOBUFS) {
-            error = iocpnet__conn_make_room(conn);
+            error = iocpnet__conn_make_room(conn, size);
             if (error && may_wait) {
                 (void)iocpnet__conn_retries(conn, error);
                 goto wait;
@@ -11333,6 +11513,7 @@ static void iocpnet__conn_show_messages(iocpnet__connection *conn, const void *d
         }
     }
     extra->shown = 0;
+    iocpnet__conn_time_message(conn, begins);
     if (extra->room && !iocpnet_framer_kept(&extra->framer)) {
         (void)iocpnet_framer_room(&extra->framer, NULL, 0);
         iocpnet_buffer_give(extra->room);
@@ -11374,6 +11555,21 @@ static void iocpnet__conn_show(iocpnet__connection *conn)
     } else {
         iocpnet__conn_call_data(conn, IOCPNET__CALL_DATA, conn->buffer->data, bytes);
     }
+}
+
+// The same, and whether it was answered: queued more than a part of what was shown.
+static void iocpnet__conn_show_watched(iocpnet__connection *conn)
+{
+    size_t bytes = conn->recv.overlapped.internal_high;
+    int32_t queued = iocpnet__load(&conn->queued);
+    int32_t files = iocpnet__load(&conn->files);
+    bool answered;
+
+    iocpnet__conn_show(conn);
+    queued = iocpnet__load(&conn->queued) - queued;
+    answered =
+        queued > (int32_t)(bytes / IOCPNET__ANSWER_PART) || iocpnet__load(&conn->files) > files;
+    conn->calling = answered ? IOCPNET__CALL_OVER : IOCPNET__CALL_NONE;
 }
 
 static iocpnet__read *iocpnet__conn_read(const iocpnet__connection *conn, uint32_t i)
@@ -11439,7 +11635,7 @@ static __declspec(noinline) void iocpnet__conn_received_special(iocpnet__connect
     if (zero) return;
     if (iocpnet__conn_has(conn, IOCPNET__SILENT)) iocpnet__conn_first_data(conn);
     conn->received_ms = iocpnet__now_32();
-    iocpnet__conn_show(conn);
+    iocpnet__conn_show_watched(conn);
 }
 
 // A receive has finished: bytes for the program, the peer's end, or, after one of no bytes, a
@@ -11459,23 +11655,6 @@ static inline void iocpnet__conn_receive_done(iocpnet__connection *conn)
     iocpnet__conn_call_data(conn, IOCPNET__CALL_DATA, conn->buffer->data, bytes);
 }
 
-// Too much waits to be sent to a peer that does not read, so that reading pauses. That is for
-// answers to what is read; where the queue has another source, it would make one direction wait for
-// the other.
-static inline bool iocpnet__conn_is_full(const iocpnet__connection *conn)
-{
-    const iocpnet_conn_desc *desc = &conn->group->desc;
-    bool handshake;
-
-    if ((uint32_t)iocpnet__load(&conn->queued) <= desc->send_limit_bytes / 2 &&
-        (uint32_t)iocpnet__load(&conn->files) <= desc->files / 2) {
-        return false;
-    }
-    handshake = iocpnet__conn_in_handshake(conn);
-    if (handshake && conn->extra->wire_bytes <= desc->send_limit_bytes / 2) return false;
-    return !desc->no_read_pause && (handshake || !iocpnet__conn_flagged(conn, IOCPNET__NO_DATA));
-}
-
 // Deals with what several receives have brought, in the order in which they were started: as if
 // each were the only one. While reading is paused the rest waits.
 static void iocpnet__conn_reads_done(iocpnet__connection *conn)
@@ -11484,7 +11663,7 @@ static void iocpnet__conn_reads_done(iocpnet__connection *conn)
 
     while (!iocpnet__conn_is(conn, IOCPNET__READING, IOCPNET__READ_READY) && extra->reads &&
            extra->done >> extra->read_first & 1 &&
-           (conn->state & IOCPNET__CLOSING || !iocpnet__conn_is_full(conn))) {
+           (conn->state & IOCPNET__CLOSING || !iocpnet__conn_watch_queue(conn))) {
         iocpnet__read *read = iocpnet__conn_read(conn, extra->read_first);
 
         extra->done &= ~((uint32_t)1 << extra->read_first);
@@ -11625,12 +11804,8 @@ static inline bool iocpnet__conn_receive(iocpnet__connection *conn, iocpnet__wor
 // Whether reading goes on.
 static bool iocpnet__conn_may_receive(iocpnet__connection *conn)
 {
-    bool full = iocpnet__conn_is_full(conn);
-    bool was = iocpnet__conn_has(conn, IOCPNET__FULL);
+    bool full = iocpnet__conn_watch_queue(conn);
 
-    if (was && !full) conn->received_ms = iocpnet__now_32();
-    if (full && !was) iocpnet__count(conn->group->iocp, IOCPNET_COUNT_READS_PAUSED, 1);
-    iocpnet__conn_become(conn, IOCPNET__FULL, full ? IOCPNET__FULL : 0);
     if (!iocpnet__conn_is(conn, IOCPNET__READING, IOCPNET__READ_IDLE) || full ||
         iocpnet__conn_has(conn, IOCPNET__CUT) ||
         iocpnet__conn_is(conn, IOCPNET__CLOSING, IOCPNET__LEAVING) ||
@@ -11894,12 +12069,13 @@ static void iocpnet__conn_want_tick(iocpnet__connection *conn, uint8_t ticks)
     iocpnet__add(&iocp->hurried, (ticks == IOCPNET__TICK_EACH) - (was == IOCPNET__TICK_EACH));
 }
 
-// It has a deadline of its own: to connect, to get its filter ready, for its first bytes, to close.
+// It has a deadline of its own: to connect, to get its filter ready, for its first bytes, to close;
+// or to see that it is stuck.
 static bool iocpnet__conn_has_deadline(const iocpnet__connection *conn)
 {
     return iocpnet__conn_is(conn, IOCPNET__CLOSING, IOCPNET__LEAVING) ||
            iocpnet__conn_is(conn, IOCPNET__CLOSING, IOCPNET__DRAINING) ||
-           iocpnet__conn_has(conn, IOCPNET__SILENT) ||
+           iocpnet__conn_has(conn, IOCPNET__SILENT) || iocpnet__conn_has(conn, IOCPNET__FULL) ||
            iocpnet__conn_is(conn, IOCPNET__OPENING, IOCPNET__SECURING) ||
            iocpnet__conn_is(conn, IOCPNET__OPENING, IOCPNET__DIALING);
 }
@@ -11977,9 +12153,20 @@ static bool iocpnet__conn_retries(iocpnet__connection *conn, iocpnet_error error
     return true;
 }
 
+// A send may have as many bytes as a peer that takes 16 KB a second takes in half of a deadline.
+static void iocpnet__send_within(uint32_t *most, uint32_t ms)
+{
+    uint32_t bytes = IOCPNET__SEND_UNIT;
+
+    if (ms < IOCPNET__SEND_UNIT / IOCPNET__SEND_PER_MS) bytes = ms * IOCPNET__SEND_PER_MS;
+    if (bytes < IOCPNET__SEND_LEAST) bytes = IOCPNET__SEND_LEAST;
+    if (bytes < *most) *most = bytes;
+}
+
 // What is still to be done has close_ms.
 static void iocpnet__conn_begin_wait(iocpnet__connection *conn, uint32_t closing)
 {
+    iocpnet__send_within(&conn->send_most, conn->group->desc.close_ms);
     if (!(conn->state & IOCPNET__CLOSING) || closing == IOCPNET__LEAVING) {
         conn->began_ms = iocpnet__now_32();
     }
@@ -12019,6 +12206,53 @@ static uint32_t iocpnet__conn_silence(const iocpnet__connection *conn, uint32_t 
     return now;
 }
 
+// What a deadline of ms is: longer where more is with the system than what the deadline can watch,
+// by a send that was begun before there was a deadline, or one of a large buffer, which leaves
+// whole. Up to four times as long, or once for each 64 KiB.
+static uint64_t iocpnet__conn_allows(const iocpnet__connection *conn, uint32_t ms)
+{
+    uint32_t unit = UINT32_MAX;
+    uint32_t bytes = iocpnet__send_bytes(&conn->send);
+    uint32_t times, least;
+
+    if (conn->extra) bytes += iocpnet__send_bytes(&conn->extra->send);
+    iocpnet__send_within(&unit, ms);
+    times = bytes / unit;
+    least = bytes / IOCPNET__SEND_UNIT + 1;
+    if (least < IOCPNET__SEND_TIMES) least = IOCPNET__SEND_TIMES;
+    if (times > least) times = least;
+    return (uint64_t)ms * (times ? times : 1);
+}
+
+// A deadline of a connection that is open has passed. It is the peer's silence that counts: not
+// while reading is paused, nor while a callback runs, from which on it counts anew (see the sweep).
+// Bytes that the peer does not take count in any case.
+static bool iocpnet__conn_is_silent(const iocpnet__connection *conn, uint32_t state, bool reads)
+{
+    const iocpnet_conn_desc *desc = &conn->group->desc;
+    bool sends = iocpnet__conn_is_sending(conn);
+    bool finished = (state & IOCPNET__READING) == IOCPNET__READ_FINISHED;
+    uint32_t began = conn->extra ? conn->extra->message_ms : 0;
+    uint32_t unread, unsent;
+    uint32_t now = iocpnet__conn_silence(conn, &unread, &unsent);
+
+    if (state & IOCPNET__SILENT && reads && unread > conn->silent_ms) return true;
+    if ((state & IOCPNET__OPENING) == IOCPNET__SECURING) {
+        return now - conn->began_ms > desc->connect_ms;
+    }
+    if (desc->read_ms && reads && unread > desc->read_ms) return true;
+    if (desc->message_ms && reads && conn->extra && conn->extra->in_message &&
+        now - began > desc->message_ms) {
+        return true;
+    }
+    if (desc->idle_ms && (reads || finished || sends) && unread > desc->idle_ms &&
+        unsent > iocpnet__conn_allows(conn, desc->idle_ms)) {
+        return true;
+    }
+    // What is queued and not sent yet has not met the peer.
+    return desc->stall_ms && sends && unsent > iocpnet__conn_allows(conn, desc->stall_ms);
+}
+
 // True when one of its deadlines has passed. The sweep asks from outside, reading what the runner
 // may be writing, so the runner asks again.
 static bool iocpnet__conn_is_late(const iocpnet__connection *conn)
@@ -12026,27 +12260,53 @@ static bool iocpnet__conn_is_late(const iocpnet__connection *conn)
     const iocpnet_conn_desc *desc = &conn->group->desc;
     uint32_t state = iocpnet__conn_state(conn);
     uint32_t closing = state & IOCPNET__CLOSING;
-    uint32_t unread, unsent;
-    uint32_t now = iocpnet__conn_silence(conn, &unread, &unsent);
     bool waits = (state & IOCPNET__READING) == IOCPNET__READ_PENDING ||
                  (conn->extra && conn->extra->reading);
     bool reads = waits && !iocpnet__conn_flagged(conn, IOCPNET__HELD) && !(state & IOCPNET__FULL) &&
                  (state & IOCPNET__READING) != IOCPNET__READ_READY;
+    uint32_t began = conn->began_ms;
+    uint32_t passed;
 
+    iocpnet__fence();
+    passed = iocpnet__now_32() - began;
     if (closing == IOCPNET__CUT) return false;
-    if ((state & IOCPNET__OPENING) == IOCPNET__DIALING) {
-        return now - conn->began_ms > desc->connect_ms;
+    if ((state & IOCPNET__OPENING) == IOCPNET__DIALING) return passed > desc->connect_ms;
+    if (closing) return passed > iocpnet__conn_allows(conn, desc->close_ms);
+    return iocpnet__conn_is_silent(conn, state, reads);
+}
+
+// Nothing that is known would be lost if the socket were just closed: nothing is queued or being
+// sent, and nothing that has come waits.
+static bool iocpnet__conn_is_clear(const iocpnet__connection *conn)
+{
+    return !iocpnet__load(&conn->queued) && !iocpnet__load(&conn->files) &&
+           !iocpnet__conn_is_sending(conn) &&
+           !iocpnet__conn_is(conn, IOCPNET__READING, IOCPNET__READ_READY) &&
+           !(conn->extra && conn->extra->done);
+}
+
+// A deadline has passed. The program may have a last word, which has close_ms. Else FIN tells the
+// peer, or a reset where bytes are lost. Behind our FIN a reset would only take what the system has
+// still to deliver.
+static void iocpnet__conn_time_out(iocpnet__connection *conn)
+{
+    const iocpnet_conn_events *on = &conn->group->desc.on;
+    bool closing = (conn->state & IOCPNET__CLOSING) != 0;
+
+    if (!closing && iocpnet__conn_flagged(conn, IOCPNET__NO_DATA)) return;  // a close is coming
+    if (!closing && iocpnet__conn_has(conn, IOCPNET__SILENT)) {
+        iocpnet__count(conn->group->iocp, IOCPNET_COUNT_ACCEPTS_REAPED, 1);
     }
-    if (closing) return now - conn->began_ms > desc->close_ms;
-    // While it is read from: what waits for us, paused or in a callback, may be there already.
-    if (state & IOCPNET__SILENT && reads && unread > conn->silent_ms) return true;
-    if ((state & IOCPNET__OPENING) == IOCPNET__SECURING) {
-        return now - conn->began_ms > desc->connect_ms;
+    conn->reasoned = false;  // a close that took too long has ended as a time-out
+    iocpnet__conn_set_reason(conn, IOCPNET_CLOSED_TIMEOUT, WSAETIMEDOUT);
+    if (on->late && !closing && iocpnet__conn_is(conn, IOCPNET__OPENING, IOCPNET__OPENED)) {
+        conn->calling = IOCPNET__CALL;
+        on->late(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user));
+        conn->calling = IOCPNET__CALL_NONE;
+        iocpnet__conn_begin_close(conn);
+    } else {
+        iocpnet__conn_cut(conn, !iocpnet__conn_is_clear(conn));
     }
-    if (desc->idle_ms && unread > desc->idle_ms && unsent > desc->idle_ms) return true;
-    if (desc->read_ms && reads && unread > desc->read_ms) return true;
-    // What is queued and not sent yet has not met the peer: its callback may still be running.
-    return desc->stall_ms && iocpnet__conn_is_sending(conn) && unsent > desc->stall_ms;
 }
 
 // A deadline may have passed.
@@ -12061,12 +12321,7 @@ static void iocpnet__conn_check_deadlines(iocpnet__connection *conn)
     } else if (iocpnet__conn_has(conn, IOCPNET__DISCONNECTING)) {
         iocpnet__conn_cut(conn, false);
     } else {
-        if (iocpnet__conn_has(conn, IOCPNET__SILENT) && !(conn->state & IOCPNET__CLOSING)) {
-            iocpnet__count(conn->group->iocp, IOCPNET_COUNT_ACCEPTS_REAPED, 1);
-        }
-        conn->reasoned = false;  // a close that took too long has ended as a time-out
-        iocpnet__conn_set_reason(conn, IOCPNET_CLOSED_TIMEOUT, WSAETIMEDOUT);
-        iocpnet__conn_cut(conn, true);
+        iocpnet__conn_time_out(conn);
     }
 }
 
@@ -12210,7 +12465,7 @@ static void iocpnet__conn_retry(iocpnet__connection *conn)
 // What is asked of the connection. Each line is one cause.
 static void iocpnet__conn_handle_requests(iocpnet__connection *conn, int32_t bits)
 {
-    if (bits & IOCPNET__RESUME) conn->received_ms = iocpnet__now_32();
+    if (bits & IOCPNET__RESUME) iocpnet__conn_hears(conn);
     if (bits & IOCPNET__SHUTDOWN) iocpnet__conn_end_sending(conn);
     if (bits & IOCPNET__RETRY) iocpnet__conn_retry(conn);
     // First: a close in the same batch may have been asked for later, unaware of it.
@@ -12238,6 +12493,7 @@ static void iocpnet__conn_handle_requests(iocpnet__connection *conn, int32_t bit
 static __declspec(noinline) void iocpnet__conn_handle(iocpnet__connection *conn,
                                                       iocpnet__worker *worker, int32_t bits)
 {
+    conn->calling = IOCPNET__CALL_NONE;
     if (bits & IOCPNET__BEGIN) {
         if (conn->extra && conn->extra->count) {
             iocpnet__conn_dial(conn, 0);
@@ -12257,7 +12513,7 @@ static __declspec(noinline) bool iocpnet__conn_step_first(iocpnet__connection *c
         iocpnet__conn_drop_queue(conn);
     } else {
         if (iocpnet__conn_is(conn, IOCPNET__READING, IOCPNET__READ_READY)) {
-            iocpnet__conn_show(conn);
+            iocpnet__conn_show_watched(conn);
         }
         if (conn->extra && conn->extra->reads) iocpnet__conn_reads_done(conn);
     }
@@ -12388,6 +12644,7 @@ static void iocpnet__conn_run(iocpnet__connection *conn, int32_t bits)
             (void)iocpnet__post(conn->group->iocp, &conn->notify);
             return;
         }
+        if (conn->calling == IOCPNET__CALL_OVER) (void)iocpnet__conn_watch_queue(conn);
         bits = iocpnet__conn_inbox(conn);
     } while (true);
     if (over) iocpnet__conn_end(conn, worker);
@@ -12573,6 +12830,7 @@ static iocpnet__connection *iocpnet__conn_make(iocpnet__group *group, void *user
     iocpnet__conn_set_handle(conn, INVALID_SOCKET);
     conn->user = user;
     conn->state = group->plain ? 0 : (uint32_t)IOCPNET__SPECIAL;
+    conn->send_most = group->send_most;
     conn->send.op.done = iocpnet__conn_sent;
     conn->recv.done = iocpnet__conn_received;
     conn->notify.done = iocpnet__conn_notified;
@@ -12812,7 +13070,8 @@ static void iocpnet__conn_settle(const iocpnet__connection *conn, const iocpnet_
 {
     uint32_t turns = 0;
 
-    while (!own && iocpnet__load(&conn->inbox) & IOCPNET__HAS_RUNNER && !conn->calling) {
+    while (!own && iocpnet__load(&conn->inbox) & IOCPNET__HAS_RUNNER &&
+           !iocpnet__conn_is_calling(conn)) {
         if (++turns % 64 == 0) IOCPNET_OS(Sleep)(turns > 4096);
     }
 }
@@ -12987,9 +13246,14 @@ static uint32_t iocpnet__conn_sweep(iocpnet_iocp *iocp, int32_t stop_bits, uint3
         int32_t bits = stop_bits;
 
         if (!conn) continue;
-        if (iocpnet__conn_is_late(conn)) {
+        if (iocpnet__conn_is_calling(conn)) {
+            // The peer waits for the program, whose callback may be slow. It has time from then on.
+            if (conn->group->clocked) bits |= IOCPNET__RESUME;
+        } else if (iocpnet__conn_is_late(conn)) {
             bits |= IOCPNET__LATE;
             room--;
+        } else if (iocpnet__conn_is_stuck(conn)) {
+            bits |= IOCPNET__LOOK;
         }
         if (conn->ticks == IOCPNET__TICK_EACH) bits |= IOCPNET__RETRY;
         if (bits) iocpnet__conn_signal(conn, bits);
@@ -13186,8 +13450,8 @@ static void iocpnet__group_list(const iocpnet__group *group, iocpnet_pool *pools
     pools[2] = group->views;
     pools[3] = group->inputs;
     pools[4] = group->buffers;
-    pools[5] = group->rooms;
-    pools[6] = group->files;
+    pools[5] = group->files;
+    memcpy((void *)(pools + 6), (const void *)group->rooms, sizeof group->rooms);
 }
 
 // No buffer is out, of those that the program took or that other connections have queued.
@@ -13305,7 +13569,7 @@ static void iocpnet__group_join(iocpnet__group *group)
 {
     iocpnet_iocp *iocp = group->iocp;
     const iocpnet_conn_desc *desc = &group->desc;
-    uint32_t least[5];
+    uint32_t least[6];
     uint32_t ms = 8000;
     size_t i;
 
@@ -13314,7 +13578,8 @@ static void iocpnet__group_join(iocpnet__group *group)
     least[2] = desc->stall_ms;
     least[3] = desc->close_ms;
     least[4] = desc->connect_ms;
-    for (i = 0; i < 5; i++) {
+    least[5] = desc->message_ms;
+    for (i = 0; i < 6; i++) {
         if (least[i] && least[i] < ms) ms = least[i];
     }
     iocpnet__sweep_within(iocp, ms);
@@ -13368,13 +13633,38 @@ static iocpnet_error iocpnet__group_init(iocpnet__group *group, iocpnet_iocp *io
     group->plain =
         !desc->filter && !desc->frame && desc->recvs == 1 && !desc->zero_byte && !desc->sndbuf_0;
     group->file_unit = iocpnet__file_unit(desc);
-    group->clocked = desc->idle_ms || desc->read_ms || desc->stall_ms;
+    group->clocked = desc->idle_ms || desc->read_ms || desc->stall_ms || desc->message_ms;
+    group->send_most = UINT32_MAX;
+    if (desc->idle_ms) iocpnet__send_within(&group->send_most, desc->idle_ms);
+    if (desc->stall_ms) iocpnet__send_within(&group->send_most, desc->stall_ms);
     return 0;
 }
 
 // Connections that count no more and are not freed yet: in on.close, or another thread is in a call
 // with them.
 enum { IOCPNET__ENDING = 64 };
+
+// Pools for messages that come in pieces: of each size enough for all connections.
+static iocpnet_error iocpnet__group_room_pools(iocpnet__group *group, uint32_t more)
+{
+    const iocpnet_conn_desc *desc = &group->desc;
+    uint32_t most = (uint32_t)iocpnet__frame_max(desc->frame);
+    iocpnet_pool_desc rooms;
+    iocpnet_error error = 0;
+    size_t i;
+
+    memset(&rooms, 0, sizeof rooms);
+    rooms.limit = desc->max_connections + more;
+    rooms.no_cache = true;
+    rooms.size = IOCPNET__ROOM_LEAST;
+    for (i = 0; i < IOCPNET__ROOMS && !error; i++) {
+        if (i == IOCPNET__ROOMS - 1 || rooms.size > most) rooms.size = most;
+        error = iocpnet_pool_create(&group->rooms[i], &rooms);
+        if (rooms.size == most) break;
+        rooms.size *= IOCPNET__ROOM_TIMES;
+    }
+    return error;
+}
 
 // more is how many connections there may be beyond the limit, for a moment.
 static iocpnet_error iocpnet__group_pools(iocpnet__group *group, uint32_t more)
@@ -13417,12 +13707,7 @@ static iocpnet_error iocpnet__group_pools(iocpnet__group *group, uint32_t more)
     if (!error) error = iocpnet_pool_create(&group->inputs, &buffers);
     buffers.limit = desc->buffers + spare;
     if (!error) error = iocpnet_pool_create(&group->buffers, &buffers);
-    if (!error && desc->frame) {
-        buffers.size = desc->frame->max_bytes ? desc->frame->max_bytes : 64 * 1024;
-        buffers.limit = desc->max_connections + more;
-        buffers.no_cache = true;
-        error = iocpnet_pool_create(&group->rooms, &buffers);
-    }
+    if (!error && desc->frame) error = iocpnet__group_room_pools(group, more);
     return error;
 }
 
@@ -13627,7 +13912,7 @@ static void iocpnet__conn_send_unit(iocpnet__connection *conn, iocpnet__worker *
 
     memset(pieces, 0, sizeof file->transmit.pieces);
     send->first = item;
-    send->bytes = 0;
+    iocpnet__send_set_bytes(send, 0);
     file->chunk = file->length < unit ? (uint32_t)file->length : unit;
     do {
         last = item;
@@ -13639,7 +13924,7 @@ static void iocpnet__conn_send_unit(iocpnet__connection *conn, iocpnet__worker *
         } else {
             pieces[n].memory = item->data + item->sent;
             pieces[n++].length = item->used - item->sent;
-            send->bytes += item->used - item->sent;
+            iocpnet__send_set_bytes(send, send->bytes + item->used - item->sent);
         }
         item = item->next;
     } while (item && n < IOCPNET__UNIT_PIECES &&

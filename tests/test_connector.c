@@ -2000,7 +2000,7 @@ static void a_hand_over_to_who_never_reads_ends_after_close_ms(void)
     SOCKET deaf;
     watched *w;
     prepare();
-    client.close_ms = 300;
+    client.close_ms = 100;  // for each 64 KiB that are being sent
     client.send_limit_bytes = 9 << 20;
     client.buffers = 1200;
     REQUIRE(begin());

@@ -1084,11 +1084,14 @@ static void room_may_change_while_bytes_are_kept(void)
     CHECK_EQ(iocpnet_framer_kept(&framer), 3);
     CHECK_EQ(iocpnet_framer_need(&framer), 8);
     CHECK_ERR(iocpnet_framer_room(&framer, wide, 7), 0);
-    CHECK_ERR(next(&framer, bytes + 3, 1), WSAENOBUFS);  // room for this one, not for all
-    CHECK_ERR(next(&framer, bytes + 3, 5), WSAENOBUFS);
+    CHECK_ERR(next(&framer, bytes + 3, 5), WSAENOBUFS);      // one byte too many
+    CHECK_ERR(next(&framer, bytes + 3, 1), WSAEWOULDBLOCK);  // room for this one, not for all
+    CHECK_EQ(iocpnet_framer_need(&framer), 8);
+    CHECK_ERR(next(&framer, bytes + 4, 4), WSAENOBUFS);
+    CHECK_EQ(got.taken, 0);
     CHECK_ERR(next(&framer, NULL, 0), WSAEWOULDBLOCK);    // nothing has come, nothing is refused
     CHECK_ERR(iocpnet_framer_room(&framer, wide, 8), 0);  // as after a realloc in place
-    CHECK_ERR(next(&framer, bytes + 3, 2), WSAEWOULDBLOCK);
+    CHECK_ERR(next(&framer, bytes + 4, 1), WSAEWOULDBLOCK);
     CHECK_ERR(iocpnet_framer_room(&framer, right, sizeof right), 0);
     memset(wide, 0xdd, sizeof wide);
     memset(little, 0xdd, sizeof little);

@@ -105,7 +105,11 @@ static uint32_t lent(iocpnet_pool *pool)
 static uint32_t lent_all(void)
 {
     iocpnet__group *group = &listener->group;
-    return lent(group->conns) + lent(group->extras) + lent(group->views) + lent(group->rooms) +
+    uint32_t rooms = 0;
+    int i;
+    for (i = 0; i < IOCPNET__ROOMS; i++)
+        rooms += lent(group->rooms[i]);
+    return lent(group->conns) + lent(group->extras) + lent(group->views) + rooms +
            lent(group->buffers);
 }
 
