@@ -12305,6 +12305,8 @@ static void iocpnet__conn_time_out(iocpnet__connection *conn)
         conn->calling = IOCPNET__CALL_NONE;
         iocpnet__conn_begin_close(conn);
     } else {
+        // First no more sends, then a look at what is queued.
+        iocpnet__or(&conn->flags, IOCPNET__NO_SENDS | IOCPNET__NO_DATA);
         iocpnet__conn_cut(conn, !iocpnet__conn_is_clear(conn));
     }
 }

@@ -366,6 +366,7 @@ static void a_message_has_message_ms(void)
     SOCKET drips, talks, waits;
     uint64_t start;
     LONG64 heard;
+    int i;
     prepare();
     memset(&frame, 0, sizeof frame);
     server.conn.frame = &frame;
@@ -378,17 +379,20 @@ static void a_message_has_message_ms(void)
     AWAIT(guest_count == 2, PEER_MS);
     start = GetTickCount64();
     CHECK(peer_send(drips, "\0\0\1\0", 4));
+    CHECK(peer_send(talks, "\0\0\0\3a", 5));
     while (!guests[0].closed && GetTickCount64() - start < 3000) {
         (void)peer_send(drips, "x", 1);  // every byte feeds read_ms
-        // Two halves at a time: there is always a message that has begun.
-        CHECK(peer_send(talks, "\0\0\0\3abc\0\0\0\3", 11));
-        Sleep(50);
-        CHECK(peer_send(talks, "abc", 3));
+        // The end of a message and the beginning of the next: there always is one that has begun.
+        CHECK(peer_send(talks, "bc\0\0\0\3a", 7));
         Sleep(50);
     }
     CHECK_EQ(guests[0].reason, IOCPNET_CLOSED_TIMEOUT);
     CHECK(GetTickCount64() - start >= 450);
     CHECK(GetTickCount64() - start < 1500);
+    for (i = 0; i < 14; i++) {
+        CHECK(peer_send(talks, "bc\0\0\0\3a", 7));
+        Sleep(50);
+    }
     CHECK_EQ(guests[1].closed, 0);
     heard = guests[1].received;
     CHECK(heard > 0);
@@ -403,6 +407,8 @@ static void a_message_has_message_ms(void)
     Sleep(1000);
     CHECK_EQ(guests[2].closed, 0);
     CHECK_ERR(iocpnet_conn_resume(guests[2].conn), 0);
+    Sleep(200);
+    CHECK_EQ(guests[2].closed, 0);
     AWAIT(guests[2].closed, PEER_MS);
     CHECK_ERR(peer_end(waits), 0);  // nothing is in the way of a FIN
     closesocket(waits);

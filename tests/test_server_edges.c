@@ -1218,6 +1218,11 @@ static void a_close_reads_on_however_much_is_queued(void)
     end();
 }
 
+static void answer_with_a_block(side *s)
+{
+    CHECK_ERR(iocpnet_conn_send(s->conn, block, 200000), 0);
+}
+
 // Silence counts only while it is read.
 static void a_pause_for_what_is_queued_is_no_silence(void)
 {
@@ -1226,11 +1231,12 @@ static void a_pause_for_what_is_queued_is_no_silence(void)
 
     usual();
     settings.read_ms = 150;
+    on_bytes = answer_with_a_block;
     begin();
     connect_too();
     s = adopted(&other);
     stuck.wanted = 1;
-    CHECK_ERR(iocpnet_conn_send(s->conn, block, 200000), 0);
+    CHECK(peer_send(other, "x", 1));
     PUMP(iocp, stuck.count == 1, PEER_MS);
     peer_drain(iocp, 500);
     CHECK_EQ(s->closed, 0);

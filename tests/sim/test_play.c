@@ -42,9 +42,10 @@ enum {
     LANES = 4,
     TIMERS = 16,
     POSTS = 16,
-    HEAD = 4,      // bytes at the front of a stream: whose it is
-    CHUNK = 3000,  // most bytes said at once
-    MASK = 0x5a    // what the filter does to each byte
+    HEAD = 4,       // bytes at the front of a stream: whose it is
+    CHUNK = 3000,   // most bytes said at once
+    CLOCK_MS = 16,  // that GetTickCount64 may lag behind
+    MASK = 0x5a     // what the filter does to each byte
 };
 
 static uint64_t seed;
@@ -132,8 +133,9 @@ typedef struct player {
     volatile LONG asked_close, asked_abort, asked_detach, asked_shutdown;
     volatile LONG refused, touched;  // touched: paused, shut down, closed or the like
     bool accepted, expected;
-    bool no_data, paused_here;  // its callbacks' own
-    uint64_t closed_at;         // its name is gone soon after the callback has returned
+    bool no_data, paused_here, late;  // its callbacks' own
+    uint64_t heard_at;                // us; when the last bytes were shown
+    uint64_t closed_at;               // its name is gone soon after the callback has returned
     iocpnet_reason reason;
     iocpnet_error error;
 } player;
@@ -519,6 +521,8 @@ static void on_data(iocpnet_conn conn, void *user, const void *data, size_t size
     enter(p, "data");
     MUST_EQ(p->opened, 1);
     MUST(!p->no_data);
+    MUST(!p->late);
+    p->heard_at = sim_clock_us();
     // Once resumed, by whomever, it is read on; a detach shows what its receive brings.
     MUST(!p->paused_here || p->resumed || p->asked_detach);
     hear(&p->in, data, size);
@@ -554,6 +558,34 @@ static void on_drain(iocpnet_conn conn, void *user)
     maybe_act(p);
     leave(p);
     (void)conn;
+}
+
+// Sometimes nothing is said: then it ends by FIN all the same.
+static void on_late(iocpnet_conn conn, void *user)
+{
+    player *p = (player *)user;
+    if (!p || p < players || p >= players + PLAYERS) return;
+    enter(p, "late");
+    MUST(!p->late);
+    p->late = true;
+    maybe_act(p);
+    leave(p);
+    (void)conn;
+}
+
+// A deadline that has passed is one that is set, and it counts from the last bytes that came: but
+// that of a peer that takes nothing.
+static void check_time_out(const player *p)
+{
+    const iocpnet_conn_desc *d = &p->of->desc.conn;
+    const uint32_t set[] = { d->idle_ms, d->read_ms, d->message_ms, d->stall_ms };
+    uint32_t least = d->close_ms ? d->close_ms : 5000;
+    uint64_t ms = (sim_clock_us() - p->heard_at) / 1000;
+    size_t i;
+    for (i = 0; i < 4; i++) {
+        if (set[i] && set[i] < least) least = set[i];
+    }
+    MUST(d->stall_ms || !p->heard_at || ms + 2 * CLOCK_MS >= least);
 }
 
 // Why a connection has ended fits the error beside it, which is of the one error space.
@@ -592,6 +624,7 @@ static void on_close(iocpnet_conn conn, void *user, iocpnet_reason reason, iocpn
     sim_tell("PLAY: connection %d closes: reason %d, error %d", (int)(p - players), reason, error);
     if (p->opened) InterlockedDecrement(&p->of->open);
     check_reason(reason, error);
+    if (reason == IOCPNET_CLOSED_TIMEOUT && !sim_threaded()) check_time_out(p);
     if (reason == IOCPNET_CLOSED_CONNECT_FAILED) MUST_EQ(p->opened, 0);
     if (reason == IOCPNET_CLOSED_FINISHED) hear_end(&p->in, true);
     if (reason != IOCPNET_CLOSED_FINISHED && !p->finished) hear_end(&p->in, false);
@@ -1172,6 +1205,7 @@ static void settings(iocpnet_conn_desc *d, void *user)
     d->idle_ms = one_in(4) ? 50 + any(3000) : 0;
     d->read_ms = one_in(6) ? 50 + any(3000) : 0;
     d->stall_ms = one_in(6) ? 50 + any(3000) : 0;
+    d->message_ms = framed && one_in(3) ? 50 + any(3000) : 0;
     d->close_ms = one_in(2) ? 20 + any(2000) : 0;
     d->connect_ms = one_in(2) ? 50 + any(2000) : 0;
     d->keepalive_ms = one_in(6) ? 1000 : 0;
@@ -1189,6 +1223,7 @@ static void settings(iocpnet_conn_desc *d, void *user)
     d->on.data = on_data;
     d->on.finish = one_in(2) ? on_finish : NULL;
     d->on.drain = one_in(2) ? on_drain : NULL;
+    d->on.late = one_in(2) ? on_late : NULL;
     d->on.close = on_close;
     d->user = user;
 }
