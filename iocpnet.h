@@ -12230,7 +12230,7 @@ static uint64_t iocpnet__conn_allows(const iocpnet__connection *conn, uint32_t m
 static bool iocpnet__conn_is_silent(const iocpnet__connection *conn, uint32_t state, bool reads)
 {
     const iocpnet_conn_desc *desc = &conn->group->desc;
-    bool sends = iocpnet__conn_is_sending(conn);
+    bool pends = iocpnet__conn_is_sending(conn);
     bool finished = (state & IOCPNET__READING) == IOCPNET__READ_FINISHED;
     uint32_t began = conn->extra ? conn->extra->message_ms : 0;
     uint32_t unread, unsent;
@@ -12245,12 +12245,12 @@ static bool iocpnet__conn_is_silent(const iocpnet__connection *conn, uint32_t st
         now - began > desc->message_ms) {
         return true;
     }
-    if (desc->idle_ms && (reads || finished || sends) && unread > desc->idle_ms &&
+    if (desc->idle_ms && (reads || finished || pends) && unread > desc->idle_ms &&
         unsent > iocpnet__conn_allows(conn, desc->idle_ms)) {
         return true;
     }
     // What is queued and not sent yet has not met the peer.
-    return desc->stall_ms && sends && unsent > iocpnet__conn_allows(conn, desc->stall_ms);
+    return desc->stall_ms && pends && unsent > iocpnet__conn_allows(conn, desc->stall_ms);
 }
 
 // True when one of its deadlines has passed. The sweep asks from outside, reading what the runner
