@@ -286,11 +286,11 @@
 // 0.3.0  on.data, finish, drain and close get the user pointer, second. iocpnet_listener_close
 //        takes the pointer. iocpnet_address has 128 bytes. One event has one code; files and pipes
 //        keep Win32's; out of ports is WSAEADDRINUSE. IOCPNET_FILE_POSITION moves the position.
-//        Refused: recvfrom and sendto on streams, transmits of pipes, adopt of datagram sockets in
-//        skip mode, attach of a user without raw. iocpnet_line_fn was ledger_fn. New: os_unload;
-//        iocp_pending, _cancel, _handle, _key, _dispatch; op_begin, _issued; socket_cancel,
-//        _report_icmp, _packet_info; start_recvmsg, _sendmsg; address_unix, zones;
-//        connector_close; iocp_desc.on_stop. What has changed has no old form
+//        Refused: recvfrom and sendto on streams, transmits of pipes, datagram sockets in skip
+//        mode, attach of a user without raw. iocpnet_line_fn was ledger_fn. Time-outs end by FIN
+//        where nothing is in the way. New: os_unload; iocp_pending, _cancel, _handle, _key, and
+//        _dispatch; on_stop; op_begin, _issued; socket_cancel, _report_icmp, _packet_info;
+//        start_recvmsg, _sendmsg; address_unix; conn_send_file; message_ms, on.late, full_text
 // 0.2.0  timer, frame; connections that are opened, adopted and handed back, filtered and framed;
 //        limits over the process; several receives on a connection; connections spread over
 //        several iocps; more counters. Settings of connections have moved: desc.x is desc.conn.x
