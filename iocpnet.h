@@ -837,10 +837,11 @@ IOCPNET_API iocpnet_error iocpnet_iocp_stop(iocpnet_iocp *iocp, uint32_t deadlin
 //
 //   iocp       NULL is fine
 //
-// Returns    0. WSAETIMEDOUT: as iocpnet_iocp_stop; nothing was freed. WSAEINVAL: in a callback of
-//            any iocp, on_error included; or a listener of another iocp spreads to a connector of
-//            this one.
-// Threads    any, once; no other thread may be in a call with iocp.
+// Returns    0. WSAETIMEDOUT: as iocpnet_iocp_stop, or a start has not returned for two seconds;
+//            nothing was freed. WSAEINVAL: in a callback of any iocp, on_error included; or a
+//            listener of another iocp spreads to a connector of this one.
+// Threads    any, once; no other thread may be in a call with iocp, but in a start whose callback
+//            has come: this waits for it.
 IOCPNET_API iocpnet_error iocpnet_iocp_close(iocpnet_iocp *iocp);
 
 // Cancels every operation that the program has started on this iocp: by a start, or after
@@ -965,10 +966,11 @@ IOCPNET_API iocpnet_error iocpnet_op_issued(iocpnet_op *op, uint32_t code, bool 
 //   op         must be there until this call returns: cancel from where you know that
 //
 // Returns    0: asked. ERROR_NOT_FOUND (1168): nothing to cancel, the callback is on its way, or
-//            another thread has not made the call yet that starts it. WSAEINVAL: op is idle. Else
-//            the code of CancelIoEx, and the operation goes on: ERROR_INVALID_HANDLE (6) for a
-//            socket that is closed, or that a layered provider made. For the op of an
-//            iocpnet_transmit it is iocpnet_transmit_cancel.
+//            the start has not returned on its thread; or iocpnet_socket_close has closed the
+//            socket (of an accept: the listener) of what is noted at iocpnet_iocp_cancel first.
+//            WSAEINVAL: op is idle. Else the code of CancelIoEx, and the operation goes on:
+//            ERROR_INVALID_HANDLE (6) for a socket that is closed, or that a layered provider
+//            made. For the op of an iocpnet_transmit it is iocpnet_transmit_cancel.
 // Threads    any.
 // Source     MS Learn, CancelIoEx.
 IOCPNET_API iocpnet_error iocpnet_op_cancel(iocpnet_op *op);
@@ -1219,7 +1221,7 @@ typedef struct iocpnet_accept {
 // Returns    0, or WSAEINVAL (size too small; op in flight), WSAEOPNOTSUPP (no AcceptEx),
 //            WSAENOBUFS, also where it can't be noted (see iocpnet_iocp_cancel), the system's code.
 // Owns       socket stays yours: close it when the callback brings an error. Once
-//            iocpnet_socket_close of socket or listener has returned no call names either for this
+//            iocpnet_socket_close of socket or listener has returned no call names it for this
 //            accept, and an accept whose context was not updated yet brings an error; one whose
 //            callback is just to come may bring 0. closesocket of yours promises none of it.
 // Threads    any.
@@ -1502,8 +1504,9 @@ IOCPNET_API iocpnet_error iocpnet_start_transmit_file(iocpnet_transmit *transmit
 // follows. The callback still comes, once, with WSA_OPERATION_ABORTED and the bytes that were sent.
 // This is what iocpnet_op_cancel does for transmit->op.
 //
-// Returns    0: asked. ERROR_NOT_FOUND (1168): the callback has come meanwhile. WSAEINVAL: idle.
-//            Else the code of CancelIoEx: the call that is in flight goes on, and is the last.
+// Returns    0: asked. ERROR_NOT_FOUND (1168): the callback has come meanwhile, or is on its way
+//            since iocpnet_socket_close has closed the socket. WSAEINVAL: idle. Else the code of
+//            CancelIoEx: the call that is in flight goes on, and is the last.
 // Threads    any; transmit must be there until this call returns.
 IOCPNET_API iocpnet_error iocpnet_transmit_cancel(iocpnet_transmit *transmit);
 
@@ -2827,6 +2830,7 @@ IOCPNET__DEF iocpnet_error iocpnet_error_from_status(uint32_t status)
 //   pool.lock         a slab is cut, or a thread's cache and the depot are both empty or full, or
 //                     a thread gets a cache or has none
 //   iocp.lock         a key is added
+//   all_chunks.lock   where no entry can be added any more: one is taken or freed
 //   entry.lock        a step of one operation that the program has started is made (another try of
 //                     a datagram receive, a piece of a transfer, the context of an accept or a
 //                     connect), or it is cancelled, or its socket closed
@@ -3850,8 +3854,8 @@ enum {                           // of entry.word; above these bits it counts wh
     IOCPNET__ENTRY_KIND = 0x3F,  // IOCPNET_OP_; 0: free
     IOCPNET__ENTRY_WRITTEN = 0x40,    // being written
     IOCPNET__ENTRY_CANCELLED = 0x80,  // no further step is to be made
-    IOCPNET__ENTRY_STARTING = 0x100,  // of several steps: the first call may not have been made
-    IOCPNET__ENTRY_CLOSED = 0x200,    // the program has closed its socket
+    IOCPNET__ENTRY_STARTING = 0x100,  // of several steps: the first call may not have returned
+    IOCPNET__ENTRY_CLOSED = 0x200,    // the program has closed handle, so nothing names it
     IOCPNET__ENTRY_BITS = 0x3FF,
     IOCPNET__ENTRY_USE = 0x400
 };
@@ -3863,16 +3867,17 @@ typedef struct iocpnet__entry {
     void *volatile handle;
     void *volatile second;      // of an accept the socket that is to be connected
     void *volatile overlapped;  // only to name it to CancelIoEx
+    void *volatile twin;        // of an accept that another iocp has noted too: that entry
     SRWLOCK lock;               // a step of it is made, or it is marked
-    char apart[IOCPNET__LINE - 16 - 3 * sizeof(void *) - sizeof(SRWLOCK)];
+    char apart[IOCPNET__LINE - 16 - 4 * sizeof(void *) - sizeof(SRWLOCK)];
 } iocpnet__entry;
 
 typedef struct iocpnet__chunk {
-    void *volatile next;            // of the same list
-    int32_t number;                 // its place in iocpnet__all_chunks
-    volatile int32_t offered;       // it is in all_chunks.vacant
-    volatile int32_t offered_next;  // the one below it there, as its number + 1; 0: none
-    iocpnet__entry *entries;        // in room, at the start of a line
+    void *volatile next;      // of the same list
+    int32_t number;           // its place in iocpnet__all_chunks
+    int32_t offered_next;     // in all_chunks.vacant; as its number + 1; 0: none
+    bool offered;             // it is there
+    iocpnet__entry *entries;  // in room, at the start of a line
     char room[(IOCPNET__ENTRIES + 1) * IOCPNET__LINE];
 } iocpnet__chunk;
 
@@ -3889,17 +3894,14 @@ typedef struct iocpnet__chunks {
 } iocpnet__chunks;
 
 // All chunks of an iocp, of one kind. Once no chunk could be added, whoever frees an entry offers
-// its chunk in vacant, so that any thread finds it there: a stack, its top chunk's number + 1 below
-// a count of its changes.
+// its chunk in vacant, so that any thread finds it there.
 typedef struct iocpnet__all_chunks {
     void *volatile chunks[IOCPNET__CHUNKS];
     volatile int32_t count;
-    volatile int32_t crowded;  // IOCPNET__CROWDED_
-    volatile int64_t vacant;
+    volatile int32_t crowded;  // no chunk could be added
+    SRWLOCK lock;              // protects vacant, and what chunks say of it
+    int32_t vacant;            // the first chunk offered, as its number + 1; 0: none
 } iocpnet__all_chunks;
-
-// Of all_chunks.crowded.
-enum { IOCPNET__CROWDED_NOT, IOCPNET__CROWDED_BEGUN, IOCPNET__CROWDED_ALL_OFFERED };
 
 // What one thread needs to poll one iocp. Only that thread writes it.
 typedef struct iocpnet__worker {
@@ -4367,64 +4369,75 @@ static bool iocpnet__entry_take(iocpnet__entry *entry)
                         (int32_t)((uint32_t)word + IOCPNET__ENTRY_USE + IOCPNET__ENTRY_WRITTEN));
 }
 
-// Lets every thread find what is free in a chunk.
+// Lets every thread find what is free in a chunk. Lock held.
 static void iocpnet__chunk_offer(iocpnet__all_chunks *all, iocpnet__chunk *chunk)
 {
-    uint64_t top, next;
-
-    if (iocpnet__load(&chunk->offered) || !iocpnet__cas(&chunk->offered, 0, 1)) return;
-    do {
-        top = (uint64_t)iocpnet__load64(&all->vacant);
-        iocpnet__store(&chunk->offered_next, (int32_t)(uint32_t)top);
-        next = ((top >> 32) + 1) << 32 | (uint32_t)(chunk->number + 1);
-    } while (!iocpnet__cas64(&all->vacant, (int64_t)top, (int64_t)next));
+    if (chunk->offered) return;
+    chunk->offered = true;
+    chunk->offered_next = all->vacant;
+    all->vacant = chunk->number + 1;
 }
 
 // Takes a free entry of an offered chunk. A chunk without one is offered no longer: whoever frees
-// one of its entries after that offers it again, and what was freed before is seen by the second
-// look. Returns its number; 0: all are in use.
-static __declspec(noinline) int32_t iocpnet__offered_take(iocpnet__all_chunks *all, bool steps)
+// one of its entries waits for the lock, and offers it again. An entry that only a start keeps,
+// which has not returned, is freed without an offer, so its chunk stays. Returns its number; 0: all
+// are in use. Lock held.
+static int32_t iocpnet__offered_take(iocpnet__all_chunks *all, bool steps)
 {
-    for (;;) {
-        uint64_t top = (uint64_t)iocpnet__load64(&all->vacant);
-        int32_t n = (int32_t)(uint32_t)top;
-        iocpnet__chunk *chunk;
-        uint64_t next;
-        int turn, at;
+    int32_t *place = &all->vacant;
 
-        if (!n) return 0;
-        chunk = iocpnet__chunk_at(all, n - 1);
-        for (turn = 0; turn < 2; turn++) {
-            for (at = 0; at < IOCPNET__ENTRIES; at++) {
-                if (!iocpnet__entry_take(&chunk->entries[at])) continue;
-                if (turn) iocpnet__chunk_offer(all, chunk);
+    while (*place) {
+        iocpnet__chunk *chunk = iocpnet__chunk_at(all, *place - 1);
+        bool kept = false;
+        int32_t at;
+
+        for (at = 0; at < IOCPNET__ENTRIES; at++) {
+            iocpnet__entry *entry = &chunk->entries[at];
+            int32_t bits = iocpnet__load(&entry->word) & IOCPNET__ENTRY_BITS;
+
+            if (!bits && iocpnet__entry_take(entry)) {
                 return iocpnet__entry_number(chunk, steps, at);
             }
-            if (turn) break;
-            next = ((top >> 32) + 1) << 32 | (uint32_t)iocpnet__load(&chunk->offered_next);
-            if (!iocpnet__cas64(&all->vacant, (int64_t)top, (int64_t)next)) break;
-            iocpnet__exchange(&chunk->offered, 0);
+            if (bits == IOCPNET__ENTRY_STARTING) kept = true;
+        }
+        if (kept) {
+            place = &chunk->offered_next;
+        } else {
+            *place = chunk->offered_next;
+            chunk->offered = false;
         }
     }
+    return 0;
 }
 
 // No chunk can be added: from now on what is free is offered, by whoever frees it, and what is free
-// already here. A thread that comes meanwhile does the same, so that it misses nothing.
+// already here.
 static __declspec(noinline) int32_t
     iocpnet__entry_find_offered(iocpnet__all_chunks *all, bool steps)
 {
-    int32_t i;
+    int32_t i, number;
 
-    if (iocpnet__load(&all->crowded) != IOCPNET__CROWDED_ALL_OFFERED) {
-        iocpnet__cas(&all->crowded, IOCPNET__CROWDED_NOT, IOCPNET__CROWDED_BEGUN);
+    iocpnet__lock_enter(&all->lock);
+    if (!iocpnet__load(&all->crowded)) {
+        iocpnet__exchange(&all->crowded, 1);
         for (i = 0; i < iocpnet__load(&all->count); i++) {
             iocpnet__chunk *chunk = iocpnet__chunk_at(all, i);
 
             if (chunk) iocpnet__chunk_offer(all, chunk);
         }
-        iocpnet__exchange(&all->crowded, IOCPNET__CROWDED_ALL_OFFERED);
     }
-    return iocpnet__offered_take(all, steps);
+    number = iocpnet__offered_take(all, steps);
+    iocpnet__lock_leave(&all->lock);
+    return number;
+}
+
+// Entries of the chunk have become free.
+static void iocpnet__chunk_freed(iocpnet__all_chunks *all, iocpnet__chunk *chunk)
+{
+    if (!iocpnet__load(&all->crowded)) return;
+    iocpnet__lock_enter(&all->lock);
+    iocpnet__chunk_offer(all, chunk);
+    iocpnet__lock_leave(&all->lock);
 }
 
 // Adds a chunk behind the current one, and takes its first entry. NULL: there are as many as may
@@ -4455,7 +4468,7 @@ static __declspec(noinline) iocpnet__chunk *iocpnet__chunk_add(iocpnet__all_chun
     chunk->next = chunk;
     (void)iocpnet__entry_take(&chunk->entries[0]);
     iocpnet__exchange_pointer(&all->chunks[n], chunk);
-    if (iocpnet__load(&all->crowded)) iocpnet__chunk_offer(all, chunk);
+    iocpnet__chunk_freed(all, chunk);
     for (;;) {
         current = (iocpnet__chunk *)iocpnet__load_pointer(&chunks->current);
         if (!current && iocpnet__cas_pointer(&chunks->current, NULL, chunk)) break;
@@ -4501,7 +4514,8 @@ static int32_t iocpnet__entry_find(iocpnet_iocp *iocp, iocpnet__chunks *chunks, 
     return chunk ? iocpnet__entry_number(chunk, steps, 0) : iocpnet__entry_find_offered(all, steps);
 }
 
-// NULL: number is 0. The chunk and all of its kind too, to those who want them.
+// NULL: number is 0, or another iocp's (an op that a cancel looks at may be started there again).
+// The chunk and all of its kind too, to those who want them.
 static iocpnet__entry *iocpnet__entry_in(iocpnet_iocp *iocp, int32_t number,
                                          iocpnet__all_chunks **all, iocpnet__chunk **chunk)
 {
@@ -4513,7 +4527,7 @@ static iocpnet__entry *iocpnet__entry_in(iocpnet_iocp *iocp, int32_t number,
     if (!number) return NULL;
     *all = &iocp->all_chunks[steps];
     *chunk = iocpnet__chunk_at(*all, steps ? n - IOCPNET__CHUNKS : n);
-    return &(*chunk)->entries[(number - 1) % IOCPNET__ENTRIES];
+    return *chunk ? &(*chunk)->entries[(number - 1) % IOCPNET__ENTRIES] : NULL;
 }
 
 static iocpnet__entry *iocpnet__entry_at(iocpnet_iocp *iocp, int32_t number)
@@ -4524,16 +4538,23 @@ static iocpnet__entry *iocpnet__entry_at(iocpnet_iocp *iocp, int32_t number)
     return iocpnet__entry_in(iocp, number, &all, &chunk);
 }
 
+// One of several steps is freed under its lock, so that whoever has marked it may name its handle;
+// but for a start that fails, whose entry cancels leave alone. Until the start has returned its bit
+// keeps the entry: see iocpnet__starting_end.
 static void iocpnet__entry_free(iocpnet_iocp *iocp, int32_t number)
 {
     iocpnet__all_chunks *all;
     iocpnet__chunk *chunk;
     iocpnet__entry *entry = iocpnet__entry_in(iocp, number, &all, &chunk);
+    int32_t kept = IOCPNET__ENTRY_STARTING;
+    int32_t word;
 
     if (!entry) return;
-    // Interlocked: it comes before the look, and whoever finds all of a chunk in use looks again.
-    iocpnet__exchange(&entry->word, iocpnet__load(&entry->word) & ~(int32_t)IOCPNET__ENTRY_BITS);
-    if (iocpnet__load(&all->crowded)) iocpnet__chunk_offer(all, chunk);
+    // Interlocked: it comes before the look whether entries are offered.
+    do {
+        word = iocpnet__load(&entry->word);
+    } while (!iocpnet__cas(&entry->word, word, word & (~(int32_t)IOCPNET__ENTRY_BITS | kept)));
+    iocpnet__chunk_freed(all, chunk);
 }
 
 static int32_t iocpnet__entry_number_of(const iocpnet_op *op)
@@ -4579,6 +4600,7 @@ static int32_t iocpnet__op_list(iocpnet_op *op, iocpnet_iocp *iocp, uintptr_t ha
     entry->handle = (void *)handle;
     entry->second = (void *)second;
     entry->overlapped = &op->overlapped;
+    entry->twin = NULL;
     entry->started_ms = (int64_t)iocpnet__now();
     word += kind - IOCPNET__ENTRY_WRITTEN;
     if (steps && kind != IOCPNET_OP_TRANSMIT) word += IOCPNET__ENTRY_STARTING;
@@ -4586,32 +4608,33 @@ static int32_t iocpnet__op_list(iocpnet_op *op, iocpnet_iocp *iocp, uintptr_t ha
     return number;
 }
 
-// An entry as it is before the call of a start; the op may be gone after it.
-typedef struct iocpnet__starting {
-    iocpnet__entry *entry;  // NULL: there is none
-    int32_t word;
-} iocpnet__starting;
-
-static iocpnet__starting iocpnet__starting_begin(iocpnet__entry *entry)
+// The call of a start has been made, with the entry that the op had before it; the op may be gone,
+// or in flight again with another one. The entry is this thread's until here, and an iocp that is
+// being closed waits for it. It is touched no more after that, nor is anything of the iocp.
+static void iocpnet__starting_end(iocpnet__entry *entry)
 {
-    iocpnet__starting starting;
+    int32_t word;
 
-    starting.entry = entry;
-    starting.word = entry ? iocpnet__load(&entry->word) : 0;
-    return starting;
+    if (!entry) return;
+    do {
+        word = iocpnet__load(&entry->word);
+    } while (!iocpnet__cas(&entry->word, word, word & ~IOCPNET__ENTRY_STARTING));
 }
 
-// The call has been made. The entry may be free by now, or another op's.
-static void iocpnet__starting_end(const iocpnet__starting *starting)
+// Starts that have not returned, though their callbacks have come.
+static bool iocpnet__starting_any(const iocpnet_iocp *iocp)
 {
-    int32_t marks = IOCPNET__ENTRY_CANCELLED | IOCPNET__ENTRY_CLOSED;
-    int32_t word;
+    const iocpnet__all_chunks *all = &iocp->all_chunks[1];
+    int32_t i, k;
 
-    if (!starting->entry) return;
-    do {
-        word = iocpnet__load(&starting->entry->word);
-        if ((word ^ starting->word) & ~marks) return;
-    } while (!iocpnet__cas(&starting->entry->word, word, word & ~IOCPNET__ENTRY_STARTING));
+    for (i = 0; i < IOCPNET__CHUNKS; i++) {
+        iocpnet__chunk *chunk = iocpnet__chunk_at(all, i);
+
+        for (k = 0; chunk && k < IOCPNET__ENTRIES; k++) {
+            if (iocpnet__load(&chunk->entries[k].word) & IOCPNET__ENTRY_STARTING) return true;
+        }
+    }
+    return false;
 }
 
 static int iocpnet__op_kind(const iocpnet_op *op)
@@ -4701,6 +4724,16 @@ static iocpnet_error iocpnet__op_undo(iocpnet_op *op, iocpnet_error error)
     iocpnet__op_unlist(op);
     iocpnet__op_end(op);
     iocpnet__count_finished(iocp, kind);
+    return error;
+}
+
+// The same of a start that has not made its call.
+static iocpnet_error iocpnet__op_undo_early(iocpnet_op *op, iocpnet_error error)
+{
+    iocpnet__entry *entry = iocpnet__entry_of(op);
+
+    (void)iocpnet__op_undo(op, error);
+    iocpnet__starting_end(entry);
     return error;
 }
 
@@ -5398,6 +5431,8 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_open(iocpnet_iocp **out, const iocpnet_i
     IOCPNET_OS(InitializeSRWLock)(&iocp->lock);
     IOCPNET_OS(InitializeSRWLock)(&iocp->timer_lock);
     IOCPNET_OS(InitializeSRWLock)(&iocp->group_lock);
+    IOCPNET_OS(InitializeSRWLock)(&iocp->all_chunks[0].lock);
+    IOCPNET_OS(InitializeSRWLock)(&iocp->all_chunks[1].lock);
 
     error = ERROR_NO_MORE_ITEMS;
     if (!iocpnet__current_acquire(&iocp->desc)) goto free_iocp;
@@ -5732,12 +5767,18 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_close(iocpnet_iocp *iocp)
 {
     iocpnet__worker *worker, *next;
     iocpnet_error error;
+    uint64_t until;
     int32_t i;
 
     if (!iocp) return 0;
     if (iocpnet__in_callback() || iocpnet__load(&iocp->givers)) return WSAEINVAL;
     error = iocpnet_iocp_stop(iocp, 5000);
     if (error) return error;
+    until = iocpnet__now() + IOCPNET__GRACE_MS;
+    while (iocpnet__starting_any(iocp)) {
+        if (iocpnet__now() >= until) return WSAETIMEDOUT;
+        IOCPNET_OS(Sleep)(1);
+    }
 
     if (iocp->threads) iocpnet__join_workers(iocp);
     if (iocp->on_close) iocp->on_close(iocp);
@@ -5765,6 +5806,18 @@ IOCPNET__DEF bool iocpnet_op_pending(const iocpnet_op *op)
     return iocpnet__load(&op->state) != IOCPNET__IDLE;
 }
 
+// The entry, whose lock is held, is the op's, and its call may be cancelled. NULL: it is over.
+static bool iocpnet__entry_is_of(const iocpnet__entry *entry, const iocpnet_op *op)
+{
+    int32_t none = IOCPNET__ENTRY_STARTING | IOCPNET__ENTRY_CLOSED | IOCPNET__ENTRY_WRITTEN;
+    int32_t word;
+
+    if (!entry || iocpnet__entry_of(op) != entry) return false;
+    word = iocpnet__load(&entry->word);
+    return word & IOCPNET__ENTRY_KIND && !(word & none) &&
+           iocpnet__load_pointer(&entry->overlapped) == (const void *)&op->overlapped;
+}
+
 IOCPNET__DEF iocpnet_error iocpnet_op_cancel(iocpnet_op *op)
 {
     int kind = iocpnet__op_kind(op);
@@ -5778,13 +5831,14 @@ IOCPNET__DEF iocpnet_error iocpnet_op_cancel(iocpnet_op *op)
     }
 
     // It may be between two steps, such as an ICMP error and the next try, which is made under the
-    // lock: either that sees the state, or the system has it by then.
+    // lock: either that sees the state, or the system has it by then. Or it is over by now, and its
+    // callback has started it again, with whatever entry.
     if (iocpnet__has_steps(kind)) entry = iocpnet__entry_of(op);
     if (entry) iocpnet__lock_enter(&entry->lock);
-    if (entry && iocpnet__load(&entry->word) & IOCPNET__ENTRY_STARTING) {
+    if (iocpnet__has_steps(kind) && !iocpnet__entry_is_of(entry, op)) {
         error = ERROR_NOT_FOUND;
     } else {
-        iocpnet__op_set_cancelled(op);
+        if (entry) iocpnet__op_set_cancelled(op);
         if (!IOCPNET_OS(CancelIoEx)((HANDLE)op->handle, (OVERLAPPED *)(void *)&op->overlapped)) {
             error = iocpnet__last_error();
         }
@@ -5847,8 +5901,18 @@ static void iocpnet__step_end(iocpnet_op *op)
     SRWLOCK *lock = iocpnet__step_lock(op);
 
     if (!lock) return;
-    iocpnet__lock_leave(lock);
     iocpnet__op_unlist(op);
+    iocpnet__lock_leave(lock);
+}
+
+// The end of what makes no last step.
+static void iocpnet__op_unlist_steps(iocpnet_op *op)
+{
+    iocpnet__entry *entry = iocpnet__entry_of(op);
+
+    if (entry) iocpnet__lock_enter(&entry->lock);
+    iocpnet__op_unlist(op);
+    if (entry) iocpnet__lock_leave(&entry->lock);
 }
 
 // An entry in use; handle: its socket's, or that of an accept for it; 0: whichever.
@@ -5859,8 +5923,9 @@ static bool iocpnet__entry_is(iocpnet__entry *entry, int32_t word, uintptr_t han
            iocpnet__load_pointer(&entry->second) == (void *)handle;
 }
 
-// Marks an entry of several steps. Its lock is held, so no step is being made; what is still being
-// started is only told of a close. True: it is marked, and its handle may be named.
+// Marks an entry of several steps. Its lock is held, so no step is being made, and it stays that of
+// the same op; what is still being started is only told of a close. A close of an accept's socket
+// leaves the listener, whose call it is. True: it is marked, and its handle may be named.
 static bool iocpnet__entry_mark(iocpnet__entry *entry, uintptr_t handle, int32_t marks)
 {
     bool closing = (marks & IOCPNET__ENTRY_CLOSED) != 0;
@@ -5871,6 +5936,9 @@ static bool iocpnet__entry_mark(iocpnet__entry *entry, uintptr_t handle, int32_t
         // The word that was seen before handle and second still holds for them if it changes.
         if (!iocpnet__entry_is(entry, word, handle)) return false;
         if (!closing && word & (IOCPNET__ENTRY_STARTING | IOCPNET__ENTRY_CLOSED)) return false;
+        if (iocpnet__load_pointer(&entry->handle) != (void *)handle) {
+            marks &= ~IOCPNET__ENTRY_CLOSED;
+        }
     } while (!iocpnet__cas(&entry->word, word, word | marks));
     return true;
 }
@@ -5883,9 +5951,21 @@ static bool iocpnet__entry_cancel(iocpnet__entry *entry)
                                   (OVERLAPPED *)iocpnet__load_pointer(&entry->overlapped)) != 0;
 }
 
+// An accept's listener is being closed, and its entry marked, whose lock is held: so is its twin.
+static void iocpnet__twin_mark(iocpnet__entry *entry, uintptr_t handle, int32_t marks)
+{
+    iocpnet__entry *twin = (iocpnet__entry *)iocpnet__load_pointer(&entry->twin);
+
+    if (!twin) return;
+    iocpnet__lock_enter(&twin->lock);
+    (void)iocpnet__entry_mark(twin, handle, marks);
+    iocpnet__lock_leave(&twin->lock);
+}
+
 // What has a step to make on a socket yet makes none, an accept for it included; handle 0: on all
-// sockets, and the call that is in flight is cancelled too. True: there was something.
-static bool iocpnet__steps_cancel(iocpnet_iocp *iocp, uintptr_t handle, int32_t marks)
+// sockets. calls: what is in flight is cancelled too, of one socket only the accept for it, since
+// all others are cancelled with the socket. True: there was something.
+static bool iocpnet__steps_cancel(iocpnet_iocp *iocp, uintptr_t handle, int32_t marks, bool calls)
 {
     iocpnet__all_chunks *all = &iocp->all_chunks[1];
     int32_t count = iocpnet__load(&all->count);
@@ -5904,10 +5984,10 @@ static bool iocpnet__steps_cancel(iocpnet_iocp *iocp, uintptr_t handle, int32_t 
             if (iocpnet__entry_mark(entry, handle, marks)) {
                 found = true;
                 // An accept is the listener's: a close of its socket ends it, a cancel does not.
-                if (!handle ||
-                    (!closing && iocpnet__load_pointer(&entry->handle) != (void *)handle)) {
+                if (calls && iocpnet__load_pointer(&entry->handle) != (void *)handle) {
                     (void)iocpnet__entry_cancel(entry);
                 }
+                if (closing) iocpnet__twin_mark(entry, handle, marks);
             }
             iocpnet__lock_leave(&entry->lock);
         }
@@ -5915,14 +5995,16 @@ static bool iocpnet__steps_cancel(iocpnet_iocp *iocp, uintptr_t handle, int32_t 
     return found;
 }
 
-// First nothing makes a further step, then all else that is in flight is cancelled.
+// First nothing makes a further step, then all that is in flight is cancelled: the last step of a
+// unit may be a disconnect, whose entry lies anywhere.
 IOCPNET__DEF iocpnet_error iocpnet_iocp_cancel(iocpnet_iocp *iocp)
 {
-    bool found = iocpnet__steps_cancel(iocp, 0, IOCPNET__ENTRY_CANCELLED);
+    bool found = iocpnet__steps_cancel(iocp, 0, IOCPNET__ENTRY_CANCELLED, false);
     iocpnet__all_chunks *all = &iocp->all_chunks[0];
     int32_t count = iocpnet__load(&all->count);
     int32_t i, k;
 
+    found |= iocpnet__steps_cancel(iocp, 0, IOCPNET__ENTRY_CANCELLED, true);
     for (i = 0; i < count; i++) {
         iocpnet__chunk *chunk = iocpnet__chunk_at(all, i);
 
@@ -6411,7 +6493,7 @@ IOCPNET__DEF iocpnet_error iocpnet_socket_cancel(const iocpnet_socket *socket)
     bool steps;
 
     if (socket->handle == INVALID_SOCKET) return WSAENOTSOCK;
-    steps = iocpnet__steps_cancel(iocp, socket->handle, IOCPNET__ENTRY_CANCELLED);
+    steps = iocpnet__steps_cancel(iocp, socket->handle, IOCPNET__ENTRY_CANCELLED, true);
     if (!IOCPNET_OS(CancelIoEx)((HANDLE)socket->handle, NULL) && !steps) {
         error = iocpnet__last_error();
     }
@@ -6425,7 +6507,8 @@ IOCPNET__DEF iocpnet_error iocpnet_socket_close(iocpnet_socket *socket)
 
     if (handle == INVALID_SOCKET) return WSAENOTSOCK;
     socket->handle = INVALID_SOCKET;
-    (void)iocpnet__steps_cancel(iocp, handle, IOCPNET__ENTRY_CANCELLED | IOCPNET__ENTRY_CLOSED);
+    (void)iocpnet__steps_cancel(iocp, handle, IOCPNET__ENTRY_CANCELLED | IOCPNET__ENTRY_CLOSED,
+                                false);
 
     // Cancel first: without it a pending send keeps its packet back until the peer reads.
     // Seen: Wine 8.0. On Windows closesocket cancels as well.
@@ -6466,17 +6549,19 @@ static int iocpnet__skip_asked(uintptr_t handle)
     return modes & FILE_SKIP_COMPLETION_PORT_ON_SUCCESS ? IOCPNET__SKIP_ON : IOCPNET__SKIP_OFF;
 }
 
-// The same of all new sockets of a provider, by the first of them: a layered one may hand out what
-// is in that mode already.
+// The same of all new sockets of a provider, by the first of them that can be asked: a layered one
+// may hand out what is in that mode already.
 static int iocpnet__skip_of_new(const iocpnet_socket *socket)
 {
     iocpnet_ext *ext = (iocpnet_ext *)(uintptr_t)socket->ext;
     iocpnet__provider *provider = IOCPNET_OUTER(ext, iocpnet__provider, ext);
 
-    if (iocpnet__load(&provider->skip) == IOCPNET__SKIP_UNASKED) {
-        iocpnet__store(&provider->skip, iocpnet__skip_asked(socket->handle));
-    }
-    return iocpnet__load(&provider->skip);
+    int skip = iocpnet__load(&provider->skip);
+
+    if (skip != IOCPNET__SKIP_UNASKED) return skip;
+    skip = iocpnet__skip_asked(socket->handle);
+    if (skip != IOCPNET__SKIP_UNKNOWN) iocpnet__store(&provider->skip, skip);
+    return skip;
 }
 
 IOCPNET__DEF iocpnet_error iocpnet_socket_open(iocpnet_socket *socket, iocpnet_iocp *iocp,
@@ -6688,8 +6773,8 @@ static __declspec(noinline) void iocpnet__accept_finish(iocpnet__worker *worker,
         error = iocpnet__wsa_error();
     }
     if (second) {
-        iocpnet__lock_leave(&second->lock);
         iocpnet__entry_free(other, accept->other_entry);
+        iocpnet__lock_leave(&second->lock);
     }
     iocpnet__step_end(op);
     if (error) accept->local.size = accept->peer.size = 0;
@@ -6705,6 +6790,8 @@ static iocpnet_error iocpnet__accept_note_other(iocpnet_accept *accept, iocpnet_
         iocpnet__op_list(&accept->op, other, accept->listener, IOCPNET_OP_ACCEPT, accept->socket);
     if (!accept->other_entry) return WSAENOBUFS;
     accept->other = other;
+    iocpnet__exchange_pointer(&iocpnet__entry_of(&accept->op)->twin,
+                              iocpnet__entry_at(other, accept->other_entry));
     iocpnet__count_started(other, IOCPNET_OP_ACCEPT);
     return 0;
 }
@@ -6722,7 +6809,7 @@ static iocpnet_error iocpnet__accept_start(iocpnet_accept *accept, const iocpnet
     DWORD room = (DWORD)(data ? size - IOCPNET_ACCEPT_ROOM : 0);
     DWORD bytes = 0;
     iocpnet__accept_ex accept_ex = (iocpnet__accept_ex)listener->ext->accept_ex;
-    iocpnet__starting starting, other_starting;
+    iocpnet__entry *starting, *other_starting;
     iocpnet_error error;
     int code = 0;
 
@@ -6740,18 +6827,18 @@ static iocpnet_error iocpnet__accept_start(iocpnet_accept *accept, const iocpnet
     accept->other = NULL;
     accept->other_entry = 0;
     if (other) error = iocpnet__accept_note_other(accept, other);
-    if (error) return iocpnet__op_undo(&accept->op, error);
+    if (error) return iocpnet__op_undo_early(&accept->op, error);
     other_entry = accept->other_entry;
-    starting = iocpnet__starting_begin(iocpnet__entry_of(&accept->op));
-    other_starting = iocpnet__starting_begin(other ? iocpnet__entry_at(other, other_entry) : NULL);
+    starting = iocpnet__entry_of(&accept->op);
+    other_starting = other ? iocpnet__entry_at(other, other_entry) : NULL;
     if (!accept_ex(listener->handle, socket->handle, data ? data : accept->addresses, room,
                    IOCPNET_ACCEPT_ROOM / 2, IOCPNET_ACCEPT_ROOM / 2, &bytes,
                    (OVERLAPPED *)(void *)&accept->op.overlapped)) {
         code = iocpnet__wsa_code();
     }
     error = iocpnet__op_issued(iocp, &accept->op, skip, code, bytes);
-    iocpnet__starting_end(&starting);
-    iocpnet__starting_end(&other_starting);
+    iocpnet__starting_end(starting);
+    iocpnet__starting_end(other_starting);
     if (error && other) {
         iocpnet__entry_free(other, other_entry);
         iocpnet__count_finished(other, IOCPNET_OP_ACCEPT);
@@ -6817,7 +6904,7 @@ static iocpnet_error iocpnet__connect_start(iocpnet_op *op, const iocpnet_socket
     iocpnet__connect_ex connect_ex = (iocpnet__connect_ex)socket->ext->connect_ex;
     BOOL on = TRUE;
     DWORD bytes = 0;
-    iocpnet__starting starting;
+    iocpnet__entry *starting;
     uint16_t port;
     iocpnet_error error;
     int code = 0;
@@ -6840,21 +6927,21 @@ static iocpnet_error iocpnet__connect_start(iocpnet_op *op, const iocpnet_socket
     }
     error = iocpnet__bind(socket, NULL);
     if (error && error != WSAEINVAL)
-        return iocpnet__op_undo(op, error);  // WSAEINVAL: bound already
+        return iocpnet__op_undo_early(op, error);  // WSAEINVAL: bound already
 
     // It may connect to itself if its port is that of the address: one that the system chose, or
     // one that the program has bound it to.
     port = iocpnet_address_port(address);
     if (error || port >= IOCPNET__PORT_CHOSEN) op->detail = port;
 connect:
-    starting = iocpnet__starting_begin(iocpnet__entry_of(op));
+    starting = iocpnet__entry_of(op);
     if (!connect_ex(handle, (const struct sockaddr *)(const void *)&address->u, address->size,
                     (PVOID)(uintptr_t)data, (DWORD)size, &bytes,
                     (OVERLAPPED *)(void *)&op->overlapped)) {
         code = iocpnet__wsa_code();
     }
     error = iocpnet__op_issued(iocp, op, skip, code, bytes);
-    iocpnet__starting_end(&starting);
+    iocpnet__starting_end(starting);
     return error;
 }
 
@@ -6887,7 +6974,7 @@ static iocpnet_error iocpnet__disconnect_start(iocpnet_op *op, const iocpnet_soc
     bool skip = socket->skip;
     iocpnet__disconnect_ex disconnect_ex = (iocpnet__disconnect_ex)socket->ext->disconnect_ex;
     HANDLE event = NULL;
-    iocpnet__starting starting;
+    iocpnet__entry *starting;
     iocpnet_error error;
     int code = 0;
 
@@ -6899,10 +6986,10 @@ static iocpnet_error iocpnet__disconnect_start(iocpnet_op *op, const iocpnet_soc
         // Here it says WSA_IO_PENDING, has finished, and skips the packet (Seen: Wine 8.0). The
         // event's low bit keeps a packet away in any case, so that there is only one truth.
         event = IOCPNET_OS(CreateEventW)(NULL, TRUE, FALSE, NULL);
-        if (!event) return iocpnet__op_undo(op, iocpnet__last_error());
+        if (!event) return iocpnet__op_undo_early(op, iocpnet__last_error());
         op->overlapped.event = (void *)((uintptr_t)event | 1);
     }
-    starting = iocpnet__starting_begin(iocpnet__entry_of(op));
+    starting = iocpnet__entry_of(op);
     if (!disconnect_ex(socket->handle, (OVERLAPPED *)(void *)&op->overlapped,
                        reuse ? TF_REUSE_SOCKET : 0, 0)) {
         code = iocpnet__wsa_code();
@@ -6915,7 +7002,7 @@ static iocpnet_error iocpnet__disconnect_start(iocpnet_op *op, const iocpnet_soc
         IOCPNET_OS(CloseHandle)(event);
     }
     error = iocpnet__op_issued(iocp, op, skip, code, 0);
-    iocpnet__starting_end(&starting);
+    iocpnet__starting_end(starting);
     return error;
 }
 
@@ -7002,21 +7089,21 @@ static iocpnet_error iocpnet__start_recv_datagram(iocpnet_op *op, const iocpnet_
 {
     iocpnet_iocp *iocp = socket->iocp;
     bool skip = socket->skip;
-    iocpnet__starting starting;
+    iocpnet__entry *starting;
     DWORD bytes;
     iocpnet_error error;
     int code;
 
     error = iocpnet__op_begin(op, iocp, socket->handle, IOCPNET_OP_RECVFROM);
     if (error) return error;
-    starting = iocpnet__starting_begin(iocpnet__entry_of(op));
+    starting = iocpnet__entry_of(op);
     op->flags = IOCPNET__BARE;
     op->detail = (uint16_t)(size < UINT16_MAX ? size : UINT16_MAX);
     code =
         iocpnet__recv_issue(op, socket->handle, size ? data : (void *)(uintptr_t)iocpnet__nothing,
                             (uint32_t)size, size ? 0 : MSG_PEEK, &bytes);
     error = iocpnet__datagram_issued(iocp, op, skip, code, bytes);
-    iocpnet__starting_end(&starting);
+    iocpnet__starting_end(starting);
     return error;
 }
 
@@ -7187,7 +7274,7 @@ static iocpnet_error iocpnet__datagram_start(iocpnet_op *op, const iocpnet_socke
     iocpnet_iocp *iocp = socket->iocp;
     bool skip = socket->skip;
     bool survives = !socket->icmp;
-    iocpnet__starting starting = iocpnet__starting_begin(iocpnet__entry_of(op));
+    iocpnet__entry *starting = iocpnet__entry_of(op);
     DWORD bytes = 0;
     int code = iocpnet__datagram_issue(op, &bytes);
     iocpnet_error error;
@@ -7200,7 +7287,7 @@ static iocpnet_error iocpnet__datagram_start(iocpnet_op *op, const iocpnet_socke
     } else {
         error = iocpnet__datagram_issued(iocp, op, skip, code, bytes);
     }
-    iocpnet__starting_end(&starting);
+    iocpnet__starting_end(starting);
     return error;
 }
 
@@ -7222,7 +7309,7 @@ static void iocpnet__datagram_done(iocpnet__worker *worker, iocpnet_op *op, iocp
         iocpnet__count_here(worker, IOCPNET_COUNT_RECEIVES, 1);
         iocpnet__count_here(worker, IOCPNET_COUNT_BYTES_RECEIVED, bytes);
     }
-    iocpnet__op_unlist(op);
+    iocpnet__op_unlist_steps(op);
     iocpnet__op_done(worker, op, iocpnet__op_kind(op), error, bytes);
 }
 
@@ -7415,7 +7502,7 @@ IOCPNET__DEF iocpnet_error iocpnet_start_recvmsg(iocpnet_message *message,
     error = iocpnet__op_begin(op, socket->iocp, socket->handle, IOCPNET_OP_RECVMSG);
     if (error) return error;
     error = iocpnet__message_pieces(message, vec, count);
-    if (error) return iocpnet__op_undo(op, error);
+    if (error) return iocpnet__op_undo_early(op, error);
     message->socket = *socket;
     message->truncated = false;
     message->peer.size = 0;
@@ -7556,7 +7643,8 @@ static __declspec(noinline) void iocpnet__own_finish(iocpnet__worker *worker, io
         iocpnet__count_here(worker, IOCPNET_COUNT_STRAY_PACKETS, 1);
         return;
     }
-    if (kind == IOCPNET_OP_TRANSMIT || !iocpnet__has_steps(kind)) iocpnet__op_unlist(op);
+    if (kind == IOCPNET_OP_TRANSMIT) iocpnet__op_unlist_steps(op);
+    if (!iocpnet__has_steps(kind)) iocpnet__op_unlist(op);
     iocpnet__kind_finish(worker, op, kind, error, bytes);
 }
 
@@ -7683,6 +7771,14 @@ static bool iocpnet__transmit_is_cancelled(iocpnet_transmit *transmit)
     return iocpnet__load_pointer(&transmit->cancelled) || iocpnet__op_is_cancelled(&transmit->op);
 }
 
+// Its number may be another socket's: the close cancels the step itself.
+static bool iocpnet__transmit_is_closed(const iocpnet_transmit *transmit)
+{
+    const iocpnet__entry *entry = iocpnet__entry_of(&transmit->op);
+
+    return entry && iocpnet__load(&entry->word) & IOCPNET__ENTRY_CLOSED;
+}
+
 static void iocpnet__transmit_stepped(iocpnet_op *op, iocpnet_error error, size_t bytes)
 {
     iocpnet_transmit *transmit = IOCPNET_OUTER(op, iocpnet_transmit, step);
@@ -7700,7 +7796,7 @@ static void iocpnet__transmit_stepped(iocpnet_op *op, iocpnet_error error, size_
     if (!error) return;
     if (error == IOCPNET__TRANSMIT_ENDED) error = 0;
     iocpnet__transmit_end(transmit);
-    iocpnet__op_unlist(&transmit->op);
+    iocpnet__op_unlist_steps(&transmit->op);
     iocpnet__op_done(iocpnet__worker_here(transmit->op.iocp), &transmit->op, IOCPNET_OP_TRANSMIT,
                      error, (size_t)transmit->total);
 }
@@ -7968,14 +8064,19 @@ static iocpnet_error iocpnet__transmit_begin_step(iocpnet_transmit *transmit)
 {
     iocpnet_iocp *iocp = transmit->socket.iocp;
     iocpnet_op *step = &transmit->step;
+    SRWLOCK *lock = iocpnet__step_lock(&transmit->op);
     iocpnet_error error;
 
     iocpnet__store(&transmit->passed, 0);
     error = iocpnet__transmit_issue(transmit);
     if (error) return error;
     if (iocpnet__transmit_is_cancelled(transmit)) {
-        IOCPNET_OS(CancelIoEx)
-        ((HANDLE)transmit->socket.handle, (OVERLAPPED *)(void *)&step->overlapped);
+        if (lock) iocpnet__lock_enter(lock);
+        if (!iocpnet__transmit_is_closed(transmit)) {
+            IOCPNET_OS(CancelIoEx)
+            ((HANDLE)transmit->socket.handle, (OVERLAPPED *)(void *)&step->overlapped);
+        }
+        if (lock) iocpnet__lock_leave(lock);
     }
     if (iocpnet__add(&transmit->passed, 1) == 1) return 0;
     return iocpnet_iocp_post(iocp, step, transmit->step_error, transmit->step_bytes);
@@ -8081,6 +8182,7 @@ static iocpnet_error iocpnet__transmit_begin(iocpnet_transmit *transmit,
     iocpnet_iocp *iocp = socket->iocp;
     bool files;
     bool copied = false;
+    SRWLOCK *lock;
     iocpnet_error error;
 
     if (transmit->mode > IOCPNET_TRANSMIT_COPY) return WSAEINVAL;
@@ -8121,7 +8223,10 @@ static iocpnet_error iocpnet__transmit_begin(iocpnet_transmit *transmit,
         iocpnet__op_finished_at_once(iocp, &transmit->op, 0);
         return 0;
     }
+    lock = iocpnet__step_lock(&transmit->op);
+    if (lock) iocpnet__lock_enter(lock);
     iocpnet__op_undo(&transmit->op, error);
+    if (lock) iocpnet__lock_leave(lock);
 
 unmove:
     iocpnet__transmit_unmove(transmit->elements, transmit->count);
@@ -8172,6 +8277,7 @@ IOCPNET__DEF iocpnet_error iocpnet_transmit_cancel(iocpnet_transmit *transmit)
     iocpnet_error error = 0;
 
     if (!iocpnet_op_pending(&transmit->op)) return WSAEINVAL;
+    if (iocpnet__transmit_is_closed(transmit)) return ERROR_NOT_FOUND;
     iocpnet__exchange_pointer(&transmit->cancelled, transmit);  // read after and between the steps
     if (!IOCPNET_OS(CancelIoEx)((HANDLE)transmit->socket.handle,
                                 (OVERLAPPED *)(void *)&transmit->step.overlapped)) {

@@ -1446,6 +1446,59 @@ static void threads_share_entries_where_none_can_be_added(void)
     close_iocp(iocp);
 }
 
+// As many receives as there are entries, and each callback starts its own again: there is always an
+// entry for it, whatever other threads do with theirs.
+static struct {
+    iocpnet_socket s[SHARED];
+    iocpnet_datagram d[SHARED];
+    char data[4];
+    volatile LONG restarts, refused, ending;
+} restarting;
+
+static void restart(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    iocpnet_datagram *d = IOCPNET_OUTER(op, iocpnet_datagram, op);
+    (void)error, (void)bytes;
+    if (restarting.ending) return;
+    error = iocpnet_start_recvfrom(d, &restarting.s[d - restarting.d], restarting.data, 4);
+    InterlockedIncrement(error ? &restarting.refused : &restarting.restarts);
+}
+
+static void what_ends_can_be_started_again_where_no_entry_is_left(void)
+{
+    iocpnet_iocp *iocp = NULL;
+    iocpnet_iocp_desc desc;
+    iocpnet_address any;
+    DWORD began;
+    int i;
+    memset(&restarting, 0, sizeof restarting);
+    memset(&desc, 0, sizeof desc);
+    desc.threads = 4;
+    desc.batch = 1;
+    CHECK_ERR(iocpnet_iocp_open(&iocp, &desc), 0);
+    CHECK_ERR(iocpnet_iocp_start(iocp), 0);
+    CHECK_ERR(iocpnet_address_parse(&any, NULL, 0), 0);
+    for (i = 0; i < SHARED; i++) {
+        CHECK_ERR(iocpnet_socket_open(&restarting.s[i], iocp, AF_INET, true), 0);
+        CHECK_ERR(iocpnet_socket_bind(&restarting.s[i], &any), 0);
+        restarting.d[i].op.done = restart;
+        CHECK_ERR(iocpnet_start_recvfrom(&restarting.d[i], &restarting.s[i], restarting.data, 4),
+                  0);
+    }
+    CHECK_EQ(iocpnet__load(&iocp->all_chunks[1].count), 1);
+    fault_fail(FAULT_HeapAlloc, 1, 1000000000, 0);
+    began = GetTickCount();
+    while (GetTickCount() - began < 3000 && !restarting.refused)
+        (void)iocpnet_iocp_cancel(iocp);
+    CHECK_EQ(restarting.refused, 0);
+    CHECK(restarting.restarts > SHARED);
+    InterlockedExchange(&restarting.ending, 1);
+    fault_reset();
+    for (i = 0; i < SHARED; i++)
+        CHECK_ERR(iocpnet_socket_close(&restarting.s[i]), 0);
+    close_iocp(iocp);
+}
+
 // A cancel that meets the end of an op: ThreadSanitizer looks at what both read and write.
 static struct {
     probe *p;
@@ -1595,6 +1648,7 @@ int main(int argc, char **argv)
     T_RUN(when_all_are_listed_a_start_looks_no_longer);
     T_RUN(posts_leave_entries_for_what_needs_them);
     T_RUN(threads_share_entries_where_none_can_be_added);
+    T_RUN(what_ends_can_be_started_again_where_no_entry_is_left);
     T_RUN(an_op_may_be_cancelled_while_it_ends);
     T_RUN(without_memory_for_entries_ops_are_counted);
     T_RUN(all_of_a_socket_and_all_of_an_iocp_is_cancelled);

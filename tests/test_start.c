@@ -21,6 +21,40 @@ static SOCKET skipping_WSASocketW(int family, int type, int protocol, WSAPROTOCO
 }
 #define fault_WSASocketW skipping_WSASocketW
 
+// Between two steps of the kit's, on one thread: when it takes or has left a lock.
+static struct {
+    volatile DWORD thread;
+    void (*volatile takes)(void);
+    void (*volatile left)(void);
+} at_lock;
+
+static void watched_acquire(SRWLOCK *lock)
+{
+    if (at_lock.takes && GetCurrentThreadId() == at_lock.thread) at_lock.takes();
+    AcquireSRWLockExclusive(lock);
+}
+
+static void watched_release(SRWLOCK *lock)
+{
+    ReleaseSRWLockExclusive(lock);
+    if (at_lock.left && GetCurrentThreadId() == at_lock.thread) at_lock.left();
+}
+
+static uintptr_t closed_number;  // of a socket; how often a cancel names it
+static int times_named;
+static BOOL noted_CancelIoEx(HANDLE handle, OVERLAPPED *o)
+{
+    if (closed_number && (uintptr_t)handle == closed_number) times_named++;
+    return fault_CancelIoEx(handle, o);
+}
+
+#undef fault_AcquireSRWLockExclusive
+#undef fault_ReleaseSRWLockExclusive
+#define fault_AcquireSRWLockExclusive watched_acquire
+#define fault_ReleaseSRWLockExclusive watched_release
+#define fault_CancelIoEx              noted_CancelIoEx
+
+#include "steps.h"
 #define IOCPNET_IMPLEMENTATION
 #include "../iocpnet.h"
 #include "peer.h"
@@ -2168,6 +2202,392 @@ static void an_accept_of_two_iocps_that_fails_is_in_neither(void)
     }
 }
 
+// What two threads do in turn: each goes on when it is its number.
+static volatile LONG stage;
+static void stage_wait(LONG n, int ms)
+{
+    int i;
+    for (i = 0; i < ms && stage < n; i++)
+        Sleep(1);
+}
+
+static void stage_set(LONG n)
+{
+    InterlockedExchange(&stage, n);
+}
+
+// A cancel meets the end of an operation whose callback starts it again: it has found nothing and
+// says so, and the next start goes on. It may wait for the lock of the old entry, then name the op,
+// while the new call is not made.
+static struct {
+    iocpnet_iocp *iocp;
+    iocpnet_socket listener, s[2], udp;
+    guest g;
+    letter l;
+    bool datagrams;
+    char data[20];
+    iocpnet_error first, cancelled;
+} again;
+
+static void again_hold(void)
+{
+    if (stage != 0) return;
+    stage_set(1);
+    stage_wait(2, 2000);
+}
+
+static void again_cancel(void *user)
+{
+    (void)user;
+    at_lock.thread = GetCurrentThreadId();
+    at_lock.takes = again_hold;
+    again.cancelled =
+        iocpnet_op_cancel(again.datagrams ? &again.l.datagram.op : &again.g.accept.op);
+    at_lock.takes = NULL;
+    stage_set(3);
+}
+
+static void again_meet(void)
+{
+    if (stage != 1) return;
+    stage_set(2);
+    stage_wait(3, 2000);
+}
+
+static BOOL PASCAL again_AcceptEx(SOCKET l, SOCKET s, PVOID at, DWORD data, DWORD local,
+                                  DWORD remote, LPDWORD got, LPOVERLAPPED o)
+{
+    again_meet();
+    return ((LPFN_ACCEPTEX)meeting.real)(l, s, at, data, local, remote, got, o);
+}
+
+static void again_accepted(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    again.first = error;
+    op->done = guest_done;
+    (void)bytes;
+    CHECK_ERR(iocpnet_start_accept(&again.g.accept, &again.listener, &again.s[1], NULL, 0), 0);
+}
+
+static void again_received(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    again.first = error;
+    op->done = letter_done;
+    (void)bytes;
+    CHECK_ERR(iocpnet_start_recvfrom(&again.l.datagram, &again.udp, again.data, 20), 0);
+}
+
+static void a_cancel_that_meets_the_next_start_leaves_it_alone(void)
+{
+    int datagrams;
+    for (datagrams = 0; datagrams < 2; datagrams++) {
+        peer_thread thread;
+        iocpnet_address at, peer_at;
+        uint16_t port = 0;
+        SOCKET peer = INVALID_SOCKET, second = INVALID_SOCKET;
+        T_NOTE("datagrams %d", datagrams);
+        memset(&again, 0, sizeof again);
+        memset(&meeting, 0, sizeof meeting);
+        again.datagrams = datagrams != 0;
+        again.iocp = open_iocp(1, false);
+        guest_init(&again.g);
+        letter_init(&again.l);
+        if (datagrams) {
+            REQUIRE(udp_pair(again.iocp, &again.udp, &at, &peer, &peer_at));
+            again.l.datagram.op.done = again_received;
+            CHECK_ERR(iocpnet_start_recvfrom(&again.l.datagram, &again.udp, again.data, 20), 0);
+            fault_before(FAULT_WSARecvFrom, again_meet);
+            CHECK_EQ(send(peer, "one", 3, 0), 3);
+        } else {
+            fault_provider(45, 0);
+            fault_instead(FAULT_AcceptEx, (fault_fn *)again_AcceptEx);
+            REQUIRE(listening(again.iocp, &again.listener, NULL, &port));
+            CHECK_ERR(iocpnet_socket_open(&again.s[0], again.iocp, AF_INET, false), 0);
+            CHECK_ERR(iocpnet_socket_open(&again.s[1], again.iocp, AF_INET, false), 0);
+            meeting.real = fault_real(FAULT_AcceptEx);
+            again.g.accept.op.done = again_accepted;
+            stage_set(9);
+            CHECK_ERR(iocpnet_start_accept(&again.g.accept, &again.listener, &again.s[0], NULL, 0),
+                      0);
+            peer = peer_connect(port);
+        }
+        stage_set(0);
+        peer_start(&thread, again_cancel, NULL);
+        stage_wait(1, 2000);
+        PUMP(again.iocp, stage == 3, PEER_MS);
+        peer_join(&thread);
+        fault_before(FAULT_WSARecvFrom, NULL);
+        CHECK_ERR(again.first, 0);
+        CHECK_ERR(again.cancelled, ERROR_NOT_FOUND);
+        peer_drain(again.iocp, 20);
+        CHECK_EQ(again.g.calls + again.l.calls, 0);
+        if (datagrams) {
+            // It becomes an ICMP error: the next try is made.
+            fault_packet(&again.l.datagram.op.overlapped, (LONG)0xC000023F);
+            CHECK_EQ(send(peer, "two", 3, 0), 3);
+            CHECK_EQ(send(peer, "three", 5, 0), 5);
+        } else {
+            second = peer_connect(port);
+        }
+        PUMP(again.iocp, again.g.calls + again.l.calls == 1, PEER_MS);
+        CHECK_ERR(datagrams ? again.l.error : again.g.error, 0);
+        closesocket(peer);
+        if (datagrams) {
+            CHECK_ERR(iocpnet_socket_close(&again.udp), 0);
+        } else {
+            closesocket(second);
+            CHECK_ERR(iocpnet_socket_close(&again.s[0]), 0);
+            CHECK_ERR(iocpnet_socket_close(&again.s[1]), 0);
+            CHECK_ERR(iocpnet_socket_close(&again.listener), 0);
+        }
+        close_iocp(again.iocp);
+    }
+}
+
+// A cancel of one socket meets the end of its accept, whose callback starts one for another socket.
+// With one entry free that is the same entry. Wherever the cancel is by then, this accept waits on.
+enum { OTHERS = 63, LOADS = 400 };
+static struct {
+    iocpnet_iocp *iocp;
+    iocpnet_socket listener, first, second, udp;
+    iocpnet_datagram others[OTHERS];
+    guest x, y;
+    char data[4];
+    int load;
+    bool reached;
+} swapped;
+
+static void swapped_nothing(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    (void)op, (void)error, (void)bytes;
+}
+
+static void swapped_accepted(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    guest_done(op, error, bytes);
+    CHECK_ERR(iocpnet_start_accept(&swapped.y.accept, &swapped.listener, &swapped.second, NULL, 0),
+              0);
+    stage_set(3);
+}
+
+static void swapped_begin(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    int i;
+    (void)op, (void)error, (void)bytes;
+    CHECK_ERR(iocpnet_start_accept(&swapped.x.accept, &swapped.listener, &swapped.first, NULL, 0),
+              0);
+    for (i = 0; i < OTHERS; i++) {
+        swapped.others[i].op.done = swapped_nothing;
+        CHECK_ERR(iocpnet_start_recvfrom(&swapped.others[i], &swapped.udp, swapped.data, 4), 0);
+    }
+}
+
+static void swapped_pause(void)  // the accept's last step is over
+{
+    if (stage != 0) return;
+    stage_set(1);
+    stage_wait(2, 2000);
+}
+
+static void swapped_go_on(void)
+{
+    if (stage != 1) return;
+    stage_set(2);
+    stage_wait(3, 30);
+}
+
+static void swapped_cancel(void *user)
+{
+    stage_wait(1, 2000);
+    step_count(swapped.load, swapped_go_on);
+    (void)iocpnet_socket_cancel((iocpnet_socket *)user);
+    swapped.reached = step_counted();
+    step_count(0, NULL);
+    if (stage == 1) stage_set(2);
+}
+
+static void a_cancel_of_a_socket_leaves_the_accept_of_another(void)
+{
+    int n;
+    for (n = 1; n < LOADS; n++) {
+        peer_thread thread;
+        iocpnet_address any;
+        uint16_t port = 0;
+        SOCKET peer;
+        probe post;
+        T_NOTE("load %d", n);
+        memset(&swapped, 0, sizeof swapped);
+        swapped.iocp = open_iocp(1, false);
+        guest_init(&swapped.x);
+        guest_init(&swapped.y);
+        swapped.x.accept.op.done = swapped_accepted;
+        REQUIRE(listening(swapped.iocp, &swapped.listener, NULL, &port));
+        CHECK_ERR(iocpnet_socket_open(&swapped.first, swapped.iocp, AF_INET, false), 0);
+        CHECK_ERR(iocpnet_socket_open(&swapped.second, swapped.iocp, AF_INET, false), 0);
+        CHECK_ERR(iocpnet_socket_open(&swapped.udp, swapped.iocp, AF_INET, true), 0);
+        CHECK_ERR(iocpnet_address_parse(&any, NULL, 0), 0);
+        CHECK_ERR(iocpnet_socket_bind(&swapped.udp, &any), 0);
+        probe_init(&post);
+        post.op.done = swapped_begin;
+        CHECK_ERR(iocpnet_iocp_post(swapped.iocp, &post.op, 0, 0), 0);
+        PUMP(swapped.iocp, iocpnet_op_pending(&swapped.others[OTHERS - 1].op), PEER_MS);
+        stage_set(0);
+        peer = peer_connect(port);
+        swapped.load = n;
+        peer_start(&thread, swapped_cancel, &swapped.first);
+        at_lock.thread = GetCurrentThreadId();
+        at_lock.left = swapped_pause;
+        PUMP(swapped.iocp, stage == 3, PEER_MS);
+        at_lock.left = NULL;
+        peer_join(&thread);
+        CHECK_EQ(swapped.x.calls, 1);
+        peer_drain(swapped.iocp, 5);
+        CHECK_EQ(swapped.y.calls, 0);
+        CHECK_ERR(iocpnet_iocp_cancel(swapped.iocp), 0);
+        PUMP(swapped.iocp, !iocpnet_iocp_pending(swapped.iocp, NULL, NULL), PEER_MS);
+        closesocket(peer);
+        CHECK_ERR(iocpnet_socket_close(&swapped.first), 0);
+        CHECK_ERR(iocpnet_socket_close(&swapped.second), 0);
+        CHECK_ERR(iocpnet_socket_close(&swapped.udp), 0);
+        CHECK_ERR(iocpnet_socket_close(&swapped.listener), 0);
+        close_iocp(swapped.iocp);
+        if (!swapped.reached) break;
+    }
+    CHECK(n > 3 && n < LOADS);
+}
+
+// Once a listener is closed its number may be another socket's: no cancel of what it had in flight
+// names it, in whichever iocp that is noted. After a close of an accept's socket it may be named.
+static void a_closed_listener_is_named_by_nothing(void)
+{
+    enum { SOCKET_HERE, SOCKETS_IOCP, LISTENERS_IOCP, OP, OP_ALONE, SOCKET_CLOSED, WAYS };
+    int way;
+    for (way = 0; way < WAYS; way++) {
+        iocpnet_iocp *iocp = open_iocp(1, false);
+        iocpnet_iocp *home = NULL;
+        iocpnet_socket listener, s;
+        iocpnet_error error;
+        uint16_t port = 0;
+        guest g;
+        T_NOTE("way %d", way);
+        guest_init(&g);
+        if (way != OP_ALONE) CHECK_ERR(iocpnet_iocp_open(&home, NULL), 0);
+        REQUIRE(listening(iocp, &listener, NULL, &port));
+        CHECK_ERR(iocpnet_socket_open(&s, home ? home : iocp, AF_INET, false), 0);
+        CHECK_ERR(iocpnet_start_accept(&g.accept, &listener, &s, NULL, 0), 0);
+        closed_number = listener.handle;
+        times_named = 0;
+        if (way == SOCKET_CLOSED) {
+            CHECK_ERR(iocpnet_socket_close(&s), 0);
+            (void)iocpnet_iocp_cancel(home);
+            CHECK_EQ(times_named, 1);
+            closed_number = 0;
+        } else {
+            CHECK_ERR(iocpnet_socket_close(&listener), 0);
+            times_named = 0;
+            error = way == SOCKET_HERE      ? iocpnet_socket_cancel(&s)
+                    : way == SOCKETS_IOCP   ? iocpnet_iocp_cancel(home)
+                    : way == LISTENERS_IOCP ? iocpnet_iocp_cancel(iocp)
+                                            : iocpnet_op_cancel(&g.accept.op);
+            closed_number = 0;
+            CHECK_EQ(times_named, 0);
+            if (way != SOCKET_HERE || !iocp->wine) CHECK_ERR(error, ERROR_NOT_FOUND);
+        }
+        PUMP(iocp, g.calls == 1, PEER_MS);
+        CHECK(g.error != 0);
+        if (s.handle != INVALID_SOCKET) CHECK_ERR(iocpnet_socket_close(&s), 0);
+        if (listener.handle != INVALID_SOCKET) CHECK_ERR(iocpnet_socket_close(&listener), 0);
+        if (home) CHECK_ERR(iocpnet_iocp_close(home), 0);
+        close_iocp(iocp);
+    }
+}
+
+// A start that has not returned, though the callback has come, holds both iocps.
+static struct {
+    iocpnet_socket listener, s;
+    guest g;
+    volatile LONG returns;
+    int ms;
+} held_up;
+
+static BOOL PASCAL held_up_AcceptEx(SOCKET l, SOCKET s, PVOID at, DWORD data, DWORD local,
+                                    DWORD remote, LPDWORD got, LPOVERLAPPED o)
+{
+    BOOL ok = ((LPFN_ACCEPTEX)meeting.real)(l, s, at, data, local, remote, got, o);
+    int code = WSAGetLastError();
+    stage_set(1);
+    stage_wait(2, 10000);
+    Sleep((DWORD)held_up.ms);
+    InterlockedExchange(&held_up.returns, 1);
+    WSASetLastError(code);
+    return ok;
+}
+
+static void held_up_start(void *user)
+{
+    (void)user;
+    CHECK_ERR(iocpnet_start_accept(&held_up.g.accept, &held_up.listener, &held_up.s, NULL, 0), 0);
+}
+
+static void an_iocp_that_ends_waits_for_the_starts_that_name_it(void)
+{
+    int way;  // 1: the listener's; 2: it takes too long
+    for (way = 0; way < 3; way++) {
+        iocpnet_iocp *iocp = open_iocp(1, false);
+        iocpnet_iocp *home = NULL;
+        peer_thread thread;
+        uint16_t port = 0;
+        SOCKET peer;
+        T_NOTE("way %d", way);
+        memset(&held_up, 0, sizeof held_up);
+        memset(&meeting, 0, sizeof meeting);
+        held_up.ms = 300;
+        guest_init(&held_up.g);
+        stage_set(0);
+        fault_provider(46, 0);
+        fault_instead(FAULT_AcceptEx, (fault_fn *)held_up_AcceptEx);
+        CHECK_ERR(iocpnet_iocp_open(&home, NULL), 0);
+        REQUIRE(listening(iocp, &held_up.listener, NULL, &port));
+        CHECK_ERR(iocpnet_socket_open(&held_up.s, home, AF_INET, false), 0);
+        meeting.real = fault_real(FAULT_AcceptEx);
+        peer_start(&thread, held_up_start, NULL);
+        stage_wait(1, 2000);
+        peer = peer_connect(port);
+        PUMP(iocp, held_up.g.calls == 1, PEER_MS);
+        CHECK_ERR(held_up.g.error, 0);
+        CHECK_ERR(iocpnet_socket_close(&held_up.s), 0);
+        CHECK_ERR(iocpnet_socket_close(&held_up.listener), 0);
+        if (way == 2) CHECK_ERR(iocpnet_iocp_close(home), WSAETIMEDOUT);
+        stage_set(2);
+        CHECK_ERR(iocpnet_iocp_close(way == 1 ? iocp : home), 0);
+        CHECK_EQ(held_up.returns, 1);
+        peer_join(&thread);
+        closesocket(peer);
+        fault_reset();
+        if (way == 1) CHECK_ERR(iocpnet_iocp_close(home), 0);
+        if (way != 1) CHECK_ERR(iocpnet_iocp_close(iocp), 0);
+        peer_nothing_left();
+    }
+}
+
+// A provider whose first socket can't be asked: the next one is.
+static void a_provider_that_could_not_be_asked_is_asked_again(void)
+{
+    iocpnet_iocp *iocp = open_iocp(1, false);
+    iocpnet_socket s;
+    iocpnet__provider_count = 0;
+    fault_provider(24, 0);
+    fault_no_procedure("NtQueryInformationFile");
+    CHECK_ERR(iocpnet_socket_open(&s, iocp, AF_INET, true), 0);
+    CHECK_ERR(iocpnet_socket_close(&s), 0);
+    fault_no_procedure(NULL);
+    makes_skipping = true;
+    CHECK_ERR(iocpnet_socket_open(&s, iocp, AF_INET, true), WSAEOPNOTSUPP);
+    makes_skipping = false;
+    if (s.handle != INVALID_SOCKET) iocpnet_socket_close(&s);
+    close_iocp(iocp);
+}
+
 static void an_oversized_datagram_is_refused_before_the_call(void)
 {
     static char data[70000];
@@ -2668,6 +3088,11 @@ int main(int argc, char **argv)
     T_RUN(an_accept_whose_socket_closes_before_its_last_step_fails);
     T_RUN(an_accept_may_take_a_socket_of_another_iocp);
     T_RUN(an_accept_of_two_iocps_that_fails_is_in_neither);
+    T_RUN(a_cancel_that_meets_the_next_start_leaves_it_alone);
+    T_RUN(a_cancel_of_a_socket_leaves_the_accept_of_another);
+    T_RUN(a_closed_listener_is_named_by_nothing);
+    T_RUN(an_iocp_that_ends_waits_for_the_starts_that_name_it);
+    T_RUN(a_provider_that_could_not_be_asked_is_asked_again);
     T_RUN(a_datagram_to_nobody_does_not_deafen_the_socket);
     T_RUN(an_oversized_datagram_is_refused_before_the_call);
     T_RUN(a_flood_on_one_connection_neither_recurses_nor_starves);

@@ -38,8 +38,16 @@ static int odd_WSASend(SOCKET to, WSABUF *bufs, DWORD count, DWORD *sent, DWORD 
     return 0;
 }
 
-#define fault_ReadFile odd_ReadFile
-#define fault_WSASend  odd_WSASend
+static uintptr_t cancelled_on;  // by the last cancel
+static BOOL naming_CancelIoEx(HANDLE handle, OVERLAPPED *o)
+{
+    cancelled_on = (uintptr_t)handle;
+    return fault_CancelIoEx(handle, o);
+}
+
+#define fault_ReadFile   odd_ReadFile
+#define fault_WSASend    odd_WSASend
+#define fault_CancelIoEx naming_CancelIoEx
 
 #define IOCPNET_ASSERT(cond) ((void)(cond))
 #define IOCPNET_IMPLEMENTATION
@@ -1854,6 +1862,112 @@ static void a_cancel_that_comes_too_late_ends(void)
     end();
 }
 
+static OVERLAPPED *slow_disconnect;
+static BOOL PASCAL slow_disconnect_ex(SOCKET to, LPOVERLAPPED o, DWORD flags, DWORD reserved)
+{
+    (void)to, (void)flags, (void)reserved;
+    slow_disconnect = o;
+    WSASetLastError(WSA_IO_PENDING);
+    return FALSE;
+}
+
+static struct {
+    iocpnet_socket s;
+    iocpnet_datagram first, second;
+    char data[4];
+    volatile LONG calls;
+} letters;
+
+static void letter_over(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    (void)op, (void)error, (void)bytes;
+    InterlockedIncrement(&letters.calls);
+}
+
+static void receive_first(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    (void)op, (void)error, (void)bytes;
+    CHECK_ERR(iocpnet_start_recvfrom(&letters.first, &letters.s, letters.data, 4), 0);
+}
+
+static void go_on(void)
+{
+    fault_before(FAULT_CancelIoEx, NULL);
+    peer_drain(iocp, 50);
+}
+
+// A unit goes on while all of its iocp is being cancelled: its last step, a disconnect, would be
+// noted where the cancel has been already, among what a thread that polls has started.
+static void a_unit_that_goes_on_while_all_is_cancelled_ends(void)
+{
+    iocpnet_element e;
+    iocpnet_address any;
+    iocpnet_op post;
+    unit u;
+
+    forget();
+    slow_disconnect = NULL;
+    memset(&letters, 0, sizeof letters);
+    memset(&post, 0, sizeof post);
+    fault_instead(FAULT_DisconnectEx, (fault_fn *)slow_disconnect_ex);
+    REQUIRE(begin(IOCPNET_TRANSMIT_COPY, 1000, true));
+    peer_drain(iocp, 5);
+    CHECK_ERR(iocpnet_address_parse(&any, NULL, 0), 0);
+    CHECK_ERR(iocpnet_socket_open(&letters.s, iocp, AF_INET, true), 0);
+    CHECK_ERR(iocpnet_socket_bind(&letters.s, &any), 0);
+    letters.first.op.done = letters.second.op.done = letter_over;
+    post.done = receive_first;
+    CHECK_ERR(iocpnet_iocp_post(iocp, &post, 0, 0), 0);
+    PUMP(iocp, iocpnet_op_pending(&letters.first.op), PEER_MS);
+    CHECK_ERR(iocpnet_start_recvfrom(&letters.second, &letters.s, letters.data, 4), 0);
+    CHECK_ERR(iocpnet_op_cancel(&letters.first.op), 0);
+    PUMP(iocp, letters.calls == 1, PEER_MS);
+    memset(&e, 0, sizeof e);
+    e.memory = "abcd";
+    e.length = 4;
+    unit_init(&u, 0);
+    u.t.flags = IOCPNET_DISCONNECT;
+    CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, &e, 1), 0);
+    fault_before(FAULT_CancelIoEx, go_on);  // of the second receive
+    CHECK_ERR(iocpnet_iocp_cancel(iocp), 0);
+    PUMP(iocp, u.calls == 1 && letters.calls == 2, 500);
+    CHECK_EQ(u.calls, 1);
+    CHECK_ERR(u.error, WSA_OPERATION_ABORTED);
+    CHECK(!slow_disconnect);
+    if (slow_disconnect) fault_complete(s.handle, slow_disconnect, (LONG)0xC0000120, 0);
+    PUMP(iocp, u.calls == 1, PEER_MS);
+    CHECK_ERR(iocpnet_socket_close(&letters.s), 0);
+    end();
+}
+
+// A cancel of a unit whose socket has been closed names no number that may be another socket's.
+static void a_cancel_of_a_unit_names_no_closed_socket(void)
+{
+    enum { BIG = 16 << 20 };
+    static char big[BIG];
+    iocpnet_element e;
+    int how;
+    for (how = 0; how < 2; how++) {
+        unit u;
+        T_NOTE("cancel %d", how);
+        forget();
+        REQUIRE(begin(IOCPNET_TRANSMIT_COPY, 1000, false));
+        memset(&e, 0, sizeof e);
+        e.memory = big;
+        e.length = BIG;
+        unit_init(&u, 0);
+        CHECK_ERR(iocpnet_start_transmit_packets(&u.t, &s, &e, 1), 0);
+        CHECK_ERR(iocpnet_socket_close(&s), 0);
+        cancelled_on = 0;
+        CHECK_ERR(how ? iocpnet_op_cancel(&u.t.op) : iocpnet_transmit_cancel(&u.t),
+                  ERROR_NOT_FOUND);
+        CHECK_EQ(cancelled_on, 0);
+        PUMP(iocp, u.calls == 1, PEER_MS);
+        CHECK_ERR(u.error, WSA_OPERATION_ABORTED);
+        end();
+    }
+}
+
 // While one unit is in its system call, as long as that may take, units of all other sockets are
 // started, cancelled, and their sockets closed.
 enum { CROWD = 66 };
@@ -1959,6 +2073,8 @@ int main(int argc, char **argv)
     T_RUN(a_cancel_between_two_steps_counts);
     T_RUN(a_cancel_that_comes_too_late_ends);
     T_RUN(a_unit_in_a_call_keeps_no_other_socket_waiting);
+    T_RUN(a_unit_that_goes_on_while_all_is_cancelled_ends);
+    T_RUN(a_cancel_of_a_unit_names_no_closed_socket);
     WSACleanup();
     return t_end();
 }
