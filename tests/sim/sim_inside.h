@@ -106,7 +106,8 @@ typedef struct sim_state {
     bool begun, threaded, trace, calm, network;
     uint64_t seed;
     sim_world world;
-    bool teb_hidden;  // of world, for what is no call
+    bool teb_hidden;       // of world, for what is no call
+    uint32_t fail_one_in;  // the world's, read without the lock too
     pthread_mutex_t lock;
     pthread_cond_t changed;  // for the thread that stands for the network
     uint64_t clock_us, start_ns, order;

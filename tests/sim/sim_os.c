@@ -128,6 +128,7 @@ void sim_change(const sim_world *world)
     sim.world = next;
     if (sim.threaded) pthread_mutex_unlock(&sim.lock);
     __atomic_store_n(&sim.teb_hidden, next.teb_hidden, __ATOMIC_RELAXED);
+    __atomic_store_n(&sim.fail_one_in, next.fail_one_in, __ATOMIC_RELAXED);
 }
 
 void sim_begin(uint64_t seed, const sim_world *world)
@@ -185,8 +186,9 @@ bool sim_chance(uint32_t one_in)
 
 bool sim_fails(void)
 {
-    if (!sim.world.fail_one_in || sim_self()->spared) return false;
-    return sim_any(sim.world.fail_one_in) == 0;
+    uint32_t one_in = __atomic_load_n(&sim.fail_one_in, __ATOMIC_RELAXED);
+    if (!one_in || sim_self()->spared) return false;
+    return sim_any(one_in) == 0;
 }
 
 void sim_spare(bool spare)
