@@ -427,7 +427,7 @@ static void a_connect_that_hangs_gives_way_without_a_cancel(void)
     connect_too();
     CHECK_ERR(iocpnet_address_parse(&at[0], "127.0.0.1", port), 0);
     at[1] = at[0];
-    fault_instead(FAULT_ConnectEx, (void *)(uintptr_t)hung_ConnectEx);
+    fault_instead(FAULT_ConnectEx, (fault_fn *)hung_ConnectEx);
     no_cancel_from_here();
     fault_before(FAULT_closesocket, come_back);
     CHECK_ERR(iocpnet_conn_open(&the, connector, at, 2, NULL), 0);
@@ -455,7 +455,7 @@ static void a_connect_that_hangs_can_be_aborted_without_a_cancel(void)
     l = peer_listen(&port);
     connect_too();
     CHECK_ERR(iocpnet_address_parse(&at, "127.0.0.1", port), 0);
-    fault_instead(FAULT_ConnectEx, (void *)(uintptr_t)hung_ConnectEx);
+    fault_instead(FAULT_ConnectEx, (fault_fn *)hung_ConnectEx);
     CHECK_ERR(iocpnet_conn_open(&the, connector, &at, 1, NULL), 0);
     PUMP(iocp, hung.calls == 1, PEER_MS);
     no_cancel_from_here();
