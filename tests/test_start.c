@@ -2409,6 +2409,7 @@ static void swapped_cancel(void *user)
 static void a_cancel_of_a_socket_leaves_the_accept_of_another(void)
 {
     int n;
+    T_LIMIT(120);  // it has as many rounds as the canceller has loads
     for (n = 1; n < LOADS; n++) {
         peer_thread thread;
         iocpnet_address any;
