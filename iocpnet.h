@@ -221,7 +221,7 @@
 // to send, and with a framer room for messages that came in pieces. A listener that spreads has
 // none: its connectors have. All of it is given back when it is closed and its last connection has
 // ended. A connection that waits for bytes has one buffer, or recvs of them, or none with
-// zero_byte. Its own struct is below 400 bytes. Names take 16 bytes for each connection that was
+// zero_byte. Its own struct has at most 400 bytes. Names take 16 bytes for each connection that was
 // ever open at once, and stay until iocpnet_os_unload.
 //
 // Over the whole process iocp.desc bounds what waiting calls lock and what is queued to send. At
@@ -1809,7 +1809,7 @@ typedef struct iocpnet_conn_desc {
                                 // iocpnet_conn_send [256 KiB]
     uint32_t files;             // queued to send on one connection, at most 1024; where more than
                                 // half are queued by on.data, reading pauses [8]
-    // Deadlines. What they await is progress, however slow: see below.
+    // Deadlines. What they await is progress, however slow: see above.
     uint32_t idle_ms;     // close a connection silent both ways this long [0: never]
     uint32_t read_ms;     // close it when nothing was received this long [0: never]
     uint32_t message_ms;  // close it when a message of frame takes this long from its first byte to
@@ -5806,7 +5806,8 @@ IOCPNET__DEF bool iocpnet_op_pending(const iocpnet_op *op)
     return iocpnet__load(&op->state) != IOCPNET__IDLE;
 }
 
-// The entry, whose lock is held, is the op's, and its call may be cancelled. NULL: it is over.
+// The entry, whose lock is held, is the op's, and its call may be cancelled. False: it is
+// over.
 static bool iocpnet__entry_is_of(const iocpnet__entry *entry, const iocpnet_op *op)
 {
     int32_t none = IOCPNET__ENTRY_STARTING | IOCPNET__ENTRY_CLOSED | IOCPNET__ENTRY_WRITTEN;
@@ -8942,7 +8943,7 @@ typedef struct iocpnet__denial {
     iocpnet_socket socket;
     struct iocpnet__denial *next;  // in listener.denials_free
     uint64_t began_ms, due_ms;
-    bool used;
+    bool used;  // the tick may end it
     char got[512];
 } iocpnet__denial;
 
@@ -9651,22 +9652,39 @@ static void iocpnet__denial_end(iocpnet__denial *denial)
     iocpnet__group_release(&listener->group);
 }
 
+// Reads, or reads on. The lock keeps the tick from closing the socket before the call has it.
 static void iocpnet__denial_read(iocpnet__denial *denial)
 {
-    if (iocpnet_start_recv(&denial->op, &denial->socket, denial->got, sizeof denial->got)) {
-        iocpnet__denial_end(denial);
+    iocpnet_listener *listener = denial->listener;
+    iocpnet_iocp *iocp = denial->socket.iocp;
+    bool skip = denial->socket.skip;
+    iocpnet_error error = ERROR_TIMEOUT;
+    DWORD bytes;
+    int code;
+
+    iocpnet__group_hold(&listener->group);  // its end, on another worker, may be the last
+    iocpnet__lock_enter(&listener->lock);
+    if (denial->socket.handle != INVALID_SOCKET && iocpnet__now() < denial->due_ms) {
+        uintptr_t handle = denial->socket.handle;
+
+        denial->used = true;
+        error = iocpnet__op_begin_as(&denial->op, iocp, handle, IOCPNET_OP_RECV, false, 0);
+        if (!error) {
+            code = iocpnet__recv_issue(&denial->op, handle, denial->got, sizeof denial->got, 0,
+                                       &bytes);
+            error = iocpnet__op_issued(iocp, &denial->op, skip, code, bytes);
+        }
     }
+    iocpnet__lock_leave(&listener->lock);
+    if (error) iocpnet__denial_end(denial);
+    iocpnet__group_release(&listener->group);
 }
 
 static void iocpnet__denial_received(iocpnet_op *op, iocpnet_error error, size_t bytes)
 {
     iocpnet__denial *denial = IOCPNET_OUTER(op, iocpnet__denial, op);
-    bool late;
 
-    iocpnet__lock_enter(&denial->listener->lock);
-    late = iocpnet__now() >= denial->due_ms;
-    iocpnet__lock_leave(&denial->listener->lock);
-    if (error || !bytes || late) {
+    if (error || !bytes) {
         iocpnet__denial_end(denial);
     } else {
         iocpnet__denial_read(denial);
@@ -9689,7 +9707,6 @@ static void iocpnet__denial_begin(iocpnet_listener *listener, iocpnet_socket *so
         denial->socket = *socket;
         denial->began_ms = iocpnet__now();
         denial->due_ms = denial->began_ms + listener->group.desc.close_ms;
-        denial->used = true;
         socket->handle = INVALID_SOCKET;
     }
     iocpnet__lock_leave(&listener->lock);
@@ -9730,7 +9747,9 @@ static iocpnet_error iocpnet__denials_make(iocpnet_listener *listener)
     uint32_t i;
 
     if (!desc->full_size) return 0;
-    if (desc->full_size > IOCPNET__FULL_MOST || desc->spread_count) return WSAEINVAL;
+    if (!desc->full_text || desc->full_size > IOCPNET__FULL_MOST || desc->spread_count) {
+        return WSAEINVAL;
+    }
     listener->denials = (iocpnet__denial *)iocpnet__alloc(
         IOCPNET__DENIALS * sizeof *listener->denials + desc->full_size);
     if (!listener->denials) return ERROR_NOT_ENOUGH_MEMORY;
@@ -10842,18 +10861,6 @@ struct iocpnet__file {
     iocpnet_transmit transmit;
 };
 
-// What I13m has for what comes before it.
-static void iocpnet__file_give(iocpnet__file *file);
-static void iocpnet__conn_find_files(iocpnet__connection *conn, const iocpnet_buffer *item);
-static bool iocpnet__conn_read_file(iocpnet__connection *conn, iocpnet_buffer *before);
-static bool iocpnet__conn_send_files(iocpnet__connection *conn, iocpnet__worker *worker,
-                                     iocpnet__send *send);
-static void iocpnet__conn_unit_sent(iocpnet__connection *conn, iocpnet__worker *worker,
-                                    iocpnet_error error);
-static void iocpnet__conn_cancel_unit(iocpnet__connection *conn);
-static void iocpnet__conn_step_files(iocpnet__connection *conn);
-static void iocpnet__conn_end_files(iocpnet__connection *conn);
-
 // Bytes that were queued have left, or never were queued.
 static inline void iocpnet__conn_unqueue(iocpnet__connection *conn, iocpnet__worker *worker,
                                          size_t bytes)
@@ -11587,6 +11594,8 @@ static inline void iocpnet__conn_call_data(iocpnet__connection *conn, uint8_t ki
     conn->calling = kind;  // last: from here on it has begun
     conn->group->desc.on.data(iocpnet__conn_name(conn), user, data, size);
     conn->calling = IOCPNET__CALL_OVER;
+    // Before the next look at the flags: this sees them, or iocpnet__conn_settle that it is over.
+    (void)iocpnet__or(&conn->flags, 0);
 }
 
 // Shows the messages that a receive has completed. When reading is paused in between, or there is

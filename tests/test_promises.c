@@ -760,6 +760,10 @@ static void settings_of_a_word_that_are_wrong_are_refused(void)
     listening.full_text = full_text;
     listening.full_size = 1025;
     CHECK_ERR(iocpnet_listener_open(&listener, iocp, &listening), WSAEINVAL);
+    listening.full_size = 1;
+    listening.full_text = NULL;
+    CHECK_ERR(iocpnet_listener_open(&listener, iocp, &listening), WSAEINVAL);
+    listening.full_text = full_text;
     listening.full_size = sizeof full_text;
     listening.spread = &connector;
     listening.spread_count = 1;
