@@ -224,9 +224,9 @@
 // zero_byte. Its own struct has at most 400 bytes. Names take 16 bytes for each connection that was
 // ever open at once, and stay until iocpnet_os_unload.
 //
-// Over the whole process iocp.desc bounds what waiting calls lock and what is queued to send. At
-// the first bound receives wait without a buffer and sends wait their turn; at the second a send is
-// refused. When memory stays short for a second, the connection that was idle for longest closes.
+// Over the whole process iocp.desc bounds what waiting calls lock (then receives wait without a
+// buffer, sends for their turn) and what is queued to send (a send beyond its share is refused).
+// When memory stays short for a second, those that hold most and take least close, the idle last.
 //
 // No allocation is made on the path of a byte: iocpnet_iocp_open, iocpnet_listener_open, a thread's
 // first poll and first take allocate; so do a start, for each 48 of the program's that are in
@@ -512,7 +512,7 @@ enum {
     IOCPNET_COUNT_SENDS_REFUSED,  // sends over the limit
     IOCPNET_COUNT_DRAINS,         // times that there was room again after it
     IOCPNET_COUNT_LOCKS_REFUSED,  // calls that had to wait, or wait without a buffer: locked_bytes
-    IOCPNET_COUNT_SHED,           // connections closed since the system or a limit was exhausted
+    IOCPNET_COUNT_SHED,           // connections closed while memory stayed short, see M5
     IOCPNET_COUNT_SOCKETS_REUSED,
     IOCPNET_COUNT_REUSE_FAILED,  // a listener with desc.reuse has to make a new socket
     IOCPNET_COUNT_TIMERS_FIRED,  // timers called back because they were due
@@ -691,6 +691,8 @@ typedef struct iocpnet_iocp_desc {
     uint64_t locked_bytes;  // that waiting calls of connections and listeners may lock, the process
                             // over [an eighth of the machine's memory]; UINT64_MAX: no limit
     uint64_t queued_bytes;  // queued to send on connections, the process over [a quarter of it];
+                            // an eighth of it lies beyond, in equal shares for max_connections,
+                            // of buffer_bytes at most: within its share none is refused.
                             // UINT64_MAX: no limit
     void *user;             // given to on_error and on_stop
     iocpnet_error_fn *on_error;
@@ -1801,12 +1803,18 @@ typedef struct iocpnet_conn_desc {
     uint32_t max_connections;   // most of them at a time; a listener stops accepting there; at most
                                 // 1,044,480 [10000; in a 32-bit process 2000]
     uint32_t buffer_bytes;      // size of a receive and send buffer, 289 .. INT32_MAX [16 KiB]
-    uint32_t buffers;           // most of them queued to send [max_connections + 256], at most
-                                // INT32_MAX / 2; each connection has one to receive into beside
-                                // these. All together have to fit into the address space
-    uint32_t send_limit_bytes;  // queued to send on one connection, at most INT32_MAX / 2; where
-                                // on.data has queued more than half, reading pauses: see
-                                // iocpnet_conn_send [256 KiB]
+    uint32_t buffers;           // most of them queued to send, at most INT32_MAX / 2, beside the
+                                // share of each connection, which others can't take: 4 to send and
+                                // one, or recvs, to receive into. Nor do threads' caches hold any:
+                                // each has 58 more, if no more than 256 (32-bit: 4) threads beside
+                                // workers use them; others have none. All are made when they are
+                                // needed, and have to fit into the address space [what
+                                // all may queue within their limits and that of the process; in a
+                                // 32-bit process max_connections + 256]
+    uint32_t send_limit_bytes;  // queued to send on one connection, at most INT32_MAX / 2; it
+                                // counts what is held, see iocpnet_conn_send_buffer; where on.data
+                                // has queued more than half, reading pauses: see iocpnet_conn_send
+                                // [256 KiB]
     uint32_t files;             // queued to send on one connection, at most 1024; where more than
                                 // half are queued by on.data, reading pauses [8]
     // Deadlines. What they await is progress, however slow: see above.
@@ -1830,7 +1838,8 @@ typedef struct iocpnet_conn_desc {
     bool zero_byte;                   // wait without a buffer: for very many idle connections
     bool sndbuf_0;                    // SO_SNDBUF 0, and two sends outstanding
     bool nagle;              // small sends wait for acknowledgements [false: TCP_NODELAY is set]
-    bool refuse_slow;        // a send over the limit returns WSAEWOULDBLOCK; else it closes
+    bool refuse_slow;        // a send over a limit, or without a buffer, returns WSAEWOULDBLOCK,
+                             // and on.drain comes; else it closes
     bool no_read_pause;      // reading goes on however much is queued by on.data too
     bool no_pool_cache;      // buffers without per-thread caches, as with max_connections 1
     iocpnet_conn_events on;  // on.data is required
@@ -1986,16 +1995,20 @@ IOCPNET_API iocpnet_error iocpnet_conn_adopt(iocpnet_conn *conn, iocpnet_connect
 //
 //   data       copied before the call returns; size 0 does nothing
 //
-// Returns    0. WSAENOTCONN: closing or gone. Over the limit: WSAEWOULDBLOCK with refuse_slow, and
-//            nothing was queued (WSAEMSGSIZE: it alone is over the limit); else WSAENOBUFS, and the
-//            connection closes with the reason limit, as it does when no buffer is left: a stream
-//            with a hole is no stream. So the result may be ignored.
+// Returns    0. WSAENOTCONN: closing or gone. Over a limit, or beyond its share while no buffer is
+//            left: WSAEWOULDBLOCK with refuse_slow, and nothing was queued; on.drain comes when as
+//            much would be taken (WSAEMSGSIZE: it alone is over the limit). Else WSAENOBUFS, and
+//            the connection closes with the reason limit: a stream with a hole is no stream. So the
+//            result may be ignored.
 // Threads    any. Never blocks, never calls back before it returns.
 IOCPNET_API iocpnet_error iocpnet_conn_send(iocpnet_conn conn, const void *data, size_t size);
 
 // Queues a buffer without a copy: all of buffer->used. The same buffer may go to many connections,
-// each with a reference of its own (iocpnet_buffer_share); its bytes must not change any more. It
-// counts against the limit with its whole size, since that is what it keeps occupied.
+// each with a reference of its own (iocpnet_buffer_share); its bytes must not change any more. The
+// limit counts what it keeps occupied: the whole size of a buffer to which this is the only
+// reference; else its bytes and about 80 more, a quarter of its size at least. Few bytes (at most 4
+// KiB, and a quarter of buffer_bytes) count as they are: behind others, or where this is the only
+// reference, they are copied, and the buffer is free at once.
 //
 //   buffer     of any pool, in particular from iocpnet_conn_take
 //
@@ -2046,8 +2059,8 @@ typedef struct iocpnet_conn_file {
 IOCPNET_API iocpnet_error iocpnet_conn_send_file(iocpnet_conn conn, const iocpnet_conn_file *file);
 
 // In on.data: takes over the receive buffer, with used set. The connection receives into another.
-// A listener has desc.buffers more than its connections need: whoever keeps more than that takes
-// them from receiving.
+// A listener has desc.buffers more than its connections need: a program that keeps more than that
+// takes them from receiving.
 //
 // Returns    the buffer, or NULL: not in on.data of this connection, taken already, desc.frame or
 //            desc.filter.
@@ -3157,8 +3170,13 @@ struct iocpnet_pool {
     uint32_t depot;      // magazines that there is room for
     uint32_t slab_most;  // items
     bool objects, no_cache;
-    iocpnet__local local;  // this thread's cache; no index without caches
-    iocpnet_pool *next;    // in iocpnet__cached
+    // Of a group's pools: how many items there are without those in caches, and how many threads
+    // may have caches. Others use the shelf.
+    uint32_t base;
+    int32_t caches_most;
+    volatile int32_t cached;  // threads that have caches, or are about to
+    iocpnet__local local;     // this thread's cache; no index without caches
+    iocpnet_pool *next;       // in iocpnet__cached
     void *volatile caches;
     SRWLOCK lock;  // protects all below
     uint32_t made, slabs, shelved, ready;
@@ -3196,6 +3214,7 @@ static void iocpnet__pool_uncache(iocpnet_pool *pool)
     iocpnet__pool_shelve(pool, cache->spare);
     iocpnet__lock_leave(&pool->lock);
     iocpnet__store(&cache->used, 0);
+    iocpnet__add(&pool->cached, -1);
 }
 
 // Called when a thread that has caches ends, or the fiber that it was when it made the first one.
@@ -3337,6 +3356,8 @@ IOCPNET__DEF iocpnet_error iocpnet_pool_create(iocpnet_pool **out, const iocpnet
     pool->limit = limit;
     pool->stride = stride;
     pool->objects = objects;
+    pool->base = limit;
+    pool->caches_most = INT32_MAX;
     pool->local.tls = TLS_OUT_OF_INDEXES;
     pool->depot = (uint32_t)depot;
     pool->slab_most = (uint32_t)(slab_bytes / stride ? slab_bytes / stride : 1);
@@ -3397,6 +3418,14 @@ static bool iocpnet__pool_grow(iocpnet_pool *pool)
     return true;
 }
 
+// How many items there may be now: two magazines more for each cache.
+static uint32_t iocpnet__pool_most(const iocpnet_pool *pool)
+{
+    uint64_t most = pool->base + 2 * (uint64_t)IOCPNET__ROUNDS * (uint32_t)pool->cached;
+
+    return most < pool->limit ? (uint32_t)most : pool->limit;
+}
+
 // Takes one item from the shelf or cuts it from a slab. Lock held.
 static void *iocpnet__pool_unshelve(iocpnet_pool *pool)
 {
@@ -3404,6 +3433,7 @@ static void *iocpnet__pool_unshelve(iocpnet_pool *pool)
     uint32_t i;
 
     if (pool->shelved) return pool->shelf[--pool->shelved];
+    if (pool->made >= iocpnet__pool_most(pool)) return NULL;
     if (pool->made == pool->ready && !iocpnet__pool_grow(pool)) return NULL;
     i = pool->made++;
     if (pool->objects) return pool->data + i * pool->stride;
@@ -3478,6 +3508,7 @@ static iocpnet__cache *iocpnet__pool_cache_make(iocpnet_pool *pool)
     iocpnet__cache *cache;
 
     if (pool->no_cache || !iocpnet__thread_caches()) return NULL;
+    if (iocpnet__add(&pool->cached, 1) > pool->caches_most) goto none;
     cache = iocpnet__pool_cache_find(pool);
     if (!cache) {
         iocpnet__lock_enter(&pool->lock);
@@ -3485,9 +3516,12 @@ static iocpnet__cache *iocpnet__pool_cache_make(iocpnet_pool *pool)
         if (!cache) cache = iocpnet__pool_cache_page(pool);
         iocpnet__lock_leave(&pool->lock);
     }
-    if (!cache) return NULL;
+    if (!cache) goto none;
     if (IOCPNET_OS(TlsSetValue)(pool->local.tls, cache)) return cache;
     iocpnet__store(&cache->used, 0);
+
+none:
+    iocpnet__add(&pool->cached, -1);
     return NULL;
 }
 
@@ -3499,12 +3533,20 @@ static void iocpnet__pool_swap(iocpnet__cache *cache)
     cache->spare = magazine;
 }
 
+// What is free may lie in the depot, in whole magazines: one of them is shelved.
 static void *iocpnet__pool_take_locked(iocpnet_pool *pool)
 {
+    PSLIST_ENTRY full = NULL;
     void *item;
 
     iocpnet__lock_enter(&pool->lock);
     item = iocpnet__pool_unshelve(pool);
+    if (!item) full = IOCPNET_OS(InterlockedPopEntrySList)(&pool->full);
+    if (full) {
+        iocpnet__pool_shelve(pool, (iocpnet__magazine *)(void *)full);
+        IOCPNET_OS(InterlockedPushEntrySList)(&pool->empty, full);
+        item = iocpnet__pool_unshelve(pool);
+    }
     if (item) {
         pool->takes++;
     } else {
@@ -4082,6 +4124,9 @@ static void iocpnet__worker_keep(iocpnet__worker *worker, int which, int64_t byt
     worker->longest_ms = IOCPNET__LOTS_MS;
 }
 
+// A floor below all: draws also where nothing is left.
+static const int64_t iocpnet__no_floor = INT64_MIN / 2;
+
 // Takes bytes from what all share, leaving floor in it, and a lot for the worker if there is one.
 static __declspec(noinline) bool iocpnet__draw_shared(iocpnet__worker *worker, int which,
                                                       int64_t bytes, int64_t floor)
@@ -4093,7 +4138,7 @@ static __declspec(noinline) bool iocpnet__draw_shared(iocpnet__worker *worker, i
     do {
         left = iocpnet__load64(&account->left);
         if (left - bytes < floor) return false;
-        if (left - bytes - lot < floor) lot = 0;
+        if (left - bytes - lot < (floor > 0 ? floor : 0)) lot = 0;
     } while (!iocpnet__cas64(&account->left, left, left - bytes - lot));
     if (worker) iocpnet__worker_keep(worker, which, worker->lots[which] + lot);
     return true;
@@ -4771,16 +4816,11 @@ static void iocpnet__op_finish(iocpnet__worker *worker, iocpnet_op *op)
 }
 
 // Sends a packet for an op through the port; if the system can't, through the overflow list.
-static void iocpnet__op_post(iocpnet_iocp *iocp, iocpnet_op *op)
+static __declspec(noinline) void iocpnet__op_post_failed(iocpnet_iocp *iocp, iocpnet_op *op)
 {
     void *first;
     int64_t until;
 
-    if (IOCPNET_OS(PostQueuedCompletionStatus)(iocp->handle, 0, IOCPNET__OWN_KEY,
-                                               (OVERLAPPED *)(void *)&op->overlapped)) {
-        iocpnet__count(iocp, IOCPNET_COUNT_POSTS, 1);
-        return;
-    }
     iocpnet__count(iocp, IOCPNET_COUNT_POST_FAILURES, 1);
     do {
         first = iocpnet__load_pointer(&iocp->overflow);
@@ -4795,6 +4835,16 @@ static void iocpnet__op_post(iocpnet_iocp *iocp, iocpnet_op *op)
     if (iocpnet__cas(&iocp->hindered, 0, 1)) iocpnet__add(&iocp->timed, 1);
     if (!iocpnet__worker_here(iocp)) {
         IOCPNET_OS(PostQueuedCompletionStatus)(iocp->handle, 0, 0, NULL);
+    }
+}
+
+static void iocpnet__op_post(iocpnet_iocp *iocp, iocpnet_op *op)
+{
+    if (IOCPNET_OS(PostQueuedCompletionStatus)(iocp->handle, 0, IOCPNET__OWN_KEY,
+                                               (OVERLAPPED *)(void *)&op->overlapped)) {
+        iocpnet__count(iocp, IOCPNET_COUNT_POSTS, 1);
+    } else {
+        iocpnet__op_post_failed(iocp, op);
     }
 }
 
@@ -8950,7 +9000,7 @@ typedef struct iocpnet__denial {
 // What connections of one listener, or of one connector, share.
 // Room to put messages together comes in sizes, each four times the one before.
 enum { IOCPNET__ROOMS = 11, IOCPNET__ROOM_LEAST = 4096, IOCPNET__ROOM_TIMES = 4 };
-enum { IOCPNET__POOLS = 6 + IOCPNET__ROOMS };  // of a group
+enum { IOCPNET__POOLS = 7 + IOCPNET__ROOMS };  // of a group
 
 typedef struct iocpnet__group {
     struct iocpnet__group *next;  // in iocp.groups
@@ -8969,7 +9019,10 @@ typedef struct iocpnet__group {
     iocpnet_pool *rooms[IOCPNET__ROOMS];  // to put messages together; the last of max_bytes
     uint32_t file_unit;                   // bytes of a file that leave at a time
     iocpnet_pool *inputs;    // a receive buffer for each connection, whatever is queued to send
-    iocpnet_pool *buffers;   // of what is queued to send
+    iocpnet_pool *buffers;   // of what is queued to send: a share for each connection
+    iocpnet_pool *common;    // of what one has queued beyond its share
+    uint32_t copied_bytes;   // sends of a buffer that are copied behind others, at most
+    int64_t share;           // bytes that each may queue whatever others do; see conn_reserve
     uint32_t send_most;      // bytes of one send
     bool clocked;            // its connections have deadlines while they are open
     bool plain;              // no filter, no messages, one receive with a buffer, one send
@@ -10274,12 +10327,12 @@ enum {
 // Bits of conn.flags, which any thread sets: what is in force from then on. They come before the
 // inbox's bit, which only says that there is something to be done.
 enum {
-    IOCPNET__HELD = 1,                 // iocpnet_conn_pause
-    IOCPNET__NO_SENDS = 2,             // no more sends are taken
-    IOCPNET__NO_DATA = 4,              // no more data is shown
-    IOCPNET__REFUSED = 8,              // a send was, and is owed a drain
-    IOCPNET__REFUSED_BY_PROCESS = 16,  // by a limit of the process
-    IOCPNET__NO_FILES = 32             // it has ended: nobody would give one back
+    IOCPNET__HELD = 1,                // iocpnet_conn_pause
+    IOCPNET__NO_SENDS = 2,            // no more sends are taken
+    IOCPNET__NO_DATA = 4,             // no more data is shown
+    IOCPNET__REFUSED = 8,             // a send was, and is owed a drain
+    IOCPNET__REFUSED_BY_OTHERS = 16,  // for what others hold: of the process's bytes, of buffers
+    IOCPNET__NO_FILES = 32            // it has ended: nobody would give one back
 };
 
 // conn.state: a state of each direction, and flags.
@@ -10406,10 +10459,11 @@ struct iocpnet__connection {
     void *volatile user;
     volatile int32_t inbox;
     volatile int32_t flags;
-    volatile int32_t queued;  // bytes that conn_send took and the system has not given back
-    SRWLOCK offer_lock;       // protects offered; its head is read without
-    iocpnet__queue offered;   // what other threads have queued
-    volatile int32_t files;   // that were taken and whose done was not called
+    volatile int32_t queued;   // bytes that conn_send took and the system has not given back
+    volatile int32_t refused;  // REFUSED: bytes of the send that was refused last
+    SRWLOCK offer_lock;        // protects offered; its head is read without
+    iocpnet__queue offered;    // what other threads have queued
+    volatile int32_t files;    // that were taken and whose done was not called
 
     // All below is the runner's; what is volatile the sweep reads, on whichever thread, to ask
     // whether a deadline may have passed. Clocks are the low 32 bits of the time in ms.
@@ -10575,6 +10629,8 @@ static void iocpnet__conn_check(const iocpnet__connection *conn)
 // What later sub-sections have for earlier ones.
 static void iocpnet__conn_free(iocpnet__connection *conn);
 static void iocpnet__conn_signal(iocpnet__connection *conn, int32_t bits);
+static void iocpnet__conn_signal_from(iocpnet__connection *conn, iocpnet__worker *worker,
+                                      int32_t bits);
 static void iocpnet__conn_read_arrived(iocpnet_op *op, iocpnet_error error, size_t bytes);
 static void iocpnet__conn_fail(iocpnet__connection *conn, iocpnet_error error);
 static bool iocpnet__conn_retries(iocpnet__connection *conn, iocpnet_error error);
@@ -10752,7 +10808,7 @@ static iocpnet__connection *iocpnet__name_enter(uint64_t id)
 }
 
 // Nobody has a reference any more: the connection goes, and its slot may be another's.
-static void iocpnet__name_free(iocpnet__connection *conn)
+static __declspec(noinline) void iocpnet__name_free(iocpnet__connection *conn)
 {
     uint32_t index = (uint32_t)conn->id;
     iocpnet__name *name = iocpnet__name_at(index);
@@ -10777,10 +10833,19 @@ static void iocpnet__name_left(iocpnet_op *op, iocpnet_error error, size_t bytes
     iocpnet__name_free(IOCPNET_OUTER(op, iocpnet__connection, notify));
 }
 
-// Drops a reference; kill ends the name as well. After the last one the connection is freed: here
-// if it has just ended, else in a poll, for what is then made and reported has no place in a call
-// of the program's.
-static void iocpnet__name_leave(iocpnet__connection *conn, bool kill)
+// The last reference is gone. The connection is freed: here if it has just ended, else in a poll,
+// for what is then made and reported has no place in a call of the program's.
+static __declspec(noinline) void iocpnet__name_last(iocpnet__connection *conn, bool kill)
+{
+    if (!kill) {
+        conn->notify.done = iocpnet__name_left;  // it is over: nobody posts it any more
+        if (!iocpnet__post(conn->group->iocp, &conn->notify)) return;
+    }
+    iocpnet__name_free(conn);  // or its iocp has stopped without it
+}
+
+// Drops a reference; kill ends the name as well. The last one frees the connection.
+static inline void iocpnet__name_leave(iocpnet__connection *conn, bool kill)
 {
     iocpnet__name *name = iocpnet__name_at((uint32_t)conn->id);
     int64_t word, next;
@@ -10792,12 +10857,7 @@ static void iocpnet__name_leave(iocpnet__connection *conn, bool kill)
             next =
                 (int64_t)(((uint64_t)next & ~(uint64_t)iocpnet__name_live) + ((uint64_t)1 << 32));
     } while (!iocpnet__cas64(&name->word, word, next));
-    if (next & 0xFFFFFFFF) return;  // alive, or somebody is still in a call with it
-    if (!kill) {
-        conn->notify.done = iocpnet__name_left;  // it is over: nobody posts it any more
-        if (!iocpnet__post(conn->group->iocp, &conn->notify)) return;
-    }
-    iocpnet__name_free(conn);  // or its iocp has stopped without it
+    if (!(next & 0xFFFFFFFF)) iocpnet__name_last(conn, kill);  // else alive, or in a call
 }
 
 static iocpnet_conn iocpnet__conn_name(const iocpnet__connection *conn)
@@ -10915,10 +10975,37 @@ static inline bool iocpnet__conn_is_offered(const iocpnet__connection *conn)
     return *(iocpnet_buffer *const volatile *)&conn->offered.head != NULL;
 }
 
-// Takes over what other threads have queued.
+// Few bytes without a call into the C library, which would cost as much as all else that a small
+// send does.
+static void iocpnet__copy(unsigned char *to, const char *from, size_t size)
+{
+    if (size > 16) {
+        memcpy(to, from, size);
+    } else if (size >= 8) {
+        memcpy(to, from, 8);
+        memcpy(to + size - 8, from + size - 8, 8);
+    } else if (size >= 4) {
+        memcpy(to, from, 4);
+        memcpy(to + size - 4, from + size - 4, 4);
+    } else if (size) {
+        to[0] = (unsigned char)from[0];
+        to[size / 2] = (unsigned char)from[size / 2];
+        to[size - 1] = (unsigned char)from[size - 1];
+    }
+}
+
+// Room at the end of a queue, which is that of its last buffer. A view has none.
+static inline uint32_t iocpnet__queue_room(const iocpnet__queue *queue)
+{
+    return queue->tail ? queue->tail->size - queue->tail->used : 0;
+}
+
+// Takes over what other threads have queued. What fits behind what is queued already joins it: a
+// byte now and then would else take a buffer each time.
 static __declspec(noinline) void iocpnet__conn_take_offered(iocpnet__connection *conn)
 {
     iocpnet__queue offered;
+    iocpnet_buffer *next;
 
     iocpnet__lock_enter(&conn->offer_lock);
     offered = conn->offered;
@@ -10927,6 +11014,16 @@ static __declspec(noinline) void iocpnet__conn_take_offered(iocpnet__connection 
     if (!offered.head) return;
     // What has made the queue longer is not on.data.
     if (conn->calling == IOCPNET__CALL_OVER) conn->calling = IOCPNET__CALL_NONE;
+    while (offered.head && offered.head->used &&  // not a file
+           offered.head->used <= iocpnet__queue_room(&conn->queue)) {
+        next = offered.head->next;
+        iocpnet__copy(conn->queue.tail->data + conn->queue.tail->used,
+                      (const char *)offered.head->data, offered.head->used);
+        conn->queue.tail->used += offered.head->used;
+        iocpnet__queue_give(conn, offered.head);
+        offered.head = next;
+    }
+    if (!offered.head) return;
     iocpnet__queue_append(&conn->queue, offered.head, offered.tail);
     if (iocpnet__load(&conn->files)) iocpnet__conn_find_files(conn, offered.head);
 }
@@ -10948,33 +11045,27 @@ static void iocpnet__conn_drop_wire(iocpnet__connection *conn)
     memset(&conn->extra->wire, 0, sizeof conn->extra->wire);
 }
 
-// Few bytes without a call into the C library, which would cost as much as all else that a small
-// send does.
-static void iocpnet__copy(unsigned char *to, const char *from, size_t size)
+// A buffer to queue bytes in. A connection that has no more queued than one of them holds takes it
+// from what is kept for the shares of all: it needs IOCPNET__SHARE of them at most.
+static iocpnet_buffer *iocpnet__conn_take_buffer(const iocpnet__connection *conn)
 {
-    if (size > 16) {
-        memcpy(to, from, size);
-    } else if (size >= 8) {
-        memcpy(to, from, 8);
-        memcpy(to + size - 8, from + size - 8, 8);
-    } else if (size >= 4) {
-        memcpy(to, from, 4);
-        memcpy(to + size - 4, from + size - 4, 4);
-    } else if (size) {
-        to[0] = (unsigned char)from[0];
-        to[size / 2] = (unsigned char)from[size / 2];
-        to[size - 1] = (unsigned char)from[size - 1];
+    iocpnet__group *group = conn->group;
+    iocpnet_buffer *buffer = NULL;
+
+    if ((uint32_t)iocpnet__load(&conn->queued) <= group->desc.buffer_bytes) {
+        buffer = iocpnet__buffer_take(group->buffers);
     }
+    return buffer ? buffer : iocpnet__buffer_take(group->common);
 }
 
 // Adds bytes to a queue: what there is room for at its end, the rest in fresh buffers. False: there
 // are not enough, and nothing was added.
 static __declspec(noinline) bool iocpnet__queue_add_special(iocpnet__queue *queue,
-                                                            iocpnet_pool *pool, const char *data,
-                                                            size_t size)
+                                                            const iocpnet__connection *conn,
+                                                            const char *data, size_t size)
 {
     iocpnet_buffer *tail = queue->tail;
-    uint32_t room = tail ? tail->size - tail->used : 0;
+    uint32_t room = iocpnet__queue_room(queue);
     uint32_t shared = size < room ? (uint32_t)size : room;
     iocpnet_buffer *first = NULL;
     iocpnet_buffer *last = NULL;
@@ -10983,7 +11074,7 @@ static __declspec(noinline) bool iocpnet__queue_add_special(iocpnet__queue *queu
     data += shared;
     size -= shared;
     while (size) {
-        iocpnet_buffer *buffer = iocpnet__buffer_take(pool);
+        iocpnet_buffer *buffer = iocpnet__conn_take_buffer(conn);
 
         if (!buffer) goto give_back;
         buffer->used = size < buffer->size ? (uint32_t)size : buffer->size;
@@ -11010,17 +11101,19 @@ give_back:
     return false;
 }
 
-// The same; most bytes are few, not none, and the queue is empty.
-static inline bool iocpnet__queue_add(iocpnet__queue *queue, const iocpnet__group *group,
+// The same; most bytes are few, not none, of a callback of its own, and the queue is empty: then no
+// more than what is on its way has a buffer of the shares.
+static inline bool iocpnet__queue_add(iocpnet__queue *queue, const iocpnet__connection *conn,
                                       const char *data, size_t size)
 {
+    const iocpnet__group *group = conn->group;
     iocpnet_buffer *buffer;
 
     if (queue->tail || size - 1 >= group->desc.buffer_bytes) {
-        return iocpnet__queue_add_special(queue, group->buffers, data, size);
+        return iocpnet__queue_add_special(queue, conn, data, size);
     }
     buffer = iocpnet__buffer_take(group->buffers);
-    if (!buffer) return false;
+    if (!buffer) return iocpnet__queue_add_special(queue, conn, data, size);
     memcpy(buffer->data, data, size);
     buffer->used = (uint32_t)size;
     queue->head = queue->tail = buffer;
@@ -11045,15 +11138,16 @@ static __declspec(noinline) iocpnet_error
         error = WSAENOTCONN;
     } else if (!weight) {
         return 0;  // what there is none of always has room
-    } else if (why == IOCPNET__BY_POOL) {
-        iocpnet__count(conn->group->iocp, IOCPNET_COUNT_NO_BUFFERS, 1);
     } else if (never && desc->refuse_slow) {
         error = WSAEMSGSIZE;
     } else {
         iocpnet__count(conn->group->iocp, IOCPNET_COUNT_SENDS_REFUSED, 1);
+        if (why == IOCPNET__BY_POOL) {
+            iocpnet__count(conn->group->iocp, IOCPNET_COUNT_NO_BUFFERS, 1);
+        }
+        iocpnet__store(&conn->refused, (int32_t)weight);
         iocpnet__or(&conn->flags,
-                    IOCPNET__REFUSED |
-                        (why == IOCPNET__BY_PROCESS ? IOCPNET__REFUSED_BY_PROCESS : 0));
+                    IOCPNET__REFUSED | (why == IOCPNET__BY_LIMIT ? 0 : IOCPNET__REFUSED_BY_OTHERS));
         if (desc->refuse_slow) error = WSAEWOULDBLOCK;
     }
     iocpnet__add(&conn->queued, -(int32_t)reserved);
@@ -11061,16 +11155,30 @@ static __declspec(noinline) iocpnet_error
     if (error == WSAENOBUFS) {
         iocpnet__or(&conn->flags, IOCPNET__NO_SENDS | IOCPNET__NO_DATA);
         iocpnet__conn_signal(conn, IOCPNET__OVER);
-    } else if (!own || iocpnet__conn_flagged(conn, IOCPNET__REFUSED_BY_PROCESS)) {
+    } else if (!own || iocpnet__conn_flagged(conn, IOCPNET__REFUSED_BY_OTHERS)) {
         iocpnet__conn_signal(conn, IOCPNET__LOOK);
     }
     return error;
 }
 
-// Reserves bytes for a send. First the reservation, then the look at the flags: a close, which does
-// it the other way round, either waits for these bytes or is seen here.
-static inline iocpnet_error iocpnet__conn_reserve(iocpnet__connection *conn, iocpnet__worker *own,
-                                                  size_t weight)
+// Draws bytes that are reserved from the process's account. Within the connection's share nothing
+// that others hold refuses it: the shares of all are beyond the process's limit.
+static __declspec(noinline) bool iocpnet__conn_draw(const iocpnet__connection *conn,
+                                                    iocpnet__worker *worker, size_t weight)
+{
+    bool beyond = (uint32_t)iocpnet__load(&conn->queued) > conn->group->share;
+
+    if (!worker) worker = iocpnet__conn_worker(conn);
+    return iocpnet__draw_shared(worker, IOCPNET__QUEUED, (int64_t)weight,
+                                beyond ? 0 : iocpnet__no_floor);
+}
+
+// Reserves bytes for a send, from the lot of worker, this thread's or NULL. First the reservation,
+// then the look at the flags: a close, which does it the other way round, either waits for these
+// bytes or is seen here.
+static inline iocpnet_error iocpnet__conn_reserve(iocpnet__connection *conn,
+                                                  const iocpnet__worker *own,
+                                                  iocpnet__worker *worker, size_t weight)
 {
     uint32_t limit = conn->group->desc.send_limit_bytes;
 
@@ -11078,10 +11186,9 @@ static inline iocpnet_error iocpnet__conn_reserve(iocpnet__connection *conn, ioc
     if ((uint32_t)iocpnet__add(&conn->queued, (int32_t)weight) > limit) {
         return iocpnet__conn_refuse(conn, own, IOCPNET__BY_LIMIT, weight, weight, 0);
     }
-    if (own && own->lots[IOCPNET__QUEUED] >= (int64_t)weight) {
-        own->lots[IOCPNET__QUEUED] -= (int64_t)weight;
-    } else if (!iocpnet__draw(own ? own : iocpnet__conn_worker(conn), IOCPNET__QUEUED,
-                              (int64_t)weight, 0)) {
+    if (worker && worker->lots[IOCPNET__QUEUED] >= (int64_t)weight) {
+        worker->lots[IOCPNET__QUEUED] -= (int64_t)weight;
+    } else if (!iocpnet__conn_draw(conn, worker, weight)) {
         return iocpnet__conn_refuse(conn, own, IOCPNET__BY_PROCESS, weight, weight, 0);
     }
     if (iocpnet__conn_flagged(conn, IOCPNET__NO_SENDS)) {
@@ -11094,7 +11201,7 @@ static inline iocpnet_error iocpnet__conn_reserve(iocpnet__connection *conn, ioc
 static __declspec(noinline) iocpnet_error
     iocpnet__conn_reserve_more(iocpnet__connection *conn, iocpnet__worker *own, size_t weight)
 {
-    return iocpnet__conn_reserve(conn, own, weight);
+    return iocpnet__conn_reserve(conn, own, own, weight);
 }
 
 // In a callback of the connection's own its queue; else that of other threads, whose lock is held
@@ -11110,11 +11217,12 @@ static inline iocpnet__queue *iocpnet__conn_queue_begin(iocpnet__connection *con
     return &conn->offered;
 }
 
-static inline void iocpnet__conn_queue_end(iocpnet__connection *conn, const iocpnet__worker *own)
+static inline void iocpnet__conn_queue_end(iocpnet__connection *conn, const iocpnet__worker *own,
+                                           iocpnet__worker *worker)
 {
     if (own) return;
     iocpnet__lock_leave(&conn->offer_lock);
-    iocpnet__conn_signal(conn, IOCPNET__LOOK);
+    iocpnet__conn_signal_from(conn, worker, IOCPNET__LOOK);
 }
 
 IOCPNET__DEF iocpnet_error iocpnet_conn_send(iocpnet_conn name, const void *data, size_t size)
@@ -11126,59 +11234,109 @@ IOCPNET__DEF iocpnet_error iocpnet_conn_send(iocpnet_conn name, const void *data
     bool added;
 
     if (!conn) return WSAENOTCONN;
-    error = iocpnet__conn_reserve(conn, own, size);
+    error = iocpnet__conn_reserve(conn, own, own, size);
     if (!error) {
         queue = iocpnet__conn_queue_begin(conn, own);
-        added = iocpnet__queue_add(queue, conn->group, (const char *)data, size);
-        iocpnet__conn_queue_end(conn, own);
+        if (own) {
+            added = iocpnet__queue_add(queue, conn, (const char *)data, size);
+        } else {
+            added = iocpnet__queue_add_special(queue, conn, (const char *)data, size);
+        }
+        iocpnet__conn_queue_end(conn, own, NULL);
         if (!added) error = iocpnet__conn_refuse(conn, own, IOCPNET__BY_POOL, size, size, size);
     }
     iocpnet__conn_leave(conn, own);
     return error;
 }
 
-// A view of a buffer, which takes over a reference to it. NULL: no view.
-static iocpnet__view *iocpnet__view_make(iocpnet_pool *pool, iocpnet_buffer *shared)
+static inline bool iocpnet__buffer_is_alone(iocpnet_buffer *buffer)
 {
-    iocpnet__view *view = (iocpnet__view *)iocpnet_pool_take_object(pool);
+    return iocpnet__load(&buffer->references) == 1;
+}
 
-    if (!view) return NULL;
-    memset(view, 0, sizeof *view);
+// What a buffer that is queued without a copy counts beside its bytes, so that what one connection
+// keeps from being used again is bounded by its limit: all of it if nobody else has a reference,
+// and a quarter of it at least.
+static __declspec(noinline) uint32_t iocpnet__view_slack(iocpnet_buffer *buffer)
+{
+    uint32_t slack = (uint32_t)sizeof(iocpnet__view);
+
+    if (iocpnet__buffer_is_alone(buffer)) {
+        slack = buffer->size - buffer->used;
+    } else if (buffer->size / 4 > buffer->used + slack) {
+        slack = buffer->size / 4 - buffer->used;
+    }
+    return slack;
+}
+
+// Adds a buffer to a queue as a view, which takes over a reference to it. False: there is no view.
+static inline bool iocpnet__queue_add_view(iocpnet__queue *queue, iocpnet_pool *pool,
+                                           iocpnet_buffer *shared, uint32_t slack)
+{
+    iocpnet__view *view = (iocpnet__view *)iocpnet__pool_lend(pool);
+
+    if (!view) return false;
     view->buffer.data = shared->data;
     view->buffer.size = shared->used;  // full: nothing is added at its end
     view->buffer.used = shared->used;
+    view->buffer.sent = 0;
+    view->buffer.next = NULL;
+    view->buffer.pool = NULL;
     view->shared = shared;
     view->pool = pool;
-    view->weight = shared->size - shared->used;
-    return view;
+    view->weight = slack;
+    iocpnet__queue_append(queue, &view->buffer, &view->buffer);
+    return true;
+}
+
+// Adds a copy of a buffer, which is given back. False: no buffer is left.
+static __declspec(noinline) bool iocpnet__queue_add_copy(iocpnet__queue *queue,
+                                                         const iocpnet__connection *conn,
+                                                         iocpnet_buffer *buffer)
+{
+    if (!iocpnet__queue_add_special(queue, conn, (const char *)buffer->data, buffer->used)) {
+        return false;
+    }
+    iocpnet__buffer_give(buffer);
+    return true;
 }
 
 IOCPNET__DEF iocpnet_error iocpnet_conn_send_buffer(iocpnet_conn name, iocpnet_buffer *buffer)
 {
-    size_t weight = buffer->used ? buffer->size : 0;
     iocpnet__worker *own;
     iocpnet__connection *conn = iocpnet__conn_enter(name, &own);
-    iocpnet__view *view = NULL;
     iocpnet_error error = WSAENOTCONN;
+    iocpnet__worker *worker;
+    iocpnet__queue *queue;
+    bool added = false;
+    bool few;
+    size_t weight;
+    uint32_t slack;
 
-    if (conn && (weight || iocpnet__conn_flagged(conn, IOCPNET__NO_SENDS))) {
-        error = iocpnet__conn_reserve_more(conn, own, weight);
-        if (!error) {
-            view = iocpnet__view_make(conn->group->views, buffer);
-            if (!view) {
-                error = iocpnet__conn_refuse(conn, own, IOCPNET__BY_POOL, weight, weight, weight);
-            }
-        }
-    } else if (conn) {
-        error = 0;
+    if (!conn) goto give;
+    error = 0;
+    if (!buffer->used && !iocpnet__conn_flagged(conn, IOCPNET__NO_SENDS)) goto leave;
+    // Views of few bytes are at most two, beside those on their way: they count as they are.
+    few = buffer->used <= conn->group->copied_bytes;
+    slack = few ? 0 : iocpnet__view_slack(buffer);
+    weight = (size_t)buffer->used + slack;
+    worker = own ? own : iocpnet__conn_worker(conn);
+    error = iocpnet__conn_reserve(conn, own, worker, weight);
+    if (error) goto leave;
+    queue = iocpnet__conn_queue_begin(conn, own);
+    // A copy is cheaper of few bytes behind others, for they share a buffer; or of few bytes that
+    // would keep a whole one.
+    if (!few || (!queue->head && !iocpnet__buffer_is_alone(buffer))) {
+        added = iocpnet__queue_add_view(queue, conn->group->views, buffer, slack);
     }
-    if (view) {
-        iocpnet__queue_append(iocpnet__conn_queue_begin(conn, own), &view->buffer, &view->buffer);
-        iocpnet__conn_queue_end(conn, own);
-    } else {
-        iocpnet_buffer_give(buffer);
-    }
-    if (conn) iocpnet__conn_leave(conn, own);
+    if (!added && few) added = iocpnet__queue_add_copy(queue, conn, buffer);
+    iocpnet__conn_queue_end(conn, own, worker);
+    if (!added) error = iocpnet__conn_refuse(conn, own, IOCPNET__BY_POOL, weight, weight, weight);
+
+leave:
+    iocpnet__conn_leave(conn, own);
+give:
+    if (!added) iocpnet_buffer_give(buffer);
     return error;
 }
 
@@ -11262,16 +11420,18 @@ static inline void iocpnet__conn_unlock(iocpnet__connection *conn, iocpnet__work
     iocpnet__undraw(worker, IOCPNET__LOCKED, conn->group->desc.buffer_bytes);
 }
 
-static __declspec(noinline) bool iocpnet__conn_lock_shared(iocpnet__connection *conn,
-                                                           iocpnet__worker *worker, uint32_t bytes,
-                                                           bool receive)
+// What a send of several buffers may lock: an eighth of what is left, so that no crowd of peers
+// that do not read locks all, and each of the others makes some way.
+static uint32_t iocpnet__lock_most(void)
 {
-    int64_t limit = iocpnet__accounts[IOCPNET__LOCKED].limit;
-    int64_t floor = receive ? limit / 4 : 0;
+    int64_t most = iocpnet__load64(&iocpnet__accounts[IOCPNET__LOCKED].left) / 8;
 
-    // A send that is large beside the limit may exceed it, if an eighth is free: it would never
-    // leave otherwise. Until it has, nothing else is.
-    if (!receive && bytes > limit / 8) floor = limit / 8 - bytes;
+    return most < 0 ? 0 : most < UINT32_MAX ? (uint32_t)most : UINT32_MAX;
+}
+
+static bool iocpnet__conn_lock_draw(iocpnet__connection *conn, iocpnet__worker *worker,
+                                    uint32_t bytes, int64_t floor)
+{
     // What is kept for the next receive.
     if (!iocpnet__conn_is(conn, IOCPNET__READING, IOCPNET__READ_PENDING)) {
         iocpnet__conn_unlock(conn, worker);
@@ -11279,6 +11439,17 @@ static __declspec(noinline) bool iocpnet__conn_lock_shared(iocpnet__connection *
     if (iocpnet__draw(worker, IOCPNET__LOCKED, bytes, floor)) return true;
     iocpnet__count_here(worker, IOCPNET_COUNT_LOCKS_REFUSED, 1);
     return false;
+}
+
+static __declspec(noinline) bool iocpnet__conn_lock_shared(iocpnet__connection *conn,
+                                                           iocpnet__worker *worker, uint32_t bytes,
+                                                           bool receive)
+{
+    if (receive) {
+        return iocpnet__conn_lock_draw(conn, worker, bytes,
+                                       iocpnet__accounts[IOCPNET__LOCKED].limit / 4);
+    }
+    return bytes <= iocpnet__lock_most() && iocpnet__conn_lock_draw(conn, worker, bytes, 0);
 }
 
 // Asks for memory to be locked by a call that may wait. Receives leave a quarter to the sends, for
@@ -11291,6 +11462,23 @@ static inline bool iocpnet__conn_lock(iocpnet__connection *conn, iocpnet__worker
     }
     worker->lots[IOCPNET__LOCKED] -= bytes;
     return true;
+}
+
+// The least that a send may ask for. One that is large beside the limit may exceed it, if an eighth
+// is free: it would never leave otherwise. Until it has, nothing else is. A small one may exceed it
+// by an eighth: what others have locked must not hold the last bytes of an answer.
+static bool iocpnet__conn_lock_least(iocpnet__connection *conn, iocpnet__worker *worker,
+                                     uint32_t bytes)
+{
+    int64_t limit = iocpnet__accounts[IOCPNET__LOCKED].limit;
+    int64_t floor = 0;
+
+    if (bytes > limit / 8) {
+        floor = limit / 8 - bytes;
+    } else if (bytes <= IOCPNET__PAGE) {
+        floor = -limit / 8;
+    }
+    return iocpnet__conn_lock_draw(conn, worker, bytes, floor);
 }
 
 // A send that came back short, with an error, or on a connection of which something else is to be
@@ -11374,7 +11562,7 @@ static __declspec(noinline) void iocpnet__conn_send_arrived(iocpnet__connection 
 // bytes. Returns the last of them.
 static inline iocpnet_buffer *iocpnet__send_gather(const iocpnet__connection *conn,
                                                    iocpnet__send *send, iocpnet_buffer *head,
-                                                   iocpnet_vec *vec, size_t *count)
+                                                   iocpnet_vec *vec, size_t *count, uint32_t most)
 {
     uint32_t bytes = head->used - head->sent;
     size_t n = 1;
@@ -11383,6 +11571,7 @@ static inline iocpnet_buffer *iocpnet__send_gather(const iocpnet__connection *co
     vec[0].data = head->data + head->sent;
     vec[0].size = bytes;
     for (; head->next && n < IOCPNET__GATHER && bytes < conn->send_most; n++) {
+        if (bytes + (head->next->used - head->next->sent) > most) break;
         head = head->next;
         vec[n].data = head->data + head->sent;
         vec[n].size = head->used - head->sent;
@@ -11402,16 +11591,20 @@ static __declspec(noinline) void iocpnet__conn_send_one(iocpnet__connection *con
     uintptr_t handle = conn->handle;
     iocpnet_vec vec[IOCPNET__GATHER];
     size_t n;
-    iocpnet_buffer *last = iocpnet__send_gather(conn, send, queue->head, vec, &n);
-    iocpnet_buffer *rest = last->next;
+    iocpnet_buffer *last = iocpnet__send_gather(conn, send, queue->head, vec, &n, UINT32_MAX);
+    iocpnet_buffer *rest;
     iocpnet_error error;
     DWORD sent;
     int code;
 
     if (!iocpnet__conn_lock(conn, worker, send->bytes, false)) {
-        iocpnet__conn_set_starved(conn, true);
-        return;
+        last = iocpnet__send_gather(conn, send, queue->head, vec, &n, iocpnet__lock_most());
+        if (!iocpnet__conn_lock_least(conn, worker, send->bytes)) {
+            iocpnet__conn_set_starved(conn, true);
+            return;
+        }
     }
+    rest = last->next;
     queue->head = rest;
     last->next = NULL;
     if (!rest) queue->tail = NULL;
@@ -11483,10 +11676,37 @@ static bool iocpnet__conn_all_sent(const iocpnet__connection *conn)
            !iocpnet__load(&conn->files);
 }
 
+// Whether a send of so many bytes would be taken, as far as others are concerned: the process has
+// as many left, and the pools have buffers for them, which are tried.
+static bool iocpnet__conn_fits(const iocpnet__connection *conn, uint32_t bytes)
+{
+    const iocpnet__group *group = conn->group;
+    uint32_t queued = (uint32_t)iocpnet__load(&conn->queued);
+    iocpnet_buffer *buffer = NULL;
+    iocpnet_buffer *taken = NULL;
+    uint32_t fit;
+
+    if (queued + bytes > group->share &&
+        iocpnet__load64(&iocpnet__accounts[IOCPNET__QUEUED].left) < (int64_t)bytes) {
+        return false;
+    }
+    if (queued + bytes <= group->desc.buffer_bytes) return true;
+    for (fit = 0; fit < bytes; fit += group->desc.buffer_bytes) {
+        buffer = iocpnet__buffer_take(group->common);
+        if (!buffer) break;
+        buffer->next = taken;
+        taken = buffer;
+    }
+    for (; taken; taken = buffer) {
+        buffer = taken->next;
+        iocpnet__buffer_give(taken);
+    }
+    return fit >= bytes;
+}
+
 // Whether there is room again after a refusal.
 static bool iocpnet__conn_may_drain(iocpnet__connection *conn)
 {
-    iocpnet__account *account = &iocpnet__accounts[IOCPNET__QUEUED];
     int32_t flags = iocpnet__load(&conn->flags);
 
     if (!(flags & IOCPNET__REFUSED) || flags & IOCPNET__NO_SENDS) return false;
@@ -11495,8 +11715,8 @@ static bool iocpnet__conn_may_drain(iocpnet__connection *conn)
     if ((uint32_t)iocpnet__load(&conn->queued) > conn->group->desc.send_limit_bytes / 2) {
         return false;
     }
-    if (flags & IOCPNET__REFUSED_BY_PROCESS &&
-        (conn->asked || iocpnet__load64(&account->left) < account->limit / 2)) {
+    if (flags & IOCPNET__REFUSED_BY_OTHERS &&
+        (conn->asked || !iocpnet__conn_fits(conn, (uint32_t)iocpnet__load(&conn->refused)))) {
         iocpnet__conn_want_tick(conn, IOCPNET__TICK_EACH);  // nothing of its own will wake it
         return false;
     }
@@ -11512,8 +11732,8 @@ static __declspec(noinline) bool iocpnet__conn_call_drain(iocpnet__connection *c
 
     if (!iocpnet__conn_may_drain(conn)) return false;
     // Half the room may be too little for what it sends: then it is asked once a tick.
-    was = iocpnet__and(&conn->flags, ~(IOCPNET__REFUSED | IOCPNET__REFUSED_BY_PROCESS));
-    conn->asked = (was & IOCPNET__REFUSED_BY_PROCESS) != 0;
+    was = iocpnet__and(&conn->flags, ~(IOCPNET__REFUSED | IOCPNET__REFUSED_BY_OTHERS));
+    conn->asked = (was & IOCPNET__REFUSED_BY_OTHERS) != 0;
     iocpnet__count_here(worker, IOCPNET_COUNT_DRAINS, 1);
     if (!desc->on.drain) return true;
     conn->calling = IOCPNET__CALL;
@@ -12134,14 +12354,14 @@ IOCPNET__DEF iocpnet_error iocpnet_filter_send(iocpnet_conn name, const void *da
     if (!conn) return WSAENOTCONN;
     if (!size) return 0;
     if (iocpnet__conn_is(conn, IOCPNET__SENDING, IOCPNET__SEND_SHUT)) return WSAESHUTDOWN;
-    if (!iocpnet__queue_add_special(&conn->extra->wire, conn->group->buffers, (const char *)data,
-                                    size)) {
+    if (!iocpnet__queue_add_special(&conn->extra->wire, conn, (const char *)data, size)) {
         iocpnet__count(conn->group->iocp, IOCPNET_COUNT_NO_BUFFERS, 1);
         return WSAENOBUFS;
     }
     // What a filter makes of bytes that were taken is not refused: it counts, over the limit too.
     iocpnet__add(&conn->queued, (int32_t)size);
-    (void)iocpnet__draw(iocpnet__conn_worker(conn), IOCPNET__QUEUED, (int64_t)size, INT64_MIN / 2);
+    (void)iocpnet__draw(iocpnet__conn_worker(conn), IOCPNET__QUEUED, (int64_t)size,
+                        iocpnet__no_floor);
     conn->extra->wire_bytes += (uint32_t)size;
     return 0;
 }
@@ -12540,11 +12760,33 @@ static int32_t iocpnet__conn_inbox(iocpnet__connection *conn)
            ~(IOCPNET__BUSY | IOCPNET__HAS_RUNNER);
 }
 
-// From anywhere but a packet of its own: has a poll run it.
+// From anywhere but a packet of its own: has a poll run it. worker: this thread's, or NULL.
+static void iocpnet__conn_signal_from(iocpnet__connection *conn, iocpnet__worker *worker,
+                                      int32_t bits)
+{
+    iocpnet_iocp *iocp = conn->group->iocp;
+    iocpnet_op *op = &conn->notify;
+
+    if (iocpnet__or(&conn->inbox, bits | IOCPNET__BUSY) & IOCPNET__BUSY) return;
+    if (!worker) {
+        (void)iocpnet__post(iocp, op);
+        return;
+    }
+    // As iocpnet__post, in fewer instructions: of a broadcast this is the most.
+    iocpnet__op_write(op, iocp, 0, IOCPNET_OP_POST);
+    op->flags = IOCPNET__POSTED;
+    iocpnet__count_own(&worker->counters.started[IOCPNET_OP_POST], 1);
+    if (IOCPNET_OS(PostQueuedCompletionStatus)(iocp->handle, 0, IOCPNET__OWN_KEY,
+                                               (OVERLAPPED *)(void *)&op->overlapped)) {
+        iocpnet__count_here(worker, IOCPNET_COUNT_POSTS, 1);
+    } else {
+        iocpnet__op_post_failed(iocp, op);
+    }
+}
+
 static void iocpnet__conn_signal(iocpnet__connection *conn, int32_t bits)
 {
-    if (iocpnet__or(&conn->inbox, bits | IOCPNET__BUSY) & IOCPNET__BUSY) return;
-    (void)iocpnet__post(conn->group->iocp, &conn->notify);
+    iocpnet__conn_signal_from(conn, NULL, bits);
 }
 
 // What packets have brought.
@@ -13342,9 +13584,11 @@ IOCPNET__DEF iocpnet_address iocpnet_conn_address(iocpnet_conn name, bool local)
 // ---- I13k sweep: what is done for all connections at once ---------------------------------------
 
 enum {
-    IOCPNET__LATE_LEAST = 64,    // late connections asked in one tick, at least
-    IOCPNET__LATE_PART = 64,     // and of so many names one: a crowd is through after so many ticks
-    IOCPNET__SWEEP_ROWS = 32768  // names looked at in one tick
+    IOCPNET__LATE_LEAST = 64,  // late connections asked in one tick, at least
+    IOCPNET__LATE_PART = 64,   // and of so many names one: a crowd is through after so many ticks
+    IOCPNET__SWEEP_ROWS = 32768,  // names looked at in one tick
+    IOCPNET__SHED_PART = 4,  // of so many connections that wait for memory, one is closed at once
+    IOCPNET__SHED_MOST = 16  // and no more than so many
 };
 
 // Asks connections of an iocp, from a row of the names on, that are late, or want the tick, or all
@@ -13379,35 +13623,75 @@ static uint32_t iocpnet__conn_sweep(iocpnet_iocp *iocp, int32_t stop_bits, uint3
     return i <= count ? i : 0;
 }
 
-// Memory has been short for a second: the connection on which nothing has moved for longest is
-// closed, one every four ticks.
+// How much closing a connection would help, 0 not at all. Of one whose send its peer has not taken
+// for a second: by how much is queued and for how long, and above UINT32_MAX. Of one that sends
+// nothing: for how long it was idle. What waits to be sent holds no memory of the system. moves: a
+// send has begun within the second.
+static uint64_t iocpnet__conn_burden(const iocpnet__connection *conn, bool *moves)
+{
+    uint32_t queued = (uint32_t)iocpnet__load(&conn->queued);
+    uint32_t unread, unsent;
+
+    (void)iocpnet__conn_silence(conn, &unread, &unsent);
+    if (iocpnet__conn_state(conn) & IOCPNET__CUT) return 0;
+    if (!iocpnet__conn_is_sending(conn)) return unread < unsent ? unread : unsent;
+    if (unsent >= IOCPNET__SHED_AFTER_MS) return UINT32_MAX + (uint64_t)queued * unsent;
+    *moves = true;
+    return 0;
+}
+
+// Keeps a reference to the count connections that are the greatest burdens; gives the others back.
+static void iocpnet__shed_keep(iocpnet__connection *conn, uint64_t burden,
+                               iocpnet__connection **worst, uint64_t *burdens, uint32_t count)
+{
+    uint32_t least = 0;
+    uint32_t i;
+
+    for (i = 1; i < count; i++) {
+        if (burdens[i] < burdens[least]) least = i;
+    }
+    if (burden > burdens[least]) {
+        iocpnet__connection *other = worst[least];
+
+        worst[least] = conn;
+        burdens[least] = burden;
+        conn = other;
+    }
+    if (conn) iocpnet__name_leave(conn, false);
+}
+
+// Memory has been short for a second: every four ticks the connections that hold most and take
+// least are closed, one for each four that wait for memory. Only where no send may free something
+// it is one that is idle.
 static void iocpnet__conn_shed(iocpnet_iocp *iocp)
 {
     uint32_t count = (uint32_t)iocpnet__load(&iocpnet__name_count);
-    iocpnet__connection *oldest = NULL;
-    uint32_t longest = 0;
+    uint32_t room = 1 + (uint32_t)iocpnet__load(&iocp->starving) / IOCPNET__SHED_PART;
+    iocpnet__connection *worst[IOCPNET__SHED_MOST] = { NULL };
+    uint64_t burdens[IOCPNET__SHED_MOST] = { 0 };
+    bool moves = false;
+    uint32_t most = 0;
     uint32_t i;
 
+    if (room > IOCPNET__SHED_MOST) room = IOCPNET__SHED_MOST;
     for (i = 1; i <= count; i++) {
         iocpnet__connection *conn = iocpnet__name_row(iocp, i);
-        uint32_t unread, unsent, idle;
 
         if (!conn) continue;
-        (void)iocpnet__conn_silence(conn, &unread, &unsent);
-        idle = unread < unsent ? unread : unsent;
-        if (idle > longest && !(iocpnet__conn_state(conn) & IOCPNET__CUT)) {
-            if (oldest) iocpnet__name_leave(oldest, false);
-            oldest = conn;
-            longest = idle;
-        } else {
-            iocpnet__name_leave(conn, false);
-        }
+        iocpnet__shed_keep(conn, iocpnet__conn_burden(conn, &moves), worst, burdens, room);
     }
-    if (!oldest) return;
-    iocpnet__count(iocp, IOCPNET_COUNT_SHED, 1);
-    iocpnet__or(&oldest->flags, IOCPNET__NO_SENDS | IOCPNET__NO_DATA);
-    iocpnet__conn_signal(oldest, IOCPNET__OVER);
-    iocpnet__name_leave(oldest, false);
+    for (i = 1; i < room; i++) {
+        if (burdens[i] > burdens[most]) most = i;
+    }
+    for (i = 0; i < room; i++) {
+        if (!worst[i]) continue;
+        if (burdens[i] > UINT32_MAX || (i == most && !moves)) {
+            iocpnet__count(iocp, IOCPNET_COUNT_SHED, 1);
+            iocpnet__or(&worst[i]->flags, IOCPNET__NO_SENDS | IOCPNET__NO_DATA);
+            iocpnet__conn_signal(worst[i], IOCPNET__OVER);
+        }
+        iocpnet__name_leave(worst[i], false);
+    }
 }
 
 // A reference to the next group of the iocp, which is not about to be freed; the one to the group
@@ -13560,6 +13844,15 @@ static uint32_t iocpnet__or_default(uint32_t value, uint32_t normal)
     return value ? value : normal;
 }
 
+enum {
+    // Threads that have caches of a group's pools, beside workers.
+    IOCPNET__CACHES_MORE = sizeof(void *) < 8 ? 4 : 256,
+    IOCPNET__SHARE = 4,          // buffers to send that are kept for each connection
+    IOCPNET__COPIED_MOST = 4096  // bytes of a buffer that are copied rather than referred to
+};
+// Address space for the buffers of one group's sends, by default, at most.
+static const uint64_t iocpnet__buffers_most = (uint64_t)1 << 36;
+
 static void iocpnet__group_list(const iocpnet__group *group, iocpnet_pool *pools[IOCPNET__POOLS])
 {
     pools[0] = group->conns;
@@ -13568,7 +13861,8 @@ static void iocpnet__group_list(const iocpnet__group *group, iocpnet_pool *pools
     pools[3] = group->inputs;
     pools[4] = group->buffers;
     pools[5] = group->files;
-    memcpy((void *)(pools + 6), (const void *)group->rooms, sizeof group->rooms);
+    pools[6] = group->common;
+    memcpy((void *)(pools + 7), (const void *)group->rooms, sizeof group->rooms);
 }
 
 // No buffer is out, of those that the program took or that other connections have queued.
@@ -13712,6 +14006,24 @@ static void iocpnet__group_join(iocpnet__group *group)
     iocpnet__lock_leave(&iocp->group_lock);
 }
 
+// How many buffers are queued at most, by default: as many as all connections may fill within their
+// limits, and the process within its own, half full; none of them is made before it is needed. A
+// 32-bit process has not the address space for that.
+static uint32_t iocpnet__group_buffers(const iocpnet_conn_desc *desc)
+{
+    uint64_t least = (uint64_t)desc->max_connections + 256;
+    uint64_t each = desc->send_limit_bytes / desc->buffer_bytes + 1;
+    uint64_t most =
+        least + 2 * (uint64_t)iocpnet__accounts[IOCPNET__QUEUED].limit / desc->buffer_bytes;
+
+    if (sizeof(void *) < 8) return (uint32_t)least;
+    if (most > iocpnet__buffers_most / desc->buffer_bytes) {
+        most = iocpnet__buffers_most / desc->buffer_bytes;
+    }
+    if (each * desc->max_connections < most) most = each * desc->max_connections;
+    return (uint32_t)(most > least ? most : least);
+}
+
 static iocpnet_error iocpnet__group_init(iocpnet__group *group, iocpnet_iocp *iocp,
                                          const iocpnet_conn_desc *settings)
 {
@@ -13734,8 +14046,8 @@ static iocpnet_error iocpnet__group_init(iocpnet__group *group, iocpnet_iocp *io
     desc->max_connections =
         iocpnet__or_default(desc->max_connections, sizeof(void *) < 8 ? 2000 : 10000);
     desc->buffer_bytes = iocpnet__or_default(desc->buffer_bytes, 16 * 1024);
-    desc->buffers = iocpnet__or_default(desc->buffers, desc->max_connections + 256);
     desc->send_limit_bytes = iocpnet__or_default(desc->send_limit_bytes, 256 * 1024);
+    desc->buffers = iocpnet__or_default(desc->buffers, iocpnet__group_buffers(desc));
     desc->close_ms = iocpnet__or_default(desc->close_ms, 5000);
     desc->connect_ms = iocpnet__or_default(desc->connect_ms, 10000);
     desc->recvs = iocpnet__or_default(desc->recvs, 1);
@@ -13747,6 +14059,11 @@ static iocpnet_error iocpnet__group_init(iocpnet__group *group, iocpnet_iocp *io
         desc->max_connections > IOCPNET__NAME_CHUNK * (IOCPNET__NAME_CHUNKS - 1)) {
         return WSAEINVAL;
     }
+    group->copied_bytes = desc->buffer_bytes / 4;
+    if (group->copied_bytes > IOCPNET__COPIED_MOST) group->copied_bytes = IOCPNET__COPIED_MOST;
+    // The shares of all are an eighth of what the process may queue, and beyond it.
+    group->share = iocpnet__accounts[IOCPNET__QUEUED].limit / 8 / desc->max_connections;
+    if (group->share > desc->buffer_bytes) group->share = desc->buffer_bytes;
     group->plain =
         !desc->filter && !desc->frame && desc->recvs == 1 && !desc->zero_byte && !desc->sndbuf_0;
     group->file_unit = iocpnet__file_unit(desc);
@@ -13787,20 +14104,25 @@ static iocpnet_error iocpnet__group_room_pools(iocpnet__group *group, uint32_t m
 static iocpnet_error iocpnet__group_pools(iocpnet__group *group, uint32_t more)
 {
     const iocpnet_conn_desc *desc = &group->desc;
+    iocpnet_pool *pools[IOCPNET__POOLS];
     iocpnet_pool_desc objects, buffers;
     iocpnet_error error;
-    uint32_t spare;
+    uint32_t caches, spare;
+    uint32_t all = desc->max_connections + more;
+    size_t i;
     bool no_cache;
 
-    // What lies in the threads' caches must not be missing elsewhere. One connection alone shares
-    // its pools with nobody, and needs none.
+    // What lies in the threads' caches must not be missing elsewhere, so no more threads have
+    // caches than were reckoned with. One connection alone shares its pools with nobody, and needs
+    // none.
     no_cache = desc->no_pool_cache || desc->max_connections == 1;
-    spare = no_cache ? 0 : 2 * IOCPNET__ROUNDS * (group->iocp->desc.threads + 2);
+    caches = group->iocp->desc.threads + IOCPNET__CACHES_MORE;
+    spare = no_cache ? 0 : 2 * IOCPNET__ROUNDS * caches;
     memset(&objects, 0, sizeof objects);
     objects.objects = true;
     objects.no_cache = true;
     objects.size = sizeof(iocpnet__connection);
-    objects.limit = desc->max_connections + more + IOCPNET__ENDING;
+    objects.limit = all + IOCPNET__ENDING;
     error = iocpnet_pool_create(&group->conns, &objects);
     group->extra_bytes = sizeof(iocpnet__extra);
     if (desc->recvs > 1) group->extra_bytes += desc->recvs * sizeof(iocpnet__read);
@@ -13811,7 +14133,8 @@ static iocpnet_error iocpnet__group_pools(iocpnet__group *group, uint32_t more)
     }
     objects.no_cache = no_cache;
     objects.size = sizeof(iocpnet__view);
-    objects.limit = desc->buffers + spare;
+    objects.no_cache = no_cache;
+    objects.limit = IOCPNET__SHARE * all + desc->buffers + spare;
     if (!error) error = iocpnet_pool_create(&group->views, &objects);
     objects.size = sizeof(iocpnet__file);
     objects.limit = (desc->max_connections + more) * desc->files;
@@ -13820,11 +14143,19 @@ static iocpnet_error iocpnet__group_pools(iocpnet__group *group, uint32_t more)
     memset(&buffers, 0, sizeof buffers);
     buffers.size = desc->buffer_bytes;
     buffers.no_cache = no_cache;
-    buffers.limit = desc->recvs * (desc->max_connections + more) + desc->buffers + spare;
+    buffers.limit = desc->recvs * all + desc->buffers + spare;
     if (!error) error = iocpnet_pool_create(&group->inputs, &buffers);
-    buffers.limit = desc->buffers + spare;
+    buffers.limit = IOCPNET__SHARE * all + spare;
     if (!error) error = iocpnet_pool_create(&group->buffers, &buffers);
+    buffers.limit = desc->buffers + spare;
+    if (!error) error = iocpnet_pool_create(&group->common, &buffers);
     if (!error && desc->frame) error = iocpnet__group_room_pools(group, more);
+    iocpnet__group_list(group, pools);
+    for (i = 0; i < IOCPNET__POOLS; i++) {
+        if (!pools[i] || pools[i]->no_cache) continue;
+        pools[i]->caches_most = (int32_t)caches;
+        pools[i]->base = pools[i]->limit - spare;
+    }
     return error;
 }
 
@@ -14208,7 +14539,7 @@ static iocpnet_error iocpnet__file_make(iocpnet__connection *conn, const iocpnet
 }
 
 // Adds head, file and tail to a queue: all or nothing.
-static bool iocpnet__queue_add_file(iocpnet__queue *queue, iocpnet_pool *pool,
+static bool iocpnet__queue_add_file(iocpnet__queue *queue, const iocpnet__connection *conn,
                                     const iocpnet_conn_file *from, iocpnet__file *file)
 {
     iocpnet_buffer *item = &file->view.buffer;
@@ -14216,11 +14547,11 @@ static bool iocpnet__queue_add_file(iocpnet__queue *queue, iocpnet_pool *pool,
 
     behind.head = behind.tail = item;
     if (from->tail_size &&
-        !iocpnet__queue_add_special(&behind, pool, (const char *)from->tail, from->tail_size)) {
+        !iocpnet__queue_add_special(&behind, conn, (const char *)from->tail, from->tail_size)) {
         return false;
     }
     if (from->head_size &&
-        !iocpnet__queue_add_special(queue, pool, (const char *)from->head, from->head_size)) {
+        !iocpnet__queue_add_special(queue, conn, (const char *)from->head, from->head_size)) {
         while ((item = item->next) != NULL) {
             behind.head->next = item->next;
             iocpnet_buffer_give(item);
@@ -14257,9 +14588,9 @@ IOCPNET__DEF iocpnet_error iocpnet_conn_send_file(iocpnet_conn name, const iocpn
         iocpnet__queue *queue = iocpnet__conn_queue_begin(conn, own);
 
         ended = iocpnet__conn_flagged(conn, IOCPNET__NO_FILES);
-        if (!ended) added = iocpnet__queue_add_file(queue, conn->group->buffers, from, file);
+        if (!ended) added = iocpnet__queue_add_file(queue, conn, from, file);
         if (added && own) iocpnet__conn_become(conn, IOCPNET__FILES, IOCPNET__FILES);
-        iocpnet__conn_queue_end(conn, own);
+        iocpnet__conn_queue_end(conn, own, NULL);
     }
     if (added) goto leave;
     error = iocpnet__conn_refuse(conn, own, IOCPNET__BY_POOL, weight ? weight : 1, weight, weight);

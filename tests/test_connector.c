@@ -1301,55 +1301,84 @@ static void one_buffer_goes_to_everybody(void)
     end();
 }
 
-// Law 5: a buffer counts with its whole size, however little of it is used.
+// Law 5: a limit counts what is held. A buffer that only one connection keeps counts with its whole
+// size, one that others have too with its bytes and the object that refers to it, and few bytes
+// count as they are, for they are copied, so that the buffer is free at once.
+enum { HELD_LIMIT = 65536, HELD_SIZE = 16384, HELD_BYTES = 5000, HELD_MOST = 100 };
+static iocpnet_buffer *kept_by_all;
+static char one_more[HELD_SIZE];
+
+static int send_until_refused(iocpnet_conn conn, uint32_t bytes, bool shared, iocpnet_error *error)
+{
+    int n;
+    for (n = 0; n < HELD_MOST; n++) {
+        iocpnet_buffer *buffer =
+            shared ? iocpnet_buffer_share(kept_by_all) : iocpnet_pool_take(news_pool);
+        if (!shared) {
+            buffer->used = bytes;
+            memset(buffer->data, n, bytes);
+        }
+        *error = iocpnet_conn_send_buffer(conn, buffer);
+        if (*error) break;
+    }
+    return n;
+}
+
 static void data_fills_the_queue(iocpnet_conn conn, void *user, const void *data, size_t size)
 {
     iocpnet_error error = 0;
-    iocpnet_buffer *buffer;
-    int n = 0;
+    char what = *(const char *)data;
     on_data(conn, user, data, size);
-    while (n < 100) {
-        buffer = iocpnet_pool_take(news_pool);
-        buffer->used = 1;
-        buffer->data[0] = (unsigned char)n;
-        error = iocpnet_conn_send_buffer(conn, buffer);
-        if (error) break;
-        n++;
+    if (what == 'f') {
+        CHECK_EQ(send_until_refused(conn, 1, false, &error), HELD_MOST);
+        CHECK_EQ(out_of(news_pool), 1);  // kept_by_all
+        return;
     }
-    CHECK_EQ(n, 16);  // of 4 KiB each
+    if (what == 's') {
+        CHECK_EQ(send_until_refused(conn, 0, true, &error),
+                 HELD_LIMIT / (HELD_BYTES + (int)sizeof(iocpnet__view)));
+    } else {
+        CHECK_EQ(send_until_refused(conn, HELD_BYTES, false, &error), HELD_LIMIT / HELD_SIZE);
+    }
     CHECK_ERR(error, server.conn.refuse_slow ? WSAEWOULDBLOCK : WSAENOBUFS);
-    CHECK_ERR(iocpnet_conn_send(conn, "x", 1),
+    CHECK_ERR(iocpnet_conn_send(conn, one_more, HELD_SIZE),
               server.conn.refuse_slow ? WSAEWOULDBLOCK : WSAENOTCONN);
 }
 
-static void a_buffer_counts_with_its_whole_size(void)
+static void a_buffer_counts_with_what_it_keeps(void)
 {
+    static unsigned char got[HELD_LIMIT];
+    static const char ways[] = { 'f', 's', 'a' };
     iocpnet_pool_desc desc;
     iocpnet_pool *large = NULL;
     int refuse, i;
     for (refuse = 0; refuse < 2; refuse++) {
         SOCKET s;
         iocpnet_buffer *buffer;
-        unsigned char got[16];
         prepare();
         memset(&desc, 0, sizeof desc);
+        desc.size = HELD_SIZE;
         CHECK_ERR(iocpnet_pool_create(&news_pool, &desc), 0);
         desc.size = 70000;
         CHECK_ERR(iocpnet_pool_create(&large, &desc), 0);
-        server.conn.send_limit_bytes = 65536;
+        kept_by_all = iocpnet_pool_take(news_pool);
+        kept_by_all->used = HELD_BYTES;
+        server.conn.send_limit_bytes = HELD_LIMIT;
         server.conn.refuse_slow = refuse != 0;
         server.conn.on.data = data_fills_the_queue;
         REQUIRE(begin());
         s = peer_connect(port);
-        CHECK(peer_send(s, "x", 1));
+        for (i = 0; i < (refuse ? 3 : 1); i++) {
+            static const int wanted[] = { HELD_MOST, HELD_BYTES * 12, HELD_BYTES * 4 };
+            CHECK(peer_send(s, refuse ? &ways[i] : "a", 1));
+            if (!refuse) break;
+            CHECK_EQ(peer_recv(s, got, (size_t)wanted[i]), wanted[i]);
+            AWAIT(all[0].drained == i, PEER_MS);
+            AWAIT(out_of(news_pool) == 1, PEER_MS);
+        }
         if (refuse) {
-            CHECK_EQ(peer_recv(s, got, 16), 16);
-            for (i = 0; i < 16; i++)
-                CHECK_EQ(got[i], i);
-            AWAIT(all[0].drained == 1, PEER_MS);
-            AWAIT(out_of(news_pool) == 0, PEER_MS);
             buffer = iocpnet_pool_take(large);
-            buffer->used = 1;
+            buffer->used = HELD_BYTES;
             CHECK_ERR(iocpnet_conn_send_buffer(all[0].conn, buffer), WSAEMSGSIZE);
             CHECK_EQ(out_of(large), 0);
             CHECK_ERR(iocpnet_conn_send(all[0].conn, "y", 1), 0);  // nothing is held back
@@ -1365,6 +1394,7 @@ static void a_buffer_counts_with_its_whole_size(void)
         }
         closesocket(s);
         AWAIT(closed_count == 1, PEER_MS);
+        iocpnet_buffer_give(kept_by_all);
         AWAIT(out_of(news_pool) == 0, PEER_MS);
         CHECK(counted(IOCPNET_COUNT_SENDS_REFUSED) >= 1);
         CHECK_ERR(iocpnet_pool_destroy(news_pool), 0);
@@ -2289,7 +2319,7 @@ int main(int argc, char **argv)
     T_RUN(an_abort_in_drain_is_a_reset);
     T_RUN(an_echo_without_a_copy);
     T_RUN(one_buffer_goes_to_everybody);
-    T_RUN(a_buffer_counts_with_its_whole_size);
+    T_RUN(a_buffer_counts_with_what_it_keeps);
     T_RUN(buffers_and_bytes_keep_their_order);
     T_RUN(while_paused_nothing_is_shown_and_nothing_lost);
     T_RUN(a_pause_in_data_holds_the_next);

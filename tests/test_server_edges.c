@@ -859,17 +859,25 @@ static void a_send_waits_until_it_may_lock_its_bytes(void)
 {
     SOCKET a, b;
     side *first, *second;
+    iocpnet_pool_desc desc;
+    iocpnet_pool *pool;
+    iocpnet_buffer *large;
 
     usual();
     engine.locked_bytes = 256 * 1024;
     settings.send_limit_bytes = 1 << 20;
+    memset(&desc, 0, sizeof desc);
+    desc.size = 260000;
+    CHECK_ERR(iocpnet_pool_create(&pool, &desc), 0);
+    large = iocpnet_pool_take(pool);
+    large->used = 260000;
     begin();
     connect_too();
     first = adopted(&a);
     second = adopted(&b);
     stuck.wanted = 1;
     peer_fill(block, ROOM, 0, SEED);
-    CHECK_ERR(iocpnet_conn_send(first->conn, block, 200000), 0);
+    CHECK_ERR(iocpnet_conn_send_buffer(first->conn, large), 0);
     PUMP(iocp, stuck.count == 1, PEER_MS);
     CHECK_ERR(iocpnet_conn_send(second->conn, block, 100000), 0);
     PUMP(iocp, counted(IOCPNET_COUNT_LOCKS_REFUSED) > 0, PEER_MS);
@@ -881,6 +889,7 @@ static void a_send_waits_until_it_may_lock_its_bytes(void)
     CHECK_EQ(peer_differs(block, 100000, 0, SEED), 100000);
     leaves(first, a);
     leaves(second, b);
+    CHECK_ERR(iocpnet_pool_destroy(pool), 0);
     end();
 }
 
@@ -1753,11 +1762,14 @@ static void a_send_of_nothing_is_never_refused(void)
     CHECK_ERR(iocpnet_conn_send(s->conn, "", 0), 0);
     CHECK_ERR(iocpnet_conn_send(s->conn, "x", 1), WSAEWOULDBLOCK);
     iocpnet__add(&inside(s)->queued, -1001);
-    left = iocpnet__accounts[IOCPNET__QUEUED].left;
-    iocpnet__accounts[IOCPNET__QUEUED].left = -1;
+    left = iocpnet__accounts[IOCPNET__QUEUED].left + 1;
+    iocpnet__accounts[IOCPNET__QUEUED].left -= left;
+    CHECK_ERR(iocpnet_conn_send(s->conn, "x", 1), 0);  // within its share
+    CHECK_EQ(heard(other, block, 1), 1);
+    inside(s)->group->share = 0;
     CHECK_ERR(iocpnet_conn_send(s->conn, "", 0), 0);
     CHECK_ERR(iocpnet_conn_send(s->conn, "x", 1), WSAEWOULDBLOCK);
-    iocpnet__accounts[IOCPNET__QUEUED].left = left;
+    iocpnet__accounts[IOCPNET__QUEUED].left += left;
     CHECK_ERR(iocpnet_conn_send(s->conn, "x", 1), 0);
     CHECK_EQ(heard(other, block, 1), 1);
     leaves(s, other);

@@ -110,7 +110,7 @@ static uint32_t lent_all(void)
     for (i = 0; i < IOCPNET__ROOMS; i++)
         rooms += lent(group->rooms[i]);
     return lent(group->conns) + lent(group->extras) + lent(group->views) + rooms +
-           lent(group->buffers);
+           lent(group->common) + lent(group->buffers);
 }
 
 static bool serve_one(void)

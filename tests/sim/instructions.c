@@ -31,12 +31,6 @@ static void on_open(iocpnet_conn conn, void *user)
     names[opened++] = conn;
 }
 
-static void on_data(iocpnet_conn conn, void *user, const void *data, size_t size)
-{
-    (void)user;
-    iocpnet_conn_send(conn, data, size);
-}
-
 static void begin(void)
 {
     CALLGRIND_START_INSTRUMENTATION;
@@ -48,6 +42,33 @@ static void end(const char *name)
 {
     CALLGRIND_DUMP_STATS_AT(name);
     CALLGRIND_STOP_INSTRUMENTATION;
+}
+
+// What is sent to how many others when a broadcast is asked for; counted or not.
+static iocpnet_buffer *news;
+static int audience;
+static bool counted;
+
+static void broadcast(void)
+{
+    char text[64];
+    int i;
+
+    if (counted) begin();
+    for (i = 0; i < audience; i++)
+        must(!iocpnet_conn_send_buffer(names[i], iocpnet_buffer_share(news)), "send_buffer");
+    snprintf(text, sizeof text, "broadcast, a call/%d", audience);
+    if (counted) end(text);
+}
+
+static void on_data(iocpnet_conn conn, void *user, const void *data, size_t size)
+{
+    (void)user;
+    if (*(const char *)data == 'b') {
+        broadcast();
+    } else {
+        iocpnet_conn_send(conn, data, size);
+    }
 }
 
 static void echo(SOCKET s)
@@ -82,6 +103,39 @@ static void echoes(uint16_t port, int connections)
         echo(clients[(int)((long long)i * connections / ECHOES)]);
     snprintf(text, sizeof text, "echo, %d connections/%d", connections, ECHOES);
     end(text);
+}
+
+// One of the connections asks for one buffer to many others; then polls bring it to them.
+static void broadcasts(int to)
+{
+    iocpnet_pool_desc desc;
+    iocpnet_pool *pool;
+    iocpnet_pool_stats stats;
+    char got[BYTES], text[64];
+    int i, round;
+
+    memset(&desc, 0, sizeof desc);
+    desc.size = 1024;
+    must(iocpnet_pool_create(&pool, &desc) == 0, "pool");
+    audience = to;
+    for (round = 0; round < 2; round++) {  // the first makes what is made once
+        counted = round == 1;
+        news = iocpnet_pool_take(pool);
+        memset(news->data, 'n', BYTES);
+        news->used = BYTES;
+        must(send(clients[to], "b", 1, 0) == 1, "send");
+        while (iocpnet_iocp_poll(iocp, 1) == WSA_WAIT_TIMEOUT)
+            continue;
+        iocpnet_buffer_give(news);
+        if (counted) begin();
+        for (stats.out = 1; stats.out; iocpnet_pool_stats_read(pool, &stats))
+            iocpnet_iocp_poll(iocp, 1);
+        snprintf(text, sizeof text, "broadcast, what sends it/%d", to);
+        if (counted) end(text);
+        for (i = 0; i < to; i++)
+            must(recv(clients[i], got, BYTES, 0) == BYTES, "recv");
+    }
+    must(iocpnet_pool_destroy(pool) == 0, "pool");
 }
 
 static void no_call(iocpnet_timer *timer, iocpnet_error error)
@@ -141,6 +195,7 @@ int main(void)
     echoes(port, 1);
     echoes(port, 1000);
     echoes(port, MOST);
+    broadcasts(5000);
 
     for (i = 0; i < 100; i++)
         found = iocpnet_conn_user(names[i]);
