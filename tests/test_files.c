@@ -140,6 +140,7 @@ static BOOL PASCAL fake_transmit_packets(SOCKET s, TRANSMIT_PACKETS_ELEMENT *ele
 
 // A filter that changes nothing: all functions are NULL.
 static const iocpnet_filter nothing_between;
+static const iocpnet_filter *const between[] = { &nothing_between };
 
 typedef struct way {
     const char *name;
@@ -163,7 +164,8 @@ static void choose(void)
     fault_instead(FAULT_TransmitPackets, (fault_fn *)fake_transmit_packets);
     engine.transmit_mode = (uint8_t)chosen->mode;
     engine.no_skip = chosen->no_skip;
-    server.conn.filter = chosen->filter ? &nothing_between : NULL;
+    server.conn.filters = between;
+    server.conn.filter_count = chosen->filter;
     server.conn.sndbuf_0 = chosen->sndbuf_0;
     server.conn.send_limit_bytes = LARGE;
     server.conn.buffers = 1000;

@@ -45,7 +45,8 @@ enum {
     HEAD = 4,       // bytes at the front of a stream: whose it is
     CHUNK = 3000,   // most bytes said at once
     CLOCK_MS = 16,  // that GetTickCount64 may lag behind
-    MASK = 0x5a     // what the filter does to each byte
+    LAYERS = 3,     // most of them
+    MASK = 0x5a     // what the last of them does to each byte
 };
 
 static uint64_t seed;
@@ -186,7 +187,11 @@ static int listener_count, connector_count;
 static tick ticks[TIMERS];
 static note notes[POSTS];
 static iocpnet_frame_desc frame;
-static iocpnet_filter filter;
+static iocpnet_filter layers[LAYERS];
+static const iocpnet_filter *const filters[LAYERS] = { &layers[0], &layers[1], &layers[2] };
+static unsigned char masks[LAYERS];
+static uint32_t filter_count;
+static unsigned char mask;  // what they all do
 static iocpnet_pool *pool;
 static SOCKET raw_listener;
 static uint16_t raw_port;
@@ -644,55 +649,68 @@ static void on_close(iocpnet_conn conn, void *user, iocpnet_reason reason, iocpn
     InterlockedExchange(&p->inside, 0);
 }
 
-// ---- the filter: a mask -------------------------------------------------------------------------
+// ---- layers: masks that stack, and now and then take less, until they are woken ----------------
 
-static iocpnet_error filter_open(iocpnet_conn conn, void *user, bool outbound, void **state)
+static iocpnet_error filter_open(iocpnet_layer *layer, void *user, void *arg, bool outbound,
+                                 void **state)
 {
-    (void)user;
-    *state = NULL;
     MUST_EQ(sim_locks_held(), 0);
-    if (outbound || one_in(2)) {
-        *state = &filter;
-        return iocpnet_filter_ready(conn);
-    }
-    return 0;
+    MUST(!arg);
+    *state = user;
+    return outbound || one_in(2) ? iocpnet_filter_ready(layer) : 0;
 }
 
-static iocpnet_error filter_receive(iocpnet_conn conn, void *state, const void *data, size_t size)
+// How many of so many it takes, in a game of layers that wait. What it leaves comes again.
+static size_t filter_takes(iocpnet_layer *layer, const void *state, size_t size)
+{
+    size_t n;
+    if (!size || !one_in(4)) return size;
+    n = any((uint32_t)size);
+    MUST_EQ(iocpnet_filter_wake(iocpnet_filter_conn(layer),
+                                filters[(const unsigned char *)state - masks]),
+            0);
+    return n;
+}
+
+static iocpnet_error filter_receive(iocpnet_layer *layer, void *state, void *data, size_t size,
+                                    size_t *taken)
 {
     unsigned char block[1024];
     const unsigned char *from = (const unsigned char *)data;
     iocpnet_error error = 0;
-    size_t i, n;
-    (void)state;
+    size_t i, n, shown;
     MUST_EQ(sim_locks_held(), 0);
-    iocpnet_filter_ready(conn);
-    while (size && !error) {
-        n = 1 + any((uint32_t)(size < sizeof block ? size : sizeof block));
-        if (n > size) n = size;
+    iocpnet_filter_ready(layer);
+    size = filter_takes(layer, state, size);
+    *taken = 0;
+    while (*taken < size && !error) {
+        size_t left = size - *taken;
+        n = 1 + any((uint32_t)(left < sizeof block ? left : sizeof block));
+        if (n > left) n = left;
         for (i = 0; i < n; i++)
-            block[i] = from[i] ^ MASK;
-        error = iocpnet_filter_show(conn, block, n);
-        if (error == WSAENOTCONN) return 0;
-        from += n;
-        size -= n;
+            block[i] = from[*taken + i] ^ *(unsigned char *)state;
+        error = iocpnet_filter_show(layer, block, n, &shown);
+        MUST(error == (shown < n ? WSAEWOULDBLOCK : 0));
+        *taken += shown;
     }
-    return error;
+    return one_in(2) ? error : 0;
 }
 
-static iocpnet_error filter_send(iocpnet_conn conn, void *state, const void *data, size_t size)
+static iocpnet_error filter_send(iocpnet_layer *layer, void *state, const void *data, size_t size,
+                                 size_t *taken)
 {
     unsigned char block[1024];
     const unsigned char *from = (const unsigned char *)data;
     iocpnet_error error = 0;
     size_t i, n;
-    (void)state;
     MUST_EQ(sim_locks_held(), 0);
+    size = filter_takes(layer, state, size);
+    *taken = size;
     while (size && !error) {
         n = size < sizeof block ? size : sizeof block;
         for (i = 0; i < n; i++)
-            block[i] = from[i] ^ MASK;
-        error = iocpnet_filter_send(conn, block, n);
+            block[i] = from[i] ^ *(unsigned char *)state;
+        error = iocpnet_filter_send(layer, block, n);
         from += n;
         size -= n;
     }
@@ -746,7 +764,7 @@ static void raw_say(raw *r, size_t n)
     size = wire(s, block, n);
     if (filtered) {
         for (i = 0; i < size; i++)
-            block[i] ^= MASK;
+            block[i] ^= mask;
     }
     s->offered += (LONG64)n;
     sent = send(r->s, (const char *)block, (int)size, 0);
@@ -764,7 +782,7 @@ static void raw_hear(raw *r, unsigned char *data, size_t size)
     size_t i, n;
     if (filtered) {
         for (i = 0; i < size; i++)
-            data[i] ^= MASK;
+            data[i] ^= mask;
     }
     if (!framed) {
         hear(&r->in, data, size);
@@ -1209,7 +1227,8 @@ static void settings(iocpnet_conn_desc *d, void *user)
     d->close_ms = one_in(2) ? 20 + any(2000) : 0;
     d->connect_ms = one_in(2) ? 50 + any(2000) : 0;
     d->keepalive_ms = one_in(6) ? 1000 : 0;
-    d->filter = filtered ? &filter : NULL;
+    d->filters = filters;
+    d->filter_count = filter_count;
     d->frame = framed ? &frame : NULL;
     d->zero_byte = one_in(4);
     d->recvs = d->zero_byte || one_in(2) ? 0 : 1 + any(8);
@@ -1650,10 +1669,17 @@ static int play(int steps)
     faulty = w.fail_one_in || w.locked_bytes || w.handles || w.ports;
     framed = one_in(3);
     filtered = one_in(4);
-    sim_tell("PLAY: faulty %d, framed %d, filtered %d", faulty, framed, filtered);
-    filter.open = filter_open;
-    filter.receive = filter_receive;
-    filter.send = filter_send;
+    filter_count = filtered ? 1 + any(LAYERS) : 0;
+    sim_tell("PLAY: faulty %d, framed %d, filtered %d", faulty, framed, (int)filter_count);
+    mask = 0;
+    for (i = 0; i < (int)filter_count; i++) {
+        masks[i] = (unsigned char)(MASK + i * 29);
+        mask ^= masks[i];
+        layers[i].open = filter_open;
+        layers[i].receive = filter_receive;
+        layers[i].send = filter_send;
+        layers[i].user = &masks[i];
+    }
     frame.max_bytes = CHUNK + 4;
     before = sim_what_is_left();
     sim_spare(true);
