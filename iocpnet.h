@@ -10528,8 +10528,9 @@ typedef struct iocpnet__extra {
     iocpnet_buffer *room;          // the framer's, while it keeps something
     volatile uint32_t message_ms;  // when the message began that it keeps
     volatile bool in_message;      // it keeps one
-    bool alone;  // one of several receives has said that the peer has finished: one alone asks
-    bool sure;   // the one that is dealt with was alone
+    bool alone;      // one of several receives has said that the peer has finished: one alone asks
+    bool sure;       // the one that is dealt with was alone
+    bool dial_late;  // a connect has taken too long, and is cancelled
 } iocpnet__extra;
 
 // A buffer that was handed to the send queue, which may be in other queues too: its bytes, with a
@@ -10572,12 +10573,11 @@ struct iocpnet__connection {
     iocpnet_error error;
     iocpnet__queue queue;      // to send
     iocpnet_buffer *over;      // files whose done is to be called, linked by next
-    iocpnet_buffer *buffer;    // to receive into, or received
-    uint32_t shown;            // READY: bytes of it that were shown
+    iocpnet_buffer *buffer;    // to receive into, or received; sent: bytes of it that were shown
     volatile uint8_t ticks;    // IOCPNET__TICK_: what it wants of the tick
     volatile uint8_t calling;  // what of the program runs: IOCPNET__CALL_
     uint8_t reason;
-    bool reasoned : 1, opened : 1, skip : 1, dial_late : 1;
+    bool reasoned : 1, opened : 1, skip : 1;
     bool locked : 1;     // memory to receive into is counted as locked
     bool more : 1;       // more is likely to be there: the receive was full, or of no bytes
     bool asked : 1;      // told of room in the process since the last tick
@@ -10693,7 +10693,8 @@ static void iocpnet__conn_check(const iocpnet__connection *conn)
     IOCPNET_ASSERT(!iocpnet__conn_has(conn, IOCPNET__UPGRADING) ||
                    (conn->layers && opening == IOCPNET__OPENED));
     // Where no cancel was honoured the socket is closed before its packets come.
-    IOCPNET_ASSERT(socket || !pending || closing == IOCPNET__CUT || conn->dial_late);
+    IOCPNET_ASSERT(socket || !pending || closing == IOCPNET__CUT ||
+                   (conn->extra && conn->extra->dial_late));
     IOCPNET_ASSERT(reading != IOCPNET__READ_PENDING || conn->group->desc.recvs == 1);
     IOCPNET_ASSERT(reading != IOCPNET__READ_PENDING ||
                    iocpnet__conn_has(conn, IOCPNET__ZERO) == !conn->buffer);
@@ -12105,6 +12106,7 @@ static void iocpnet__conn_show(iocpnet__connection *conn)
 {
     size_t bytes = conn->recv.overlapped.internal_high;
     bool closing = iocpnet__conn_flagged(conn, IOCPNET__NO_DATA);
+    size_t shown;
 
     if (iocpnet__conn_flagged(conn, IOCPNET__HELD) && !closing &&
         !iocpnet__conn_in_handshake(conn) &&
@@ -12122,12 +12124,12 @@ static void iocpnet__conn_show(iocpnet__connection *conn)
     } else if (!bytes) {
         iocpnet__conn_finish_reading(conn);
     } else if (closing) {
-        conn->shown = 0;
+        conn->buffer->sent = 0;
     } else if (conn->group->desc.frame) {
-        conn->shown += (uint32_t)iocpnet__conn_show_messages(conn, conn->buffer->data + conn->shown,
-                                                             bytes - conn->shown);
-        if (conn->shown < bytes) goto wait;
-        conn->shown = 0;
+        shown = conn->buffer->sent;
+        shown += iocpnet__conn_show_messages(conn, conn->buffer->data + shown, bytes - shown);
+        conn->buffer->sent = shown < bytes ? (uint32_t)shown : 0;
+        if (shown < bytes) goto wait;
     } else {
         iocpnet__conn_call_data(conn, IOCPNET__CALL_DATA, conn->buffer->data, bytes);
     }
@@ -12686,17 +12688,16 @@ static bool iocpnet__layers_in(iocpnet__connection *conn, size_t bytes, bool clo
 {
     iocpnet__layers *layers = iocpnet__conn_layers(conn);
     bool give = !closing || iocpnet__conn_in_handshake(conn) || iocpnet__layers_wait(layers);
+    size_t shown;
 
     iocpnet__layers_watch(conn);
-    if (!bytes) {
-        if (give && !iocpnet__layers_tell_end(layers->bottom)) return false;
-    } else if (give) {
-        conn->shown += (uint32_t)iocpnet__layer_receive(
-            layers->bottom, conn->buffer->data + conn->shown, bytes - conn->shown);
-        if (conn->shown < bytes) return false;
+    if (!bytes) return !give || iocpnet__layers_tell_end(layers->bottom);
+    shown = give ? conn->buffer->sent : bytes;
+    if (give) {
+        shown += iocpnet__layer_receive(layers->bottom, conn->buffer->data + shown, bytes - shown);
     }
-    conn->shown = 0;
-    return true;
+    conn->buffer->sent = shown < bytes ? (uint32_t)shown : 0;
+    return shown == bytes;
 }
 
 // What a layer makes of bytes that were taken is not refused: it counts, over the limit too.
@@ -13384,7 +13385,7 @@ static void iocpnet__conn_check_deadlines(iocpnet__connection *conn)
     if (!iocpnet__conn_is_late(conn)) return;
     if (iocpnet__conn_is(conn, IOCPNET__OPENING, IOCPNET__DIALING)) {
         // Its packet tries the next address.
-        conn->dial_late = true;
+        conn->extra->dial_late = true;
         iocpnet__conn_cancel(conn,
                              iocpnet__now_32() - conn->began_ms - conn->group->desc.connect_ms);
     } else if (iocpnet__conn_has(conn, IOCPNET__DISCONNECTING)) {
@@ -13882,7 +13883,7 @@ static void iocpnet__conn_dial(iocpnet__connection *conn, iocpnet_error error)
         conn->ext = socket.ext;
         conn->skip = socket.skip;
         conn->began_ms = iocpnet__now_32();
-        conn->dial_late = false;
+        conn->extra->dial_late = false;
         iocpnet__conn_become(conn, IOCPNET__OPENING | IOCPNET__NO_SOCKET, IOCPNET__DIALING);
         error = iocpnet__connect_start(&conn->recv, &socket, &address, NULL, 0, false);
         if (!error) return;
@@ -13902,7 +13903,7 @@ static void iocpnet__conn_connect_done(iocpnet__connection *conn)
     if (!error && iocpnet__conn_has(conn, IOCPNET__NO_SOCKET)) error = WSA_OPERATION_ABORTED;
     if (error) {
         iocpnet__conn_close_socket(conn);
-        iocpnet__conn_dial(conn, conn->dial_late ? WSAETIMEDOUT : error);
+        iocpnet__conn_dial(conn, conn->extra->dial_late ? WSAETIMEDOUT : error);
         return;
     }
     conn->began_ms = iocpnet__now_32();
