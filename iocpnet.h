@@ -1786,30 +1786,36 @@ typedef struct iocpnet_conn_events {
 typedef struct iocpnet_layer iocpnet_layer;
 
 // What stands between the socket and the program: TLS, compression and the like. A connection may
-// have four layers, the first next to the program. Any function may be NULL: bytes then pass. The
-// functions run one at a time for a connection, and not beside its events; in them the functions
-// that take a layer may be called, with this layer. A result that is not 0, nor WSAEWOULDBLOCK from
-// receive or send, ends the connection with the reason filter, after what the layer has sent has
-// left.
+// have four layers, the first next to the program. Any function may be NULL: bytes then pass.
 //
-// What receive or send does not take waits: reading stops, and sends meet their limit. It comes
-// again when something happens on the connection, at the latest after iocpnet_filter_wake, or,
-// where show has said WSAEWOULDBLOCK, when there is room again.
+// The functions of a connection's layers run one at a time, and not beside its callbacks. In them
+// the functions that take a layer may be called, with this layer. iocpnet_conn_pause and
+// iocpnet_conn_close of other threads do not wait for them, only for on.data.
+//
+// A result that is not 0, nor WSAEWOULDBLOCK from receive or send, ends the connection with the
+// reason filter, after what the layer has sent has left.
+//
+// What receive or send does not take is given again in a later call: when something has left or
+// come, or reading was resumed; after iocpnet_filter_wake; and, if show has returned
+// WSAEWOULDBLOCK, when there is room again. Until then nothing more is received, which does not
+// count as the peer's silence; and what is sent waits, and counts.
 typedef struct iocpnet_filter {
     // What is below is there; outbound: we have opened the connection. arg: on.securing's, or
     // iocpnet_conn_filter's. *state is yours. Without this function the layer is ready at once.
     iocpnet_error (*open)(iocpnet_layer *layer, void *user, void *arg, bool outbound, void **state);
-    // Bytes have come from below, which may be changed in place; what is not taken comes again as
-    // it was left. size 0: the peer has finished; WSAEWOULDBLOCK: tell that later. Once all are
-    // ready, not while reading is paused; after iocpnet_conn_close only while send waits.
-    //   taken      how many were taken; it is size before the call
+    // Bytes have come from below. They may be changed in place: what is not taken comes again as it
+    // was left. size 0: the peer has finished; a result of WSAEWOULDBLOCK has that told again
+    // later. When all layers are ready it does not come while reading is paused, and after
+    // iocpnet_conn_close only while a layer has not taken all of what is sent.
+    //   taken      set to how many were taken; before the call it is size
     iocpnet_error (*receive)(iocpnet_layer *layer, void *state, void *data, size_t size,
                              size_t *taken);
-    // Bytes are sent from above; not before iocpnet_filter_ready.
-    //   taken      how many were taken; it is size before the call
+    // Bytes are sent from above; not before iocpnet_filter_ready. While more than send_limit_bytes
+    // is queued it comes only until 64 KiB wait below this layer.
+    //   taken      set to how many were taken; before the call it is size
     iocpnet_error (*send)(iocpnet_layer *layer, void *state, const void *data, size_t size,
                           size_t *taken);
-    // After iocpnet_filter_wake, on a worker. What waits for this layer is tried again behind it.
+    // After iocpnet_filter_wake, on a worker. What the layer has not taken is given again after it.
     iocpnet_error (*wake)(iocpnet_layer *layer, void *state);
     // The program has closed or shut down, and all its bytes were given to send: the last chance to
     // send. Not if the layer never was ready, or has failed.
@@ -1833,13 +1839,13 @@ typedef struct iocpnet_conn_desc {
                                 // 1,044,480 [10000; in a 32-bit process 2000]
     uint32_t buffer_bytes;      // size of a receive and send buffer, 289 .. INT32_MAX [16 KiB]
     uint32_t buffers;           // most of them queued to send, at most INT32_MAX / 2, beside the
-                                // share of each connection, which others can't take: 4 to send and
-                                // one, or recvs, to receive into. Nor do threads' caches hold any:
-                                // each has 58 more, if no more than 256 (32-bit: 4) threads beside
-                                // workers use them; others have none. All are made when they are
-                                // needed, and have to fit into the address space [what
-                                // all may queue within their limits and that of the process; in a
-                                // 32-bit process max_connections + 256]
+                                // share of each connection, which others can't take: 4 to send, one
+                                // more for each of filters, and one, or recvs, to receive into. Nor
+                                // do threads' caches hold any: each has 58 more, if no more than
+                                // 256 (32-bit: 4) threads beside workers use them; others have
+                                // none. All are made when they are needed, and have to fit into the
+                                // address space [what all may queue within their limits and that of
+                                // the process; in a 32-bit process max_connections + 256]
     uint32_t send_limit_bytes;  // queued to send on one connection, at most INT32_MAX / 2; it
                                 // counts what is held, see iocpnet_conn_send_buffer; where on.data
                                 // has queued more than half, reading pauses: see iocpnet_conn_send
@@ -2150,22 +2156,23 @@ IOCPNET_API iocpnet_error iocpnet_conn_detach(iocpnet_conn conn);
 
 // For the functions of a filter, with the layer that they were called with.
 //
-// Ready: the handshake is over. The layer above begins; of the first, on.open or on.secured comes.
-// Both in this call; what was sent meanwhile goes to send.
+// Ready: the handshake is over. In this call the layer above is opened; if there is none, on.open
+// comes, or on.secured. What was sent meanwhile goes to send afterwards.
 //
-// Show: bytes for what is above: the receive of a layer, on.data, or messages of desc.frame. They
-// may be changed there.
+// Show: gives bytes to what is above: to the receive of a layer, which may change them, to on.data,
+// or to desc.frame.
 //
-// Send: bytes for what is below, copied, behind those before. They share buffers, and leave as many
-// a call as there are. What a layer sends is not refused by a limit, it counts against it.
+// Send: queues a copy of bytes for what is below. Small ones share buffers, and all that is queued
+// leaves in as few calls as it can. No limit refuses them; they count against send_limit_bytes.
 //
-// Finish: the layer's protocol says that the peer has finished, FIN or not. What is above is told
-// as by FIN: receive with size 0, on.finish. What is shown after that is dropped.
+// Finish: the layer's protocol says that the peer has finished, with or without FIN. What is above
+// is told after this function as by FIN: by receive with size 0, by on.finish; while reading is
+// paused, later. What this layer shows after that is dropped.
 //
 //   taken      set to how many of the bytes were shown
 //
 // Returns    0; WSAENOTCONN: not in a function of the layer. Show: WSAEWOULDBLOCK: not all was
-//            taken, since reading is paused, too much waits to be sent, or a layer above waits;
+//            taken: reading is paused, too many answers wait to be sent, or a layer above waits;
 //            WSAEINVAL before ready. Send: WSAENOBUFS: no buffer, and nothing was queued (receive
 //            or send may return WSAEWOULDBLOCK and be called again in 50 ms); WSAESHUTDOWN: what is
 //            below has closed. Finish: WSAEINVAL before ready.
@@ -2182,18 +2189,20 @@ IOCPNET_API iocpnet_error iocpnet_filter_finish(iocpnet_layer *layer);
 // Threads    the layer's functions.
 IOCPNET_API iocpnet_conn iocpnet_filter_conn(const iocpnet_layer *layer);
 
-// Has the wake function of a layer called on a worker: what it waited for is there. Then what it
-// has not taken is given to it again. Asked for twice, it may come once.
+// Calls the wake function of a layer on a worker: what it waited for is there. After that, what it
+// has not taken is given to it again. Two calls may lead to one wake. A thread that works for a
+// layer gets the name by iocpnet_filter_conn, and may use it when the connection is gone.
 //
 // Returns    0; WSAENOTCONN; WSAEINVAL: no layer of this filter is on it.
 // Threads    any. Never blocks, never calls back before it returns.
 IOCPNET_API iocpnet_error iocpnet_filter_wake(iocpnet_conn conn, const iocpnet_filter *filter);
 
 // Starts one layer more on a live connection, next to the program: STARTTLS. What was queued to
-// send before leaves past it: first the plain answer, then this call. All that is queued later goes
-// through it, and waits until it is ready, as on.secured tells. Of bytes that have come with the
-// command, those that were not shown yet go to it, never to desc.frame. If it is not ready after
-// connect_ms, the connection ends with the reason time-out.
+// send before this call leaves as it is: send the plain answer first. All that is queued later
+// waits until the layer is ready, which on.secured tells, and goes through it. Bytes that have come
+// and were not shown yet, also those in the segment of the command, go to the layer and never to
+// desc.frame. If it is not ready after connect_ms, the connection ends with the reason time-out,
+// without on.late.
 //
 //   filter     must last as long as the connection
 //   arg        given to the filter's open, which comes after the callback
@@ -12785,8 +12794,8 @@ static bool iocpnet__layers_may_give(const iocpnet__connection *conn, uint32_t b
     return below < limit;
 }
 
-// Moves on what goes down, from the top, while little enough waits to leave. When the program has closed and that was all, the layers
-// close too.
+// Moves on what goes down, from the top, while little enough waits to leave. When the program has
+// closed and that was all, the layers close too.
 static void iocpnet__layers_out(iocpnet__connection *conn)
 {
     iocpnet__layers *layers = iocpnet__conn_layers(conn);
