@@ -12832,7 +12832,8 @@ again:
         }
         // What can never leave: nobody else would take it off.
         if (queue->head && (layer->phase == IOCPNET__LAYER_DEAD ||
-                            (layer->phase < IOCPNET__LAYER_READY && ended))) {
+                            (layer->phase < IOCPNET__LAYER_READY && ended &&
+                             !iocpnet__conn_has(conn, IOCPNET__UPGRADING)))) {
             iocpnet__queue_drop(conn, queue);
             layers->bytes -= layer->out_bytes;
             layer->out_bytes = 0;
@@ -13580,6 +13581,11 @@ static void iocpnet__conn_handle_requests(iocpnet__connection *conn, int32_t bit
         (iocpnet__conn_is(conn, IOCPNET__READING, IOCPNET__READ_FINISHED) ||
          (conn->layers && iocpnet__conn_layers(conn)->finished))) {
         iocpnet__conn_set_reason(conn, IOCPNET_CLOSED_FINISHED, 0);
+        iocpnet__conn_begin_close(conn);
+    }
+    // A layer was started while a detach was asked for: bytes would be lost.
+    if (bits & IOCPNET__DETACH && conn->layers) {
+        iocpnet__conn_set_reason(conn, IOCPNET_CLOSED_LOCAL, 0);
         iocpnet__conn_begin_close(conn);
     }
     // A peer that does not read what is queued has as long as in a close.

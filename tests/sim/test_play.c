@@ -175,7 +175,7 @@ typedef struct note {
 } note;
 
 static iocpnet_iocp *iocp, *other_iocp;
-static bool framed, filtered, faulty, cut;
+static bool framed, filtered, upgrades, faulty, cut;
 static player players[PLAYERS];
 static volatile LONG player_count;
 static stream streams[STREAMS];
@@ -191,7 +191,8 @@ static iocpnet_filter layers[LAYERS];
 static const iocpnet_filter *const filters[LAYERS] = { &layers[0], &layers[1], &layers[2] };
 static unsigned char masks[LAYERS];
 static uint32_t filter_count;
-static unsigned char mask;  // what they all do
+static unsigned char mask;             // what they all do
+static iocpnet_filter late_layers[2];  // are started on live connections, and change nothing
 static iocpnet_pool *pool;
 static SOCKET raw_listener;
 static uint16_t raw_port;
@@ -415,13 +416,13 @@ static void act(player *p, bool own)
         InterlockedExchange(&p->asked_detach, 1);
         error = iocpnet_conn_detach(name_of(p));
         MUST(error == 0 || error == WSAENOTCONN ||
-             (error == WSAEOPNOTSUPP && (framed || filtered)));
+             (error == WSAEOPNOTSUPP && (framed || filtered || upgrades)));
         break;
     case 4:
     case 5:
         error = iocpnet_conn_pause(name_of(p));
         alive_or_not(error);
-        if (own && !error && !p->resumed && !filtered) p->paused_here = true;
+        if (own && !error && !p->resumed) p->paused_here = true;
         break;
     case 6:
     case 7:
@@ -444,6 +445,13 @@ static void act(player *p, bool own)
             for (i = (int)any(60); i > 0; i--)
                 say(p, 1 + any(CHUNK));
         }
+        break;
+    case 13:
+        // One may come under a detach: then it is a close.
+        if (!own || !upgrades || p->closed) break;
+        error = iocpnet_conn_filter(name_of(p), &late_layers[any(2)], &upgrades);
+        MUST(error == 0 || error == WSAEINVAL || error == WSAENOTCONN || error == WSAENOBUFS);
+        MUST(p->opened || error);
         break;
     default:
         say(p, 1 + any(one_in(8) ? CHUNK : 200));
@@ -649,6 +657,34 @@ static void on_close(iocpnet_conn conn, void *user, iocpnet_reason reason, iocpn
     InterlockedExchange(&p->inside, 0);
 }
 
+// ---- a layer that is started live: passes all, when it is ready ---------------------------------
+
+static iocpnet_error late_open(iocpnet_layer *layer, void *user, void *arg, bool outbound,
+                               void **state)
+{
+    (void)outbound;
+    MUST_EQ(sim_locks_held(), 0);
+    MUST(arg == &upgrades);
+    *state = user;
+    if (one_in(3)) return iocpnet_filter_ready(layer);
+    return iocpnet_filter_wake(iocpnet_filter_conn(layer), &late_layers[1]) ? WSAENOTCONN : 0;
+}
+
+static iocpnet_error late_receive(iocpnet_layer *layer, void *state, void *data, size_t size,
+                                  size_t *taken)
+{
+    MUST(state == &late_layers);
+    MUST_EQ(sim_locks_held(), 0);
+    iocpnet_filter_ready(layer);
+    return iocpnet_filter_show(layer, data, size, taken);
+}
+
+static iocpnet_error late_wake(iocpnet_layer *layer, void *state)
+{
+    MUST(state == &late_layers);
+    return iocpnet_filter_ready(layer);
+}
+
 // ---- layers: masks that stack, and now and then take less, until they are woken ----------------
 
 static iocpnet_error filter_open(iocpnet_layer *layer, void *user, void *arg, bool outbound,
@@ -705,15 +741,17 @@ static iocpnet_error filter_send(iocpnet_layer *layer, void *state, const void *
     size_t i, n;
     MUST_EQ(sim_locks_held(), 0);
     size = filter_takes(layer, state, size);
-    *taken = size;
-    while (size && !error) {
-        n = size < sizeof block ? size : sizeof block;
+    *taken = 0;
+    while (*taken < size) {
+        n = size - *taken < sizeof block ? size - *taken : sizeof block;
         for (i = 0; i < n; i++)
-            block[i] = from[i] ^ *(unsigned char *)state;
+            block[i] = from[*taken + i] ^ *(unsigned char *)state;
         error = iocpnet_filter_send(layer, block, n);
-        from += n;
-        size -= n;
+        if (error) break;
+        *taken += n;
     }
+    // What there is no buffer for comes again.
+    if (error == WSAENOBUFS) error = one_in(2) ? WSAEWOULDBLOCK : 0;
     return error;
 }
 
@@ -1670,7 +1708,13 @@ static int play(int steps)
     framed = one_in(3);
     filtered = one_in(4);
     filter_count = filtered ? 1 + any(LAYERS) : 0;
-    sim_tell("PLAY: faulty %d, framed %d, filtered %d", faulty, framed, (int)filter_count);
+    upgrades = one_in(3);
+    late_layers[1].open = late_open;
+    late_layers[1].receive = late_receive;
+    late_layers[1].wake = late_wake;
+    late_layers[1].user = &late_layers;
+    sim_tell("PLAY: faulty %d, framed %d, filtered %d, upgrades %d", faulty, framed,
+             (int)filter_count, upgrades);
     mask = 0;
     for (i = 0; i < (int)filter_count; i++) {
         masks[i] = (unsigned char)(MASK + i * 29);
