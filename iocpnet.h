@@ -1839,13 +1839,14 @@ typedef struct iocpnet_conn_desc {
                                 // 1,044,480 [10000; in a 32-bit process 2000]
     uint32_t buffer_bytes;      // size of a receive and send buffer, 289 .. INT32_MAX [16 KiB]
     uint32_t buffers;           // most of them queued to send, at most INT32_MAX / 2, beside the
-                                // share of each connection, which others can't take: 4 to send, one
-                                // more for each of filters, and one, or recvs, to receive into. Nor
-                                // do threads' caches hold any: each has 58 more, if no more than
-                                // 256 (32-bit: 4) threads beside workers use them; others have
-                                // none. All are made when they are needed, and have to fit into the
-                                // address space [what all may queue within their limits and that of
-                                // the process; in a 32-bit process max_connections + 256]
+                                // share of each connection, which others can't take: 4 to send,
+                                // with filters 6 more and one for each of them, and one, or recvs,
+                                // to receive into. Nor do threads' caches hold any: each has 58
+                                // more, if no more than 256 (32-bit: 4) threads beside workers use
+                                // them; others have none. All are made when they are needed, and
+                                // have to fit into the address space [what all may queue within
+                                // their limits and that of the process; in a 32-bit process
+                                // max_connections + 256]
     uint32_t send_limit_bytes;  // queued to send on one connection, at most INT32_MAX / 2; it
                                 // counts what is held, see iocpnet_conn_send_buffer; where on.data
                                 // has queued more than half, reading pauses: see iocpnet_conn_send
@@ -11223,8 +11224,7 @@ static void iocpnet__queue_drop(iocpnet__connection *conn, iocpnet__queue *queue
 }
 
 // A buffer to queue bytes in. A connection that has no more queued than one of them holds takes it
-// from what is kept for the shares of all: it needs IOCPNET__SHARE of them at most,
-// and one for each layer.
+// from what is kept for the shares of all: it needs IOCPNET__SHARE of them at most.
 static iocpnet_buffer *iocpnet__conn_take_buffer(const iocpnet__connection *conn)
 {
     iocpnet__group *group = conn->group;
@@ -12959,6 +12959,41 @@ IOCPNET__DEF iocpnet_error iocpnet_filter_show(iocpnet_layer *layer, void *data,
     return *taken < size ? WSAEWOULDBLOCK : 0;
 }
 
+// Adds bytes to the queue below a layer in buffers of the shares, where there are no others: what
+// waits above may hold them all, and would else never become less. While more than a buffer's worth
+// waits below there is no need.
+static bool iocpnet__layers_add(iocpnet_layer *layer, iocpnet__queue *queue, const char *data,
+                                size_t size)
+{
+    iocpnet__group *group = layer->conn->group;
+    uint32_t most = group->desc.buffer_bytes;
+    uint32_t below = iocpnet__conn_layers(layer->conn)->bytes;
+    size_t room = iocpnet__queue_room(queue);
+    iocpnet_buffer *first, *second;
+
+    for (; layer; layer = layer->above)
+        below -= layer->out_bytes;
+    if (below > most || size - room > (size_t)most * 2) return false;
+    first = iocpnet__buffer_take(group->buffers);
+    second = first && size - room > most ? iocpnet__buffer_take(group->buffers) : NULL;
+    if (!first || (!second && size - room > most)) {
+        iocpnet_buffer_give(first);
+        return false;
+    }
+    if (room) iocpnet__copy(queue->tail->data + queue->tail->used, data, room);
+    if (room) queue->tail->used += (uint32_t)room;
+    first->used = (uint32_t)(size - room);
+    if (second) {
+        first->used = most;
+        second->used = (uint32_t)(size - room) - most;
+        memcpy(second->data, data + room + most, second->used);
+    }
+    memcpy(first->data, data + room, first->used);
+    first->next = second;
+    iocpnet__queue_append(queue, first, second ? second : first);
+    return true;
+}
+
 IOCPNET__DEF iocpnet_error iocpnet_filter_send(iocpnet_layer *layer, const void *data, size_t size)
 {
     iocpnet__connection *conn = layer->conn;
@@ -12978,7 +13013,8 @@ IOCPNET__DEF iocpnet_error iocpnet_filter_send(iocpnet_layer *layer, const void 
         // Of what it was given nothing has changed: it goes on without a copy.
         layers->giving = NULL;
         iocpnet__queue_append(queue, giving, giving);
-    } else if (!iocpnet__queue_add_special(queue, conn, (const char *)data, size)) {
+    } else if (!iocpnet__queue_add_special(queue, conn, (const char *)data, size) &&
+               !iocpnet__layers_add(layer, queue, (const char *)data, size)) {
         iocpnet__count(conn->group->iocp, IOCPNET_COUNT_NO_BUFFERS, 1);
         iocpnet__conn_want_tick(conn, IOCPNET__TICK_EACH);  // whoever waits for one tries again
         return WSAENOBUFS;
@@ -14633,7 +14669,8 @@ static uint32_t iocpnet__or_default(uint32_t value, uint32_t normal)
 enum {
     // Threads that have caches of a group's pools, beside workers.
     IOCPNET__CACHES_MORE = sizeof(void *) < 8 ? 4 : 256,
-    IOCPNET__SHARE = 4,  // buffers to send that are kept for each connection, and each layer one
+    IOCPNET__SHARE = 4,          // buffers to send that are kept for each connection
+    IOCPNET__LAYER_SHARE = 6,    // more with layers, and one for each of them
     IOCPNET__COPIED_MOST = 4096  // bytes of a buffer that are copied rather than referred to
 };
 // Address space for the buffers of one group's sends, by default, at most.
@@ -14937,7 +14974,8 @@ static iocpnet_error iocpnet__group_pools(iocpnet__group *group, uint32_t more)
     buffers.no_cache = no_cache;
     buffers.limit = desc->recvs * all + desc->buffers + spare;
     if (!error) error = iocpnet_pool_create(&group->inputs, &buffers);
-    buffers.limit = (IOCPNET__SHARE + desc->filter_count) * all + spare;
+    buffers.limit = IOCPNET__SHARE * all + spare;
+    if (desc->filter_count) buffers.limit += (IOCPNET__LAYER_SHARE + desc->filter_count) * all;
     if (!error) error = iocpnet_pool_create(&group->buffers, &buffers);
     buffers.limit = desc->buffers + spare;
     if (!error) error = iocpnet_pool_create(&group->common, &buffers);

@@ -180,6 +180,20 @@ static void any_end(iocpnet_layer *layer, void *state)
     free(state);
 }
 
+// Changes nothing, and copies what it is given.
+static iocpnet_error copy_send(iocpnet_layer *layer, void *state, const void *data, size_t size,
+                               size_t *taken)
+{
+    char copy[5000];
+    size_t n = size < sizeof copy ? size : sizeof copy;
+    iocpnet_error error;
+    (void)state;
+    memcpy(copy, data, n);
+    error = iocpnet_filter_send(layer, copy, n);
+    *taken = error ? 0 : n;
+    return error == WSAENOBUFS ? WSAEWOULDBLOCK : error;
+}
+
 typedef struct bloat_state {
     plan *p;
     unsigned have;
@@ -784,29 +798,69 @@ static void want_of_buffers_is_waited_for(void)
 {
     enum { BYTES = 50000 };
     static char block[BYTES];
-    char back[RECORD];
-    size_t got = 0;
+    unsigned char run[RUN];
+    size_t got;
     SOCKET s;
     prepare(1);
-    use_xor(0, 5);
+    use_bloat(0);
     server.conn.max_connections = 1;
     server.conn.buffers = 8;
     server.conn.buffer_bytes = 8192;
     REQUIRE(begin());
     s = peer_connect(port);
-    CHECK(greet(s, 5));
     AWAIT(opened == 1, PEER_MS);
+    for (got = 0; got < BYTES; got++)
+        block[got] = (char)(got % 2);  // of each byte it makes five
     CHECK_ERR(iocpnet_conn_send(conn, block, BYTES), 0);
-    while (got < BYTES) {
-        int n = hear(s, back, 5);
-        if (!CHECK(n > 0)) break;
-        got += (size_t)n;
+    for (got = 0; got < BYTES; got++) {
+        if (!CHECK_EQ(peer_recv(s, run, RUN), RUN)) break;
+        CHECK_EQ(run[RUN - 1], got % 2);
     }
-    CHECK(got >= BYTES);
     CHECK_EQ(closed, 0);
     CHECK(counted(IOCPNET_COUNT_NO_BUFFERS) >= 1);
     peer_abort(s);
     end();
+}
+
+// What is queued holds all buffers that there are: the layer has some to go on all the same, so
+// that it becomes less.
+static void what_is_queued_may_hold_all_buffers(void)
+{
+    enum { BYTES = 56000, SIZE = 8192, BUFFERS = 7 };
+    static char block[BYTES];
+    char back[RECORD];
+    size_t got = 0;
+    int count;
+    SOCKET s;
+    for (count = 1; count <= 4; count++) {
+        int i;
+        T_NOTE("%d layers", count);
+        prepare((uint32_t)count);
+        for (i = 0; i < count - 1; i++)
+            filters[i].send = copy_send;
+        use_xor(count - 1, 5);
+        plans[count - 1].mute = 1;
+        server.conn.max_connections = 1;
+        server.conn.buffers = BUFFERS;
+        server.conn.buffer_bytes = SIZE;
+        REQUIRE(begin());
+        s = peer_connect(port);
+        CHECK(greet(s, 5));
+        AWAIT(opened == 1, PEER_MS);
+        CHECK_ERR(iocpnet_conn_send(conn, block, BYTES), 0);
+        AWAIT(plans[count - 1].takes >= 1, PEER_MS);
+        plans[count - 1].mute = 0;
+        CHECK_ERR(iocpnet_filter_wake(conn, &filters[count - 1]), 0);
+        for (got = 0; got < BYTES;) {
+            int n = hear(s, back, 5);
+            if (!CHECK(n > 0)) break;
+            got += (size_t)n;
+        }
+        CHECK(got == BYTES);
+        CHECK_EQ(closed, 0);
+        peer_abort(s);
+        end();
+    }
 }
 
 // ---- other threads ------------------------------------------------------------------------------
@@ -1519,6 +1573,7 @@ int main(int argc, char **argv)
     T_RUN(what_waits_at_a_close_leaves);
     T_RUN(records_share_buffers);
     T_RUN(want_of_buffers_is_waited_for);
+    T_RUN(what_is_queued_may_hold_all_buffers);
     T_RUN(work_on_another_thread_ends_a_handshake);
     T_RUN(work_on_other_threads_resumes_reading);
     T_RUN(what_comes_before_a_layer_is_ready_waits);
