@@ -1801,7 +1801,8 @@ typedef struct iocpnet_filter {
 // the same where the peer takes nothing of what is being sent.
 typedef struct iocpnet_conn_desc {
     uint32_t max_connections;   // most of them at a time; a listener stops accepting there; at most
-                                // 1,044,480 [10000; in a 32-bit process 2000]
+                                // 1,044,480 [10000; in a 32-bit process 2000]. One for which
+                                // on.close is called, or about to be, counts no longer
     uint32_t buffer_bytes;      // size of a receive and send buffer, 289 .. INT32_MAX [16 KiB]
     uint32_t buffers;           // most of them queued to send, at most INT32_MAX / 2, beside the
                                 // share of each connection, which others can't take: 4 to send and
@@ -10544,6 +10545,22 @@ static void iocpnet__conn_hears(iocpnet__connection *conn)
     if (conn->extra) conn->extra->message_ms = conn->received_ms;
 }
 
+// Round a callback but on.data. What it takes is not the peer's time.
+static uint32_t iocpnet__conn_call_begin(iocpnet__connection *conn)
+{
+    conn->calling = IOCPNET__CALL;
+    return iocpnet__now_32();
+}
+
+static void iocpnet__conn_call_end(iocpnet__connection *conn, uint32_t began_ms)
+{
+    uint32_t spent = iocpnet__now_32() - began_ms;
+
+    conn->received_ms += spent;
+    if (conn->extra) conn->extra->message_ms += spent;
+    conn->calling = IOCPNET__CALL_NONE;
+}
+
 // Bytes of several receives, or of the one, are awaited.
 static bool iocpnet__conn_is_receiving(const iocpnet__connection *conn)
 {
@@ -11728,6 +11745,7 @@ static __declspec(noinline) bool iocpnet__conn_call_drain(iocpnet__connection *c
                                                           iocpnet__worker *worker)
 {
     const iocpnet_conn_desc *desc = &conn->group->desc;
+    uint32_t began;
     int32_t was;
 
     if (!iocpnet__conn_may_drain(conn)) return false;
@@ -11736,9 +11754,9 @@ static __declspec(noinline) bool iocpnet__conn_call_drain(iocpnet__connection *c
     conn->asked = (was & IOCPNET__REFUSED_BY_OTHERS) != 0;
     iocpnet__count_here(worker, IOCPNET_COUNT_DRAINS, 1);
     if (!desc->on.drain) return true;
-    conn->calling = IOCPNET__CALL;
+    began = iocpnet__conn_call_begin(conn);
     desc->on.drain(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user));
-    conn->calling = IOCPNET__CALL_NONE;
+    iocpnet__conn_call_end(conn, began);
     return true;
 }
 
@@ -11752,6 +11770,7 @@ static __declspec(noinline) bool iocpnet__conn_call_drain(iocpnet__connection *c
 static void iocpnet__conn_finish_reading(iocpnet__connection *conn)
 {
     const iocpnet_conn_events *on = &conn->group->desc.on;
+    uint32_t began;
 
     iocpnet__conn_become(conn, IOCPNET__READING, IOCPNET__READ_FINISHED);
     if (iocpnet__conn_flagged(conn, IOCPNET__NO_DATA) ||
@@ -11761,9 +11780,9 @@ static void iocpnet__conn_finish_reading(iocpnet__connection *conn)
     if (conn->group->desc.frame && iocpnet_framer_kept(&conn->extra->framer)) {
         iocpnet__conn_set_reason(conn, IOCPNET_CLOSED_PROTOCOL, ERROR_HANDLE_EOF);
     } else if (on->finish && iocpnet__conn_is(conn, IOCPNET__OPENING, IOCPNET__OPENED)) {
-        conn->calling = IOCPNET__CALL;
+        began = iocpnet__conn_call_begin(conn);
         on->finish(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user));
-        conn->calling = IOCPNET__CALL_NONE;
+        iocpnet__conn_call_end(conn, began);
         if (iocpnet__conn_is(conn, IOCPNET__SENDING, IOCPNET__SEND_OPEN)) return;
     }
     iocpnet__conn_set_reason(conn, IOCPNET_CLOSED_FINISHED, 0);
@@ -11813,6 +11832,7 @@ static inline void iocpnet__conn_call_data(iocpnet__connection *conn, uint8_t ki
 
     conn->calling = kind;  // last: from here on it has begun
     conn->group->desc.on.data(iocpnet__conn_name(conn), user, data, size);
+    if (conn->group->clocked) iocpnet__conn_hears(conn);
     conn->calling = IOCPNET__CALL_OVER;
     // Before the next look at the flags: this sees them, or iocpnet__conn_settle that it is over.
     (void)iocpnet__or(&conn->flags, 0);
@@ -12191,6 +12211,7 @@ static void iocpnet__conn_call_open(iocpnet__connection *conn)
 {
     const iocpnet_conn_events *on = &conn->group->desc.on;
     bool filtering = conn->extra && conn->extra->filtering;
+    uint32_t began;
 
     if (iocpnet__conn_flagged(conn, IOCPNET__NO_DATA) &&
         (conn->opened || conn->group->desc.filter)) {
@@ -12199,10 +12220,12 @@ static void iocpnet__conn_call_open(iocpnet__connection *conn)
     conn->opened = true;
     if (!on->open) return;
     if (filtering) conn->extra->filtering = false;  // the program is no function of the filter
-    conn->calling = IOCPNET__CALL;
+    began = iocpnet__conn_call_begin(conn);
     on->open(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user));
-    conn->calling = filtering ? IOCPNET__CALL : IOCPNET__CALL_NONE;
-    if (filtering) conn->extra->filtering = true;
+    iocpnet__conn_call_end(conn, began);
+    if (!filtering) return;
+    conn->calling = IOCPNET__CALL;
+    conn->extra->filtering = true;
 }
 
 // The socket is connected: the program is told, or the filter begins.
@@ -12627,6 +12650,7 @@ static void iocpnet__conn_time_out(iocpnet__connection *conn)
 {
     const iocpnet_conn_events *on = &conn->group->desc.on;
     bool closing = (conn->state & IOCPNET__CLOSING) != 0;
+    uint32_t began;
 
     if (!closing && iocpnet__conn_flagged(conn, IOCPNET__NO_DATA)) return;  // a close is coming
     if (!closing && iocpnet__conn_has(conn, IOCPNET__SILENT)) {
@@ -12635,9 +12659,9 @@ static void iocpnet__conn_time_out(iocpnet__connection *conn)
     conn->reasoned = false;  // a close that took too long has ended as a time-out
     iocpnet__conn_set_reason(conn, IOCPNET_CLOSED_TIMEOUT, WSAETIMEDOUT);
     if (on->late && !closing && iocpnet__conn_is(conn, IOCPNET__OPENING, IOCPNET__OPENED)) {
-        conn->calling = IOCPNET__CALL;
+        began = iocpnet__conn_call_begin(conn);
         on->late(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user));
-        conn->calling = IOCPNET__CALL_NONE;
+        iocpnet__conn_call_end(conn, began);
         iocpnet__conn_begin_close(conn);
     } else {
         // First no more sends, then a look at what is queued.
@@ -12899,6 +12923,8 @@ static __declspec(noinline) bool iocpnet__conn_step_rest(iocpnet__connection *co
         queued = iocpnet__load(&conn->queued);
         iocpnet__conn_flush(conn, worker);
     }
+    // A file that a drain sent may have left whole: its done is called in the next round.
+    if (conn->over) iocpnet__conn_signal(conn, IOCPNET__LOOK);
     if (conn->state & (IOCPNET__SENDING | IOCPNET__CLOSING)) iocpnet__conn_step_closing(conn);
 
     // When a send has finished at once, over the bound, the next run comes for it: a receive begun
@@ -14137,7 +14163,7 @@ static iocpnet_error iocpnet__group_pools(iocpnet__group *group, uint32_t more)
     objects.limit = IOCPNET__SHARE * all + desc->buffers + spare;
     if (!error) error = iocpnet_pool_create(&group->views, &objects);
     objects.size = sizeof(iocpnet__file);
-    objects.limit = (desc->max_connections + more) * desc->files;
+    objects.limit = all * desc->files + spare;
     if (!error) error = iocpnet_pool_create(&group->files, &objects);
 
     memset(&buffers, 0, sizeof buffers);
@@ -14237,15 +14263,16 @@ static void iocpnet__conn_call_done(iocpnet__connection *conn)
         void (*done)(iocpnet_conn conn, void *user, void *file, iocpnet_error error) = file->done;
         void *user = file->user, *handle = file->handle;
         iocpnet_error error = file->error;
+        uint32_t began;
 
         conn->over = file->view.buffer.next;
         iocpnet__transmit_end(&file->transmit);
         iocpnet_pool_give_object(file->view.pool, file);
         iocpnet__add(&conn->files, -1);
         if (!done) continue;
-        conn->calling = IOCPNET__CALL;
+        began = iocpnet__conn_call_begin(conn);
         done(iocpnet__conn_name(conn), user, handle, error);
-        conn->calling = IOCPNET__CALL_NONE;
+        iocpnet__conn_call_end(conn, began);
     }
 }
 
@@ -14343,45 +14370,52 @@ static bool iocpnet__file_choose(iocpnet__connection *conn, iocpnet__file *file)
     return false;
 }
 
-enum { IOCPNET__UNIT_PIECES = 3 };  // of transmit.pieces: of a unit, one is a file's
-
-// Sends what is queued up to a file, a unit of that, and a buffer behind it if there is room.
-static void iocpnet__conn_send_unit(iocpnet__connection *conn, iocpnet__worker *worker,
-                                    iocpnet__file *file)
+// Sends a unit of a file in one call, with the buffer before it, and the one behind it if there is
+// room: a second call of the unit could find the system short of memory, when it is too late to try
+// again. False: what is before the file has to leave without it, for it is several buffers, or more
+// than a unit, or than may be locked at once.
+static bool iocpnet__conn_send_unit(iocpnet__connection *conn, iocpnet__worker *worker,
+                                    iocpnet__file *file, uint32_t before)
 {
     iocpnet__queue *queue = &conn->queue;
     iocpnet__send *send = &conn->send;
     iocpnet_element *pieces = file->transmit.pieces;
-    uint32_t unit = conn->group->file_unit;
+    uint32_t left = conn->group->file_unit;
     iocpnet_buffer *item = queue->head;
     iocpnet_buffer *last, *rest;
     iocpnet_error error;
     size_t n = 0;
 
+    if (before && (!iocpnet__is_file(item->next) || left < before + IOCPNET__SEND_LEAST ||
+                   !iocpnet__conn_lock(conn, worker, before, false))) {
+        iocpnet__transmit_end(&file->transmit);
+        return false;
+    }
+    left -= before;
+    file->chunk = file->length < left ? (uint32_t)file->length : left;
+    left -= file->chunk;
     memset(pieces, 0, sizeof file->transmit.pieces);
     send->first = item;
-    iocpnet__send_set_bytes(send, 0);
-    file->chunk = file->length < unit ? (uint32_t)file->length : unit;
-    do {
-        last = item;
-        if (iocpnet__is_file(item)) {
-            pieces[n].file = file->handle;
-            pieces[n].offset = file->offset;
-            pieces[n++].length = file->chunk;
-            if (file->chunk < file->length) break;
-        } else {
-            pieces[n].memory = item->data + item->sent;
-            pieces[n++].length = item->used - item->sent;
-            iocpnet__send_set_bytes(send, send->bytes + item->used - item->sent);
-        }
+    iocpnet__send_set_bytes(send, before);
+    if (before) {
+        pieces[n].memory = item->data + item->sent;
+        pieces[n++].length = before;
         item = item->next;
-    } while (item && n < IOCPNET__UNIT_PIECES &&
-             (item == &file->view.buffer || !iocpnet__is_file(item)));
+    }
+    pieces[n].file = file->handle;
+    pieces[n].offset = file->offset;
+    pieces[n++].length = file->chunk;
+    last = item;
+    item = file->chunk < file->length ? NULL : item->next;
+    if (item && !iocpnet__is_file(item)) {
+        uint32_t behind = item->used - item->sent;
 
-    if (!iocpnet__conn_lock(conn, worker, send->bytes, false)) {
-        iocpnet__transmit_end(&file->transmit);
-        iocpnet__conn_set_starved(conn, true);
-        return;
+        if (behind <= left && iocpnet__conn_lock(conn, worker, behind, false)) {
+            iocpnet__send_set_bytes(send, before + behind);
+            pieces[n].memory = item->data + item->sent;
+            pieces[n++].length = behind;
+            last = item;
+        }
     }
     rest = last->next;
     queue->head = rest;
@@ -14391,7 +14425,7 @@ static void iocpnet__conn_send_unit(iocpnet__connection *conn, iocpnet__worker *
     conn->sent_ms = iocpnet__now_32();  // stall_ms begins
     iocpnet__conn_become(conn, IOCPNET__UNIT, IOCPNET__UNIT);
     error = iocpnet__transmit_begin(&file->transmit, &file->transmit.socket, pieces, n, false);
-    if (!error) return;
+    if (!error) return true;
 
     send->pending = false;
     iocpnet__conn_become(conn, IOCPNET__UNIT, 0);
@@ -14399,9 +14433,10 @@ static void iocpnet__conn_send_unit(iocpnet__connection *conn, iocpnet__worker *
     last->next = rest;
     queue->head = send->first;
     if (!rest) queue->tail = last;
-    if (iocpnet__conn_retries(conn, error)) return;
+    if (iocpnet__conn_retries(conn, error)) return true;
     file->error = error == WSAEINVAL ? ERROR_HANDLE_EOF : error;  // the range was within it
     iocpnet__conn_fail(conn, file->error);
+    return true;
 }
 
 // The file behind an item of the queue, or at its head, is over.
@@ -14471,19 +14506,25 @@ static __declspec(noinline) bool iocpnet__conn_send_files(iocpnet__connection *c
     iocpnet_buffer *item = queue->head;
     iocpnet_buffer *before = NULL;
     iocpnet_buffer *tail;
+    uint32_t bytes = 0;
     size_t n = 0;
+    bool whole = false;
 
     if (iocpnet__conn_has(conn, IOCPNET__UNIT)) return false;
-    for (; item && !iocpnet__is_file(item); item = item->next, n++)
+    for (; item && !iocpnet__is_file(item); item = item->next, n++) {
+        bytes += item->used - item->sent;
         before = item;
-    if (item && n < IOCPNET__UNIT_PIECES && iocpnet__file_of(item)->length) {
-        if (iocpnet__conn_is_sending(conn)) return false;
-        if (iocpnet__file_choose(conn, iocpnet__file_of(item))) {
-            iocpnet__conn_send_unit(conn, worker, iocpnet__file_of(item));
+    }
+    if (item && iocpnet__file_of(item)->length) {
+        if (n < 2 && iocpnet__conn_is_sending(conn)) return false;  // a unit comes next
+        whole = iocpnet__file_choose(conn, iocpnet__file_of(item));
+        if (whole && iocpnet__conn_send_unit(conn, worker, iocpnet__file_of(item), bytes)) {
             return false;
         }
     }
-    if (item && n < IOCPNET__GATHER && !iocpnet__conn_read_file(conn, before)) return false;
+    if (item && n < IOCPNET__GATHER && !whole && !iocpnet__conn_read_file(conn, before)) {
+        return false;
+    }
 
     // Then what comes before the next file leaves as if that were not there.
     before = NULL;
