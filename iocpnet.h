@@ -10545,7 +10545,8 @@ static void iocpnet__conn_hears(iocpnet__connection *conn)
     if (conn->extra) conn->extra->message_ms = conn->received_ms;
 }
 
-// Round a callback but on.data. What it takes is not the peer's time.
+// Round a callback but on.data, and what else may wait for long. It is not the peer's time. See
+// iocpnet__conn_call_data for the barrier.
 static uint32_t iocpnet__conn_call_begin(iocpnet__connection *conn)
 {
     conn->calling = IOCPNET__CALL;
@@ -10559,6 +10560,7 @@ static void iocpnet__conn_call_end(iocpnet__connection *conn, uint32_t began_ms)
     conn->received_ms += spent;
     if (conn->extra) conn->extra->message_ms += spent;
     conn->calling = IOCPNET__CALL_NONE;
+    (void)iocpnet__or(&conn->flags, 0);
 }
 
 // Bytes of several receives, or of the one, are awaited.
@@ -13450,7 +13452,7 @@ IOCPNET__DEF iocpnet_error iocpnet_conn_adopt(iocpnet_conn *name, iocpnet_connec
 
 // Waits until no on.data of before the caller's change of conn.flags can begin: a runner on another
 // thread may have looked at them already. That is a few instructions, and calls into the system
-// that do not wait; what runs in a callback has begun.
+// that do not wait; what runs in a callback, or reads a file, looks at them again.
 static void iocpnet__conn_settle(const iocpnet__connection *conn, const iocpnet__worker *own)
 {
     uint32_t turns = 0;
@@ -14471,9 +14473,14 @@ static bool iocpnet__conn_read_file(iocpnet__connection *conn, iocpnet_buffer *b
     }
     buffer = iocpnet_pool_take(conn->group->buffers);
     if (buffer) {
+        uint8_t calling = conn->calling;
+        uint32_t began = iocpnet__conn_call_begin(conn);
+
         buffer->used = file->length < buffer->size ? (uint32_t)file->length : buffer->size;
         error = iocpnet__transmit_read(&file->transmit, file->handle, file->offset, buffer->data,
                                        &buffer->used);
+        iocpnet__conn_call_end(conn, began);
+        conn->calling = calling;
     }
     if (error) {
         iocpnet_buffer_give(buffer);
