@@ -1836,7 +1836,8 @@ typedef struct iocpnet_filter {
 // the same where the peer takes nothing of what is being sent.
 typedef struct iocpnet_conn_desc {
     uint32_t max_connections;   // most of them at a time; a listener stops accepting there; at most
-                                // 1,044,480 [10000; in a 32-bit process 2000]
+                                // 1,044,480 [10000; in a 32-bit process 2000]. One for which
+                                // on.close is called, or about to be, counts no longer
     uint32_t buffer_bytes;      // size of a receive and send buffer, 289 .. INT32_MAX [16 KiB]
     uint32_t buffers;           // most of them queued to send, at most INT32_MAX / 2, beside the
                                 // share of each connection, which others can't take: 4 to send,
@@ -10651,6 +10652,24 @@ static void iocpnet__conn_hears(iocpnet__connection *conn)
     if (conn->extra) conn->extra->message_ms = conn->received_ms;
 }
 
+// Round a callback but on.data, and what else may wait for long. It is not the peer's time. See
+// iocpnet__conn_call_data for the barrier.
+static uint32_t iocpnet__conn_call_begin(iocpnet__connection *conn)
+{
+    conn->calling = IOCPNET__CALL;
+    return iocpnet__now_32();
+}
+
+static void iocpnet__conn_call_end(iocpnet__connection *conn, uint32_t began_ms)
+{
+    uint32_t spent = iocpnet__now_32() - began_ms;
+
+    conn->received_ms += spent;
+    if (conn->extra) conn->extra->message_ms += spent;
+    conn->calling = IOCPNET__CALL_NONE;
+    (void)iocpnet__or(&conn->flags, 0);
+}
+
 // Bytes of several receives, or of the one, are awaited.
 static bool iocpnet__conn_is_receiving(const iocpnet__connection *conn)
 {
@@ -11924,6 +11943,7 @@ static __declspec(noinline) bool iocpnet__conn_call_drain(iocpnet__connection *c
                                                           iocpnet__worker *worker)
 {
     const iocpnet_conn_desc *desc = &conn->group->desc;
+    uint32_t began;
     int32_t was;
 
     if (!iocpnet__conn_may_drain(conn)) return false;
@@ -11932,9 +11952,9 @@ static __declspec(noinline) bool iocpnet__conn_call_drain(iocpnet__connection *c
     conn->asked = (was & IOCPNET__REFUSED_BY_OTHERS) != 0;
     iocpnet__count_here(worker, IOCPNET_COUNT_DRAINS, 1);
     if (!desc->on.drain) return true;
-    conn->calling = IOCPNET__CALL;
+    began = iocpnet__conn_call_begin(conn);
     desc->on.drain(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user));
-    conn->calling = IOCPNET__CALL_NONE;
+    iocpnet__conn_call_end(conn, began);
     return true;
 }
 
@@ -11947,13 +11967,14 @@ static __declspec(noinline) bool iocpnet__conn_call_drain(iocpnet__connection *c
 static void iocpnet__conn_call_finish(iocpnet__connection *conn)
 {
     const iocpnet_conn_events *on = &conn->group->desc.on;
+    uint32_t began;
 
     if (conn->group->desc.frame && iocpnet_framer_kept(&conn->extra->framer)) {
         iocpnet__conn_set_reason(conn, IOCPNET_CLOSED_PROTOCOL, ERROR_HANDLE_EOF);
     } else if (on->finish && iocpnet__conn_is(conn, IOCPNET__OPENING, IOCPNET__OPENED)) {
-        conn->calling = IOCPNET__CALL;
+        began = iocpnet__conn_call_begin(conn);
         on->finish(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user));
-        conn->calling = IOCPNET__CALL_NONE;
+        iocpnet__conn_call_end(conn, began);
         if (iocpnet__conn_is(conn, IOCPNET__SENDING, IOCPNET__SEND_OPEN)) return;
     }
     iocpnet__conn_set_reason(conn, IOCPNET_CLOSED_FINISHED, 0);
@@ -12022,6 +12043,7 @@ static inline void iocpnet__conn_call_data(iocpnet__connection *conn, uint8_t ki
 
     conn->calling = kind;  // last: from here on it has begun
     conn->group->desc.on.data(iocpnet__conn_name(conn), user, data, size);
+    if (conn->group->clocked) iocpnet__conn_hears(conn);
     conn->calling = IOCPNET__CALL_OVER;
     // Before the next look at the flags: this sees them, or iocpnet__conn_settle that it is over.
     (void)iocpnet__or(&conn->flags, 0);
@@ -12336,7 +12358,8 @@ static inline iocpnet_error iocpnet__conn_issue_receive(iocpnet__connection *con
 }
 
 // Starts one more of several receives.
-static iocpnet_error iocpnet__conn_start_read(iocpnet__connection *conn, iocpnet__worker *worker)
+static __declspec(noinline) iocpnet_error
+    iocpnet__conn_start_read(iocpnet__connection *conn, iocpnet__worker *worker)
 {
     iocpnet__extra *extra = conn->extra;
     iocpnet__read *read = iocpnet__conn_read(conn, extra->read_first + extra->reads);
@@ -12575,13 +12598,14 @@ static inline void iocpnet__layer_resume(iocpnet_layer *layer)
 static void iocpnet__conn_call_open(iocpnet__connection *conn)
 {
     const iocpnet_conn_events *on = &conn->group->desc.on;
+    uint32_t began;
 
     if (iocpnet__conn_flagged(conn, IOCPNET__NO_DATA) && (conn->opened || conn->layers)) return;
     conn->opened = true;
     if (!on->open) return;
-    conn->calling = IOCPNET__CALL;
+    began = iocpnet__conn_call_begin(conn);
     on->open(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user));
-    conn->calling = IOCPNET__CALL_NONE;
+    iocpnet__conn_call_end(conn, began);
 }
 
 static void iocpnet__layer_open(iocpnet_layer *layer)
@@ -12592,13 +12616,15 @@ static void iocpnet__layer_open(iocpnet_layer *layer)
     uint8_t was = conn->calling;
     bool outbound = conn->extra && conn->extra->count;
     iocpnet_error error = 0;
+    uint32_t began;
 
     layer->phase = IOCPNET__LAYER_OPENED;
     layer->opened = true;
     if (!iocpnet__conn_has(conn, IOCPNET__UPGRADING) && on->securing) {
-        conn->calling = IOCPNET__CALL;
+        began = iocpnet__conn_call_begin(conn);
         layer->arg =
             on->securing(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user), filter);
+        iocpnet__conn_call_end(conn, began);
     }
     (void)iocpnet__layer_enter(layer);
     if (filter->open) {
@@ -12621,6 +12647,25 @@ static void iocpnet__conn_established(iocpnet__connection *conn)
     conn->began_ms = iocpnet__now_32();
     iocpnet__conn_want_tick(conn, IOCPNET__TICK_DEADLINE);
     iocpnet__layer_open(iocpnet__conn_layers(conn)->bottom);
+}
+
+// What layers have taken since then of the time of a connection with deadlines is not the peer's.
+static void iocpnet__layers_spent(iocpnet__connection *conn, uint32_t began)
+{
+    uint32_t now = iocpnet__now_32(), spent = now - began;
+
+    // A callback in between has counted its own.
+    if (now - conn->received_ms > spent) {
+        conn->received_ms += spent;
+    } else {
+        conn->received_ms = now;
+    }
+    if (!conn->extra) return;
+    if (now - conn->extra->message_ms > spent) {
+        conn->extra->message_ms += spent;
+    } else {
+        conn->extra->message_ms = now;
+    }
 }
 
 // Gives a layer bytes from below. Returns how many it has taken.
@@ -12697,14 +12742,17 @@ static bool iocpnet__layers_in(iocpnet__connection *conn, size_t bytes, bool clo
 {
     iocpnet__layers *layers = iocpnet__conn_layers(conn);
     bool give = !closing || iocpnet__conn_in_handshake(conn) || iocpnet__layers_wait(layers);
+    uint32_t began = 0;
     size_t shown;
 
     iocpnet__layers_watch(conn);
     if (!bytes) return !give || iocpnet__layers_tell_end(layers->bottom);
+    if (conn->group->clocked) began = iocpnet__now_32();
     shown = give ? conn->buffer->sent : bytes;
     if (give) {
         shown += iocpnet__layer_receive(layers->bottom, conn->buffer->data + shown, bytes - shown);
     }
+    if (conn->group->clocked) iocpnet__layers_spent(conn, began);
     conn->buffer->sent = shown < bytes ? (uint32_t)shown : 0;
     return shown == bytes;
 }
@@ -12801,10 +12849,11 @@ static void iocpnet__layers_out(iocpnet__connection *conn)
     iocpnet__layers *layers = iocpnet__conn_layers(conn);
     bool ended = iocpnet__conn_is(conn, IOCPNET__READING, IOCPNET__READ_FINISHED);
     bool done = true;
-    uint32_t above;
+    uint32_t above, began = 0;
     iocpnet_layer *layer;
 
     if (iocpnet__conn_has(conn, IOCPNET__CUT)) return;
+    if (conn->group->clocked) began = iocpnet__now_32();
     iocpnet__layers_finish(conn);
 
 again:
@@ -12851,6 +12900,7 @@ again:
         if (done && layer->phase == IOCPNET__LAYER_READY) iocpnet__layer_close(layer);
     }
     layers->done = done;
+    if (conn->group->clocked) iocpnet__layers_spent(conn, began);
 }
 
 // ---- I13h upgrade: calls of layers, and one more on a live connection ---------------------------
@@ -12859,9 +12909,10 @@ again:
 static void iocpnet__layers_wake(iocpnet__connection *conn)
 {
     iocpnet__layers *layers = iocpnet__conn_layers(conn);
-    uint32_t i;
+    uint32_t i, began = 0;
 
     iocpnet__layers_watch(conn);
+    if (conn->group->clocked) began = iocpnet__now_32();
     for (i = 0; i < layers->count; i++) {
         iocpnet_layer *layer = &layers->layer[i];
         const iocpnet_filter *filter = iocpnet__layer_filter(layer);
@@ -12875,10 +12926,11 @@ static void iocpnet__layers_wake(iocpnet__connection *conn)
         was = iocpnet__layer_enter(layer);
         iocpnet__layer_leave(layer, was, filter->wake(layer, layer->state));
     }
+    if (conn->group->clocked) iocpnet__layers_spent(conn, began);
     if (layers->shown && iocpnet__layers_answered(conn)) conn->calling = IOCPNET__CALL_OVER;
 }
 
-static void iocpnet__layers_end(iocpnet__connection *conn)
+static __declspec(noinline) void iocpnet__layers_end(iocpnet__connection *conn)
 {
     iocpnet_layer *layer;
 
@@ -12896,6 +12948,7 @@ IOCPNET__DEF iocpnet_error iocpnet_filter_ready(iocpnet_layer *layer)
     iocpnet__connection *conn = layer->conn;
     const iocpnet_conn_events *on = &conn->group->desc.on;
     bool live = iocpnet__conn_has(conn, IOCPNET__UPGRADING);
+    uint32_t began;
 
     if (!layer->running) return WSAENOTCONN;
     if (layer->phase != IOCPNET__LAYER_OPENED) return 0;
@@ -12915,9 +12968,10 @@ IOCPNET__DEF iocpnet_error iocpnet_filter_ready(iocpnet_layer *layer)
     if (!live) {
         iocpnet__conn_call_open(conn);
     } else if (on->secured && !iocpnet__conn_flagged(conn, IOCPNET__NO_DATA)) {
-        conn->calling = IOCPNET__CALL;
+        began = iocpnet__conn_call_begin(conn);
         on->secured(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user),
                     iocpnet__layer_filter(layer));
+        iocpnet__conn_call_end(conn, began);
     }
 
 back:
@@ -13405,6 +13459,7 @@ static void iocpnet__conn_time_out(iocpnet__connection *conn)
 {
     const iocpnet_conn_events *on = &conn->group->desc.on;
     bool closing = (conn->state & IOCPNET__CLOSING) != 0;
+    uint32_t began;
 
     if (!closing && iocpnet__conn_flagged(conn, IOCPNET__NO_DATA)) return;  // a close is coming
     if (!closing && iocpnet__conn_has(conn, IOCPNET__SILENT)) {
@@ -13414,9 +13469,9 @@ static void iocpnet__conn_time_out(iocpnet__connection *conn)
     iocpnet__conn_set_reason(conn, IOCPNET_CLOSED_TIMEOUT, WSAETIMEDOUT);
     if (on->late && !closing &&
         iocpnet__conn_is(conn, IOCPNET__OPENING | IOCPNET__UPGRADING, IOCPNET__OPENED)) {
-        conn->calling = IOCPNET__CALL;
+        began = iocpnet__conn_call_begin(conn);
         on->late(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user));
-        conn->calling = IOCPNET__CALL_NONE;
+        iocpnet__conn_call_end(conn, began);
         iocpnet__conn_begin_close(conn);
     } else {
         // First no more sends, then a look at what is queued.
@@ -13715,6 +13770,8 @@ static __declspec(noinline) bool iocpnet__conn_step_rest(iocpnet__connection *co
         queued = iocpnet__load(&conn->queued);
         iocpnet__conn_flush(conn, worker);
     }
+    // A file that a drain sent may have left whole: its done is called in the next round.
+    if (conn->over) iocpnet__conn_signal(conn, IOCPNET__LOOK);
     if (conn->state & (IOCPNET__SENDING | IOCPNET__CLOSING)) iocpnet__conn_step_closing(conn);
     // What has left at once has made room, and nothing else will say so.
     if (conn->layers && iocpnet__conn_layers(conn)->full && !iocpnet__conn_is_long(conn)) {
@@ -14246,7 +14303,7 @@ IOCPNET__DEF iocpnet_error iocpnet_conn_adopt(iocpnet_conn *name, iocpnet_connec
 
 // Waits until no on.data of before the caller's change of conn.flags can begin: a runner on another
 // thread may have looked at them already. That is a few instructions, and calls into the system
-// that do not wait; what runs in a callback has begun.
+// that do not wait; what runs in a callback, in a layer, or reads a file, looks at them again.
 static void iocpnet__conn_settle(const iocpnet__connection *conn, const iocpnet__worker *own)
 {
     uint32_t turns = 0;
@@ -14966,7 +15023,7 @@ static iocpnet_error iocpnet__group_pools(iocpnet__group *group, uint32_t more)
     objects.limit = IOCPNET__SHARE * all + desc->buffers + spare;
     if (!error) error = iocpnet_pool_create(&group->views, &objects);
     objects.size = sizeof(iocpnet__file);
-    objects.limit = (desc->max_connections + more) * desc->files;
+    objects.limit = all * desc->files + spare;
     if (!error) error = iocpnet_pool_create(&group->files, &objects);
 
     memset(&buffers, 0, sizeof buffers);
@@ -15067,15 +15124,16 @@ static void iocpnet__conn_call_done(iocpnet__connection *conn)
         void (*done)(iocpnet_conn conn, void *user, void *file, iocpnet_error error) = file->done;
         void *user = file->user, *handle = file->handle;
         iocpnet_error error = file->error;
+        uint32_t began;
 
         conn->over = file->view.buffer.next;
         iocpnet__transmit_end(&file->transmit);
         iocpnet_pool_give_object(file->view.pool, file);
         iocpnet__add(&conn->files, -1);
         if (!done) continue;
-        conn->calling = IOCPNET__CALL;
+        began = iocpnet__conn_call_begin(conn);
         done(iocpnet__conn_name(conn), user, handle, error);
-        conn->calling = IOCPNET__CALL_NONE;
+        iocpnet__conn_call_end(conn, began);
     }
 }
 
@@ -15173,45 +15231,52 @@ static bool iocpnet__file_choose(iocpnet__connection *conn, iocpnet__file *file)
     return false;
 }
 
-enum { IOCPNET__UNIT_PIECES = 3 };  // of transmit.pieces: of a unit, one is a file's
-
-// Sends what is queued up to a file, a unit of that, and a buffer behind it if there is room.
-static void iocpnet__conn_send_unit(iocpnet__connection *conn, iocpnet__worker *worker,
-                                    iocpnet__file *file)
+// Sends a unit of a file in one call, with the buffer before it, and the one behind it if there is
+// room: a second call of the unit could find the system short of memory, when it is too late to try
+// again. False: what is before the file has to leave without it, for it is several buffers, or more
+// than a unit, or than may be locked at once.
+static bool iocpnet__conn_send_unit(iocpnet__connection *conn, iocpnet__worker *worker,
+                                    iocpnet__file *file, uint32_t before)
 {
     iocpnet__queue *queue = &conn->queue;
     iocpnet__send *send = &conn->send;
     iocpnet_element *pieces = file->transmit.pieces;
-    uint32_t unit = conn->group->file_unit;
+    uint32_t left = conn->group->file_unit;
     iocpnet_buffer *item = queue->head;
     iocpnet_buffer *last, *rest;
     iocpnet_error error;
     size_t n = 0;
 
+    if (before && (!iocpnet__is_file(item->next) || left < before + IOCPNET__SEND_LEAST ||
+                   !iocpnet__conn_lock(conn, worker, before, false))) {
+        iocpnet__transmit_end(&file->transmit);
+        return false;
+    }
+    left -= before;
+    file->chunk = file->length < left ? (uint32_t)file->length : left;
+    left -= file->chunk;
     memset(pieces, 0, sizeof file->transmit.pieces);
     send->first = item;
-    iocpnet__send_set_bytes(send, 0);
-    file->chunk = file->length < unit ? (uint32_t)file->length : unit;
-    do {
-        last = item;
-        if (iocpnet__is_file(item)) {
-            pieces[n].file = file->handle;
-            pieces[n].offset = file->offset;
-            pieces[n++].length = file->chunk;
-            if (file->chunk < file->length) break;
-        } else {
-            pieces[n].memory = item->data + item->sent;
-            pieces[n++].length = item->used - item->sent;
-            iocpnet__send_set_bytes(send, send->bytes + item->used - item->sent);
-        }
+    iocpnet__send_set_bytes(send, before);
+    if (before) {
+        pieces[n].memory = item->data + item->sent;
+        pieces[n++].length = before;
         item = item->next;
-    } while (item && n < IOCPNET__UNIT_PIECES &&
-             (item == &file->view.buffer || !iocpnet__is_file(item)));
+    }
+    pieces[n].file = file->handle;
+    pieces[n].offset = file->offset;
+    pieces[n++].length = file->chunk;
+    last = item;
+    item = file->chunk < file->length ? NULL : item->next;
+    if (item && !iocpnet__is_file(item)) {
+        uint32_t behind = item->used - item->sent;
 
-    if (!iocpnet__conn_lock(conn, worker, send->bytes, false)) {
-        iocpnet__transmit_end(&file->transmit);
-        iocpnet__conn_set_starved(conn, true);
-        return;
+        if (behind <= left && iocpnet__conn_lock(conn, worker, behind, false)) {
+            iocpnet__send_set_bytes(send, before + behind);
+            pieces[n].memory = item->data + item->sent;
+            pieces[n++].length = behind;
+            last = item;
+        }
     }
     rest = last->next;
     queue->head = rest;
@@ -15221,7 +15286,7 @@ static void iocpnet__conn_send_unit(iocpnet__connection *conn, iocpnet__worker *
     conn->sent_ms = iocpnet__now_32();  // stall_ms begins
     iocpnet__conn_become(conn, IOCPNET__UNIT, IOCPNET__UNIT);
     error = iocpnet__transmit_begin(&file->transmit, &file->transmit.socket, pieces, n, false);
-    if (!error) return;
+    if (!error) return true;
 
     send->pending = false;
     iocpnet__conn_become(conn, IOCPNET__UNIT, 0);
@@ -15229,9 +15294,10 @@ static void iocpnet__conn_send_unit(iocpnet__connection *conn, iocpnet__worker *
     last->next = rest;
     queue->head = send->first;
     if (!rest) queue->tail = last;
-    if (iocpnet__conn_retries(conn, error)) return;
+    if (iocpnet__conn_retries(conn, error)) return true;
     file->error = error == WSAEINVAL ? ERROR_HANDLE_EOF : error;  // the range was within it
     iocpnet__conn_fail(conn, file->error);
+    return true;
 }
 
 // The file behind an item of the queue, or at its head, is over.
@@ -15266,9 +15332,14 @@ static bool iocpnet__conn_read_file(iocpnet__connection *conn, iocpnet_buffer *b
     }
     buffer = iocpnet_pool_take(conn->group->buffers);
     if (buffer) {
+        uint8_t calling = conn->calling;
+        uint32_t began = iocpnet__conn_call_begin(conn);
+
         buffer->used = file->length < buffer->size ? (uint32_t)file->length : buffer->size;
         error = iocpnet__transmit_read(&file->transmit, file->handle, file->offset, buffer->data,
                                        &buffer->used);
+        iocpnet__conn_call_end(conn, began);
+        conn->calling = calling;
     }
     if (error) {
         iocpnet_buffer_give(buffer);
@@ -15301,19 +15372,25 @@ static __declspec(noinline) bool iocpnet__conn_send_files(iocpnet__connection *c
     iocpnet_buffer *item = queue->head;
     iocpnet_buffer *before = NULL;
     iocpnet_buffer *tail;
+    uint32_t bytes = 0;
     size_t n = 0;
+    bool whole = false;
 
     if (iocpnet__conn_has(conn, IOCPNET__UNIT)) return false;
-    for (; item && !iocpnet__is_file(item); item = item->next, n++)
+    for (; item && !iocpnet__is_file(item); item = item->next, n++) {
+        bytes += item->used - item->sent;
         before = item;
-    if (item && n < IOCPNET__UNIT_PIECES && iocpnet__file_of(item)->length) {
-        if (iocpnet__conn_is_sending(conn)) return false;
-        if (iocpnet__file_choose(conn, iocpnet__file_of(item))) {
-            iocpnet__conn_send_unit(conn, worker, iocpnet__file_of(item));
+    }
+    if (item && iocpnet__file_of(item)->length) {
+        if (n < 2 && iocpnet__conn_is_sending(conn)) return false;  // a unit comes next
+        whole = iocpnet__file_choose(conn, iocpnet__file_of(item));
+        if (whole && iocpnet__conn_send_unit(conn, worker, iocpnet__file_of(item), bytes)) {
             return false;
         }
     }
-    if (item && n < IOCPNET__GATHER && !iocpnet__conn_read_file(conn, before)) return false;
+    if (item && n < IOCPNET__GATHER && !whole && !iocpnet__conn_read_file(conn, before)) {
+        return false;
+    }
 
     // Then what comes before the next file leaves as if that were not there.
     before = NULL;

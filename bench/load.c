@@ -148,15 +148,18 @@ static void finish_sending(struct slot *s)
     shutdown(s->fd, SHUT_WR);
 }
 
-// An echo is complete. In connect mode it counts when the server's FIN has come too.
+// An echo is complete. In connect mode it counts when the server's FIN has come too. How long it
+// took counts for one that came after the end as well: else those who wait longest would not be
+// among the percentiles.
 static void count_one(struct slot *s)
 {
     clock_ns = now();
     ended++;
-    if (clock_ns >= measure_ns && (set.count || clock_ns <= end_ns)) {
+    if (clock_ns < measure_ns) return;
+    if (set.count || s->began <= end_ns) record(clock_ns - s->began);
+    if (set.count || clock_ns <= end_ns) {
         measured++;
         last_ns = clock_ns;
-        record(clock_ns - s->began);
     }
 }
 

@@ -11,6 +11,7 @@
 //   fault_fail(id, first, times, code) calls first .. first + times - 1 of one function; code 0:
 //                                      its usual one
 //   fault_count(id)                    calls of one function since the reset
+//   fault_receives()                   calls of WSARecv that have come back since the reset
 //   fault_before(id, fn)               fn is called before each call of one function
 //   fault_late(id, ms)                 sleeps between the real call and the return to the kit
 //   fault_cut(id, bytes)               WSASend, WSARecv: the system is asked for that many at most
@@ -176,6 +177,7 @@ typedef struct fault__rule {
 } fault__rule;
 
 static fault__rule fault__rules[FAULT_FUNCTIONS + 1];
+static volatile LONG fault__receives;
 static volatile LONG fault__calls, fault__armed, fault__fired, fault__last = FAULT_FUNCTIONS;
 static volatile LONG fault__second, fault__second_fired;
 static volatile LONG fault__held, fault__other;
@@ -207,6 +209,7 @@ static inline void fault_reset(void)
     fault__no_procedure = NULL;
     fault__packet = NULL;
     fault__clock = 0;
+    fault__receives = 0;
 }
 
 static inline void fault_arm(int n)
@@ -259,6 +262,11 @@ static inline void fault_fail(int id, int first, int times, int code)
 static inline int fault_count(int id)
 {
     return (int)fault__rules[id].calls;
+}
+
+static inline LONG fault_receives(void)
+{
+    return fault__receives;
 }
 
 static inline void fault_before(int id, fault_fn *fn)
@@ -625,6 +633,7 @@ static inline int fault_WSARecv(SOCKET s, WSABUF *bufs, DWORD count, DWORD *got,
         bufs = fewer;
     }
     result = WSARecv(s, bufs, count, got, flags, o, fn);
+    InterlockedIncrement(&fault__receives);
     fault__sleep(FAULT_WSARecv);
     return result;
 }

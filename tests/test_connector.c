@@ -1054,13 +1054,6 @@ static void a_socket_is_handed_back_with_every_byte(void)
     }
 }
 
-static uint64_t receives_begun(void)
-{
-    iocpnet_stats stats;
-    iocpnet_iocp_stats(iocp, &stats);
-    return stats.started[IOCPNET_OP_RECV];
-}
-
 // Its receive waits for a peer that says nothing: it is cancelled.
 static void a_silent_connection_is_handed_back_at_once(void)
 {
@@ -1070,11 +1063,11 @@ static void a_silent_connection_is_handed_back_at_once(void)
     for (kind = 0; kind < 3; kind++) {
         for (paused = 0; paused < 2; paused++) {
             SOCKET other = INVALID_SOCKET;
-            uint64_t before = receives_begun();
+            LONG before = fault_receives();
             watched *w = make_kind(kind, &other);
             uint64_t start;
             T_NOTE("%s%s", kinds[kind], paused ? ", paused" : "");
-            AWAIT(receives_begun() > before, PEER_MS);
+            AWAIT(fault_receives() > before, PEER_MS);
             if (paused) CHECK_ERR(iocpnet_conn_pause(known(w)), 0);
             start = GetTickCount64();
             CHECK_ERR(iocpnet_conn_detach(known(w)), 0);
@@ -1501,7 +1494,7 @@ static void while_paused_nothing_is_shown_and_nothing_lost(void)
         w = open_plain(&other);
         w->seed = 5;
         if (!in_open) {
-            AWAIT(receives_begun() > 0, PEER_MS);  // the first one comes after on.open
+            AWAIT(fault_receives() > 0, PEER_MS);  // the first one comes after on.open
             CHECK_ERR(iocpnet_conn_pause(known(w)), 0);
         }
         s.to = other;
@@ -1575,7 +1568,7 @@ static void a_close_while_paused_does_not_wait(void)
     prepare();
     REQUIRE(begin());
     w = open_plain(&other);
-    AWAIT(receives_begun() > 0, PEER_MS);
+    AWAIT(fault_receives() > 0, PEER_MS);
     CHECK_ERR(iocpnet_conn_pause(known(w)), 0);
     CHECK(peer_send(other, "held", 4));
     AWAIT(counted(IOCPNET_COUNT_BYTES_RECEIVED) > 0, PEER_MS);  // all of them, or a piece
@@ -1781,7 +1774,7 @@ static void a_detach_or_close_in_data_shown_late_is_heeded(void)
         client.on.data = closes ? data_then_close : data_then_detach;
         REQUIRE(begin());
         w = open_plain(&other);
-        AWAIT(receives_begun() >= 1, PEER_MS);
+        AWAIT(fault_receives() >= 1, PEER_MS);
         CHECK_ERR(iocpnet_conn_pause(known(w)), 0);
         CHECK(peer_send(other, "x", 1));
         AWAIT(counted(IOCPNET_COUNT_BYTES_RECEIVED) == 1, PEER_MS);

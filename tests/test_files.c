@@ -493,6 +493,8 @@ static void give_600_kb_and_close(guest *g)
     CHECK_ERR(iocpnet_conn_close(g->conn), 0);
 }
 
+static void (*slow_gift)(guest *g);
+
 // The peer takes 16 bytes per ms; the system has room for 4 s of that.
 static void read_slowly(void)
 {
@@ -505,7 +507,8 @@ static void read_slowly(void)
     server.conn.stall_ms = 3000;
     server.conn.close_ms = 5000;
     server.conn.idle_ms = 3000;
-    play_open = give_600_kb_and_close;
+    server.conn.buffer_bytes = 32768;
+    play_open = slow_gift;
     if (!serve()) return;
     s = visit_deafly();
     ioctlsocket(s, (long)FIONBIO, &on);
@@ -526,9 +529,22 @@ static void read_slowly(void)
     CHECK_EQ(files_failed, 0);
 }
 
+// What is before a file counts among what leaves at a time.
+static void give_heads_and_close(guest *g)
+{
+    int i;
+    for (i = 0; i < 6; i++)
+        CHECK_ERR(give_range(g, 65536, 34600, 0), 0);
+    CHECK_ERR(give(g, 207), 0);
+    CHECK_ERR(iocpnet_conn_close(g->conn), 0);
+}
+
 static void a_slow_peer_gets_all_of_a_close(void)
 {
     T_LIMIT(120);
+    slow_gift = give_600_kb_and_close;
+    in_every_way(read_slowly, true);
+    slow_gift = give_heads_and_close;
     in_every_way(read_slowly, true);
 }
 #endif
@@ -613,6 +629,72 @@ static void files_are_bounded(void)
     in_every_way(two_at_most, false);
     in_every_way(one_too_many, false);
     in_every_way(head_and_tail_count, false);
+}
+
+// A drain sends as many as are taken; where all of them have left at once, done and the next drain
+// still come.
+static void give_over(guest *g)
+{
+    CHECK_ERR(give(g, 600), 0);
+    CHECK_ERR(give(g, 600), WSAEWOULDBLOCK);
+}
+
+static LONG drain_files;
+
+static void files_on_drain(guest *g)
+{
+    while (files_taken < drain_files) {
+        if (give_range(g, 0, 100, 0)) return;
+    }
+}
+
+static void drained_into_files(void)
+{
+    other *o;
+    server.conn.send_limit_bytes = 1000;
+    server.conn.refuse_slow = true;
+    play_open = give_over;
+    play_drain = files_on_drain;
+    if (!serve()) return;
+    o = visit();
+    UNTIL(o->got == 600 + 100 * (uint32_t)drain_files);
+    UNTIL(files_done == drain_files);
+}
+
+static void drains_may_send_files(void)
+{
+    T_LIMIT(100);
+    for (drain_files = 1; drain_files <= 100; drain_files += 99)
+        in_every_way(drained_into_files, false);
+}
+
+// What is before a file may be more than may be locked at once: it leaves all the same.
+static void give_large_heads(guest *g)
+{
+    int i;
+    for (i = 0; i < 3; i++) {
+        CHECK_ERR(give_range(g, 60000, 5000, 60000), 0);
+        CHECK_ERR(give(g, 100), 0);
+    }
+}
+
+static void little_may_be_locked(void)
+{
+    other *o;
+    engine.locked_bytes = 50000;
+    server.conn.buffer_bytes = 32768;
+    play_open = give_large_heads;
+    if (!serve()) return;
+    o = visit();
+    UNTIL(o->got == 375300 || o->ended);
+    CHECK_EQ(o->got, 375300);
+    CHECK(!guests[0].closed);
+}
+
+static void heads_leave_where_little_may_be_locked(void)
+{
+    T_LIMIT(60);
+    in_every_way(little_may_be_locked, false);
 }
 
 // More transfers than the system runs at a time: the others are read.
@@ -909,9 +991,11 @@ static void files_of_many_threads_come_back_once(void)
 
 static void give_one_and_close(guest *g)
 {
+    (void)give(g, 16380);
     (void)give_range(g, 10, 50000, 7);
     (void)give(g, 100);
     (void)give_range(g, 0, 100, 0);
+    (void)give(g, 20000);
     (void)iocpnet_conn_close(g->conn);
 }
 
@@ -930,7 +1014,7 @@ static void one_file_and_close(void)
     o = visit();
     UNTIL(all_met());
     UNTIL(o->ended && all_closed());
-    went = o->got == 50217;
+    went = o->got == 86597;
 }
 
 static void files_bear_every_failure(void)
@@ -966,6 +1050,8 @@ int main(int argc, char **argv)
     T_RUN(a_slow_peer_gets_all_of_a_close);
 #endif
     T_RUN(files_are_bounded);
+    T_RUN(drains_may_send_files);
+    T_RUN(heads_leave_where_little_may_be_locked);
     T_RUN(transfers_beyond_the_limit_are_read);
     T_RUN(what_is_no_range_is_refused);
     T_RUN(a_file_that_became_shorter_ends_the_connection);

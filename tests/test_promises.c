@@ -385,6 +385,65 @@ static void a_layer_may_wait_for_who_pauses_its_connection(void)
     }
 }
 
+// Nor does a pause wait for a disk: it is called, and returns, while the runner reads a file.
+static void halt_in_a_read(void)
+{
+    fault_before(FAULT_ReadFile, NULL);
+    halt_in_a_callback();
+}
+
+static char sent_name[MAX_PATH + 32];
+
+static void close_file(iocpnet_conn conn, void *user, void *file, iocpnet_error error)
+{
+    (void)conn;
+    (void)user;
+    (void)error;
+    CHECK(CloseHandle(file));
+    CHECK(DeleteFileA(sent_name));
+}
+
+static void send_a_file(void)
+{
+    char folder[MAX_PATH], data[1000] = { 1 };
+    iocpnet_conn_file from;
+    DWORD n = 0;
+    GetTempPathA(sizeof folder, folder);
+    snprintf(sent_name, sizeof sent_name, "%siocpnet_promises_%lu.bin", folder,
+             (unsigned long)GetCurrentProcessId());
+    memset(&from, 0, sizeof from);
+    from.file = CreateFileA(sent_name, GENERIC_READ | GENERIC_WRITE, 0, NULL, CREATE_ALWAYS, 0,
+                            NULL);
+    if (!CHECK(from.file != INVALID_HANDLE_VALUE)) return;
+    CHECK(WriteFile(from.file, data, sizeof data, &n, NULL));
+    from.length = sizeof data;
+    from.done = close_file;
+    CHECK_ERR(iocpnet_conn_send_file(the, &from), 0);
+}
+
+static void a_pause_does_not_wait_for_a_disk(void)
+{
+    int way;
+
+    T_LIMIT(60);
+    for (way = 0; way < WAYS; way++) {
+        usual();
+        engine.transmit_mode = IOCPNET_TRANSMIT_COPY;
+        begin();
+        connect_too();
+        memset((void *)&halt, 0, sizeof halt);
+        halt.way = way;
+        fault_before(FAULT_ReadFile, halt_in_a_read);
+        adopt_one();
+        send_a_file();
+        PUMP(iocp, halt.returned, PEER_MS);
+        if (way == BY_PAUSE) CHECK_ERR(iocpnet_conn_abort(the), 0);
+        closesocket(other);
+        PUMP(iocp, closes == 1, PEER_MS);
+        end();
+    }
+}
+
 // ---- cancels that nobody honours ----------------------------------------------------------------
 
 // A provider whose sockets are no file handles: CancelIoEx fails, and what pends goes on pending.
@@ -863,6 +922,7 @@ int main(int argc, char **argv)
     T_RUN(a_pause_does_not_wait_for_who_has_left);
     T_RUN(a_callback_may_wait_for_who_pauses_its_connection);
     T_RUN(a_layer_may_wait_for_who_pauses_its_connection);
+    T_RUN(a_pause_does_not_wait_for_a_disk);
     T_RUN(an_abort_ends_without_a_cancel);
     T_RUN(a_close_that_is_late_ends_without_a_cancel);
     T_RUN(a_stop_ends_without_a_cancel);
