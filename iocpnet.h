@@ -4354,9 +4354,6 @@ IOCPNET__DEF void iocpnet_iocp_stats(iocpnet_iocp *iocp, iocpnet_stats *stats)
 static void iocpnet__start_finish(iocpnet__worker *worker, iocpnet_op *op, iocpnet_error error,
                                   size_t bytes);
 
-// Of timers, which packets wake for.
-static void iocpnet__watch_hand_over(const iocpnet__worker *own);
-
 // The next op in a list. Only ops that the system does not have are in one, so a field of theirs
 // that is the system's serves.
 static iocpnet_op *iocpnet__op_next(const iocpnet_op *op)
@@ -4968,11 +4965,7 @@ static __declspec(noinline) void iocpnet__run_other_packet(iocpnet__worker *work
         if (number || overlapped) {
             iocpnet__count_here(worker, IOCPNET_COUNT_STRAY_PACKETS, 1);
         } else {
-            // A wake-up: the next poll looks what is due, or another thread's if this one may not
-            // come back for long.
-            if (iocpnet__exchange(&iocp->waking, 0) && (!worker->steady || worker->later_first)) {
-                iocpnet__watch_hand_over(worker);
-            }
+            iocpnet__exchange(&iocp->waking, 0);  // a wake-up: the next poll looks what is due
             // Or the end. One batch may have several threads' wake-ups: they are passed on. Not
             // while a second stop waits for something: its poll would only meet them again.
             if (iocpnet__load(&iocp->ended) && iocpnet__load(&iocp->state) != IOCPNET__STOPPING) {
@@ -5333,8 +5326,9 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeou
     } else {
         iocpnet__worker_learn(worker, got);
         iocpnet__count_here(worker, IOCPNET_COUNT_PACKETS, got);
-        // The wake-up for a timer that was started since may be among them, with long work.
-        if (got > 1 && iocpnet__load(&iocp->waking)) timers = true;
+        // The wake-up for a timer that was started since may be among them, with long work; or this
+        // thread may not poll again.
+        if (iocpnet__load(&iocp->waking)) timers = true;
     }
     if (timers) iocpnet__wait_ended(worker, got);
     iocpnet__store(&worker->busy, 1);
