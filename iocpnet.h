@@ -121,9 +121,14 @@
 //   D13  iocpnet_conn_close               closes when everything has left
 //   D13  iocpnet_conn_abort               closes now
 //   D13  iocpnet_conn_detach              gives the socket back when everything has left
-//   D13  iocpnet_filter_ready             the handshake is over
-//   D13  iocpnet_filter_show              shows the program bytes
-//   D13  iocpnet_filter_send              sends bytes to the peer
+//   D13  iocpnet_filter_ready             a layer: the handshake is over
+//   D13  iocpnet_filter_show              a layer: shows bytes to what is above it
+//   D13  iocpnet_filter_send              a layer: sends bytes to what is below it
+//   D13  iocpnet_filter_finish            a layer: the peer has finished
+//   D13  iocpnet_filter_conn              the connection of a layer
+//   D13  iocpnet_filter_wake              has a layer called again, from any thread
+//   D13  iocpnet_conn_filter              starts a layer on a live connection
+//   D13  iocpnet_conn_filter_state        the state of a layer
 //   D13  iocpnet_conn_handle              the SOCKET
 //   D13  iocpnet_conn_user                the connection's user pointer
 //   D13  iocpnet_conn_set_user            sets it
@@ -1728,22 +1733,24 @@ typedef struct iocpnet_conn {
 // and the peer's FIN has come; without that within close_ms it is a time-out. RST: what was queued
 // is dropped, and what the system has may be lost too.
 typedef enum iocpnet_reason {
-    IOCPNET_CLOSED_FINISHED,  // FIN: the peer finished, and we after it
-    IOCPNET_CLOSED_RESET,     // RST, the peer's or ours, or the network failed: see error
-    IOCPNET_CLOSED_LOCAL,     // FIN by iocpnet_conn_close, RST by iocpnet_conn_abort
-    IOCPNET_CLOSED_TIMEOUT,   // idle_ms, read_ms, message_ms, stall_ms, close_ms,
-                              // accept_data_ms, or connect_ms of a filter. RST where something
-                              // is queued, being sent, or has come and waits; else FIN, and
-                              // behind close_ms all may have left. See on.late
-    IOCPNET_CLOSED_LIMIT,     // RST: a send over the limit, no buffer left for one, or memory
-                              // short for long. FIN: no memory for a filtered message
-    IOCPNET_CLOSED_STOP,      // FIN: the iocp was stopped; RST at the stop's deadline
-    IOCPNET_CLOSED_PROTOCOL,  // FIN: what came is no message of desc.frame: see error
-    IOCPNET_CLOSED_FILTER,    // FIN, behind what the filter has sent, without what it was not
-                              // given yet: a function of it failed; error is its result
+    IOCPNET_CLOSED_FINISHED,        // FIN: the peer finished, and we after it
+    IOCPNET_CLOSED_RESET,           // RST, the peer's or ours, or the network failed: see error
+    IOCPNET_CLOSED_LOCAL,           // FIN by iocpnet_conn_close, RST by iocpnet_conn_abort
+    IOCPNET_CLOSED_TIMEOUT,         // idle_ms, read_ms, message_ms, stall_ms, close_ms,
+                                    // accept_data_ms, or connect_ms of a layer. RST where something
+                                    // is queued, being sent, or has come and waits; else FIN, and
+                                    // behind close_ms all may have left. See on.late
+    IOCPNET_CLOSED_LIMIT,           // RST: a send over the limit, no buffer left for one, or memory
+                                    // short for long
+    IOCPNET_CLOSED_STOP,            // FIN: the iocp was stopped; RST at the stop's deadline
+    IOCPNET_CLOSED_PROTOCOL,        // FIN: what came is no message of desc.frame: see error
+    IOCPNET_CLOSED_FILTER,          // FIN, behind what the layer has sent, without what it was not
+                                    // given yet: a function of it failed; error is its result
     IOCPNET_CLOSED_CONNECT_FAILED,  // neither: no address answered; error is that of the last one
     IOCPNET_CLOSED_HANDED_OVER      // neither: iocpnet_conn_detach; what was queued has left
 } iocpnet_reason;
+
+struct iocpnet_filter;
 
 // What a connection tells you. Calls for one connection never overlap, and close is the last. user
 // is what iocpnet_conn_user returns: the desc's, or as given to iocpnet_conn_open, until
@@ -1763,6 +1770,11 @@ typedef struct iocpnet_conn_events {
     // A deadline has passed: idle_ms, read_ms, stall_ms, message_ms or accept_data_ms. You may send
     // a last word; then the connection closes as by iocpnet_conn_close, with the reason time-out.
     void (*late)(iocpnet_conn conn, void *user);
+    // A layer of desc.filters begins, before open: returns arg for its open [NULL: arg is NULL].
+    void *(*securing)(iocpnet_conn conn, void *user, const struct iocpnet_filter *filter);
+    // The layer that iocpnet_conn_filter has started is ready. Those of desc.filters are when open
+    // comes.
+    void (*secured)(iocpnet_conn conn, void *user, const struct iocpnet_filter *filter);
     // It is over. Comes once for each open, and for each iocpnet_conn_open or iocpnet_conn_adopt
     // that returned 0. The name is still good in here for iocpnet_conn_user, iocpnet_conn_set_user
     // and iocpnet_conn_address (the peer's), and for iocpnet_conn_handle after a detach; every
@@ -1770,24 +1782,47 @@ typedef struct iocpnet_conn_events {
     void (*close)(iocpnet_conn conn, void *user, iocpnet_reason reason, iocpnet_error error);
 } iocpnet_conn_events;
 
-// What stands between the socket and the program on each connection: TLS, compression and the like.
-// Any function may be NULL. They run one at a time for a connection, and not beside its events; in
-// them the iocpnet_filter_ functions may be called, which are not allowed elsewhere. A result that
-// is not 0 ends the connection with the reason filter, after what the filter has sent has left.
+// One filter on one connection: what the iocpnet_filter_ functions are called with.
+typedef struct iocpnet_layer iocpnet_layer;
+
+// What stands between the socket and the program: TLS, compression and the like. A connection may
+// have four layers, the first next to the program. Any function may be NULL: bytes then pass.
+//
+// The functions of a connection's layers run one at a time, and not beside its callbacks. In them
+// the functions that take a layer may be called, with this layer. iocpnet_conn_pause and
+// iocpnet_conn_close of other threads do not wait for them, only for on.data.
+//
+// A result that is not 0, nor WSAEWOULDBLOCK from receive or send, ends the connection with the
+// reason filter, after what the layer has sent has left.
+//
+// What receive or send does not take is given again in a later call: when something has left or
+// come, or reading was resumed; after iocpnet_filter_wake; and, if show has returned
+// WSAEWOULDBLOCK, when there is room again. Until then nothing more is received, which does not
+// count as the peer's silence; and what is sent waits, and counts.
 typedef struct iocpnet_filter {
-    // The connection is there; outbound: we have opened it. *state is yours.
-    iocpnet_error (*open)(iocpnet_conn conn, void *user, bool outbound, void **state);
-    // Bytes have come from the socket; size 0: the peer has finished. Once it is ready, not while
-    // reading is paused, nor after iocpnet_conn_close.
-    iocpnet_error (*receive)(iocpnet_conn conn, void *state, const void *data, size_t size);
-    // The program sends bytes; not before iocpnet_filter_ready.
-    iocpnet_error (*send)(iocpnet_conn conn, void *state, const void *data, size_t size);
+    // What is below is there; outbound: we have opened the connection. arg: on.securing's, or
+    // iocpnet_conn_filter's. *state is yours. Without this function the layer is ready at once.
+    iocpnet_error (*open)(iocpnet_layer *layer, void *user, void *arg, bool outbound, void **state);
+    // Bytes have come from below. They may be changed in place: what is not taken comes again as it
+    // was left. size 0: the peer has finished; a result of WSAEWOULDBLOCK has that told again
+    // later. When all layers are ready it does not come while reading is paused, and after
+    // iocpnet_conn_close only while a layer has not taken all of what is sent.
+    //   taken      set to how many were taken; before the call it is size
+    iocpnet_error (*receive)(iocpnet_layer *layer, void *state, void *data, size_t size,
+                             size_t *taken);
+    // Bytes are sent from above; not before iocpnet_filter_ready. While more than send_limit_bytes
+    // is queued it comes only until 64 KiB wait below this layer.
+    //   taken      set to how many were taken; before the call it is size
+    iocpnet_error (*send)(iocpnet_layer *layer, void *state, const void *data, size_t size,
+                          size_t *taken);
+    // After iocpnet_filter_wake, on a worker. What the layer has not taken is given again after it.
+    iocpnet_error (*wake)(iocpnet_layer *layer, void *state);
     // The program has closed or shut down, and all its bytes were given to send: the last chance to
-    // send. Not if it never was ready, or has failed.
-    iocpnet_error (*close)(iocpnet_conn conn, void *state);
-    // It is over; for each open, also one that failed. conn is only good to be compared.
-    void (*end)(iocpnet_conn conn, void *state);
-    void *user;
+    // send. Not if the layer never was ready, or has failed.
+    iocpnet_error (*close)(iocpnet_layer *layer, void *state);
+    // It is over; for each open, also one that failed. layer is only good to be compared.
+    void (*end)(iocpnet_layer *layer, void *state);
+    void *user;  // given to open
 } iocpnet_filter;
 
 // How connections behave: those of a listener, or of a connector. Zero means [the default].
@@ -1805,13 +1840,14 @@ typedef struct iocpnet_conn_desc {
                                 // on.close is called, or about to be, counts no longer
     uint32_t buffer_bytes;      // size of a receive and send buffer, 289 .. INT32_MAX [16 KiB]
     uint32_t buffers;           // most of them queued to send, at most INT32_MAX / 2, beside the
-                                // share of each connection, which others can't take: 4 to send and
-                                // one, or recvs, to receive into. Nor do threads' caches hold any:
-                                // each has 58 more, if no more than 256 (32-bit: 4) threads beside
-                                // workers use them; others have none. All are made when they are
-                                // needed, and have to fit into the address space [what
-                                // all may queue within their limits and that of the process; in a
-                                // 32-bit process max_connections + 256]
+                                // share of each connection, which others can't take: 4 to send,
+                                // with filters 6 more and one for each of them, and one, or recvs,
+                                // to receive into. Nor do threads' caches hold any: each has 58
+                                // more, if no more than 256 (32-bit: 4) threads beside workers use
+                                // them; others have none. All are made when they are needed, and
+                                // have to fit into the address space [what all may queue within
+                                // their limits and that of the process; in a 32-bit process
+                                // max_connections + 256]
     uint32_t send_limit_bytes;  // queued to send on one connection, at most INT32_MAX / 2; it
                                 // counts what is held, see iocpnet_conn_send_buffer; where on.data
                                 // has queued more than half, reading pauses: see iocpnet_conn_send
@@ -1826,9 +1862,14 @@ typedef struct iocpnet_conn_desc {
     uint32_t stall_ms;    // close it when bytes wait to be sent and none leave [0: never]
     uint32_t close_ms;    // a graceful close, a stop's too, waits this long for the peer to take
                           // more, then for its FIN: see iocpnet_conn_close [5000]
-    uint32_t connect_ms;  // an address, and a filter, has this long to get ready [10000]
-    uint32_t keepalive_ms;         // TCP keep-alive after this silence, then each second [0: none]
-    const iocpnet_filter *filter;  // between socket and program; copied [NULL: nothing]
+    uint32_t connect_ms;  // an address, and then all layers together, or one that is started on a
+                          // live connection, have this long to get ready [10000]
+    uint32_t keepalive_ms;                 // TCP keep-alive after this silence, then each second
+                                           // [0: none]
+    const iocpnet_filter *const *filters;  // between socket and program, the first next to the
+                                           // program. The list is copied; the filters must last as
+                                           // long as the connections, and differ
+    uint32_t filter_count;                 // at most 4 [0]
     const iocpnet_frame_desc *frame;  // what comes is cut into messages; copied. A stream that ends
                                       // inside one closes with the reason protocol and 38
                                       // ERROR_HANDLE_EOF [NULL: as it comes]
@@ -2037,7 +2078,7 @@ typedef struct iocpnet_conn_file {
 
 // Queues a range of a file, behind everything queued before, and before all that is queued after.
 // Head and tail count as queued bytes, and the range as one of desc.files. It leaves as the iocp's
-// transmit_mode says, where the provider has that; else, and with desc.filter, it is read in the
+// transmit_mode says, where the provider has that; else, and with layers, it is read in the
 // poll, a buffer at a time. A close waits for it like for bytes.
 //
 // It leaves in units that a peer who takes 8 bytes per ms has within the shortest of idle_ms,
@@ -2063,8 +2104,8 @@ IOCPNET_API iocpnet_error iocpnet_conn_send_file(iocpnet_conn conn, const iocpne
 // A listener has desc.buffers more than its connections need: a program that keeps more than that
 // takes them from receiving.
 //
-// Returns    the buffer, or NULL: not in on.data of this connection, taken already, desc.frame or
-//            desc.filter.
+// Returns    the buffer, or NULL: not in on.data of this connection, taken already, desc.frame or a
+//            layer.
 // Owns       yours; iocpnet_buffer_give it, or hand it to iocpnet_conn_send_buffer.
 // Threads    on.data of conn.
 IOCPNET_API iocpnet_buffer *iocpnet_conn_take(iocpnet_conn conn);
@@ -2111,21 +2152,76 @@ IOCPNET_API iocpnet_error iocpnet_conn_abort(iocpnet_conn conn);
 // on it, or set the low bit of hEvent in your OVERLAPPEDs. A connection that is closing already, or
 // is closed or stopped meanwhile, is not handed over: the reason in on.close tells.
 //
-// Returns    0 or WSAENOTCONN. WSAEOPNOTSUPP with desc.frame or desc.filter: bytes would be lost.
+// Returns    0 or WSAENOTCONN. WSAEOPNOTSUPP with desc.frame or a layer: bytes would be lost.
 // Threads    any.
 IOCPNET_API iocpnet_error iocpnet_conn_detach(iocpnet_conn conn);
 
-// For the functions of a filter. Ready: on.open comes now, in this call, and what the program has
-// sent goes to the filter. Show: bytes for the program (or, with desc.frame, for the framer); they
-// are shown even if reading is paused meanwhile, since only what comes from the socket can wait.
-// Send: bytes for the socket, copied, behind those before.
+// For the functions of a filter, with the layer that they were called with.
 //
-// Returns    0; WSAENOTCONN: not in a function of conn's filter. Show: WSAEINVAL before ready.
-//            Send: WSAENOBUFS: no buffer, and nothing was queued; WSAESHUTDOWN: our FIN has left.
-// Threads    the filter's functions.
-IOCPNET_API iocpnet_error iocpnet_filter_ready(iocpnet_conn conn);
-IOCPNET_API iocpnet_error iocpnet_filter_show(iocpnet_conn conn, const void *data, size_t size);
-IOCPNET_API iocpnet_error iocpnet_filter_send(iocpnet_conn conn, const void *data, size_t size);
+// Ready: the handshake is over. In this call the layer above is opened; if there is none, on.open
+// comes, or on.secured. What was sent meanwhile goes to send afterwards.
+//
+// Show: gives bytes to what is above: to the receive of a layer, which may change them, to on.data,
+// or to desc.frame.
+//
+// Send: queues a copy of bytes for what is below. Small ones share buffers, and all that is queued
+// leaves in as few calls as it can. No limit refuses them; they count against send_limit_bytes.
+//
+// Finish: the layer's protocol says that the peer has finished, with or without FIN. What is above
+// is told after this function as by FIN: by receive with size 0, by on.finish; while reading is
+// paused, later. What this layer shows after that is dropped.
+//
+//   taken      set to how many of the bytes were shown
+//
+// Returns    0; WSAENOTCONN: not in a function of the layer. Show: WSAEWOULDBLOCK: not all was
+//            taken: reading is paused, too many answers wait to be sent, or a layer above waits;
+//            WSAEINVAL before ready. Send: WSAENOBUFS: no buffer, and nothing was queued (receive
+//            or send may return WSAEWOULDBLOCK and be called again in 50 ms); WSAESHUTDOWN: what is
+//            below has closed. Finish: WSAEINVAL before ready.
+// Threads    the layer's functions.
+IOCPNET_API iocpnet_error iocpnet_filter_ready(iocpnet_layer *layer);
+IOCPNET_API iocpnet_error iocpnet_filter_show(iocpnet_layer *layer, void *data, size_t size,
+                                              size_t *taken);
+IOCPNET_API iocpnet_error iocpnet_filter_send(iocpnet_layer *layer, const void *data, size_t size);
+IOCPNET_API iocpnet_error iocpnet_filter_finish(iocpnet_layer *layer);
+
+// The connection that a layer is on: to give its name to another thread, which will wake the layer.
+//
+// Returns    the name.
+// Threads    the layer's functions.
+IOCPNET_API iocpnet_conn iocpnet_filter_conn(const iocpnet_layer *layer);
+
+// Calls the wake function of a layer on a worker: what it waited for is there. After that, what it
+// has not taken is given to it again. Two calls may lead to one wake. A thread that works for a
+// layer gets the name by iocpnet_filter_conn, and may use it when the connection is gone.
+//
+// Returns    0; WSAENOTCONN; WSAEINVAL: no layer of this filter is on it.
+// Threads    any. Never blocks, never calls back before it returns.
+IOCPNET_API iocpnet_error iocpnet_filter_wake(iocpnet_conn conn, const iocpnet_filter *filter);
+
+// Starts one layer more on a live connection, next to the program: STARTTLS. What was queued to
+// send before this call leaves as it is: send the plain answer first. All that is queued later
+// waits until the layer is ready, which on.secured tells, and goes through it. Bytes that have come
+// and were not shown yet, also those in the segment of the command, go to the layer and never to
+// desc.frame. If it is not ready after connect_ms, the connection ends with the reason time-out,
+// without on.late.
+//
+//   filter     must last as long as the connection
+//   arg        given to the filter's open, which comes after the callback
+//
+// Returns    0; WSAENOTCONN: closing or gone; WSAEINVAL: not in a callback of this connection from
+//            on.open on; another layer is not ready yet; the filter is on it already; a file is
+//            queued. WSAENOBUFS: it has four.
+// Threads    a callback of this connection.
+IOCPNET_API iocpnet_error iocpnet_conn_filter(iocpnet_conn conn, const iocpnet_filter *filter,
+                                              void *arg);
+
+// The state that a filter's open has set on this connection: to ask it for a protocol, a
+// certificate.
+//
+// Returns    the state; NULL: none, or not in a callback of this connection before on.close.
+// Threads    a callback of this connection.
+IOCPNET_API void *iocpnet_conn_filter_state(iocpnet_conn conn, const iocpnet_filter *filter);
 
 // The socket.
 //
@@ -9018,10 +9114,12 @@ typedef struct iocpnet__denial {
     char got[512];
 } iocpnet__denial;
 
+enum { IOCPNET__LAYERS = 4 };
+
 // What connections of one listener, or of one connector, share.
 // Room to put messages together comes in sizes, each four times the one before.
 enum { IOCPNET__ROOMS = 11, IOCPNET__ROOM_LEAST = 4096, IOCPNET__ROOM_TIMES = 4 };
-enum { IOCPNET__POOLS = 7 + IOCPNET__ROOMS };  // of a group
+enum { IOCPNET__POOLS = 8 + IOCPNET__ROOMS };  // of a group
 
 typedef struct iocpnet__group {
     struct iocpnet__group *next;  // in iocp.groups
@@ -9033,9 +9131,9 @@ typedef struct iocpnet__group {
     iocpnet_iocp *iocp;
     iocpnet_listener *listener;  // NULL: a connector's
     iocpnet_conn_desc desc;
-    iocpnet_frame_desc frame;  // where desc.frame points to
-    iocpnet_filter filter;     // where desc.filter points to
-    iocpnet_pool *conns, *extras, *views, *files;
+    iocpnet_frame_desc frame;                        // where desc.frame points to
+    const iocpnet_filter *filters[IOCPNET__LAYERS];  // where desc.filters points to
+    iocpnet_pool *conns, *extras, *layers, *views, *files;
     size_t extra_bytes;
     iocpnet_pool *rooms[IOCPNET__ROOMS];  // to put messages together; the last of max_bytes
     uint32_t file_unit;                   // bytes of a file that leave at a time
@@ -9046,7 +9144,7 @@ typedef struct iocpnet__group {
     int64_t share;           // bytes that each may queue whatever others do; see conn_reserve
     uint32_t send_most;      // bytes of one send
     bool clocked;            // its connections have deadlines while they are open
-    bool plain;              // no filter, no messages, one receive with a buffer, one send
+    bool plain;              // no messages, one receive with a buffer, one send
     volatile int32_t open;   // connections, and with spread accepts that wait for one
     volatile int32_t waits;  // of these, such accepts
     volatile int32_t most;   // connections at once
@@ -10269,16 +10367,18 @@ free_listener:
 // I13b names      64 bits that name a connection, and are refused when it is gone
 // I13c queue      what is queued to be sent, by whom, and within which limits
 // I13d send       how it leaves: WSASend, and room again
-// I13e receive    WSARecv, messages, and what on.data is shown
-// I13f layers     the filter between socket and program
-// I13g close      reasons, deadlines, FIN, reset, hand-over
-// I13h runner     who runs a connection, and the steps of a run
-// I13i open       how a connection begins: dialed, adopted, accepted
-// I13j calls      the other public calls on a connection
-// I13k sweep      what is done for all connections at once: deadlines, shedding, stop
-// I13l groups     what the connections of one listener or connector share
-// I13m files      how ranges of files leave among what is queued
-// I13n file       how a program's file gets into the queue
+// I13e show       what has come is shown: bytes, messages, the end
+// I13f receive    WSARecv, one or several
+// I13g layers     what stands between socket and program
+// I13h upgrade    the public calls of layers, waking, one more on a live connection
+// I13i close      reasons, deadlines, FIN, reset, hand-over
+// I13j runner     who runs a connection, and the steps of a run
+// I13k open       how a connection begins: dialed, adopted, accepted
+// I13l calls      the other public calls on a connection
+// I13m sweep      what is done for all connections at once: deadlines, shedding, stop
+// I13n groups     what the connections of one listener or connector share
+// I13o files      how ranges of files leave among what is queued
+// I13p file       how a program's file gets into the queue
 
 // ---- I13a states: what a connection is, and may become ------------------------------------------
 //
@@ -10291,12 +10391,12 @@ free_listener:
 //
 //   opening   from       to         when
 //             NEW        DIALING    iocpnet_conn_open: the first connect is started
-//             NEW        SECURING   accepted or adopted, with a filter: its open is called
+//             NEW        SECURING   accepted or adopted, with layers: the last one's open is called
 //             NEW        OPENED     accepted or adopted, without one: on.open is called
 //             DIALING    DIALING    a connect has failed: the next address
-//             DIALING    SECURING   a connect has succeeded, with a filter
+//             DIALING    SECURING   a connect has succeeded, with layers
 //             DIALING    OPENED     a connect has succeeded, without one
-//             SECURING   OPENED     iocpnet_filter_ready: on.open is called
+//             SECURING   OPENED     all layers are ready: on.open is called
 //
 //   reading   IDLE       PENDING    a receive is started. Not with desc.recvs above 1: those are in
 //                                   extra's ring
@@ -10310,7 +10410,7 @@ free_listener:
 //             ENDING     SHUT       all that was queued has left, and FIN behind it
 //
 //   closing   NOT        LEAVING    iocpnet_conn_detach: what is queued leaves, receives come back
-//             NOT, LEAVING  DRAINING  a close, a stop, the peer's end, a failed filter or message:
+//             NOT, LEAVING  DRAINING  a close, a stop, the peer's end, a failed layer or message:
 //                                   what is queued leaves, then FIN, then the peer's is awaited
 //             any        CUT        an error, an abort, a deadline, a limit; or both sides have
 //                                   finished: nothing more is started, what is pending is cancelled
@@ -10339,10 +10439,11 @@ enum {
     IOCPNET__LATE = 0x400000,      // a deadline has passed
     IOCPNET__OVER = 0x800000,      // a send was over a limit
     IOCPNET__RETRY = 0x1000000,    // try again what the system had no memory for
+    IOCPNET__WAKE = 0x2000000,     // a layer is to be woken
     IOCPNET__RESULTS = IOCPNET__RECEIVED | IOCPNET__SENT | IOCPNET__SENT_2 | IOCPNET__READS,
     IOCPNET__REQUESTS = IOCPNET__SHUTDOWN | IOCPNET__CLOSE | IOCPNET__ABORT | IOCPNET__DETACH |
                         IOCPNET__RESUME | IOCPNET__STOP | IOCPNET__STOP_NOW | IOCPNET__LATE |
-                        IOCPNET__OVER | IOCPNET__RETRY
+                        IOCPNET__OVER | IOCPNET__RETRY | IOCPNET__WAKE
 };
 
 // Bits of conn.flags, which any thread sets: what is in force from then on. They come before the
@@ -10391,9 +10492,12 @@ enum {
     IOCPNET__FILES = 0x800000,         // a file is queued, or was and done has not been called
     IOCPNET__UNIT = 0x1000000,         // conn.send is a unit with a part of a file
     IOCPNET__WATCHED = 0x2000000,      // much waits to be sent, and reading goes on all the same
+    IOCPNET__LAYERED = 0x4000000,      // it has layers
+    IOCPNET__UPGRADING = 0x8000000,    // one that was started on it live is not ready
 
     // Nothing is to be thought of but to send and to receive.
-    IOCPNET__USUAL = IOCPNET__OPENED
+    IOCPNET__USUAL = IOCPNET__OPENED,
+    IOCPNET__USUAL_LAYERED = IOCPNET__OPENED | IOCPNET__LAYERED
 };
 
 enum { IOCPNET__ROUNDS_MAX = 32 };  // looks at the inbox in one run
@@ -10402,9 +10506,15 @@ enum { IOCPNET__FILES_MAX = 1024 };
 enum { IOCPNET__SEND_UNIT = 65536, IOCPNET__SEND_PER_MS = 8, IOCPNET__SEND_LEAST = 4096 };
 enum { IOCPNET__SEND_TIMES = 4 };  // a deadline may be so much longer for what leaves whole
 enum { IOCPNET__ADDRESSES = 8, IOCPNET__ADDRESS_ROW = 28, IOCPNET__RECVS = 8 };
-// conn.calling: nothing, a callback or a function of the filter, on.data with conn.buffer; nothing,
-// and what was last in this run is on.data.
-enum { IOCPNET__CALL_NONE, IOCPNET__CALL, IOCPNET__CALL_DATA, IOCPNET__CALL_OVER };
+// conn.calling: nothing, a callback, on.data with conn.buffer, a function of a layer; nothing, and
+// what was last in this run is on.data.
+enum {
+    IOCPNET__CALL_NONE,
+    IOCPNET__CALL,
+    IOCPNET__CALL_DATA,
+    IOCPNET__CALL_LAYER,
+    IOCPNET__CALL_OVER
+};
 // Much waits to be sent, and none of it leaves: after so long reading goes on, to see what comes.
 enum { IOCPNET__STUCK_MS = 1000 };
 // On.data answers what it is shown if it queues more than one in so many of its bytes.
@@ -10449,13 +10559,9 @@ typedef struct iocpnet__extra {
     iocpnet_buffer *room;          // the framer's, while it keeps something
     volatile uint32_t message_ms;  // when the message began that it keeps
     volatile bool in_message;      // it keeps one
-    uint32_t shown;                // bytes of the receive buffer that it has taken
-    iocpnet__queue wire;           // what the filter has sent; conn.queue is what it has yet to see
-    uint32_t wire_bytes;           // of conn.queued, what the filter has sent
-    void *state;                   // the filter's
-    bool filtered, filtering, filter_closed, filter_failed;
-    bool alone;  // one of several receives has said that the peer has finished: one alone asks
-    bool sure;   // the one that is dealt with was alone
+    bool alone;      // one of several receives has said that the peer has finished: one alone asks
+    bool sure;       // the one that is dealt with was alone
+    bool dial_late;  // a connect has taken too long, and is cancelled
 } iocpnet__extra;
 
 // A buffer that was handed to the send queue, which may be in other queues too: its bytes, with a
@@ -10473,6 +10579,7 @@ struct iocpnet__connection {
     iocpnet_op recv, notify;
     iocpnet__send send;
     iocpnet__extra *extra;
+    void *volatile layers;  // an iocpnet__layers, or NULL; set by the runner, once
     iocpnet__group *group;
     const iocpnet_ext *ext;
     uintptr_t handle;
@@ -10497,11 +10604,11 @@ struct iocpnet__connection {
     iocpnet_error error;
     iocpnet__queue queue;      // to send
     iocpnet_buffer *over;      // files whose done is to be called, linked by next
-    iocpnet_buffer *buffer;    // to receive into, or received
+    iocpnet_buffer *buffer;    // to receive into, or received; sent: bytes of it that were shown
     volatile uint8_t ticks;    // IOCPNET__TICK_: what it wants of the tick
     volatile uint8_t calling;  // what of the program runs: IOCPNET__CALL_
     uint8_t reason;
-    bool reasoned : 1, opened : 1, skip : 1, dial_late : 1;
+    bool reasoned : 1, opened : 1, skip : 1;
     bool locked : 1;     // memory to receive into is counted as locked
     bool more : 1;       // more is likely to be there: the receive was full, or of no bytes
     bool asked : 1;      // told of room in the process since the last tick
@@ -10600,7 +10707,8 @@ static inline bool iocpnet__conn_is_calling(const iocpnet__connection *conn)
 {
     uint8_t calling = conn->calling;
 
-    return calling == IOCPNET__CALL || calling == IOCPNET__CALL_DATA;
+    return calling == IOCPNET__CALL || calling == IOCPNET__CALL_DATA ||
+           calling == IOCPNET__CALL_LAYER;
 }
 
 // An operation of it is with the system.
@@ -10609,15 +10717,6 @@ static bool iocpnet__conn_has_pending(const iocpnet__connection *conn)
     return iocpnet__conn_is_receiving(conn) || iocpnet__conn_is_sending(conn) ||
            iocpnet__conn_is(conn, IOCPNET__OPENING, IOCPNET__DIALING) ||
            iocpnet__conn_has(conn, IOCPNET__DISCONNECTING);
-}
-
-// The filter's handshake is not over. What comes is for it alone: a pause does not hold it, nor
-// does a close by which something is still to be delivered.
-static inline bool iocpnet__conn_in_handshake(const iocpnet__connection *conn)
-{
-    return iocpnet__conn_is(conn, IOCPNET__OPENING, IOCPNET__SECURING) &&
-           !conn->extra->filter_failed &&
-           !iocpnet__conn_is(conn, IOCPNET__SENDING, IOCPNET__SEND_SHUT);
 }
 
 #ifdef IOCPNET_DEBUG
@@ -10638,9 +10737,13 @@ static void iocpnet__conn_check(const iocpnet__connection *conn)
     IOCPNET_ASSERT(opening != IOCPNET__NEW || closing == IOCPNET__CUT);
     IOCPNET_ASSERT(opening != IOCPNET__DIALING ||
                    (reading == IOCPNET__READ_IDLE && !iocpnet__conn_is_sending(conn)));
-    IOCPNET_ASSERT(opening != IOCPNET__SECURING || conn->group->desc.filter);
+    IOCPNET_ASSERT(opening != IOCPNET__SECURING || iocpnet__conn_has(conn, IOCPNET__LAYERED));
+    IOCPNET_ASSERT(iocpnet__conn_has(conn, IOCPNET__LAYERED) == (conn->layers != NULL));
+    IOCPNET_ASSERT(!iocpnet__conn_has(conn, IOCPNET__UPGRADING) ||
+                   (conn->layers && opening == IOCPNET__OPENED));
     // Where no cancel was honoured the socket is closed before its packets come.
-    IOCPNET_ASSERT(socket || !pending || closing == IOCPNET__CUT || conn->dial_late);
+    IOCPNET_ASSERT(socket || !pending || closing == IOCPNET__CUT ||
+                   (conn->extra && conn->extra->dial_late));
     IOCPNET_ASSERT(reading != IOCPNET__READ_PENDING || conn->group->desc.recvs == 1);
     IOCPNET_ASSERT(reading != IOCPNET__READ_PENDING ||
                    iocpnet__conn_has(conn, IOCPNET__ZERO) == !conn->buffer);
@@ -10665,6 +10768,18 @@ static void iocpnet__conn_check(const iocpnet__connection *conn)
 }
 #endif
 
+// Who lists what pends reads it at any time.
+static void iocpnet__conn_set_handle(iocpnet__connection *conn, uintptr_t handle)
+{
+    *(volatile uintptr_t *)&conn->handle = handle;
+}
+
+// This thread's worker, if it is one of the connection's iocp: in what the runner does it is.
+static inline iocpnet__worker *iocpnet__conn_worker(const iocpnet__connection *conn)
+{
+    return iocpnet__worker_here(conn->group->iocp);
+}
+
 // What later sub-sections have for earlier ones.
 static void iocpnet__conn_free(iocpnet__connection *conn);
 static void iocpnet__conn_signal(iocpnet__connection *conn, int32_t bits);
@@ -10683,8 +10798,8 @@ static void iocpnet__conn_disconnect_done(iocpnet__connection *conn);
 static bool iocpnet__conn_has_deadline(const iocpnet__connection *conn);
 static void iocpnet__conn_want_tick(iocpnet__connection *conn, uint8_t ticks);
 static iocpnet__queue *iocpnet__conn_out(iocpnet__connection *conn);
-static void iocpnet__filter_in(iocpnet__connection *conn, const void *data, size_t size);
-static void iocpnet__filter_out(iocpnet__connection *conn);
+static bool iocpnet__layers_in(iocpnet__connection *conn, size_t bytes, bool closing);
+static void iocpnet__layers_out(iocpnet__connection *conn);
 static void iocpnet__file_give(iocpnet__file *file);
 static void iocpnet__conn_find_files(iocpnet__connection *conn, const iocpnet_buffer *item);
 static bool iocpnet__conn_read_file(iocpnet__connection *conn, iocpnet_buffer *before);
@@ -10723,18 +10838,6 @@ static void iocpnet__conn_peer(const iocpnet__connection *conn, iocpnet_address 
                          : family == AF_INET6 ? (int)sizeof(struct sockaddr_in6)
                          : family             ? (int)sizeof family
                                               : 0);
-}
-
-// Who lists what pends reads it at any time.
-static void iocpnet__conn_set_handle(iocpnet__connection *conn, uintptr_t handle)
-{
-    *(volatile uintptr_t *)&conn->handle = handle;
-}
-
-// This thread's worker, if it is one of the connection's iocp: in what the runner does it is.
-static inline iocpnet__worker *iocpnet__conn_worker(const iocpnet__connection *conn)
-{
-    return iocpnet__worker_here(conn->group->iocp);
 }
 
 static iocpnet_socket iocpnet__conn_socket(const iocpnet__connection *conn)
@@ -10944,7 +11047,63 @@ static inline void iocpnet__conn_leave(iocpnet__connection *conn, const iocpnet_
 // conn.queued counts what sends have reserved and the system has not given back; it is what limits
 // are held against, and any thread adds to it. In a callback of its own a connection's sends go to
 // conn.queue; all others go to conn.offered, which the runner takes over. Small sends share the
-// room at the end of either. What is in conn.send.first is with the system.
+// room at the end of either. What is in conn.send.first is with the system. Layers have queues too.
+
+// layer.phase, in this order; DEAD from any: it has failed, or one below has.
+enum {
+    IOCPNET__LAYER_NEW,
+    IOCPNET__LAYER_OPENED,
+    IOCPNET__LAYER_READY,
+    IOCPNET__LAYER_CLOSED,
+    IOCPNET__LAYER_DEAD
+};
+
+struct iocpnet_layer {
+    iocpnet__connection *conn;
+    void *volatile filter;  // an iocpnet_filter; any thread compares it
+    void *state, *arg;
+    iocpnet_layer *above, *below;
+    iocpnet__queue out;      // what is above has sent and it has not taken; of the top conn.queue
+    uint32_t out_bytes;      // in out
+    volatile int32_t woken;  // iocpnet_filter_wake
+    uint8_t phase;
+    bool running;  // one of its functions is, and nothing above it
+    bool opened;   // its end is to be called
+    bool waits;    // it has not taken all of out
+    bool ended;    // it was told of the peer's end
+};
+
+// The layers of a connection.
+typedef struct iocpnet__layers {
+    iocpnet_layer *top, *bottom;
+    iocpnet__queue wire;             // what the bottom has sent, and what leaves by the socket
+    uint32_t bytes;                  // of conn.queued, what layers have sent
+    uint32_t count;                  // of layer
+    iocpnet_buffer *giving;          // what a layer's send is given: it may go on without a copy
+    uint32_t spare;                  // of its bytes, which are counted, what was not sent on yet
+    iocpnet_layer *finishing;        // iocpnet_filter_finish
+    bool finished;                   // the program was told of that
+    bool full;                       // what is shown waits since too many answers do
+    bool straight_in, straight_out;  // all are ready, and none has a receive, or a send
+    int32_t queued, files;           // of conn, when layers were last called with what has come
+    size_t shown;                    // since then: bytes that the program was shown
+    bool done;                       // all have closed: nothing more is sent
+    iocpnet_layer layer[IOCPNET__LAYERS];
+} iocpnet__layers;
+
+static inline iocpnet__layers *iocpnet__conn_layers(const iocpnet__connection *conn)
+{
+    return (iocpnet__layers *)conn->layers;
+}
+
+// The handshake of a layer is not over. What comes is for it alone: a pause does not hold it, nor
+// does a close by which something is still to be delivered.
+static inline bool iocpnet__conn_in_handshake(const iocpnet__connection *conn)
+{
+    return iocpnet__conn_has(conn, IOCPNET__LAYERED) &&
+           iocpnet__conn_layers(conn)->top->phase < IOCPNET__LAYER_READY &&
+           !iocpnet__conn_is(conn, IOCPNET__SENDING, IOCPNET__SEND_SHUT);
+}
 
 // A range of a file in the send queue: a view of no buffer, without bytes.
 struct iocpnet__file {
@@ -11039,12 +11198,41 @@ static inline uint32_t iocpnet__queue_room(const iocpnet__queue *queue)
     return queue->tail ? queue->tail->size - queue->tail->used : 0;
 }
 
-// Takes over what other threads have queued. What fits behind what is queued already joins it: a
-// byte now and then would else take a buffer each time.
+// Adds buffers behind others. What fits into the room of the last joins it.
+static __declspec(noinline) void iocpnet__queue_join_special(iocpnet__connection *conn,
+                                                             iocpnet__queue *queue,
+                                                             iocpnet__queue *from)
+{
+    iocpnet_buffer *next;
+
+    while (from->head && from->head->used &&  // not a file
+           !from->head->sent && from->head->used <= iocpnet__queue_room(queue)) {
+        next = from->head->next;
+        iocpnet__copy(queue->tail->data + queue->tail->used, (const char *)from->head->data,
+                      from->head->used);
+        queue->tail->used += from->head->used;
+        iocpnet__queue_give(conn, from->head);
+        from->head = next;
+    }
+    if (from->head) iocpnet__queue_append(queue, from->head, from->tail);
+}
+
+// Moves what is in another queue behind what is in this one, where small ones join others: a byte
+// now and then would else take a buffer each time.
+static inline void iocpnet__queue_join(iocpnet__connection *conn, iocpnet__queue *queue,
+                                       iocpnet__queue *from)
+{
+    if (!queue->tail) {
+        *queue = *from;
+    } else {
+        iocpnet__queue_join_special(conn, queue, from);
+    }
+}
+
+// Takes over what other threads have queued.
 static __declspec(noinline) void iocpnet__conn_take_offered(iocpnet__connection *conn)
 {
     iocpnet__queue offered;
-    iocpnet_buffer *next;
 
     iocpnet__lock_enter(&conn->offer_lock);
     offered = conn->offered;
@@ -11053,35 +11241,25 @@ static __declspec(noinline) void iocpnet__conn_take_offered(iocpnet__connection 
     if (!offered.head) return;
     // What has made the queue longer is not on.data.
     if (conn->calling == IOCPNET__CALL_OVER) conn->calling = IOCPNET__CALL_NONE;
-    while (offered.head && offered.head->used &&  // not a file
-           offered.head->used <= iocpnet__queue_room(&conn->queue)) {
-        next = offered.head->next;
-        iocpnet__copy(conn->queue.tail->data + conn->queue.tail->used,
-                      (const char *)offered.head->data, offered.head->used);
-        conn->queue.tail->used += offered.head->used;
-        iocpnet__queue_give(conn, offered.head);
-        offered.head = next;
-    }
-    if (!offered.head) return;
-    iocpnet__queue_append(&conn->queue, offered.head, offered.tail);
-    if (iocpnet__load(&conn->files)) iocpnet__conn_find_files(conn, offered.head);
+    iocpnet__queue_join(conn, &conn->queue, &offered);
+    if (offered.head && iocpnet__load(&conn->files)) iocpnet__conn_find_files(conn, offered.head);
 }
 
-static void iocpnet__conn_drop_queue(iocpnet__connection *conn)
+static uint32_t iocpnet__queue_bytes(const iocpnet__queue *queue)
 {
-    iocpnet_buffer *buffer;
+    const iocpnet_buffer *buffer;
+    uint32_t bytes = 0;
 
-    for (buffer = conn->queue.head; buffer; buffer = buffer->next) {
-        iocpnet__conn_unqueue(conn, iocpnet__conn_worker(conn), buffer->used - buffer->sent);
-    }
-    iocpnet__queue_give_list(conn, conn->queue.head);
-    memset(&conn->queue, 0, sizeof conn->queue);
+    for (buffer = queue->head; buffer; buffer = buffer->next)
+        bytes += buffer->used - buffer->sent;
+    return bytes;
 }
 
-static void iocpnet__conn_drop_wire(iocpnet__connection *conn)
+static void iocpnet__queue_drop(iocpnet__connection *conn, iocpnet__queue *queue)
 {
-    iocpnet__queue_give_list(conn, conn->extra->wire.head);
-    memset(&conn->extra->wire, 0, sizeof conn->extra->wire);
+    iocpnet__conn_unqueue(conn, iocpnet__conn_worker(conn), iocpnet__queue_bytes(queue));
+    iocpnet__queue_give_list(conn, queue->head);
+    memset(queue, 0, sizeof *queue);
 }
 
 // A buffer to queue bytes in. A connection that has no more queued than one of them holds takes it
@@ -11390,7 +11568,7 @@ static inline bool iocpnet__conn_is_long(const iocpnet__connection *conn)
         return false;
     }
     handshake = iocpnet__conn_in_handshake(conn);
-    if (handshake && conn->extra->wire_bytes <= desc->send_limit_bytes / 2) return false;
+    if (handshake && iocpnet__conn_layers(conn)->bytes <= desc->send_limit_bytes / 2) return false;
     return !desc->no_read_pause && (handshake || !iocpnet__conn_flagged(conn, IOCPNET__NO_DATA));
 }
 
@@ -11404,7 +11582,7 @@ static bool iocpnet__conn_is_stuck(const iocpnet__connection *conn)
     uint32_t began = conn->began_ms, sent = conn->sent_ms;
     uint32_t now;
 
-    if (!(state & IOCPNET__FULL) || state & IOCPNET__CLOSING ||
+    if (!(state & IOCPNET__FULL) || state & (IOCPNET__CLOSING | IOCPNET__UPGRADING) ||
         (state & IOCPNET__OPENING) != IOCPNET__OPENED) {
         return false;
     }
@@ -11437,7 +11615,8 @@ static bool iocpnet__conn_watch_queue(iocpnet__connection *conn)
     iocpnet__conn_become(conn, IOCPNET__FULL | IOCPNET__WATCHED, next);
     if (next == IOCPNET__FULL) {
         iocpnet__count(conn->group->iocp, IOCPNET_COUNT_READS_PAUSED, 1);
-        if (iocpnet__conn_is(conn, IOCPNET__OPENING | IOCPNET__CLOSING, IOCPNET__OPENED)) {
+        if (iocpnet__conn_is(conn, IOCPNET__OPENING | IOCPNET__CLOSING | IOCPNET__UPGRADING,
+                             IOCPNET__OPENED)) {
             conn->began_ms = iocpnet__now_32();
         }
         if (!conn->ticks) iocpnet__conn_want_tick(conn, IOCPNET__TICK_DEADLINE);
@@ -11523,10 +11702,10 @@ static bool iocpnet__conn_lock_least(iocpnet__connection *conn, iocpnet__worker 
 // A send that came back short, with an error, or on a connection of which something else is to be
 // thought. What a short one left goes out next; where two are outstanding that would be out of
 // order, so it ends the connection.
-static __declspec(noinline) void iocpnet__conn_sent_special(iocpnet__connection *conn,
-                                                            iocpnet__worker *worker,
-                                                            iocpnet__send *send,
-                                                            iocpnet_error error, size_t bytes)
+static __declspec(noinline) void iocpnet__conn_sent_rest(iocpnet__connection *conn,
+                                                         iocpnet__worker *worker,
+                                                         iocpnet__send *send, iocpnet_error error,
+                                                         size_t bytes)
 {
     iocpnet_buffer *buffer = send->first;
     iocpnet_buffer *last;
@@ -11538,7 +11717,7 @@ static __declspec(noinline) void iocpnet__conn_sent_special(iocpnet__connection 
     }
     if (bytes > send->bytes) bytes = send->bytes;
     iocpnet__conn_unqueue(conn, worker, bytes);
-    if (conn->group->desc.filter) conn->extra->wire_bytes -= (uint32_t)bytes;
+    if (conn->layers) iocpnet__conn_layers(conn)->bytes -= (uint32_t)bytes;
     if (bytes < send->bytes && conn->group->desc.sndbuf_0 && !error) error = WSAECONNABORTED;
     if (error || iocpnet__conn_has(conn, IOCPNET__CUT)) {
         iocpnet__queue_give_list(conn, buffer);
@@ -11564,6 +11743,25 @@ static __declspec(noinline) void iocpnet__conn_sent_special(iocpnet__connection 
     last->next = queue->head;
     queue->head = buffer;
     if (!queue->tail) queue->tail = last;
+}
+
+// The same, where nothing but layers may have to be thought of.
+static __declspec(noinline) void iocpnet__conn_sent_special(iocpnet__connection *conn,
+                                                            iocpnet__worker *worker,
+                                                            iocpnet__send *send,
+                                                            iocpnet_error error, size_t bytes)
+{
+    iocpnet_buffer *buffer = send->first;
+
+    if (conn->state != IOCPNET__USUAL_LAYERED || error || bytes != send->bytes || buffer->next ||
+        !buffer->pool) {
+        iocpnet__conn_sent_rest(conn, worker, send, error, bytes);
+        return;
+    }
+    iocpnet__conn_layers(conn)->bytes -= (uint32_t)bytes;
+    iocpnet__conn_unqueue(conn, worker, bytes);
+    conn->sent_ms = iocpnet__now_32();
+    iocpnet__buffer_give(buffer);
 }
 
 // A send has finished: its buffers are given back.
@@ -11672,7 +11870,7 @@ static __declspec(noinline) void iocpnet__conn_send_one(iocpnet__connection *con
     if (!iocpnet__conn_retries(conn, error)) iocpnet__conn_fail(conn, error);
 }
 
-// Sends until a send has to wait, or nothing is left: with a filter, through which goes what the
+// Sends until a send has to wait, or nothing is left: with layers, through which goes what the
 // program has sent; with two sends outstanding; or in whatever state.
 static __declspec(noinline) void iocpnet__conn_flush(iocpnet__connection *conn,
                                                      iocpnet__worker *worker)
@@ -11682,12 +11880,12 @@ static __declspec(noinline) void iocpnet__conn_flush(iocpnet__connection *conn,
     iocpnet__send *send;
 
     do {
-        if (desc->filter) iocpnet__filter_out(conn);
+        if (conn->layers) iocpnet__layers_out(conn);
         send = desc->sndbuf_0 && conn->send.pending ? &conn->extra->send : &conn->send;
         if (!queue->head || send->pending || conn->state & (IOCPNET__CUT | IOCPNET__STARVED)) {
             return;
         }
-        if (!iocpnet__conn_has(conn, IOCPNET__FILES) || desc->filter) {
+        if (!iocpnet__conn_has(conn, IOCPNET__FILES) || conn->layers) {
             iocpnet__conn_send_one(conn, worker, queue, send);
         } else if (!iocpnet__conn_send_files(conn, worker, send)) {
             return;
@@ -11695,22 +11893,20 @@ static __declspec(noinline) void iocpnet__conn_flush(iocpnet__connection *conn,
     } while (true);
 }
 
-// The filter has something to send still: what waits, its farewell, or, when the program has only
-// finished its side, the rest of its handshake.
-static bool iocpnet__filter_has_output(const iocpnet__connection *conn)
+// Layers have something to send still: what waits, a farewell, or, when the program has only
+// finished its side, the rest of a handshake.
+static bool iocpnet__layers_have_output(const iocpnet__connection *conn)
 {
-    const iocpnet__extra *extra = conn->extra;
+    const iocpnet__layers *layers = iocpnet__conn_layers(conn);
 
-    if (extra->wire.head) return true;
-    if (!extra->filtered || extra->filter_failed || extra->filter_closed) return false;
-    return iocpnet__conn_is(conn, IOCPNET__OPENING, IOCPNET__OPENED) ||
-           !iocpnet__conn_flagged(conn, IOCPNET__NO_DATA);
+    if ((conn->state & IOCPNET__OPENING) < IOCPNET__SECURING) return false;
+    return layers->wire.head || !layers->done;
 }
 
 // Nothing is queued, on its way, or about to be queued by another thread.
 static bool iocpnet__conn_all_sent(const iocpnet__connection *conn)
 {
-    if (conn->group->desc.filter && iocpnet__filter_has_output(conn)) return false;
+    if (conn->layers && iocpnet__layers_have_output(conn)) return false;
     return !conn->queue.head && !iocpnet__conn_is_sending(conn) && !iocpnet__load(&conn->queued) &&
            !iocpnet__load(&conn->files);
 }
@@ -11782,23 +11978,17 @@ static __declspec(noinline) bool iocpnet__conn_call_drain(iocpnet__connection *c
     return true;
 }
 
-// ---- I13e receive: what comes, and how it is shown ----------------------------------------------
+// ---- I13e show: what has come, for the program or for layers ------------------------------------
 //
-// One receive is outstanding, conn.recv into conn.buffer; or several, in extra's ring, which are
-// dealt with in the order of their starts as if each had been conn.recv. A connection keeps its
-// buffer, and the bytes counted as locked for it, from one receive to the next.
+// What a receive has brought lies in conn.buffer, conn.shown bytes of it were shown. While reading
+// is paused, and where not all is taken, the rest waits: READY.
 
-// The peer has finished. The program may go on if it has asked to be told.
-static void iocpnet__conn_finish_reading(iocpnet__connection *conn)
+// The peer has finished. The program is told, and may go on if it has asked to be.
+static void iocpnet__conn_call_finish(iocpnet__connection *conn)
 {
     const iocpnet_conn_events *on = &conn->group->desc.on;
     uint32_t began;
 
-    iocpnet__conn_become(conn, IOCPNET__READING, IOCPNET__READ_FINISHED);
-    if (iocpnet__conn_flagged(conn, IOCPNET__NO_DATA) ||
-        iocpnet__conn_is(conn, IOCPNET__CLOSING, IOCPNET__LEAVING)) {
-        return;
-    }
     if (conn->group->desc.frame && iocpnet_framer_kept(&conn->extra->framer)) {
         iocpnet__conn_set_reason(conn, IOCPNET_CLOSED_PROTOCOL, ERROR_HANDLE_EOF);
     } else if (on->finish && iocpnet__conn_is(conn, IOCPNET__OPENING, IOCPNET__OPENED)) {
@@ -11809,6 +11999,25 @@ static void iocpnet__conn_finish_reading(iocpnet__connection *conn)
     }
     iocpnet__conn_set_reason(conn, IOCPNET_CLOSED_FINISHED, 0);
     iocpnet__conn_begin_close(conn);
+}
+
+// The peer's FIN. A layer may have told the program before.
+static void iocpnet__conn_finish_reading(iocpnet__connection *conn)
+{
+    bool told = conn->layers && iocpnet__conn_layers(conn)->finished;
+
+    iocpnet__conn_become(conn, IOCPNET__READING, IOCPNET__READ_FINISHED);
+    if (iocpnet__conn_flagged(conn, IOCPNET__NO_DATA) ||
+        iocpnet__conn_is(conn, IOCPNET__CLOSING, IOCPNET__LEAVING) ||
+        (told && iocpnet__conn_is(conn, IOCPNET__SENDING, IOCPNET__SEND_OPEN))) {
+        return;
+    }
+    if (told) {
+        iocpnet__conn_set_reason(conn, IOCPNET_CLOSED_FINISHED, 0);
+        iocpnet__conn_begin_close(conn);
+    } else {
+        iocpnet__conn_call_finish(conn);
+    }
 }
 
 // Lends the framer room for what has come of a message, and so many bytes more: the smallest that
@@ -11860,79 +12069,132 @@ static inline void iocpnet__conn_call_data(iocpnet__connection *conn, uint8_t ki
     (void)iocpnet__or(&conn->flags, 0);
 }
 
-// Shows the messages that a receive has completed. When reading is paused in between, or there is
-// no room to put one together, the rest waits.
-static void iocpnet__conn_show_messages(iocpnet__connection *conn, const void *data, size_t bytes)
+// Layers are called with what has come.
+static void iocpnet__layers_watch(const iocpnet__connection *conn)
+{
+    iocpnet__layers *layers = iocpnet__conn_layers(conn);
+
+    layers->queued = iocpnet__load(&conn->queued);
+    layers->files = iocpnet__load(&conn->files);
+    layers->shown = 0;
+}
+
+// Since then on.data has answered what it was shown: has queued more than a part of that.
+static bool iocpnet__layers_answered(const iocpnet__connection *conn)
+{
+    const iocpnet__layers *layers = iocpnet__conn_layers(conn);
+    int32_t queued = iocpnet__load(&conn->queued) - layers->queued;
+
+    return queued > (int32_t)(layers->shown / IOCPNET__ANSWER_PART) ||
+           iocpnet__load(&conn->files) > layers->files;
+}
+
+// What has come waits: reading is paused; or layers have made so much of it that answers to that
+// pause reading.
+static bool iocpnet__conn_holds_data(iocpnet__connection *conn)
+{
+    uint8_t was = conn->calling;
+    bool full;
+
+    if (iocpnet__conn_flagged(conn, IOCPNET__HELD)) return true;
+    if (!conn->layers) return false;
+    if (!iocpnet__conn_has(conn, IOCPNET__FULL | IOCPNET__WATCHED) &&
+        !iocpnet__conn_is_long(conn)) {
+        return false;
+    }
+    conn->calling = iocpnet__layers_answered(conn) ? IOCPNET__CALL_OVER : IOCPNET__CALL_NONE;
+    full = iocpnet__conn_watch_queue(conn);
+    conn->calling = was;
+    if (full) iocpnet__conn_layers(conn)->full = true;
+    return full;
+}
+
+// Shows the messages that bytes complete. Returns how many of them were taken: the rest waits when
+// reading is paused in between, or there is no room to put a message together; or it is for a layer
+// that was started by a message.
+static size_t iocpnet__conn_show_messages(iocpnet__connection *conn, const void *data, size_t bytes)
 {
     iocpnet__extra *extra = conn->extra;
-    bool may_wait = !extra->filtered;  // what comes out of a filter is there only now
-    size_t size = bytes - extra->shown;
+    size_t size = bytes;
     const void *message;
     size_t message_size;
     iocpnet_error error = 0;
     bool begins = false;
 
-    data = (const char *)data + extra->shown;
-    while (!error && !iocpnet__conn_flagged(conn, IOCPNET__NO_DATA)) {
-        if (may_wait && iocpnet__conn_flagged(conn, IOCPNET__HELD)) goto wait;
+    while (!error && !iocpnet__conn_flagged(conn, IOCPNET__NO_DATA) &&
+           !iocpnet__conn_has(conn, IOCPNET__UPGRADING)) {
+        if (iocpnet__conn_holds_data(conn)) return bytes - size;
         error = iocpnet_framer_next(&extra->framer, &data, &size, &message, &message_size);
-        extra->shown = (uint32_t)(bytes - size);
         if (!error) {
             begins = true;
             iocpnet__count(conn->group->iocp, IOCPNET_COUNT_MESSAGES, 1);
             iocpnet__conn_call_data(conn, IOCPNET__CALL, message, message_size);
         } else if (error == WSAENOBUFS) {
             error = iocpnet__conn_make_room(conn, size);
-            if (error && may_wait) {
+            if (error) {
                 (void)iocpnet__conn_retries(conn, error);
-                goto wait;
+                return bytes - size;
             }
         }
     }
-    extra->shown = 0;
     iocpnet__conn_time_message(conn, begins);
     if (extra->room && !iocpnet_framer_kept(&extra->framer)) {
         (void)iocpnet_framer_room(&extra->framer, NULL, 0);
         iocpnet_buffer_give(extra->room);
         extra->room = NULL;
     }
-    if (!error || error == WSAEWOULDBLOCK) return;
-    iocpnet__conn_set_reason(
-        conn, error == WSAENOBUFS ? IOCPNET_CLOSED_LIMIT : IOCPNET_CLOSED_PROTOCOL, error);
-    iocpnet__conn_begin_close(conn);
+    if (!error) return iocpnet__conn_flagged(conn, IOCPNET__NO_DATA) ? bytes : bytes - size;
+    if (error != WSAEWOULDBLOCK) {
+        iocpnet__conn_set_reason(conn, IOCPNET_CLOSED_PROTOCOL, error);
+        iocpnet__conn_begin_close(conn);
+    }
+    return bytes;
+}
+
+// Shows what a receive has brought: bytes, or the peer's end. While reading is paused it waits:
+// READY; so does what was not taken.
+static void iocpnet__conn_show(iocpnet__connection *conn)
+{
+    size_t bytes = conn->recv.overlapped.internal_high;
+    bool closing = iocpnet__conn_flagged(conn, IOCPNET__NO_DATA);
+    size_t shown;
+
+    if (iocpnet__conn_flagged(conn, IOCPNET__HELD) && !closing &&
+        !iocpnet__conn_in_handshake(conn) &&
+        !iocpnet__conn_is(conn, IOCPNET__CLOSING, IOCPNET__LEAVING)) {
+        iocpnet__conn_become(conn, IOCPNET__READING, IOCPNET__READ_READY);
+        return;
+    }
+    if (conn->layers && iocpnet__conn_is(conn, IOCPNET__READING, IOCPNET__READ_READY)) {
+        iocpnet__conn_hears(conn);  // a layer may have waited
+    }
+    iocpnet__conn_become(conn, IOCPNET__READING, IOCPNET__READ_IDLE);
+    if (conn->layers) {
+        if (!iocpnet__layers_in(conn, bytes, closing)) goto wait;
+        if (!bytes) iocpnet__conn_finish_reading(conn);
+    } else if (!bytes) {
+        iocpnet__conn_finish_reading(conn);
+    } else if (closing) {
+        conn->buffer->sent = 0;
+    } else if (conn->group->desc.frame) {
+        shown = conn->buffer->sent;
+        shown += iocpnet__conn_show_messages(conn, conn->buffer->data + shown, bytes - shown);
+        conn->buffer->sent = shown < bytes ? (uint32_t)shown : 0;
+        if (shown < bytes) goto wait;
+    } else {
+        iocpnet__conn_call_data(conn, IOCPNET__CALL_DATA, conn->buffer->data, bytes);
+    }
     return;
 
 wait:
     iocpnet__conn_become(conn, IOCPNET__READING, IOCPNET__READ_READY);
 }
 
-// Shows what a receive has brought: bytes, or the peer's end. While reading is paused it waits:
-// READY.
-static void iocpnet__conn_show(iocpnet__connection *conn)
-{
-    size_t bytes = conn->recv.overlapped.internal_high;
-    bool closing = iocpnet__conn_flagged(conn, IOCPNET__NO_DATA);
-    bool handshake = iocpnet__conn_in_handshake(conn);
-
-    if (iocpnet__conn_flagged(conn, IOCPNET__HELD) && !closing && !handshake &&
-        !iocpnet__conn_is(conn, IOCPNET__CLOSING, IOCPNET__LEAVING)) {
-        iocpnet__conn_become(conn, IOCPNET__READING, IOCPNET__READ_READY);
-        return;
-    }
-    iocpnet__conn_become(conn, IOCPNET__READING, IOCPNET__READ_IDLE);
-    if (conn->group->desc.filter && (handshake || !closing)) {
-        iocpnet__filter_in(conn, bytes ? conn->buffer->data : NULL, bytes);
-    }
-    if (!bytes) {
-        iocpnet__conn_finish_reading(conn);
-    } else if (closing || conn->group->desc.filter) {
-        return;
-    } else if (conn->group->desc.frame) {
-        iocpnet__conn_show_messages(conn, conn->buffer->data, bytes);
-    } else {
-        iocpnet__conn_call_data(conn, IOCPNET__CALL_DATA, conn->buffer->data, bytes);
-    }
-}
+// ---- I13f receive: one outstanding, or several --------------------------------------------------
+//
+// One receive is outstanding, conn.recv into conn.buffer; or several, in extra's ring, which are
+// dealt with in the order of their starts as if each had been conn.recv. A connection keeps its
+// buffer, and the bytes counted as locked for it, from one receive to the next.
 
 // The same, and whether it was answered: queued more than a part of what was shown.
 static void iocpnet__conn_show_watched(iocpnet__connection *conn)
@@ -11979,7 +12241,7 @@ static void iocpnet__conn_first_data(iocpnet__connection *conn)
 
 // An operation on conn.recv has finished that is not a receive, or a receive that has brought no
 // bytes, or an error, or on a connection of which something else is to be thought.
-static __declspec(noinline) void iocpnet__conn_received_special(iocpnet__connection *conn)
+static __declspec(noinline) void iocpnet__conn_received_rest(iocpnet__connection *conn)
 {
     iocpnet__extra *extra = conn->extra;
     size_t bytes = conn->recv.overlapped.internal_high;
@@ -12013,6 +12275,30 @@ static __declspec(noinline) void iocpnet__conn_received_special(iocpnet__connect
     if (iocpnet__conn_has(conn, IOCPNET__SILENT)) iocpnet__conn_first_data(conn);
     conn->received_ms = iocpnet__now_32();
     iocpnet__conn_show_watched(conn);
+}
+
+// The same, where nothing but layers may have to be thought of.
+static __declspec(noinline) void iocpnet__conn_received_special(iocpnet__connection *conn)
+{
+    size_t bytes = conn->recv.overlapped.internal_high;
+
+    if (conn->state != (IOCPNET__USUAL_LAYERED | IOCPNET__READ_PENDING) ||
+        conn->recv.overlapped.internal || bytes - 1 >= conn->buffer->size ||
+        iocpnet__load(&conn->flags)) {
+        iocpnet__conn_received_rest(conn);
+        return;
+    }
+    iocpnet__conn_set(conn, IOCPNET__USUAL_LAYERED);
+    conn->received_ms = iocpnet__now_32();
+    if (iocpnet__conn_layers(conn)->straight_in &&
+        (uint32_t)iocpnet__load(&conn->queued) <= conn->group->desc.send_limit_bytes / 2) {
+        iocpnet__conn_call_data(conn, IOCPNET__CALL, conn->buffer->data, bytes);
+    } else {
+        if (!iocpnet__layers_in(conn, bytes, false)) {
+            iocpnet__conn_become(conn, IOCPNET__READING, IOCPNET__READ_READY);
+        }
+        conn->calling = iocpnet__layers_answered(conn) ? IOCPNET__CALL_OVER : IOCPNET__CALL_NONE;
+    }
 }
 
 // A receive has finished: bytes for the program, the peer's end, or, after one of no bytes, a
@@ -12199,65 +12485,177 @@ static bool iocpnet__conn_may_receive(iocpnet__connection *conn)
            iocpnet__conn_flagged(conn, IOCPNET__NO_DATA) || iocpnet__conn_in_handshake(conn);
 }
 
-// ---- I13f layers: the filter between socket and program -----------------------------------------
+// ---- I13g layers: what stands between socket and program ----------------------------------------
 //
-// conn.queue is what the program has sent and the filter has not seen; extra.wire is what the
-// filter has sent, and what leaves by the socket. filtering says that one of its functions runs.
+// Bytes of the program go down: conn.queue is what the top layer has not taken; layer.out what any
+// other has not; layers.wire what the bottom has sent, and what leaves by the socket. Each run
+// moves on what it can (layers_out). Bytes of the socket go up in nested calls: a layer's receive
+// shows what it makes of them to the receive of the one above, the top shows it to the program.
+// Nothing is kept on that way: what is not taken stays in the receive buffer, or with the layer
+// that shows it.
+//
+// All layers of desc.filters are there from the start, NEW; the bottom is opened first, and each
+// when the one below is ready. One that is started live becomes the top. A layer that fails takes
+// those above with it: DEAD; those below still bring out what it has sent. At the end they close
+// from the top on, each when the one above has and it has taken all.
 
 // The queue that leaves by the socket.
 static iocpnet__queue *iocpnet__conn_out(iocpnet__connection *conn)
 {
-    return conn->group->desc.filter ? &conn->extra->wire : &conn->queue;
+    return conn->layers ? &iocpnet__conn_layers(conn)->wire : &conn->queue;
 }
 
-// A function of the filter has returned. On an error what it has sent still leaves.
-static void iocpnet__filter_result(iocpnet__connection *conn, iocpnet_error error)
+static iocpnet__queue *iocpnet__layer_queue(iocpnet_layer *layer)
 {
-    conn->extra->filtering = false;
-    conn->calling = IOCPNET__CALL_NONE;
-    if (!error) return;
-    conn->extra->filter_failed = true;
-    // A close whose filter fails did not deliver everything.
+    return layer->above ? &layer->out : &layer->conn->queue;
+}
+
+static const iocpnet_filter *iocpnet__layer_filter(const iocpnet_layer *layer)
+{
+    return (const iocpnet_filter *)layer->filter;
+}
+
+static void iocpnet__layer_add(iocpnet__layers *layers, const iocpnet_filter *filter,
+                               iocpnet__connection *conn, void *arg)
+{
+    iocpnet_layer *layer = &layers->layer[layers->count++];
+
+    layer->conn = conn;
+    layer->arg = arg;
+    layer->below = layers->top;
+    if (layers->top) layers->top->above = layer;
+    layers->top = layer;
+    if (!layers->bottom) layers->bottom = layer;
+    iocpnet__exchange_pointer(&layer->filter, (void *)(uintptr_t)filter);
+    layers->straight_in = layers->straight_out = false;
+}
+
+// After a change of a phase, or of the list.
+static void iocpnet__layers_look(iocpnet__layers *layers)
+{
+    const iocpnet_layer *layer;
+
+    layers->straight_out = !layers->finishing;
+    layers->straight_in = !layers->finishing;
+    for (layer = layers->top; layer; layer = layer->below) {
+        const iocpnet_filter *filter = iocpnet__layer_filter(layer);
+
+        if (layer->phase != IOCPNET__LAYER_READY || filter->receive) layers->straight_in = false;
+        if (layer->phase != IOCPNET__LAYER_READY || filter->send) layers->straight_out = false;
+    }
+}
+
+// Gives a connection the layers of its settings. False: there is no memory.
+static bool iocpnet__layers_make(iocpnet__connection *conn)
+{
+    const iocpnet_conn_desc *desc = &conn->group->desc;
+    iocpnet__layers *layers = (iocpnet__layers *)iocpnet_pool_take_object(conn->group->layers);
+    uint32_t i;
+
+    if (!layers) return false;
+    memset(layers, 0, sizeof *layers);
+    for (i = desc->filter_count; i-- > 0;)
+        iocpnet__layer_add(layers, desc->filters[i], conn, NULL);
+    iocpnet__exchange_pointer(&conn->layers, layers);
+    iocpnet__conn_become(conn, IOCPNET__LAYERED, IOCPNET__LAYERED);
+    return true;
+}
+
+// What no layer and no socket will take. The account keeps it until the connection is freed.
+static void iocpnet__layers_drop(iocpnet__connection *conn)
+{
+    iocpnet__layers *layers = iocpnet__conn_layers(conn);
+    iocpnet_layer *layer;
+
+    for (layer = layers->top; layer; layer = layer->below) {
+        iocpnet__queue_give_list(conn, layer->out.head);
+        memset(&layer->out, 0, sizeof layer->out);
+    }
+    iocpnet__queue_give_list(conn, layers->wire.head);
+    memset(&layers->wire, 0, sizeof layers->wire);
+}
+
+// Round each call of a layer's function: in it, the functions that take a layer are allowed.
+// Returns what was called before.
+static inline uint8_t iocpnet__layer_enter(iocpnet_layer *layer)
+{
+    uint8_t was = layer->conn->calling;
+
+    layer->running = true;
+    layer->conn->calling = IOCPNET__CALL_LAYER;
+    return was;
+}
+
+// A function of the layer has returned. On an error what it has sent still leaves.
+static __declspec(noinline) void iocpnet__layer_fail(iocpnet_layer *layer, iocpnet_error error)
+{
+    iocpnet__connection *conn = layer->conn;
+
+    for (; layer; layer = layer->above)
+        layer->phase = IOCPNET__LAYER_DEAD;
+    iocpnet__layers_look(iocpnet__conn_layers(conn));
+    // A close whose layer fails did not deliver everything.
     if (conn->reason != IOCPNET_CLOSED_PROTOCOL) conn->reasoned = false;
     iocpnet__conn_set_reason(conn, IOCPNET_CLOSED_FILTER, error);
     iocpnet__conn_begin_close(conn);
 }
 
-static void iocpnet__filter_call(iocpnet__connection *conn)
+static inline void iocpnet__layer_leave(iocpnet_layer *layer, uint8_t was, iocpnet_error error)
 {
-    conn->extra->filtering = true;
-    conn->calling = IOCPNET__CALL;
+    layer->running = false;
+    layer->conn->calling = was;
+    if (error) iocpnet__layer_fail(layer, error);
+}
+
+// The program, or a layer above, is called in a function of this layer.
+static inline void iocpnet__layer_resume(iocpnet_layer *layer)
+{
+    layer->running = true;
+    layer->conn->calling = IOCPNET__CALL_LAYER;
 }
 
 static void iocpnet__conn_call_open(iocpnet__connection *conn)
 {
     const iocpnet_conn_events *on = &conn->group->desc.on;
-    bool filtering = conn->extra && conn->extra->filtering;
     uint32_t began;
 
-    if (iocpnet__conn_flagged(conn, IOCPNET__NO_DATA) &&
-        (conn->opened || conn->group->desc.filter)) {
-        return;
-    }
+    if (iocpnet__conn_flagged(conn, IOCPNET__NO_DATA) && (conn->opened || conn->layers)) return;
     conn->opened = true;
     if (!on->open) return;
-    if (filtering) conn->extra->filtering = false;  // the program is no function of the filter
     began = iocpnet__conn_call_begin(conn);
     on->open(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user));
     iocpnet__conn_call_end(conn, began);
-    if (!filtering) return;
-    conn->calling = IOCPNET__CALL;
-    conn->extra->filtering = true;
 }
 
-// The socket is connected: the program is told, or the filter begins.
-static void iocpnet__conn_established(iocpnet__connection *conn, bool outbound)
+static void iocpnet__layer_open(iocpnet_layer *layer)
 {
-    const iocpnet_filter *filter = conn->group->desc.filter;
-    iocpnet__extra *extra = conn->extra;
+    iocpnet__connection *conn = layer->conn;
+    const iocpnet_filter *filter = iocpnet__layer_filter(layer);
+    const iocpnet_conn_events *on = &conn->group->desc.on;
+    uint8_t was = conn->calling;
+    bool outbound = conn->extra && conn->extra->count;
     iocpnet_error error = 0;
 
-    if (!filter) {
+    layer->phase = IOCPNET__LAYER_OPENED;
+    layer->opened = true;
+    if (!iocpnet__conn_has(conn, IOCPNET__UPGRADING) && on->securing) {
+        conn->calling = IOCPNET__CALL;
+        layer->arg =
+            on->securing(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user), filter);
+    }
+    (void)iocpnet__layer_enter(layer);
+    if (filter->open) {
+        error = filter->open(layer, filter->user, layer->arg, outbound, &layer->state);
+    } else {
+        error = iocpnet_filter_ready(layer);
+    }
+    iocpnet__layer_leave(layer, was, error);
+}
+
+// The socket is connected: the program is told, or the layers begin.
+static void iocpnet__conn_established(iocpnet__connection *conn)
+{
+    if (!conn->layers) {
         iocpnet__conn_become(conn, IOCPNET__OPENING, IOCPNET__OPENED);
         iocpnet__conn_call_open(conn);
         return;
@@ -12265,153 +12663,531 @@ static void iocpnet__conn_established(iocpnet__connection *conn, bool outbound)
     iocpnet__conn_become(conn, IOCPNET__OPENING, IOCPNET__SECURING);
     conn->began_ms = iocpnet__now_32();
     iocpnet__conn_want_tick(conn, IOCPNET__TICK_DEADLINE);
-    extra->filtered = true;
-    iocpnet__filter_call(conn);
-    if (filter->open) {
-        error = filter->open(iocpnet__conn_name(conn), filter->user, outbound, &extra->state);
-    } else {
-        error = iocpnet_filter_ready(iocpnet__conn_name(conn));
-    }
-    iocpnet__filter_result(conn, error);
+    iocpnet__layer_open(iocpnet__conn_layers(conn)->bottom);
 }
 
-static void iocpnet__filter_in(iocpnet__connection *conn, const void *data, size_t size)
+// Gives a layer bytes from below. Returns how many it has taken.
+static size_t iocpnet__layer_receive(iocpnet_layer *layer, void *data, size_t size)
 {
-    const iocpnet_filter *filter = conn->group->desc.filter;
-    iocpnet_error error;
-
-    iocpnet__filter_call(conn);
-    if (filter->receive) {
-        error = filter->receive(iocpnet__conn_name(conn), conn->extra->state, data, size);
-    } else {
-        error = iocpnet_filter_show(iocpnet__conn_name(conn), data, size);
-    }
-    iocpnet__filter_result(conn, error);
-}
-
-// Gives the filter one buffer of what the program has sent.
-static void iocpnet__filter_out_one(iocpnet__connection *conn)
-{
-    const iocpnet_filter *filter = conn->group->desc.filter;
-    iocpnet_buffer *buffer = conn->queue.head;
-    uint32_t size = buffer->used - buffer->sent;
-    const void *data = buffer->data + buffer->sent;
-    iocpnet_error error;
-
-    conn->queue.head = buffer->next;
-    if (!buffer->next) conn->queue.tail = NULL;
-    // First, since what the filter makes of it must not add to it.
-    iocpnet__conn_unqueue(conn, iocpnet__conn_worker(conn), size);
-    iocpnet__filter_call(conn);
-    if (filter->send) {
-        error = filter->send(iocpnet__conn_name(conn), conn->extra->state, data, size);
-    } else {
-        error = iocpnet_filter_send(iocpnet__conn_name(conn), data, size);
-    }
-    iocpnet__queue_give(conn, buffer);
-    iocpnet__filter_result(conn, error);
-}
-
-// All that the program has sent was given to the filter: what is queued is the filter's.
-static bool iocpnet__conn_all_given(const iocpnet__connection *conn)
-{
-    return !conn->queue.head && !iocpnet__load(&conn->files) &&
-           (uint32_t)iocpnet__load(&conn->queued) == conn->extra->wire_bytes;
-}
-
-// What the program has sent goes through the filter, a call's worth at a time; when it has closed
-// and that was all, the filter closes too.
-static void iocpnet__filter_out(iocpnet__connection *conn)
-{
-    const iocpnet_filter *filter = conn->group->desc.filter;
-    iocpnet__extra *extra = conn->extra;
-    bool ready = iocpnet__conn_is(conn, IOCPNET__OPENING, IOCPNET__OPENED);
+    const iocpnet_filter *filter = iocpnet__layer_filter(layer);
     iocpnet_error error = 0;
+    size_t taken = size;
+    uint8_t was;
 
-    while (ready && conn->queue.head && !extra->wire.head && !extra->filter_failed) {
-        if (iocpnet__conn_has(conn, IOCPNET__FILES) && !iocpnet__conn_read_file(conn, NULL)) break;
-        iocpnet__filter_out_one(conn);
+    if (layer->phase == IOCPNET__LAYER_NEW) iocpnet__layer_open(layer);  // started live
+    if (layer->phase == IOCPNET__LAYER_DEAD) return size;
+    was = iocpnet__layer_enter(layer);
+    if (filter->receive) {
+        error = filter->receive(layer, layer->state, data, size, &taken);
+    } else if (layer->phase >= IOCPNET__LAYER_READY) {
+        error = iocpnet_filter_show(layer, data, size, &taken);
+    } else {
+        taken = 0;
     }
-    // What can never leave: nobody else would take it off.
-    if (extra->filter_failed ||
-        (!ready && iocpnet__conn_is(conn, IOCPNET__READING, IOCPNET__READ_FINISHED))) {
-        iocpnet__conn_drop_queue(conn);
+    iocpnet__layer_leave(layer, was, error == WSAEWOULDBLOCK ? 0 : error);
+    return taken < size && layer->phase != IOCPNET__LAYER_DEAD ? taken : size;
+}
+
+// Tells layers from this one on that the peer has finished. False: one of them wants it later.
+static bool iocpnet__layers_tell_end(iocpnet_layer *layer)
+{
+    size_t taken = 0;
+    iocpnet_error error;
+    uint8_t was;
+
+    for (; layer; layer = layer->above) {
+        const iocpnet_filter *filter = iocpnet__layer_filter(layer);
+
+        if (layer->ended || layer->phase == IOCPNET__LAYER_NEW ||
+            layer->phase == IOCPNET__LAYER_DEAD || !filter->receive) {
+            continue;
+        }
+        was = iocpnet__layer_enter(layer);
+        error = filter->receive(layer, layer->state, NULL, 0, &taken);
+        iocpnet__layer_leave(layer, was, error == WSAEWOULDBLOCK ? 0 : error);
+        if (error == WSAEWOULDBLOCK) return false;
+        layer->ended = true;
     }
-    if (!ready || extra->filter_failed || extra->filter_closed ||
-        iocpnet__conn_has(conn, IOCPNET__CUT) || !iocpnet__conn_flagged(conn, IOCPNET__NO_SENDS) ||
-        !iocpnet__conn_all_given(conn)) {
+    return true;
+}
+
+// A layer waits for something to come before it takes more of what is to be sent.
+static bool iocpnet__layers_wait(const iocpnet__layers *layers)
+{
+    const iocpnet_layer *layer;
+
+    for (layer = layers->top; layer; layer = layer->below) {
+        if (layer->waits && layer->phase == IOCPNET__LAYER_READY) return true;
+    }
+    return false;
+}
+
+// A layer has said that the peer has finished: what is above it is told, unless reading is paused.
+static void iocpnet__layers_finish(iocpnet__connection *conn)
+{
+    iocpnet__layers *layers = iocpnet__conn_layers(conn);
+
+    if (!layers->finishing || layers->finished || iocpnet__conn_flagged(conn, IOCPNET__HELD) ||
+        !iocpnet__layers_tell_end(layers->finishing->above)) {
         return;
     }
-    extra->filter_closed = true;
-    iocpnet__filter_call(conn);
-    if (filter->close) error = filter->close(iocpnet__conn_name(conn), extra->state);
-    iocpnet__filter_result(conn, error);
+    layers->finished = true;
+    if (!iocpnet__conn_flagged(conn, IOCPNET__NO_DATA)) iocpnet__conn_call_finish(conn);
 }
 
-// The connection, if this is called in a function of its filter.
-static iocpnet__connection *iocpnet__filter_enter(iocpnet_conn name)
+// What the socket has brought goes up. False: not all of it was taken.
+static bool iocpnet__layers_in(iocpnet__connection *conn, size_t bytes, bool closing)
 {
-    iocpnet__worker *own;
-    iocpnet__connection *conn = iocpnet__conn_enter(name, &own);
+    iocpnet__layers *layers = iocpnet__conn_layers(conn);
+    bool give = !closing || iocpnet__conn_in_handshake(conn) || iocpnet__layers_wait(layers);
+    size_t shown;
 
-    if (conn && own && conn->extra && conn->extra->filtering) return conn;
-    if (conn) iocpnet__conn_leave(conn, own);
-    return NULL;
+    iocpnet__layers_watch(conn);
+    if (!bytes) return !give || iocpnet__layers_tell_end(layers->bottom);
+    shown = give ? conn->buffer->sent : bytes;
+    if (give) {
+        shown += iocpnet__layer_receive(layers->bottom, conn->buffer->data + shown, bytes - shown);
+    }
+    conn->buffer->sent = shown < bytes ? (uint32_t)shown : 0;
+    return shown == bytes;
 }
 
-IOCPNET__DEF iocpnet_error iocpnet_filter_ready(iocpnet_conn name)
+// What a layer makes of bytes that were taken is not refused: it counts, over the limit too.
+static void iocpnet__conn_count_queued(iocpnet__connection *conn, uint32_t bytes)
 {
-    iocpnet__connection *conn = iocpnet__filter_enter(name);
+    iocpnet__add(&conn->queued, (int32_t)bytes);
+    (void)iocpnet__draw(iocpnet__conn_worker(conn), IOCPNET__QUEUED, bytes, iocpnet__no_floor);
+}
 
-    if (!conn) return WSAENOTCONN;
-    if (!iocpnet__conn_is(conn, IOCPNET__OPENING, IOCPNET__SECURING)) return 0;
-    iocpnet__conn_become(conn, IOCPNET__OPENING, IOCPNET__OPENED);
+// Gives a layer one buffer of what is above. False: it has not taken all.
+static bool iocpnet__layer_give(iocpnet__layers *layers, iocpnet_layer *layer,
+                                iocpnet__queue *queue)
+{
+    const iocpnet_filter *filter = iocpnet__layer_filter(layer);
+    iocpnet__connection *conn = layer->conn;
+    iocpnet_buffer *buffer = queue->head;
+    const void *data = buffer->data + buffer->sent;
+    uint32_t size = buffer->used - buffer->sent;
+    iocpnet_error error = 0;
+    size_t taken = size;
+    size_t sent;
+    uint8_t was;
+
+    queue->head = buffer->next;
+    if (!buffer->next) queue->tail = NULL;
+    buffer->next = NULL;
+    layers->giving = buffer;
+    layers->spare = size;
+    was = iocpnet__layer_enter(layer);
+    if (filter->send) {
+        error = filter->send(layer, layer->state, data, size, &taken);
+        if (error == WSAEWOULDBLOCK) error = 0;
+    } else if (iocpnet_filter_send(layer, data, size)) {
+        taken = 0;
+    }
+    queue = iocpnet__layer_queue(layer);  // one may have been started above it
+    layer->waits = taken < size && !error && layers->giving;
+    if (layer->waits) {
+        buffer->sent += (uint32_t)taken;
+        buffer->next = queue->head;
+        queue->head = buffer;
+        if (!queue->tail) queue->tail = buffer;
+    } else {
+        taken = size;
+        if (layers->giving) iocpnet__queue_give(conn, buffer);
+    }
+    // Bytes in its hands count once: what it has taken no more, what it has sent instead.
+    sent = size - layers->spare;
+    if (sent < taken) {
+        iocpnet__conn_unqueue(conn, iocpnet__conn_worker(conn), taken - sent);
+    } else if (sent > taken) {
+        iocpnet__conn_count_queued(conn, (uint32_t)(sent - taken));
+    }
+    if (layer->above) {
+        layer->out_bytes -= (uint32_t)taken;
+        layers->bytes -= (uint32_t)taken;
+    }
+    layers->giving = NULL;
+    layers->spare = 0;
+    iocpnet__layer_leave(layer, was, error);
+    return !layer->waits && !error;
+}
+
+static void iocpnet__layer_close(iocpnet_layer *layer)
+{
+    const iocpnet_filter *filter = iocpnet__layer_filter(layer);
+    uint8_t was;
+
+    layer->phase = IOCPNET__LAYER_CLOSED;
+    iocpnet__layers_look(iocpnet__conn_layers(layer->conn));
+    if (!filter->close) return;
+    was = iocpnet__layer_enter(layer);
+    iocpnet__layer_leave(layer, was, filter->close(layer, layer->state));
+}
+
+// Whether a layer is given more while so many bytes wait below it. What layers make of much must
+// not come all at once: beyond the limit it is a call's worth at a time.
+static bool iocpnet__layers_may_give(const iocpnet__connection *conn, uint32_t below)
+{
+    uint32_t limit = conn->group->desc.send_limit_bytes;
+
+    if ((uint32_t)iocpnet__load(&conn->queued) > limit && limit > IOCPNET__SEND_UNIT) {
+        limit = IOCPNET__SEND_UNIT;
+    }
+    return below < limit;
+}
+
+// Moves on what goes down, from the top, while little enough waits to leave. When the program has
+// closed and that was all, the layers close too.
+static void iocpnet__layers_out(iocpnet__connection *conn)
+{
+    iocpnet__layers *layers = iocpnet__conn_layers(conn);
+    bool ended = iocpnet__conn_is(conn, IOCPNET__READING, IOCPNET__READ_FINISHED);
+    bool done = true;
+    uint32_t above;
+    iocpnet_layer *layer;
+
+    if (iocpnet__conn_has(conn, IOCPNET__CUT)) return;
+    iocpnet__layers_finish(conn);
+
+again:
+    above = 0;
+    while (iocpnet__conn_has(conn, IOCPNET__UPGRADING) &&
+           layers->top->phase == IOCPNET__LAYER_NEW) {
+        iocpnet__layer_open(layers->top);
+    }
+    for (layer = layers->top; layer; layer = layer->below) {
+        iocpnet__queue *queue = iocpnet__layer_queue(layer);
+
+        while (queue->head && layer->phase == IOCPNET__LAYER_READY &&
+               iocpnet__layers_may_give(conn, layers->bytes - above - layer->out_bytes)) {
+            // A file is read a buffer at a time, when little else waits to leave.
+            if (!layer->above && iocpnet__conn_has(conn, IOCPNET__FILES) &&
+                (layers->bytes - above >= conn->group->desc.buffer_bytes ||
+                 !iocpnet__conn_read_file(conn, NULL))) {
+                break;
+            }
+            if (!iocpnet__layer_give(layers, layer, queue)) break;
+        }
+        if (layers->top->phase == IOCPNET__LAYER_NEW &&
+            iocpnet__conn_has(conn, IOCPNET__UPGRADING)) {
+            goto again;  // one was started meanwhile
+        }
+        // What can never leave: nobody else would take it off.
+        if (queue->head && (layer->phase == IOCPNET__LAYER_DEAD ||
+                            (layer->phase < IOCPNET__LAYER_READY && ended &&
+                             !iocpnet__conn_has(conn, IOCPNET__UPGRADING)))) {
+            iocpnet__queue_drop(conn, queue);
+            layers->bytes -= layer->out_bytes;
+            layer->out_bytes = 0;
+        }
+        above += layer->out_bytes;
+        if (layer == layers->top) {
+            done = iocpnet__conn_flagged(conn, IOCPNET__NO_SENDS) && !iocpnet__load(&conn->files) &&
+                   (uint32_t)iocpnet__load(&conn->queued) == layers->bytes;
+        }
+        // One that is not ready has nothing to say unless something waits to be delivered.
+        if (layer->phase < IOCPNET__LAYER_READY) {
+            done = done && iocpnet__conn_flagged(conn, IOCPNET__NO_DATA);
+        }
+        done = done && !queue->head;
+        if (done && layer->phase == IOCPNET__LAYER_READY) iocpnet__layer_close(layer);
+    }
+    layers->done = done;
+}
+
+// ---- I13h upgrade: calls of layers, and one more on a live connection ---------------------------
+
+// Of those that another thread has woken.
+static void iocpnet__layers_wake(iocpnet__connection *conn)
+{
+    iocpnet__layers *layers = iocpnet__conn_layers(conn);
+    uint32_t i;
+
+    iocpnet__layers_watch(conn);
+    for (i = 0; i < layers->count; i++) {
+        iocpnet_layer *layer = &layers->layer[i];
+        const iocpnet_filter *filter = iocpnet__layer_filter(layer);
+        uint8_t was;
+
+        if (!iocpnet__exchange(&layer->woken, 0) || layer->phase == IOCPNET__LAYER_NEW ||
+            layer->phase == IOCPNET__LAYER_DEAD || iocpnet__conn_has(conn, IOCPNET__CUT) ||
+            !filter->wake) {
+            continue;
+        }
+        was = iocpnet__layer_enter(layer);
+        iocpnet__layer_leave(layer, was, filter->wake(layer, layer->state));
+    }
+    if (layers->shown && iocpnet__layers_answered(conn)) conn->calling = IOCPNET__CALL_OVER;
+}
+
+static void iocpnet__layers_end(iocpnet__connection *conn)
+{
+    iocpnet_layer *layer;
+
+    for (layer = iocpnet__conn_layers(conn)->top; layer; layer = layer->below) {
+        const iocpnet_filter *filter = iocpnet__layer_filter(layer);
+
+        if (layer->opened && filter->end) filter->end(layer, layer->state);
+        layer->opened = false;
+        layer->state = NULL;
+    }
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_filter_ready(iocpnet_layer *layer)
+{
+    iocpnet__connection *conn = layer->conn;
+    const iocpnet_conn_events *on = &conn->group->desc.on;
+    bool live = iocpnet__conn_has(conn, IOCPNET__UPGRADING);
+
+    if (!layer->running) return WSAENOTCONN;
+    if (layer->phase != IOCPNET__LAYER_OPENED) return 0;
+    layer->phase = IOCPNET__LAYER_READY;
+    iocpnet__layers_look(iocpnet__conn_layers(conn));
+    layer->running = false;
+    if (layer->above) {
+        iocpnet__layer_open(layer->above);
+        goto back;
+    }
+    iocpnet__conn_become(conn, IOCPNET__OPENING | IOCPNET__UPGRADING, IOCPNET__OPENED);
     if (!iocpnet__conn_has_deadline(conn) && conn->ticks == IOCPNET__TICK_DEADLINE) {
         iocpnet__conn_want_tick(conn, IOCPNET__TICK_NONE);
     }
     conn->received_ms = iocpnet__now_32();
     conn->sent_ms = conn->received_ms;
-    iocpnet__conn_call_open(conn);
-    return 0;
-}
-
-IOCPNET__DEF iocpnet_error iocpnet_filter_show(iocpnet_conn name, const void *data, size_t size)
-{
-    iocpnet__connection *conn = iocpnet__filter_enter(name);
-
-    if (!conn) return WSAENOTCONN;
-    if (!iocpnet__conn_is(conn, IOCPNET__OPENING, IOCPNET__OPENED)) return WSAEINVAL;
-    if (!size || iocpnet__conn_flagged(conn, IOCPNET__NO_DATA)) return 0;
-    conn->extra->filtering = false;
-    if (conn->group->desc.frame) {
-        iocpnet__conn_show_messages(conn, data, size);
-    } else {
-        iocpnet__conn_call_data(conn, IOCPNET__CALL, data, size);
+    if (!live) {
+        iocpnet__conn_call_open(conn);
+    } else if (on->secured && !iocpnet__conn_flagged(conn, IOCPNET__NO_DATA)) {
+        conn->calling = IOCPNET__CALL;
+        on->secured(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user),
+                    iocpnet__layer_filter(layer));
     }
-    iocpnet__filter_call(conn);
+
+back:
+    iocpnet__layer_resume(layer);
     return 0;
 }
 
-IOCPNET__DEF iocpnet_error iocpnet_filter_send(iocpnet_conn name, const void *data, size_t size)
+// What the top layer shows is for the program. Returns how many bytes were taken.
+static size_t iocpnet__layers_show(iocpnet__connection *conn, const void *data, size_t size)
 {
-    iocpnet__connection *conn = iocpnet__filter_enter(name);
+    // Before the look at the flags: as in iocpnet__conn_call_data.
+    conn->calling = IOCPNET__CALL_NONE;
+    (void)iocpnet__or(&conn->flags, 0);
+    if (iocpnet__conn_flagged(conn, IOCPNET__NO_DATA)) return size;
+    if (iocpnet__conn_holds_data(conn)) return 0;
+    iocpnet__conn_layers(conn)->shown += size;
+    if (conn->group->desc.frame) return iocpnet__conn_show_messages(conn, data, size);
+    iocpnet__conn_call_data(conn, IOCPNET__CALL, data, size);
+    return size;
+}
 
-    if (!conn) return WSAENOTCONN;
+IOCPNET__DEF iocpnet_error iocpnet_filter_show(iocpnet_layer *layer, void *data, size_t size,
+                                               size_t *taken)
+{
+    const iocpnet__layers *layers = iocpnet__conn_layers(layer->conn);
+
+    *taken = 0;
+    if (!layer->running) return WSAENOTCONN;
+    if (layer->phase < IOCPNET__LAYER_READY) return WSAEINVAL;
+    *taken = size;
+    if (!size || layers->finished || layers->finishing == layer) return 0;
+    layer->running = false;
+    if (layer->above) {
+        *taken = iocpnet__layer_receive(layer->above, data, size);
+    } else {
+        *taken = iocpnet__layers_show(layer->conn, data, size);
+    }
+    iocpnet__layer_resume(layer);
+    return *taken < size ? WSAEWOULDBLOCK : 0;
+}
+
+// Adds bytes to the queue below a layer in buffers of the shares, where there are no others: what
+// waits above may hold them all, and would else never become less. While more than a buffer's worth
+// waits below there is no need.
+static bool iocpnet__layers_add(iocpnet_layer *layer, iocpnet__queue *queue, const char *data,
+                                size_t size)
+{
+    iocpnet__group *group = layer->conn->group;
+    uint32_t most = group->desc.buffer_bytes;
+    uint32_t below = iocpnet__conn_layers(layer->conn)->bytes;
+    size_t room = iocpnet__queue_room(queue);
+    iocpnet_buffer *first, *second;
+
+    for (; layer; layer = layer->above)
+        below -= layer->out_bytes;
+    if (below > most || size - room > (size_t)most * 2) return false;
+    first = iocpnet__buffer_take(group->buffers);
+    second = first && size - room > most ? iocpnet__buffer_take(group->buffers) : NULL;
+    if (!first || (!second && size - room > most)) {
+        iocpnet_buffer_give(first);
+        return false;
+    }
+    if (room) iocpnet__copy(queue->tail->data + queue->tail->used, data, room);
+    if (room) queue->tail->used += (uint32_t)room;
+    first->used = (uint32_t)(size - room);
+    if (second) {
+        first->used = most;
+        second->used = (uint32_t)(size - room) - most;
+        memcpy(second->data, data + room + most, second->used);
+    }
+    memcpy(first->data, data + room, first->used);
+    first->next = second;
+    iocpnet__queue_append(queue, first, second ? second : first);
+    return true;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_filter_send(iocpnet_layer *layer, const void *data, size_t size)
+{
+    iocpnet__connection *conn = layer->conn;
+    iocpnet__layers *layers = iocpnet__conn_layers(conn);
+    iocpnet__queue *queue = layer->below ? &layer->below->out : &layers->wire;
+    iocpnet_buffer *giving = layers->giving;
+    uint32_t counted;
+
+    if (!layer->running) return WSAENOTCONN;
     if (!size) return 0;
-    if (iocpnet__conn_is(conn, IOCPNET__SENDING, IOCPNET__SEND_SHUT)) return WSAESHUTDOWN;
-    if (!iocpnet__queue_add_special(&conn->extra->wire, conn, (const char *)data, size)) {
+    if (layer->below ? layer->below->phase >= IOCPNET__LAYER_CLOSED
+                     : iocpnet__conn_is(conn, IOCPNET__SENDING, IOCPNET__SEND_SHUT)) {
+        return WSAESHUTDOWN;
+    }
+    if (giving && data == giving->data + giving->sent && size == giving->used - giving->sent &&
+        size > iocpnet__queue_room(queue)) {
+        // Of what it was given nothing has changed: it goes on without a copy.
+        layers->giving = NULL;
+        iocpnet__queue_append(queue, giving, giving);
+    } else if (!iocpnet__queue_add_special(queue, conn, (const char *)data, size) &&
+               !iocpnet__layers_add(layer, queue, (const char *)data, size)) {
         iocpnet__count(conn->group->iocp, IOCPNET_COUNT_NO_BUFFERS, 1);
+        iocpnet__conn_want_tick(conn, IOCPNET__TICK_EACH);  // whoever waits for one tries again
         return WSAENOBUFS;
     }
-    // What a filter makes of bytes that were taken is not refused: it counts, over the limit too.
-    iocpnet__add(&conn->queued, (int32_t)size);
-    (void)iocpnet__draw(iocpnet__conn_worker(conn), IOCPNET__QUEUED, (int64_t)size,
-                        iocpnet__no_floor);
-    conn->extra->wire_bytes += (uint32_t)size;
+    if (layer->below) layer->below->out_bytes += (uint32_t)size;
+    layers->bytes += (uint32_t)size;
+    counted = size < layers->spare ? (uint32_t)size : layers->spare;
+    layers->spare -= counted;
+    if (size > counted) iocpnet__conn_count_queued(conn, (uint32_t)size - counted);
     return 0;
 }
 
-// ---- I13g close: reasons, deadlines, FIN, reset, hand-over --------------------------------------
+IOCPNET__DEF iocpnet_error iocpnet_filter_finish(iocpnet_layer *layer)
+{
+    iocpnet__layers *layers = iocpnet__conn_layers(layer->conn);
+
+    if (!layer->running) return WSAENOTCONN;
+    if (layer->phase < IOCPNET__LAYER_READY) return WSAEINVAL;
+    if (!layers->finishing) layers->finishing = layer;  // the run tells what is above
+    iocpnet__layers_look(layers);
+    return 0;
+}
+
+IOCPNET__DEF iocpnet_conn iocpnet_filter_conn(const iocpnet_layer *layer)
+{
+    return iocpnet__conn_name(layer->conn);
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_filter_wake(iocpnet_conn name, const iocpnet_filter *filter)
+{
+    iocpnet__worker *own;
+    iocpnet__connection *conn = iocpnet__conn_enter(name, &own);
+    iocpnet__layers *layers;
+    iocpnet_error error = WSAEINVAL;
+    uint32_t i;
+
+    if (!conn) return WSAENOTCONN;
+    layers = (iocpnet__layers *)iocpnet__load_pointer(&conn->layers);
+    for (i = 0; layers && i < IOCPNET__LAYERS; i++) {
+        if (iocpnet__load_pointer(&layers->layer[i].filter) != (const void *)filter) continue;
+        iocpnet__exchange(&layers->layer[i].woken, 1);
+        iocpnet__conn_signal(conn, IOCPNET__WAKE);
+        error = 0;
+    }
+    iocpnet__conn_leave(conn, own);
+    return error;
+}
+
+// The layer of a filter, or NULL.
+static iocpnet_layer *iocpnet__layer_of(const iocpnet__connection *conn,
+                                        const iocpnet_filter *filter)
+{
+    iocpnet__layers *layers = iocpnet__conn_layers(conn);
+    uint32_t i;
+
+    for (i = 0; layers && i < layers->count; i++) {
+        if (iocpnet__layer_filter(&layers->layer[i]) == filter) return &layers->layer[i];
+    }
+    return NULL;
+}
+
+// Puts a layer on top. What was queued before, or is on its way, is what layers have sent.
+static iocpnet_error iocpnet__layers_start(iocpnet__connection *conn, const iocpnet_filter *filter,
+                                           void *arg)
+{
+    iocpnet__layers *layers = iocpnet__conn_layers(conn);
+    iocpnet__queue *below;
+    uint32_t bytes;
+
+    if (layers && layers->count == IOCPNET__LAYERS) return WSAENOBUFS;
+    if (!layers) {
+        layers = (iocpnet__layers *)iocpnet_pool_take_object(conn->group->layers);
+        if (!layers) return WSAENOBUFS;
+        memset(layers, 0, sizeof *layers);
+        if (conn->send.pending) layers->bytes += conn->send.bytes;
+        if (conn->extra && conn->extra->send.pending) layers->bytes += conn->extra->send.bytes;
+        iocpnet__exchange_pointer(&conn->layers, layers);
+    }
+    below = layers->top ? &layers->top->out : &layers->wire;
+    bytes = iocpnet__queue_bytes(&conn->queue);
+    layers->bytes += bytes;
+    if (layers->top) layers->top->out_bytes = bytes;
+    // The top had conn.queue; its own is empty.
+    *below = conn->queue;
+    memset(&conn->queue, 0, sizeof conn->queue);
+    iocpnet__layer_add(layers, filter, conn, arg);
+    conn->began_ms = iocpnet__now_32();
+    iocpnet__conn_become(conn, 0, IOCPNET__LAYERED | IOCPNET__UPGRADING);
+    if (!conn->ticks) iocpnet__conn_want_tick(conn, IOCPNET__TICK_DEADLINE);
+    return 0;
+}
+
+IOCPNET__DEF iocpnet_error iocpnet_conn_filter(iocpnet_conn name, const iocpnet_filter *filter,
+                                               void *arg)
+{
+    iocpnet__worker *own;
+    iocpnet__connection *conn = iocpnet__conn_enter(name, &own);
+    iocpnet_error error = WSAEINVAL;
+
+    if (!conn) return WSAENOTCONN;
+    // First, since a file may be among what others have queued: one that is not counted yet comes
+    // later.
+    if (own && iocpnet__conn_is_offered(conn)) iocpnet__conn_take_offered(conn);
+    if (own && (conn->calling == IOCPNET__CALL || conn->calling == IOCPNET__CALL_DATA) &&
+        iocpnet__conn_is(conn, IOCPNET__OPENING, IOCPNET__OPENED) &&
+        !iocpnet__conn_has(conn, IOCPNET__UPGRADING) && filter && !iocpnet__load(&conn->files) &&
+        !iocpnet__layer_of(conn, filter)) {
+        error = iocpnet__conn_flagged(conn, IOCPNET__NO_SENDS)
+                    ? WSAENOTCONN
+                    : iocpnet__layers_start(conn, filter, arg);
+    }
+    iocpnet__conn_leave(conn, own);
+    return error;
+}
+
+IOCPNET__DEF void *iocpnet_conn_filter_state(iocpnet_conn name, const iocpnet_filter *filter)
+{
+    iocpnet__worker *own;
+    iocpnet__connection *conn = iocpnet__conn_enter(name, &own);
+    iocpnet_layer *layer;
+    void *state = NULL;
+
+    if (!conn) return NULL;
+    layer = own ? iocpnet__layer_of(conn, filter) : NULL;
+    if (layer) state = layer->state;
+    iocpnet__conn_leave(conn, own);
+    return state;
+}
+
+// ---- I13i close: reasons, deadlines, FIN, reset, hand-over --------------------------------------
 
 // The first cause is the reason.
 static void iocpnet__conn_set_reason(iocpnet__connection *conn, iocpnet_reason reason,
@@ -12449,13 +13225,13 @@ static void iocpnet__conn_want_tick(iocpnet__connection *conn, uint8_t ticks)
     iocpnet__add(&iocp->hurried, (ticks == IOCPNET__TICK_EACH) - (was == IOCPNET__TICK_EACH));
 }
 
-// It has a deadline of its own: to connect, to get its filter ready, for its first bytes, to close;
+// It has a deadline of its own: to connect, to get a layer ready, for its first bytes, to close;
 // or to see that it is stuck.
 static bool iocpnet__conn_has_deadline(const iocpnet__connection *conn)
 {
     return iocpnet__conn_is(conn, IOCPNET__CLOSING, IOCPNET__LEAVING) ||
            iocpnet__conn_is(conn, IOCPNET__CLOSING, IOCPNET__DRAINING) ||
-           iocpnet__conn_has(conn, IOCPNET__SILENT) || iocpnet__conn_has(conn, IOCPNET__FULL) ||
+           iocpnet__conn_has(conn, IOCPNET__SILENT | IOCPNET__UPGRADING | IOCPNET__FULL) ||
            iocpnet__conn_is(conn, IOCPNET__OPENING, IOCPNET__SECURING) ||
            iocpnet__conn_is(conn, IOCPNET__OPENING, IOCPNET__DIALING);
 }
@@ -12488,8 +13264,8 @@ static void iocpnet__conn_cut(iocpnet__connection *conn, bool reset)
     struct linger linger;
 
     iocpnet__or(&conn->flags, IOCPNET__NO_SENDS | IOCPNET__NO_DATA);
-    iocpnet__conn_drop_queue(conn);
-    if (conn->extra) iocpnet__conn_drop_wire(conn);
+    iocpnet__queue_drop(conn, &conn->queue);
+    if (conn->layers) iocpnet__layers_drop(conn);
     if (iocpnet__conn_has(conn, IOCPNET__CUT)) return;
     iocpnet__conn_become(conn, IOCPNET__CLOSING, IOCPNET__CUT);
     conn->silent_ms = iocpnet__now_32();
@@ -12617,7 +13393,7 @@ static bool iocpnet__conn_is_silent(const iocpnet__connection *conn, uint32_t st
     uint32_t now = iocpnet__conn_silence(conn, &unread, &unsent);
 
     if (state & IOCPNET__SILENT && reads && unread > conn->silent_ms) return true;
-    if ((state & IOCPNET__OPENING) == IOCPNET__SECURING) {
+    if ((state & IOCPNET__OPENING) == IOCPNET__SECURING || state & IOCPNET__UPGRADING) {
         return now - conn->began_ms > desc->connect_ms;
     }
     if (desc->read_ms && reads && unread > desc->read_ms) return true;
@@ -12680,7 +13456,8 @@ static void iocpnet__conn_time_out(iocpnet__connection *conn)
     }
     conn->reasoned = false;  // a close that took too long has ended as a time-out
     iocpnet__conn_set_reason(conn, IOCPNET_CLOSED_TIMEOUT, WSAETIMEDOUT);
-    if (on->late && !closing && iocpnet__conn_is(conn, IOCPNET__OPENING, IOCPNET__OPENED)) {
+    if (on->late && !closing &&
+        iocpnet__conn_is(conn, IOCPNET__OPENING | IOCPNET__UPGRADING, IOCPNET__OPENED)) {
         began = iocpnet__conn_call_begin(conn);
         on->late(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user));
         iocpnet__conn_call_end(conn, began);
@@ -12698,7 +13475,7 @@ static void iocpnet__conn_check_deadlines(iocpnet__connection *conn)
     if (!iocpnet__conn_is_late(conn)) return;
     if (iocpnet__conn_is(conn, IOCPNET__OPENING, IOCPNET__DIALING)) {
         // Its packet tries the next address.
-        conn->dial_late = true;
+        conn->extra->dial_late = true;
         iocpnet__conn_cancel(conn,
                              iocpnet__now_32() - conn->began_ms - conn->group->desc.connect_ms);
     } else if (iocpnet__conn_has(conn, IOCPNET__DISCONNECTING)) {
@@ -12797,7 +13574,7 @@ static void iocpnet__conn_step_closing(iocpnet__connection *conn)
     }
 }
 
-// ---- I13h runner: who runs a connection, and the steps of a run ---------------------------------
+// ---- I13j runner: who runs a connection, and the steps of a run ---------------------------------
 
 // Takes what is in the inbox; BUSY is ours.
 static int32_t iocpnet__conn_inbox(iocpnet__connection *conn)
@@ -12873,6 +13650,7 @@ static void iocpnet__conn_handle_requests(iocpnet__connection *conn, int32_t bit
     if (bits & IOCPNET__RESUME) iocpnet__conn_hears(conn);
     if (bits & IOCPNET__SHUTDOWN) iocpnet__conn_end_sending(conn);
     if (bits & IOCPNET__RETRY) iocpnet__conn_retry(conn);
+    if (bits & IOCPNET__WAKE) iocpnet__layers_wake(conn);
     // First: a close in the same batch may have been asked for later, unaware of it.
     if (bits & IOCPNET__OVER) iocpnet__conn_set_failure(conn, IOCPNET_CLOSED_LIMIT, WSAENOBUFS);
     if (bits & IOCPNET__STOP) iocpnet__conn_set_reason(conn, IOCPNET_CLOSED_STOP, 0);
@@ -12880,8 +13658,14 @@ static void iocpnet__conn_handle_requests(iocpnet__connection *conn, int32_t bit
     // A close overtakes a hand-over: somebody has to close the socket.
     if (bits & (IOCPNET__STOP | IOCPNET__CLOSE)) iocpnet__conn_begin_close(conn);
     if (bits & IOCPNET__SHUTDOWN && !(conn->state & IOCPNET__CLOSING) &&
-        iocpnet__conn_is(conn, IOCPNET__READING, IOCPNET__READ_FINISHED)) {
+        (iocpnet__conn_is(conn, IOCPNET__READING, IOCPNET__READ_FINISHED) ||
+         (conn->layers && iocpnet__conn_layers(conn)->finished))) {
         iocpnet__conn_set_reason(conn, IOCPNET_CLOSED_FINISHED, 0);
+        iocpnet__conn_begin_close(conn);
+    }
+    // A layer was started while a detach was asked for: bytes would be lost.
+    if (bits & IOCPNET__DETACH && conn->layers) {
+        iocpnet__conn_set_reason(conn, IOCPNET_CLOSED_LOCAL, 0);
         iocpnet__conn_begin_close(conn);
     }
     // A peer that does not read what is queued has as long as in a close.
@@ -12903,19 +13687,49 @@ static __declspec(noinline) void iocpnet__conn_handle(iocpnet__connection *conn,
         if (conn->extra && conn->extra->count) {
             iocpnet__conn_dial(conn, 0);
         } else {
-            iocpnet__conn_established(conn, false);
+            iocpnet__conn_established(conn);
         }
     }
     if (bits & IOCPNET__RESULTS) iocpnet__conn_handle_results(conn, worker, bits);
     if (bits & IOCPNET__REQUESTS) iocpnet__conn_handle_requests(conn, bits);
 }
 
+// A step where nothing but layers is to be thought of. False: nothing else is to be done.
+static bool iocpnet__layers_step(iocpnet__connection *conn, iocpnet__worker *worker)
+{
+    iocpnet__layers *layers = iocpnet__conn_layers(conn);
+    iocpnet_error error;
+
+    if (!layers->straight_out || iocpnet__load(&conn->flags)) {
+        iocpnet__layers_out(conn);
+    } else if (conn->queue.head) {
+        layers->bytes += iocpnet__queue_bytes(&conn->queue);
+        iocpnet__queue_join(conn, &layers->wire, &conn->queue);
+        memset(&conn->queue, 0, sizeof conn->queue);
+    }
+    if (layers->wire.head && !conn->send.pending && conn->state == IOCPNET__USUAL_LAYERED) {
+        iocpnet__conn_send_one(conn, worker, &layers->wire, &conn->send);
+    }
+    if (conn->state != IOCPNET__USUAL_LAYERED || iocpnet__load(&conn->flags) ||
+        conn->send.pending || layers->wire.head || conn->queue.head || layers->full ||
+        !conn->buffer || !conn->locked ||
+        (uint32_t)iocpnet__load(&conn->queued) > conn->group->desc.send_limit_bytes / 2) {
+        return true;
+    }
+    iocpnet__conn_set(conn, IOCPNET__USUAL_LAYERED | IOCPNET__READ_PENDING);
+    error = iocpnet__conn_issue_receive(conn, worker, &conn->recv, conn->buffer);
+    if (error) iocpnet__conn_receive_failed(conn, error);
+    return error != 0;
+}
+
 // First what has come and waits to be shown. False: it connects still, and nothing else is to be
 // done.
-static __declspec(noinline) bool iocpnet__conn_step_first(iocpnet__connection *conn)
+static __declspec(noinline) bool iocpnet__conn_step_first(iocpnet__connection *conn,
+                                                          iocpnet__worker *worker)
 {
+    if (conn->state == IOCPNET__USUAL_LAYERED) return iocpnet__layers_step(conn, worker);
     if (iocpnet__conn_has(conn, IOCPNET__CUT)) {
-        iocpnet__conn_drop_queue(conn);
+        iocpnet__queue_drop(conn, &conn->queue);
     } else {
         if (iocpnet__conn_is(conn, IOCPNET__READING, IOCPNET__READ_READY)) {
             iocpnet__conn_show_watched(conn);
@@ -12948,6 +13762,11 @@ static __declspec(noinline) bool iocpnet__conn_step_rest(iocpnet__connection *co
     // A file that a drain sent may have left whole: its done is called in the next round.
     if (conn->over) iocpnet__conn_signal(conn, IOCPNET__LOOK);
     if (conn->state & (IOCPNET__SENDING | IOCPNET__CLOSING)) iocpnet__conn_step_closing(conn);
+    // What has left at once has made room, and nothing else will say so.
+    if (conn->layers && iocpnet__conn_layers(conn)->full && !iocpnet__conn_is_long(conn)) {
+        iocpnet__conn_layers(conn)->full = false;
+        iocpnet__conn_signal(conn, IOCPNET__LOOK);
+    }
 
     // When a send has finished at once, over the bound, the next run comes for it: a receive begun
     // now would only take a second packet.
@@ -12976,7 +13795,7 @@ static inline bool iocpnet__conn_step(iocpnet__connection *conn, iocpnet__worker
             if (conn->queue.head) iocpnet__conn_flush(conn, worker);
         }
     } else {
-        if (!iocpnet__conn_step_first(conn)) return false;
+        if (!iocpnet__conn_step_first(conn, worker)) return false;
         iocpnet__conn_flush(conn, worker);
     }
     if (conn->state == IOCPNET__USUAL && !iocpnet__load(&conn->flags) && !conn->send.pending &&
@@ -13008,9 +13827,7 @@ static void iocpnet__conn_end(iocpnet__connection *conn, iocpnet__worker *worker
     iocpnet__add(&group->open, -1);  // in on.close another may take its place
     if (iocpnet__load(&conn->files)) iocpnet__conn_end_files(conn);
     conn->calling = IOCPNET__CALL;
-    if (conn->extra && conn->extra->filtered && group->desc.filter->end) {
-        group->desc.filter->end(iocpnet__conn_name(conn), conn->extra->state);
-    }
+    if (conn->layers) iocpnet__layers_end(conn);
     iocpnet__count(group->iocp, counters[conn->reason], 1);
     if (group->desc.on.close && conn->opened) {
         group->desc.on.close(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user),
@@ -13118,7 +13935,7 @@ static void iocpnet__conn_sent_2(iocpnet_op *op, iocpnet_error error, size_t byt
     iocpnet__conn_packet(IOCPNET_OUTER(op, iocpnet__extra, send.op)->conn, IOCPNET__SENT_2);
 }
 
-// ---- I13i open: how a connection begins ---------------------------------------------------------
+// ---- I13k open: how a connection begins ---------------------------------------------------------
 
 // Options of the settings. None of them is worth a connection: a failure changes nothing.
 static void iocpnet__conn_configure(const iocpnet__group *group, uintptr_t handle)
@@ -13163,7 +13980,7 @@ static void iocpnet__conn_dial(iocpnet__connection *conn, iocpnet_error error)
         conn->ext = socket.ext;
         conn->skip = socket.skip;
         conn->began_ms = iocpnet__now_32();
-        conn->dial_late = false;
+        conn->extra->dial_late = false;
         iocpnet__conn_become(conn, IOCPNET__OPENING | IOCPNET__NO_SOCKET, IOCPNET__DIALING);
         error = iocpnet__connect_start(&conn->recv, &socket, &address, NULL, 0, false);
         if (!error) return;
@@ -13183,14 +14000,14 @@ static void iocpnet__conn_connect_done(iocpnet__connection *conn)
     if (!error && iocpnet__conn_has(conn, IOCPNET__NO_SOCKET)) error = WSA_OPERATION_ABORTED;
     if (error) {
         iocpnet__conn_close_socket(conn);
-        iocpnet__conn_dial(conn, conn->dial_late ? WSAETIMEDOUT : error);
+        iocpnet__conn_dial(conn, conn->extra->dial_late ? WSAETIMEDOUT : error);
         return;
     }
     conn->began_ms = iocpnet__now_32();
     conn->received_ms = conn->began_ms;
     conn->sent_ms = conn->began_ms;
     if (!(conn->state & IOCPNET__CLOSING)) iocpnet__conn_want_tick(conn, IOCPNET__TICK_NONE);
-    iocpnet__conn_established(conn, true);
+    iocpnet__conn_established(conn);
 }
 
 // Back to its pools. Nobody knows it any more. Its reference to the group is left to the caller.
@@ -13200,6 +14017,7 @@ static void iocpnet__conn_unmake(iocpnet__connection *conn)
 
     iocpnet_buffer_give(conn->buffer);
     if (conn->extra) iocpnet_pool_give_object(group->extras, conn->extra);
+    if (conn->layers) iocpnet_pool_give_object(group->layers, (void *)conn->layers);
     iocpnet_pool_give_object(group->conns, conn);
 }
 
@@ -13245,18 +14063,20 @@ static iocpnet__connection *iocpnet__conn_make(iocpnet__group *group, void *user
     conn->began_ms = iocpnet__now_32();
     conn->received_ms = conn->began_ms;
     conn->sent_ms = conn->began_ms;
+    if (group->desc.filter_count && !iocpnet__layers_make(conn)) goto unmake;
     if (!group->extras) return conn;
     conn->extra = (iocpnet__extra *)iocpnet_pool_take_object(group->extras);
-    if (!conn->extra) {
-        iocpnet_pool_give_object(group->conns, conn);
-        iocpnet__group_release(group);
-        return NULL;
-    }
+    if (!conn->extra) goto unmake;
     memset(conn->extra, 0, group->extra_bytes);
     conn->extra->conn = conn;
     conn->extra->send.op.done = iocpnet__conn_sent_2;
     if (group->desc.frame) (void)iocpnet_framer_init(&conn->extra->framer, &group->frame);
     return conn;
+
+unmake:
+    iocpnet__conn_unmake(conn);
+    iocpnet__group_release(group);
+    return NULL;
 }
 
 // It has its name and is counted. A stop that came before the name is told to it.
@@ -13463,12 +14283,12 @@ IOCPNET__DEF iocpnet_error iocpnet_conn_adopt(iocpnet_conn *name, iocpnet_connec
     conn->ext = socket.ext;
     conn->skip = socket.skip;
     iocpnet__conn_become(conn, IOCPNET__NO_SOCKET, 0);
-    conn->opened = conn->group->desc.filter != NULL;  // on.close even if on.open never comes
+    conn->opened = conn->layers != NULL;  // on.close even if on.open never comes
     iocpnet__or(&conn->inbox, IOCPNET__BEGIN);
     return iocpnet__connector_run(conn, name);
 }
 
-// ---- I13j calls: the public calls on a connection -----------------------------------------------
+// ---- I13l calls: the public calls on a connection -----------------------------------------------
 
 // Waits until no on.data of before the caller's change of conn.flags can begin: a runner on another
 // thread may have looked at them already. That is a few instructions, and calls into the system
@@ -13520,7 +14340,7 @@ IOCPNET__DEF iocpnet_error iocpnet_conn_detach(iocpnet_conn name)
     bool framed;
 
     if (!conn) return WSAENOTCONN;
-    framed = conn->group->desc.frame || conn->group->desc.filter;
+    framed = conn->group->desc.frame || iocpnet__conn_state(conn) & IOCPNET__LAYERED;
     iocpnet__conn_leave(conn, own);
     if (framed) return WSAEOPNOTSUPP;
     return iocpnet__conn_request(name, IOCPNET__NO_SENDS, IOCPNET__DETACH);
@@ -13629,7 +14449,7 @@ IOCPNET__DEF iocpnet_address iocpnet_conn_address(iocpnet_conn name, bool local)
     return address;
 }
 
-// ---- I13k sweep: what is done for all connections at once ---------------------------------------
+// ---- I13m sweep: what is done for all connections at once ---------------------------------------
 
 enum {
     IOCPNET__LATE_LEAST = 64,  // late connections asked in one tick, at least
@@ -13857,7 +14677,7 @@ static void iocpnet__server_tick(iocpnet_iocp *iocp, uint64_t now)
     iocp->sweep_row = iocpnet__conn_sweep(iocp, 0, iocp->sweep_row, IOCPNET__SWEEP_ROWS);
 }
 
-// ---- I13l groups: what the connections of one listener or connector share -----------------------
+// ---- I13n groups: what the connections of one listener or connector share -----------------------
 
 static void iocpnet__group_hold(iocpnet__group *group)
 {
@@ -13896,6 +14716,7 @@ enum {
     // Threads that have caches of a group's pools, beside workers.
     IOCPNET__CACHES_MORE = sizeof(void *) < 8 ? 4 : 256,
     IOCPNET__SHARE = 4,          // buffers to send that are kept for each connection
+    IOCPNET__LAYER_SHARE = 6,    // more with layers, and one for each of them
     IOCPNET__COPIED_MOST = 4096  // bytes of a buffer that are copied rather than referred to
 };
 // Address space for the buffers of one group's sends, by default, at most.
@@ -13910,7 +14731,8 @@ static void iocpnet__group_list(const iocpnet__group *group, iocpnet_pool *pools
     pools[4] = group->buffers;
     pools[5] = group->files;
     pools[6] = group->common;
-    memcpy((void *)(pools + 7), (const void *)group->rooms, sizeof group->rooms);
+    pools[7] = group->layers;
+    memcpy((void *)(pools + 8), (const void *)group->rooms, sizeof group->rooms);
 }
 
 // No buffer is out, of those that the program took or that other connections have queued.
@@ -14076,6 +14898,7 @@ static iocpnet_error iocpnet__group_init(iocpnet__group *group, iocpnet_iocp *io
                                          const iocpnet_conn_desc *settings)
 {
     iocpnet_conn_desc *desc = &group->desc;
+    uint32_t i, k;
 
     group->iocp = iocp;
     group->references = 1;
@@ -14086,10 +14909,15 @@ static iocpnet_error iocpnet__group_init(iocpnet__group *group, iocpnet_iocp *io
         desc->frame = &group->frame;
         if (iocpnet_frame_check(desc->frame)) return WSAEINVAL;
     }
-    if (desc->filter) {
-        group->filter = *desc->filter;
-        desc->filter = &group->filter;
+    if (desc->filter_count > IOCPNET__LAYERS) return WSAEINVAL;
+    for (i = 0; i < desc->filter_count; i++) {
+        group->filters[i] = desc->filters[i];
+        if (!group->filters[i]) return WSAEINVAL;
+        for (k = 0; k < i; k++) {
+            if (group->filters[k] == group->filters[i]) return WSAEINVAL;
+        }
     }
+    desc->filters = group->filters;
     // Their buffers are address space from the start, of which a 32-bit process has 2 GB.
     desc->max_connections =
         iocpnet__or_default(desc->max_connections, sizeof(void *) < 8 ? 2000 : 10000);
@@ -14112,8 +14940,7 @@ static iocpnet_error iocpnet__group_init(iocpnet__group *group, iocpnet_iocp *io
     // The shares of all are an eighth of what the process may queue, and beyond it.
     group->share = iocpnet__accounts[IOCPNET__QUEUED].limit / 8 / desc->max_connections;
     if (group->share > desc->buffer_bytes) group->share = desc->buffer_bytes;
-    group->plain =
-        !desc->filter && !desc->frame && desc->recvs == 1 && !desc->zero_byte && !desc->sndbuf_0;
+    group->plain = !desc->frame && desc->recvs == 1 && !desc->zero_byte && !desc->sndbuf_0;
     group->file_unit = iocpnet__file_unit(desc);
     group->clocked = desc->idle_ms || desc->read_ms || desc->stall_ms || desc->message_ms;
     group->send_most = UINT32_MAX;
@@ -14175,13 +15002,13 @@ static iocpnet_error iocpnet__group_pools(iocpnet__group *group, uint32_t more)
     group->extra_bytes = sizeof(iocpnet__extra);
     if (desc->recvs > 1) group->extra_bytes += desc->recvs * sizeof(iocpnet__read);
     objects.size = (uint32_t)group->extra_bytes;
-    if (!error &&
-        (desc->sndbuf_0 || desc->recvs > 1 || desc->frame || desc->filter || !group->listener)) {
+    if (!error && (desc->sndbuf_0 || desc->recvs > 1 || desc->frame || !group->listener)) {
         error = iocpnet_pool_create(&group->extras, &objects);
     }
+    objects.size = sizeof(iocpnet__layers);
+    if (!error) error = iocpnet_pool_create(&group->layers, &objects);
     objects.no_cache = no_cache;
     objects.size = sizeof(iocpnet__view);
-    objects.no_cache = no_cache;
     objects.limit = IOCPNET__SHARE * all + desc->buffers + spare;
     if (!error) error = iocpnet_pool_create(&group->views, &objects);
     objects.size = sizeof(iocpnet__file);
@@ -14194,6 +15021,7 @@ static iocpnet_error iocpnet__group_pools(iocpnet__group *group, uint32_t more)
     buffers.limit = desc->recvs * all + desc->buffers + spare;
     if (!error) error = iocpnet_pool_create(&group->inputs, &buffers);
     buffers.limit = IOCPNET__SHARE * all + spare;
+    if (desc->filter_count) buffers.limit += (IOCPNET__LAYER_SHARE + desc->filter_count) * all;
     if (!error) error = iocpnet_pool_create(&group->buffers, &buffers);
     buffers.limit = desc->buffers + spare;
     if (!error) error = iocpnet_pool_create(&group->common, &buffers);
@@ -14238,7 +15066,7 @@ IOCPNET__DEF void iocpnet_connector_close(iocpnet_connector *connector)
     iocpnet__group_disown(&connector->group);
 }
 
-// ---- I13m files: how ranges of files leave among what is queued ---------------------------------
+// ---- I13o files: how ranges of files leave among what is queued ---------------------------------
 //
 // A file in conn.queue is an item without bytes. When it is near the head, a unit of it leaves by a
 // transmit of the core's, with the buffers that fit beside it; or its next bytes are read into a
@@ -14316,7 +15144,7 @@ static void iocpnet__conn_end_files(iocpnet__connection *conn)
     iocpnet__or(&conn->flags, IOCPNET__NO_FILES);
     iocpnet__lock_leave(&conn->offer_lock);
     iocpnet__conn_take_offered(conn);
-    iocpnet__conn_drop_queue(conn);
+    iocpnet__queue_drop(conn, &conn->queue);
     iocpnet__conn_call_done(conn);
 }
 
@@ -14563,11 +15391,11 @@ static __declspec(noinline) bool iocpnet__conn_send_files(iocpnet__connection *c
     queue->tail = before;
     iocpnet__conn_send_one(conn, worker, queue, send);
     if (item) iocpnet__queue_append(queue, item, tail);
-    if (iocpnet__conn_has(conn, IOCPNET__CUT)) iocpnet__conn_drop_queue(conn);
+    if (iocpnet__conn_has(conn, IOCPNET__CUT)) iocpnet__queue_drop(conn, &conn->queue);
     return true;
 }
 
-// ---- I13n file: how a program's file gets into the queue ----------------------------------------
+// ---- I13p file: how a program's file gets into the queue ----------------------------------------
 //
 // A file is counted before the flags are looked at, and the flags are set before the count is: so a
 // close either waits for it or is seen. See conn_reserve.

@@ -1202,16 +1202,17 @@ static void wire_finish(iocpnet_conn conn, void *user)
     InterlockedIncrement(&wire.finishes);
 }
 
-static iocpnet_error wire_filter_open(iocpnet_conn conn, void *user, bool outbound, void **state)
+static iocpnet_error wire_filter_open(iocpnet_layer *layer, void *user, void *arg, bool outbound,
+                                      void **state)
 {
-    (void)user, (void)outbound, (void)state;
-    return iocpnet_filter_ready(conn);
+    (void)user, (void)arg, (void)outbound, (void)state;
+    return iocpnet_filter_ready(layer);
 }
 
-static iocpnet_error wire_filter_receive(iocpnet_conn conn, void *state, const void *data,
-                                         size_t size)
+static iocpnet_error wire_filter_receive(iocpnet_layer *layer, void *state, void *data, size_t size,
+                                         size_t *taken)
 {
-    (void)conn, (void)state, (void)data, (void)size;
+    (void)layer, (void)state, (void)data, (void)size, (void)taken;
     return WIRE_FILTER_ERROR;
 }
 
@@ -1247,7 +1248,8 @@ static void every_reason_ends_by_fin_or_reset(void)
     int way;
     for (way = 0; way < WAYS; way++) {
         iocpnet_frame_desc frame;
-        iocpnet_filter filter;
+        static iocpnet_filter filter;
+        static const iocpnet_filter *const filters[] = { &filter };
         peer_thread reader;
         prepare();
         memset((void *)&wire, 0, sizeof wire);
@@ -1261,7 +1263,8 @@ static void every_reason_ends_by_fin_or_reset(void)
         server.conn.no_read_pause = true;
         if (way == MALFORMED || way == CUT_OFF) server.conn.frame = &frame;
         if (way == CUT_OFF) server.conn.on.finish = wire_finish;
-        if (way == FILTER) server.conn.filter = &filter;
+        if (way == FILTER) server.conn.filters = filters;
+        if (way == FILTER) server.conn.filter_count = 1;
         if (way == IDLE) server.conn.idle_ms = 100;
         T_NOTE("way %d", way);
         REQUIRE(begin());

@@ -71,6 +71,39 @@ static void on_close(iocpnet_conn conn, void *user, iocpnet_reason reason, iocpn
     InterlockedExchange(&((peer *)user)->closed, 1);
 }
 
+// Layers between, as what is sent passes them: as it is, or as pieces that each copies.
+typedef enum kind { NONE, AS_IT_IS, PIECES } kind;
+enum { LAYERS = 2, PIECE = 100 };
+
+static iocpnet_error in_pieces(iocpnet_layer *layer, void *state, const void *data, size_t size,
+                               size_t *taken)
+{
+    char copy[PIECE];
+    iocpnet_error error = 0;
+    size_t at = 0;
+    (void)state;
+    while (at < size) {
+        size_t n = size - at < PIECE ? size - at : PIECE;
+        memcpy(copy, (const char *)data + at, n);
+        error = iocpnet_filter_send(layer, copy, n);
+        if (error) break;
+        at += n;
+    }
+    *taken = at;
+    return error == WSAENOBUFS ? WSAEWOULDBLOCK : error;
+}
+
+static void use_layers(kind k)
+{
+    static iocpnet_filter filters[LAYERS];
+    static const iocpnet_filter *const list[LAYERS] = { &filters[0], &filters[1] };
+    int i;
+    for (i = 0; i < LAYERS; i++)
+        filters[i].send = k == PIECES ? in_pieces : NULL;
+    server.conn.filters = list;
+    server.conn.filter_count = k == NONE ? 0 : LAYERS;
+}
+
 static uint64_t counted(int what)
 {
     iocpnet_stats stats;
@@ -251,14 +284,15 @@ static void fill_the_crowd(void *user)
             news->used = now->news;
         }
         for (i = 0; i < crowd; i++) {
+            const peer *p = &peers[HEALTHY + i];
+            uint32_t queued = done[i] ? 0 : queued_of(p);  // layers may take some of it meanwhile
             iocpnet_error error = done[i] ? 0 : now->send(&peers[HEALTHY + i]);
             if (!error) continue;
             done[i] = 1;
             // With the last word a connection has: its own limit is reached.
             if (error != (server.conn.refuse_slow ? WSAEWOULDBLOCK : WSAENOBUFS)) {
                 InterlockedIncrement(&refused_wrongly);
-            } else if (server.conn.refuse_slow &&
-                       queued_of(&peers[HEALTHY + i]) + 20000 < 256 * 1024) {
+            } else if (server.conn.refuse_slow && queued + 20000 < 256 * 1024) {
                 InterlockedIncrement(&refused_wrongly);
             }
         }
@@ -267,7 +301,7 @@ static void fill_the_crowd(void *user)
     }
 }
 
-static void beside_a_crowd(const way *w, bool refuse)
+static void beside_a_crowd(const way *w, bool refuse, kind k)
 {
     iocpnet_pool_stats stats;
     peer *healthy[HEALTHY];
@@ -276,8 +310,9 @@ static void beside_a_crowd(const way *w, bool refuse)
     uint32_t most;
     int i;
 
-    T_NOTE("%s, refuse_slow %d", w->what, refuse);
+    T_NOTE("%s, refuse_slow %d, layers %d", w->what, refuse, (int)k);
     prepare();
+    use_layers(k);
     now = w;
     crowd = SIMULATED ? w->crowd : w->crowd / 20 + 5;  // a real system takes its time
     refused_wrongly = 0;
@@ -310,7 +345,7 @@ static void beside_a_crowd(const way *w, bool refuse)
     iocpnet_pool_stats_read(listener->group.common, &stats);
     CHECK(stats.out <= most);
     iocpnet_pool_stats_read(listener->group.buffers, &stats);
-    CHECK(stats.out <= (uint32_t)(crowd + HEALTHY) * IOCPNET__SHARE);
+    CHECK(stats.out <= (uint32_t)(crowd + HEALTHY) * (IOCPNET__SHARE + IOCPNET__LAYER_SHARE + server.conn.filter_count));
     end();
 }
 
@@ -319,8 +354,18 @@ static void a_crowd_that_never_reads_harms_nobody(void)
     size_t i;
     T_LIMIT(200);
     for (i = 0; i < sizeof ways / sizeof *ways; i++) {
-        beside_a_crowd(&ways[i], false);
-        beside_a_crowd(&ways[i], true);
+        beside_a_crowd(&ways[i], false, NONE);
+        beside_a_crowd(&ways[i], true, NONE);
+    }
+}
+
+static void a_crowd_behind_layers_harms_nobody(void)
+{
+    size_t i;
+    T_LIMIT(200);
+    for (i = 0; i < sizeof ways / sizeof *ways; i++) {
+        beside_a_crowd(&ways[i], i % 2 != 0, AS_IT_IS);
+        beside_a_crowd(&ways[i], true, PIECES);
     }
 }
 
@@ -383,10 +428,12 @@ static void the_share_is_taken_when_the_process_is_full(void)
 static void few_buffers_are_refused_to_those_that_have_many(void)
 {
     peer *healthy[HEALTHY], *hog[3];
-    int i, refuse, n, full;
-    for (refuse = 0; refuse < 2; refuse++) {
-        T_NOTE("refuse_slow %d", refuse);
+    int i, k, refuse, n, full;
+    for (k = 0; k < 2 * (PIECES + 1); k++) {
+        refuse = k % 2;
+        T_NOTE("refuse_slow %d, layers %d", refuse, k / 2);
         prepare();
+        use_layers((kind)(k / 2));
         server.conn.max_connections = 20;
         server.conn.buffers = 8;
         server.conn.no_pool_cache = true;
@@ -475,22 +522,27 @@ static void a_byte_now_and_then_takes_no_buffer(void)
     iocpnet_pool_stats stats;
     uint32_t before;
     peer *hog;
-    int i;
-    prepare();
-    REQUIRE(begin());
-    REQUIRE((hog = join('h')) != NULL);
-    fill(&hog, 1, 100000);
-    iocpnet_pool_stats_read(listener->group.common, &stats);
-    before = stats.out;
-    iocpnet_pool_stats_read(listener->group.buffers, &stats);
-    before += stats.out;
-    for (i = 0; i < 300; i++) {
-        CHECK_ERR(iocpnet_conn_send(hog->conn, "x", 1), 0);
-        AWAIT(!iocpnet__conn_is_offered(iocpnet__name_at((uint32_t)hog->conn.id)->u.conn), PEER_MS);
+    int i, k;
+    for (k = NONE; k <= PIECES; k++) {
+        T_NOTE("layers %d", k);
+        prepare();
+        use_layers((kind)k);
+        REQUIRE(begin());
+        REQUIRE((hog = join('h')) != NULL);
+        fill(&hog, 1, 100000);
+        iocpnet_pool_stats_read(listener->group.common, &stats);
+        before = stats.out;
+        iocpnet_pool_stats_read(listener->group.buffers, &stats);
+        before += stats.out;
+        for (i = 0; i < 300; i++) {
+            CHECK_ERR(iocpnet_conn_send(hog->conn, "x", 1), 0);
+            AWAIT(!iocpnet__conn_is_offered(iocpnet__name_at((uint32_t)hog->conn.id)->u.conn),
+                  PEER_MS);
+        }
+        iocpnet_pool_stats_read(listener->group.common, &stats);
+        CHECK(stats.out <= before + 2);
+        end();
     }
-    iocpnet_pool_stats_read(listener->group.common, &stats);
-    CHECK(stats.out <= before + 2);
-    end();
 }
 
 // Caches of threads that are no workers hold buffers, and all others find as many as there were.
@@ -544,6 +596,7 @@ int main(int argc, char **argv)
     t_begin(argc, argv, "fair");
     WSAStartup(MAKEWORD(2, 2), &data);
     T_RUN(a_crowd_that_never_reads_harms_nobody);
+    T_RUN(a_crowd_behind_layers_harms_nobody);
     T_RUN(the_share_is_taken_when_the_process_is_full);
     T_RUN(few_buffers_are_refused_to_those_that_have_many);
     T_RUN(those_that_hold_go_first);

@@ -518,6 +518,7 @@ static void on_open_and_pause(iocpnet_conn conn, void *user)
 static void who_has_spoken_is_not_silent(void)
 {
     static iocpnet_filter mute;  // is never ready
+    static const iocpnet_filter *const mutes[] = { &mute };
     SOCKET s;
     int round;
     for (round = 0; round < 2; round++) {
@@ -528,7 +529,8 @@ static void who_has_spoken_is_not_silent(void)
         server.accept_data_ms = 5000;
         server.conn.connect_ms = 60000;
         server.conn.on.open = on_open_and_pause;
-        if (round) server.conn.filter = &mute;
+        if (round) server.conn.filters = mutes;
+        if (round) server.conn.filter_count = 1;
         pausing = 0;
         REQUIRE(begin());
         gather(20);

@@ -233,6 +233,54 @@ static void nor_does_what_one_of_several_receives_has_brought(void)
     play_halts();
 }
 
+// Layers that change nothing; what one does in between.
+static void (*on_layer)(void);
+
+static iocpnet_error pass_receive(iocpnet_layer *layer, void *state, void *data, size_t size,
+                                  size_t *taken)
+{
+    (void)state;
+    if (size && on_layer) on_layer();
+    return iocpnet_filter_show(layer, data, size, taken);
+}
+
+static iocpnet_error pass_send(iocpnet_layer *layer, void *state, const void *data, size_t size,
+                               size_t *taken)
+{
+    (void)state;
+    (void)taken;
+    return iocpnet_filter_send(layer, data, size);
+}
+
+static void use_layers(uint32_t count, bool functions)
+{
+    static iocpnet_filter filters[2];
+    static const iocpnet_filter *const list[] = { &filters[0], &filters[1] };
+    int i;
+    for (i = 0; i < 2; i++) {
+        filters[i].receive = functions ? pass_receive : NULL;
+        filters[i].send = functions ? pass_send : NULL;
+    }
+    settings.filters = list;
+    settings.filter_count = count;
+    on_layer = NULL;
+}
+
+static void nor_does_what_layers_show(void)
+{
+    iocpnet_frame_desc frame;
+    int kind;
+    T_LIMIT(600);
+    memset(&frame, 0, sizeof frame);
+    for (kind = 0; kind < 4; kind++) {
+        T_NOTE("kind %d", kind);
+        usual();
+        use_layers(kind == 2 ? 2 : 1, kind > 0);
+        if (kind == 3) settings.frame = &frame;
+        play_halts();
+    }
+}
+
 // A runner that lets others have a turn runs it no more: who waits for it would wait for ever, if
 // it is the thread that would poll.
 static void ask_again(void)
@@ -299,6 +347,40 @@ static void a_callback_may_wait_for_who_pauses_its_connection(void)
         if (way == BY_PAUSE) CHECK_ERR(iocpnet_conn_abort(the), 0);
         closesocket(other);
         PUMP(iocp, closes == 1, PEER_MS);
+        end();
+    }
+}
+
+// So may a layer, whose work may be long: what it then shows waits, or is dropped.
+static void a_layer_may_wait_for_who_pauses_its_connection(void)
+{
+    int way;
+
+    T_LIMIT(60);
+    for (way = 0; way < WAYS; way++) {
+        usual();
+        use_layers(2, true);
+        begin();
+        connect_too();
+        memset((void *)&halt, 0, sizeof halt);
+        halt.way = way;
+        adopt_one();
+        on_layer = halt_in_a_callback;
+        on_bytes = note_order;
+        CHECK(peer_send(other, "x", 1));
+        PUMP(iocp, halt.returned, PEER_MS);
+        on_layer = NULL;
+        CHECK_EQ(datas, 0);
+        CHECK_EQ(halt.begun_behind, 0);
+        on_bytes = NULL;
+        if (way == BY_PAUSE) {
+            CHECK_ERR(iocpnet_conn_resume(the), 0);
+            PUMP(iocp, datas == 1, PEER_MS);
+            CHECK_ERR(iocpnet_conn_abort(the), 0);
+        }
+        closesocket(other);
+        PUMP(iocp, closes == 1, PEER_MS);
+        CHECK_EQ(datas, way == BY_PAUSE);
         end();
     }
 }
@@ -836,8 +918,10 @@ int main(int argc, char **argv)
     T_RUN(no_data_begins_behind_a_pause_or_a_close);
     T_RUN(no_message_begins_behind_a_pause_or_a_close);
     T_RUN(nor_does_what_one_of_several_receives_has_brought);
+    T_RUN(nor_does_what_layers_show);
     T_RUN(a_pause_does_not_wait_for_who_has_left);
     T_RUN(a_callback_may_wait_for_who_pauses_its_connection);
+    T_RUN(a_layer_may_wait_for_who_pauses_its_connection);
     T_RUN(a_pause_does_not_wait_for_a_disk);
     T_RUN(an_abort_ends_without_a_cancel);
     T_RUN(a_close_that_is_late_ends_without_a_cancel);

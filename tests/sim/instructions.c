@@ -138,6 +138,65 @@ static void broadcasts(int to)
     must(iocpnet_pool_destroy(pool) == 0, "pool");
 }
 
+static iocpnet_error pass_receive(iocpnet_layer *layer, void *state, void *data, size_t size,
+                                  size_t *taken)
+{
+    (void)state;
+    return iocpnet_filter_show(layer, data, size, taken);
+}
+
+static iocpnet_error pass_send(iocpnet_layer *layer, void *state, const void *data, size_t size,
+                               size_t *taken)
+{
+    (void)state;
+    (void)taken;
+    return iocpnet_filter_send(layer, data, size);
+}
+
+// One connection, with layers that change nothing.
+static void layered_echoes(iocpnet_listener_desc desc, uint32_t count, bool functions)
+{
+    static iocpnet_filter filter[4];
+    static const iocpnet_filter *const filters[] = { &filter[0], &filter[1], &filter[2],
+                                                     &filter[3] };
+    iocpnet_listener *listener;
+    struct sockaddr_in name;
+    iocpnet_address at;
+    char text[64];
+    SOCKET s;
+    int i, before = opened;
+    for (i = 0; i < 4; i++) {
+        filter[i].receive = functions ? pass_receive : NULL;
+        filter[i].send = functions ? pass_send : NULL;
+    }
+    desc.conn.filters = filters;
+    desc.conn.filter_count = count;
+    desc.conn.max_connections = 100;
+    must(iocpnet_listener_open(&listener, iocp, &desc) == 0, "listener");
+    at = iocpnet_listener_address(listener);
+    memset(&name, 0, sizeof name);
+    name.sin_family = AF_INET;
+    name.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    name.sin_port = htons(iocpnet_address_port(&at));
+    s = WSASocketW(AF_INET, SOCK_STREAM, 0, NULL, 0, WSA_FLAG_OVERLAPPED);
+    must(connect(s, (struct sockaddr *)&name, sizeof name) == 0, "connect");
+    while (opened == before)
+        iocpnet_iocp_poll(iocp, 1);
+    for (i = 0; i < ECHOES; i++)
+        echo(s);
+    begin();
+    for (i = 0; i < ECHOES; i++)
+        echo(s);
+    snprintf(text, sizeof text, "echo, %u layers%s/%d", (unsigned)count,
+             functions ? " with functions" : "", ECHOES);
+    end(text);
+    opened = before;
+    closesocket(s);
+    iocpnet_listener_close(listener);
+    for (i = 0; i < 20; i++)
+        iocpnet_iocp_poll(iocp, 1);
+}
+
 static void no_call(iocpnet_timer *timer, iocpnet_error error)
 {
     (void)timer;
@@ -196,6 +255,9 @@ int main(void)
     echoes(port, 1000);
     echoes(port, MOST);
     broadcasts(5000);
+    layered_echoes(desc, 1, false);
+    layered_echoes(desc, 1, true);
+    layered_echoes(desc, 2, true);
 
     for (i = 0; i < 100; i++)
         found = iocpnet_conn_user(names[i]);

@@ -45,7 +45,8 @@ enum {
     HEAD = 4,       // bytes at the front of a stream: whose it is
     CHUNK = 3000,   // most bytes said at once
     CLOCK_MS = 16,  // that GetTickCount64 may lag behind
-    MASK = 0x5a     // what the filter does to each byte
+    LAYERS = 3,     // most of them
+    MASK = 0x5a     // what the last of them does to each byte
 };
 
 static uint64_t seed;
@@ -176,7 +177,7 @@ typedef struct note {
 enum { POLLING = 7 };  // threads that poll one iocp, at most: workers, pollers, the player itself
 
 static iocpnet_iocp *iocp, *other_iocp;
-static bool framed, filtered, faulty, cut;
+static bool framed, filtered, upgrades, faulty, cut;
 static player players[PLAYERS];
 static volatile LONG player_count;
 static stream streams[STREAMS];
@@ -188,7 +189,12 @@ static int listener_count, connector_count;
 static tick ticks[TIMERS];
 static note notes[POSTS];
 static iocpnet_frame_desc frame;
-static iocpnet_filter filter;
+static iocpnet_filter layers[LAYERS];
+static const iocpnet_filter *const filters[LAYERS] = { &layers[0], &layers[1], &layers[2] };
+static unsigned char masks[LAYERS];
+static uint32_t filter_count;
+static unsigned char mask;             // what they all do
+static iocpnet_filter late_layers[2];  // are started on live connections, and change nothing
 static iocpnet_pool *pool;
 static SOCKET raw_listener;
 static uint16_t raw_port;
@@ -412,13 +418,13 @@ static void act(player *p, bool own)
         InterlockedExchange(&p->asked_detach, 1);
         error = iocpnet_conn_detach(name_of(p));
         MUST(error == 0 || error == WSAENOTCONN ||
-             (error == WSAEOPNOTSUPP && (framed || filtered)));
+             (error == WSAEOPNOTSUPP && (framed || filtered || upgrades)));
         break;
     case 4:
     case 5:
         error = iocpnet_conn_pause(name_of(p));
         alive_or_not(error);
-        if (own && !error && !p->resumed && !filtered) p->paused_here = true;
+        if (own && !error && !p->resumed) p->paused_here = true;
         break;
     case 6:
     case 7:
@@ -441,6 +447,13 @@ static void act(player *p, bool own)
             for (i = (int)any(60); i > 0; i--)
                 say(p, 1 + any(CHUNK));
         }
+        break;
+    case 13:
+        // One may come under a detach: then it is a close.
+        if (!own || !upgrades || p->closed) break;
+        error = iocpnet_conn_filter(name_of(p), &late_layers[any(2)], &upgrades);
+        MUST(error == 0 || error == WSAEINVAL || error == WSAENOTCONN || error == WSAENOBUFS);
+        MUST(p->opened || error);
         break;
     default:
         say(p, 1 + any(one_in(8) ? CHUNK : 200));
@@ -647,58 +660,101 @@ static void on_close(iocpnet_conn conn, void *user, iocpnet_reason reason, iocpn
     InterlockedExchange(&p->inside, 0);
 }
 
-// ---- the filter: a mask -------------------------------------------------------------------------
+// ---- a layer that is started live: passes all, when it is ready ---------------------------------
 
-static iocpnet_error filter_open(iocpnet_conn conn, void *user, bool outbound, void **state)
+static iocpnet_error late_open(iocpnet_layer *layer, void *user, void *arg, bool outbound,
+                               void **state)
 {
-    (void)user;
-    *state = NULL;
+    (void)outbound;
     MUST_EQ(sim_locks_held(), 0);
-    if (outbound || one_in(2)) {
-        *state = &filter;
-        return iocpnet_filter_ready(conn);
-    }
-    return 0;
+    MUST(arg == &upgrades);
+    *state = user;
+    if (one_in(3)) return iocpnet_filter_ready(layer);
+    return iocpnet_filter_wake(iocpnet_filter_conn(layer), &late_layers[1]) ? WSAENOTCONN : 0;
 }
 
-static iocpnet_error filter_receive(iocpnet_conn conn, void *state, const void *data, size_t size)
+static iocpnet_error late_receive(iocpnet_layer *layer, void *state, void *data, size_t size,
+                                  size_t *taken)
+{
+    MUST(state == &late_layers);
+    MUST_EQ(sim_locks_held(), 0);
+    iocpnet_filter_ready(layer);
+    return iocpnet_filter_show(layer, data, size, taken);
+}
+
+static iocpnet_error late_wake(iocpnet_layer *layer, void *state)
+{
+    MUST(state == &late_layers);
+    return iocpnet_filter_ready(layer);
+}
+
+// ---- layers: masks that stack, and now and then take less, until they are woken ----------------
+
+static iocpnet_error filter_open(iocpnet_layer *layer, void *user, void *arg, bool outbound,
+                                 void **state)
+{
+    MUST_EQ(sim_locks_held(), 0);
+    MUST(!arg);
+    *state = user;
+    return outbound || one_in(2) ? iocpnet_filter_ready(layer) : 0;
+}
+
+// How many of so many it takes, in a game of layers that wait. What it leaves comes again.
+static size_t filter_takes(iocpnet_layer *layer, const void *state, size_t size)
+{
+    size_t n;
+    if (!size || !one_in(4)) return size;
+    n = any((uint32_t)size);
+    MUST_EQ(iocpnet_filter_wake(iocpnet_filter_conn(layer),
+                                filters[(const unsigned char *)state - masks]),
+            0);
+    return n;
+}
+
+static iocpnet_error filter_receive(iocpnet_layer *layer, void *state, void *data, size_t size,
+                                    size_t *taken)
+{
+    unsigned char block[1024];
+    const unsigned char *from = (const unsigned char *)data;
+    iocpnet_error error = 0;
+    size_t i, n, shown;
+    MUST_EQ(sim_locks_held(), 0);
+    iocpnet_filter_ready(layer);
+    size = filter_takes(layer, state, size);
+    *taken = 0;
+    while (*taken < size && !error) {
+        size_t left = size - *taken;
+        n = 1 + any((uint32_t)(left < sizeof block ? left : sizeof block));
+        if (n > left) n = left;
+        for (i = 0; i < n; i++)
+            block[i] = from[*taken + i] ^ *(unsigned char *)state;
+        error = iocpnet_filter_show(layer, block, n, &shown);
+        MUST(error == (shown < n ? WSAEWOULDBLOCK : 0));
+        *taken += shown;
+    }
+    return one_in(2) ? error : 0;
+}
+
+static iocpnet_error filter_send(iocpnet_layer *layer, void *state, const void *data, size_t size,
+                                 size_t *taken)
 {
     unsigned char block[1024];
     const unsigned char *from = (const unsigned char *)data;
     iocpnet_error error = 0;
     size_t i, n;
-    (void)state;
     MUST_EQ(sim_locks_held(), 0);
-    iocpnet_filter_ready(conn);
-    while (size && !error) {
-        n = 1 + any((uint32_t)(size < sizeof block ? size : sizeof block));
-        if (n > size) n = size;
+    size = filter_takes(layer, state, size);
+    *taken = 0;
+    while (*taken < size) {
+        n = size - *taken < sizeof block ? size - *taken : sizeof block;
         for (i = 0; i < n; i++)
-            block[i] = from[i] ^ MASK;
-        error = iocpnet_filter_show(conn, block, n);
-        if (error == WSAENOTCONN) return 0;
-        from += n;
-        size -= n;
+            block[i] = from[*taken + i] ^ *(unsigned char *)state;
+        error = iocpnet_filter_send(layer, block, n);
+        if (error) break;
+        *taken += n;
     }
-    return error;
-}
-
-static iocpnet_error filter_send(iocpnet_conn conn, void *state, const void *data, size_t size)
-{
-    unsigned char block[1024];
-    const unsigned char *from = (const unsigned char *)data;
-    iocpnet_error error = 0;
-    size_t i, n;
-    (void)state;
-    MUST_EQ(sim_locks_held(), 0);
-    while (size && !error) {
-        n = size < sizeof block ? size : sizeof block;
-        for (i = 0; i < n; i++)
-            block[i] = from[i] ^ MASK;
-        error = iocpnet_filter_send(conn, block, n);
-        from += n;
-        size -= n;
-    }
+    // What there is no buffer for comes again.
+    if (error == WSAENOBUFS) error = one_in(2) ? WSAEWOULDBLOCK : 0;
     return error;
 }
 
@@ -749,7 +805,7 @@ static void raw_say(raw *r, size_t n)
     size = wire(s, block, n);
     if (filtered) {
         for (i = 0; i < size; i++)
-            block[i] ^= MASK;
+            block[i] ^= mask;
     }
     s->offered += (LONG64)n;
     sent = send(r->s, (const char *)block, (int)size, 0);
@@ -767,7 +823,7 @@ static void raw_hear(raw *r, unsigned char *data, size_t size)
     size_t i, n;
     if (filtered) {
         for (i = 0; i < size; i++)
-            data[i] ^= MASK;
+            data[i] ^= mask;
     }
     if (!framed) {
         hear(&r->in, data, size);
@@ -1212,7 +1268,8 @@ static void settings(iocpnet_conn_desc *d, void *user)
     d->close_ms = one_in(2) ? 20 + any(2000) : 0;
     d->connect_ms = one_in(2) ? 50 + any(2000) : 0;
     d->keepalive_ms = one_in(6) ? 1000 : 0;
-    d->filter = filtered ? &filter : NULL;
+    d->filters = filters;
+    d->filter_count = filter_count;
     d->frame = framed ? &frame : NULL;
     d->zero_byte = one_in(4);
     d->recvs = d->zero_byte || one_in(2) ? 0 : 1 + any(8);
@@ -1653,10 +1710,23 @@ static int play(int steps)
     faulty = w.fail_one_in || w.locked_bytes || w.handles || w.ports;
     framed = one_in(3);
     filtered = one_in(4);
-    sim_tell("PLAY: faulty %d, framed %d, filtered %d", faulty, framed, filtered);
-    filter.open = filter_open;
-    filter.receive = filter_receive;
-    filter.send = filter_send;
+    filter_count = filtered ? 1 + any(LAYERS) : 0;
+    upgrades = one_in(3);
+    late_layers[1].open = late_open;
+    late_layers[1].receive = late_receive;
+    late_layers[1].wake = late_wake;
+    late_layers[1].user = &late_layers;
+    sim_tell("PLAY: faulty %d, framed %d, filtered %d, upgrades %d", faulty, framed,
+             (int)filter_count, upgrades);
+    mask = 0;
+    for (i = 0; i < (int)filter_count; i++) {
+        masks[i] = (unsigned char)(MASK + i * 29);
+        mask ^= masks[i];
+        layers[i].open = filter_open;
+        layers[i].receive = filter_receive;
+        layers[i].send = filter_send;
+        layers[i].user = &masks[i];
+    }
     frame.max_bytes = CHUNK + 4;
     before = sim_what_is_left();
     sim_spare(true);
