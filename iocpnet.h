@@ -10365,20 +10365,21 @@ free_listener:
 //
 // I13a states     what a connection is at a moment, and what it may become
 // I13b names      64 bits that name a connection, and are refused when it is gone
-// I13c queue      what is queued to be sent, by whom, and within which limits
-// I13d send       how it leaves: WSASend, and room again
-// I13e show       what has come is shown: bytes, messages, the end
-// I13f receive    WSARecv, one or several
-// I13g layers     what stands between socket and program
-// I13h upgrade    the public calls of layers, waking, one more on a live connection
-// I13i close      reasons, deadlines, FIN, reset, hand-over
-// I13j runner     who runs a connection, and the steps of a run
-// I13k open       how a connection begins: dialed, adopted, accepted
-// I13l calls      the other public calls on a connection
-// I13m sweep      what is done for all connections at once: deadlines, shedding, stop
-// I13n groups     what the connections of one listener or connector share
-// I13o files      how ranges of files leave among what is queued
-// I13p file       how a program's file gets into the queue
+// I13c queue      what is queued to be sent, and by whom
+// I13d limit      what is taken, what is refused, and when reading pauses for it
+// I13e send       how it leaves: WSASend, and room again
+// I13f show       what has come is shown: bytes, messages, the end
+// I13g receive    WSARecv, one or several
+// I13h layers     what stands between socket and program
+// I13i upgrade    the public calls of layers, waking, one more on a live connection
+// I13j close      reasons, deadlines, FIN, reset, hand-over
+// I13k runner     who runs a connection, and the steps of a run
+// I13l open       how a connection begins: dialed, adopted, accepted
+// I13m calls      the other public calls on a connection
+// I13n sweep      what is done for all connections at once: deadlines, shedding, stop
+// I13o groups     what the connections of one listener or connector share
+// I13p files      how ranges of files leave among what is queued
+// I13q file       how a program's file gets into the queue
 
 // ---- I13a states: what a connection is, and may become ------------------------------------------
 //
@@ -11337,6 +11338,11 @@ static inline bool iocpnet__queue_add(iocpnet__queue *queue, const iocpnet__conn
     return true;
 }
 
+// ---- I13d limit: what is taken to be sent, what is refused, when reading pauses for it ----------
+//
+// A send reserves first, then queues. What does not fit is refused: by the connection's own limit,
+// by the process's, which leaves each its share, or for want of a buffer.
+
 // A send of so many bytes is refused, of which so many are reserved of conn.queued, and drawn of
 // the process's account: by its own limit, by that of the process, for want of a buffer, or because
 // no more is taken. Nothing was queued. The runner may wait for what was reserved, or for the last
@@ -11629,7 +11635,7 @@ static bool iocpnet__conn_watch_queue(iocpnet__connection *conn)
     return next == IOCPNET__FULL;
 }
 
-// ---- I13d send: how what is queued leaves -------------------------------------------------------
+// ---- I13e send: how what is queued leaves -------------------------------------------------------
 
 static inline void iocpnet__conn_unlock(iocpnet__connection *conn, iocpnet__worker *worker)
 {
@@ -11978,7 +11984,7 @@ static __declspec(noinline) bool iocpnet__conn_call_drain(iocpnet__connection *c
     return true;
 }
 
-// ---- I13e show: what has come, for the program or for layers ------------------------------------
+// ---- I13f show: what has come, for the program or for layers ------------------------------------
 //
 // What a receive has brought lies in conn.buffer, conn.shown bytes of it were shown. While reading
 // is paused, and where not all is taken, the rest waits: READY.
@@ -12190,7 +12196,7 @@ wait:
     iocpnet__conn_become(conn, IOCPNET__READING, IOCPNET__READ_READY);
 }
 
-// ---- I13f receive: one outstanding, or several --------------------------------------------------
+// ---- I13g receive: one outstanding, or several --------------------------------------------------
 //
 // One receive is outstanding, conn.recv into conn.buffer; or several, in extra's ring, which are
 // dealt with in the order of their starts as if each had been conn.recv. A connection keeps its
@@ -12485,7 +12491,7 @@ static bool iocpnet__conn_may_receive(iocpnet__connection *conn)
            iocpnet__conn_flagged(conn, IOCPNET__NO_DATA) || iocpnet__conn_in_handshake(conn);
 }
 
-// ---- I13g layers: what stands between socket and program ----------------------------------------
+// ---- I13h layers: what stands between socket and program ----------------------------------------
 //
 // Bytes of the program go down: conn.queue is what the top layer has not taken; layer.out what any
 // other has not; layers.wire what the bottom has sent, and what leaves by the socket. Each run
@@ -12896,7 +12902,7 @@ again:
     layers->done = done;
 }
 
-// ---- I13h upgrade: calls of layers, and one more on a live connection ---------------------------
+// ---- I13i upgrade: calls of layers, and one more on a live connection ---------------------------
 
 // Of those that another thread has woken.
 static void iocpnet__layers_wake(iocpnet__connection *conn)
@@ -13187,7 +13193,7 @@ IOCPNET__DEF void *iocpnet_conn_filter_state(iocpnet_conn name, const iocpnet_fi
     return state;
 }
 
-// ---- I13i close: reasons, deadlines, FIN, reset, hand-over --------------------------------------
+// ---- I13j close: reasons, deadlines, FIN, reset, hand-over --------------------------------------
 
 // The first cause is the reason.
 static void iocpnet__conn_set_reason(iocpnet__connection *conn, iocpnet_reason reason,
@@ -13574,7 +13580,7 @@ static void iocpnet__conn_step_closing(iocpnet__connection *conn)
     }
 }
 
-// ---- I13j runner: who runs a connection, and the steps of a run ---------------------------------
+// ---- I13k runner: who runs a connection, and the steps of a run ---------------------------------
 
 // Takes what is in the inbox; BUSY is ours.
 static int32_t iocpnet__conn_inbox(iocpnet__connection *conn)
@@ -13935,7 +13941,7 @@ static void iocpnet__conn_sent_2(iocpnet_op *op, iocpnet_error error, size_t byt
     iocpnet__conn_packet(IOCPNET_OUTER(op, iocpnet__extra, send.op)->conn, IOCPNET__SENT_2);
 }
 
-// ---- I13k open: how a connection begins ---------------------------------------------------------
+// ---- I13l open: how a connection begins ---------------------------------------------------------
 
 // Options of the settings. None of them is worth a connection: a failure changes nothing.
 static void iocpnet__conn_configure(const iocpnet__group *group, uintptr_t handle)
@@ -14288,7 +14294,7 @@ IOCPNET__DEF iocpnet_error iocpnet_conn_adopt(iocpnet_conn *name, iocpnet_connec
     return iocpnet__connector_run(conn, name);
 }
 
-// ---- I13l calls: the public calls on a connection -----------------------------------------------
+// ---- I13m calls: the public calls on a connection -----------------------------------------------
 
 // Waits until no on.data of before the caller's change of conn.flags can begin: a runner on another
 // thread may have looked at them already. That is a few instructions, and calls into the system
@@ -14449,7 +14455,7 @@ IOCPNET__DEF iocpnet_address iocpnet_conn_address(iocpnet_conn name, bool local)
     return address;
 }
 
-// ---- I13m sweep: what is done for all connections at once ---------------------------------------
+// ---- I13n sweep: what is done for all connections at once ---------------------------------------
 
 enum {
     IOCPNET__LATE_LEAST = 64,  // late connections asked in one tick, at least
@@ -14677,7 +14683,7 @@ static void iocpnet__server_tick(iocpnet_iocp *iocp, uint64_t now)
     iocp->sweep_row = iocpnet__conn_sweep(iocp, 0, iocp->sweep_row, IOCPNET__SWEEP_ROWS);
 }
 
-// ---- I13n groups: what the connections of one listener or connector share -----------------------
+// ---- I13o groups: what the connections of one listener or connector share -----------------------
 
 static void iocpnet__group_hold(iocpnet__group *group)
 {
@@ -15066,7 +15072,7 @@ IOCPNET__DEF void iocpnet_connector_close(iocpnet_connector *connector)
     iocpnet__group_disown(&connector->group);
 }
 
-// ---- I13o files: how ranges of files leave among what is queued ---------------------------------
+// ---- I13p files: how ranges of files leave among what is queued ---------------------------------
 //
 // A file in conn.queue is an item without bytes. When it is near the head, a unit of it leaves by a
 // transmit of the core's, with the buffers that fit beside it; or its next bytes are read into a
@@ -15395,7 +15401,7 @@ static __declspec(noinline) bool iocpnet__conn_send_files(iocpnet__connection *c
     return true;
 }
 
-// ---- I13p file: how a program's file gets into the queue ----------------------------------------
+// ---- I13q file: how a program's file gets into the queue ----------------------------------------
 //
 // A file is counted before the flags are looked at, and the flags are set before the count is: so a
 // close either waits for it or is seen. See conn_reserve.

@@ -345,7 +345,8 @@ static void beside_a_crowd(const way *w, bool refuse, kind k)
     iocpnet_pool_stats_read(listener->group.common, &stats);
     CHECK(stats.out <= most);
     iocpnet_pool_stats_read(listener->group.buffers, &stats);
-    CHECK(stats.out <= (uint32_t)(crowd + HEALTHY) * (IOCPNET__SHARE + IOCPNET__LAYER_SHARE + server.conn.filter_count));
+    CHECK(stats.out <= (uint32_t)(crowd + HEALTHY) *
+                           (IOCPNET__SHARE + IOCPNET__LAYER_SHARE + server.conn.filter_count));
     end();
 }
 
