@@ -847,8 +847,8 @@ IOCPNET_API iocpnet_error iocpnet_iocp_stop(iocpnet_iocp *iocp, uint32_t deadlin
 // Returns    0. WSAETIMEDOUT: as iocpnet_iocp_stop, or a start has not returned for two seconds;
 //            nothing was freed. WSAEINVAL: in a callback of any iocp, on_error included; or a
 //            listener of another iocp spreads to a connector of this one.
-// Threads    any, once; no other thread may be in a call with iocp, but in a start whose callback
-//            has come: this waits for it.
+// Threads    any, once; no other thread may be in a call with iocp, but in a start, a post or a
+//            timer's start whose callback has come: this waits for it.
 IOCPNET_API iocpnet_error iocpnet_iocp_close(iocpnet_iocp *iocp);
 
 // Cancels every operation that the program has started on this iocp: by a start, or after
@@ -4012,11 +4012,11 @@ typedef struct iocpnet__entry {
 } iocpnet__entry;
 
 typedef struct iocpnet__chunk {
-    void *volatile next;      // of the same list
-    int32_t number;           // its place in iocpnet__all_chunks
-    int32_t offered_next;     // in all_chunks.vacant; as its number + 1; 0: none
-    bool offered;             // it is there
-    iocpnet__entry *entries;  // in room, at the start of a line
+    void *volatile next;       // of the same list
+    int32_t number;            // its place in iocpnet__all_chunks
+    int32_t offered_next;      // in all_chunks.vacant; as its number + 1; 0: none
+    volatile int32_t offered;  // it is there
+    iocpnet__entry *entries;   // in room, at the start of a line
     char room[(IOCPNET__ENTRIES + 1) * IOCPNET__LINE];
 } iocpnet__chunk;
 
@@ -4144,6 +4144,7 @@ struct iocpnet_iocp {
     // What starts and cancels of timers write, away from what every poll reads.
     char apart[IOCPNET__LINE];
     volatile int32_t timers;           // that wait, and callbacks of theirs that run
+    volatile int32_t held;             // calls that go on after what they began may be over
     volatile int32_t waking;           // a wake-up is posted for a timer, and not taken yet
     volatile int64_t watch;            // one that waits ends its wait by then; 0: nobody says so
     SRWLOCK timer_lock;                // protects all below
@@ -4514,16 +4515,17 @@ static bool iocpnet__entry_take(iocpnet__entry *entry)
 // Lets every thread find what is free in a chunk. Lock held.
 static void iocpnet__chunk_offer(iocpnet__all_chunks *all, iocpnet__chunk *chunk)
 {
-    if (chunk->offered) return;
-    chunk->offered = true;
+    if (iocpnet__load(&chunk->offered)) return;
+    iocpnet__store(&chunk->offered, 1);
     chunk->offered_next = all->vacant;
     all->vacant = chunk->number + 1;
 }
 
 // Takes a free entry of an offered chunk. A chunk without one is offered no longer: whoever frees
-// one of its entries waits for the lock, and offers it again. An entry that only a start keeps,
-// which has not returned, is freed without an offer, so its chunk stays. Returns its number; 0: all
-// are in use. Lock held.
+// one of its entries waits for the lock, and offers it again. That is said before the look: either
+// this sees an entry free, or who frees it sees that the chunk is not offered. An entry that only a
+// start keeps, which has not returned, is freed without an offer, so its chunk stays. Returns its
+// number; 0: all are in use. Lock held.
 static int32_t iocpnet__offered_take(iocpnet__all_chunks *all, bool steps)
 {
     int32_t *place = &all->vacant;
@@ -4533,20 +4535,22 @@ static int32_t iocpnet__offered_take(iocpnet__all_chunks *all, bool steps)
         bool kept = false;
         int32_t at;
 
+        iocpnet__exchange(&chunk->offered, 0);
         for (at = 0; at < IOCPNET__ENTRIES; at++) {
             iocpnet__entry *entry = &chunk->entries[at];
             int32_t bits = iocpnet__load(&entry->word) & IOCPNET__ENTRY_BITS;
 
             if (!bits && iocpnet__entry_take(entry)) {
+                iocpnet__store(&chunk->offered, 1);
                 return iocpnet__entry_number(chunk, steps, at);
             }
             if (bits == IOCPNET__ENTRY_STARTING) kept = true;
         }
         if (kept) {
+            iocpnet__store(&chunk->offered, 1);
             place = &chunk->offered_next;
         } else {
             *place = chunk->offered_next;
-            chunk->offered = false;
         }
     }
     return 0;
@@ -4573,10 +4577,11 @@ static __declspec(noinline) int32_t
     return number;
 }
 
-// Entries of the chunk have become free.
+// Entries of the chunk have become free. Without the lock as long as it is offered: what was
+// crowded once may have plenty of room by now.
 static void iocpnet__chunk_freed(iocpnet__all_chunks *all, iocpnet__chunk *chunk)
 {
-    if (!iocpnet__load(&all->crowded)) return;
+    if (!iocpnet__load(&all->crowded) || iocpnet__load(&chunk->offered)) return;
     iocpnet__lock_enter(&all->lock);
     iocpnet__chunk_offer(all, chunk);
     iocpnet__lock_leave(&all->lock);
@@ -4680,9 +4685,9 @@ static iocpnet__entry *iocpnet__entry_at(iocpnet_iocp *iocp, int32_t number)
     return iocpnet__entry_in(iocp, number, &all, &chunk);
 }
 
-// One of several steps is freed under its lock, so that whoever has marked it may name its handle;
-// but for a start that fails, whose entry cancels leave alone. Until the start has returned its bit
-// keeps the entry: see iocpnet__starting_end.
+// One of several steps is freed under its lock, so that whoever has marked it may name its handle,
+// and mark its twin. Until the start has returned its bit keeps the entry: see
+// iocpnet__starting_end.
 static void iocpnet__entry_free(iocpnet_iocp *iocp, int32_t number)
 {
     iocpnet__all_chunks *all;
@@ -4794,6 +4799,17 @@ static void iocpnet__op_unlist(iocpnet_op *op)
     iocpnet__entry_free(op->iocp, number);
 }
 
+// The end of what makes no last step, or whose start has failed: under the lock, so that nobody who
+// has marked the entry is still about to name what is in it.
+static void iocpnet__op_unlist_steps(iocpnet_op *op)
+{
+    iocpnet__entry *entry = iocpnet__entry_of(op);
+
+    if (entry) iocpnet__lock_enter(&entry->lock);
+    iocpnet__op_unlist(op);
+    if (entry) iocpnet__lock_leave(&entry->lock);
+}
+
 // No further step may be made of the op: it or all of its socket was cancelled, or the socket
 // closed. With its step lock held this stays so until the step is made.
 static bool iocpnet__op_is_cancelled(const iocpnet_op *op)
@@ -4863,7 +4879,7 @@ static iocpnet_error iocpnet__op_undo(iocpnet_op *op, iocpnet_error error)
     iocpnet_iocp *iocp = op->iocp;
     int kind = iocpnet__op_kind(op);
 
-    iocpnet__op_unlist(op);
+    iocpnet__op_unlist_steps(op);
     iocpnet__op_end(op);
     iocpnet__count_finished(iocp, kind);
     return error;
@@ -4912,13 +4928,15 @@ static void iocpnet__op_finish(iocpnet__worker *worker, iocpnet_op *op)
     iocpnet__start_finish(worker, op, (iocpnet_error)code, bytes);
 }
 
-// Sends a packet for an op through the port; if the system can't, through the overflow list.
+// The system could not send a packet for an op, which goes through the overflow list. Its callback
+// may come at once, and after that the iocp may be closed: this holds it.
 static __declspec(noinline) void iocpnet__op_post_failed(iocpnet_iocp *iocp, iocpnet_op *op)
 {
     void *first;
     int64_t until;
 
     iocpnet__count(iocp, IOCPNET_COUNT_POST_FAILURES, 1);
+    iocpnet__add(&iocp->held, 1);
     do {
         first = iocpnet__load_pointer(&iocp->overflow);
         op->overlapped.event = first;
@@ -4933,16 +4951,20 @@ static __declspec(noinline) void iocpnet__op_post_failed(iocpnet_iocp *iocp, ioc
     if (!iocpnet__worker_here(iocp)) {
         IOCPNET_OS(PostQueuedCompletionStatus)(iocp->handle, 0, 0, NULL);
     }
+    iocpnet__add(&iocp->held, -1);
 }
 
+// Sends a packet for an op through the port. It is counted before: once the port has the op its
+// callback may come, and after that the iocp may be closed.
 static void iocpnet__op_post(iocpnet_iocp *iocp, iocpnet_op *op)
 {
+    iocpnet__count(iocp, IOCPNET_COUNT_POSTS, 1);
     if (IOCPNET_OS(PostQueuedCompletionStatus)(iocp->handle, 0, IOCPNET__OWN_KEY,
                                                (OVERLAPPED *)(void *)&op->overlapped)) {
-        iocpnet__count(iocp, IOCPNET_COUNT_POSTS, 1);
-    } else {
-        iocpnet__op_post_failed(iocp, op);
+        return;
     }
+    iocpnet__count(iocp, IOCPNET_COUNT_POSTS, (uint64_t)-1);
+    iocpnet__op_post_failed(iocp, op);
 }
 
 static void iocpnet__op_append(iocpnet_op **first, iocpnet_op **last, iocpnet_op *op)
@@ -5383,8 +5405,10 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeou
     longest = worker->longest_ms;
     if (state || iocpnet__load(&iocp->timed)) longest = IOCPNET__TICK_MS;
     if (timeout_ms < longest) longest = timeout_ms;
-    if (worker->later_first) ran = true;
-    if (ran) longest = 0;
+    if (ran || worker->later_first) {
+        ran = true;
+        longest = 0;
+    }
     timers = iocpnet__load(&iocp->timer_waits) != 0;
     if (timers) longest = iocpnet__wait_for_due(worker, longest);
     iocpnet__count_here(worker, IOCPNET_COUNT_POLLS, 1);
@@ -5398,6 +5422,9 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_poll(iocpnet_iocp *iocp, uint32_t timeou
     } else {
         iocpnet__worker_learn(worker, got);
         iocpnet__count_here(worker, IOCPNET_COUNT_PACKETS, got);
+        // The wake-up for a timer that was started since may be among them, with long work; or this
+        // thread may not poll again.
+        if (iocpnet__load(&iocp->waking)) timers = true;
     }
     if (timers) iocpnet__wait_ended(worker, got);
     iocpnet__store(&worker->busy, 1);
@@ -5696,7 +5723,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_post(iocpnet_iocp *iocp, iocpnet_op *op,
 
 #ifndef IOCPNET_NO_SERVER
 // A post of the server part's own.
-static iocpnet_error iocpnet__post(iocpnet_iocp *iocp, iocpnet_op *op)
+static __declspec(noinline) iocpnet_error iocpnet__post(iocpnet_iocp *iocp, iocpnet_op *op)
 {
     if (iocpnet__load(&iocp->state) == IOCPNET__STOPPED) return WSAESHUTDOWN;
     if (iocpnet__op_begin_as(op, iocp, 0, IOCPNET_OP_POST, false, 0)) return WSAEINVAL;
@@ -5922,7 +5949,7 @@ IOCPNET__DEF iocpnet_error iocpnet_iocp_close(iocpnet_iocp *iocp)
     error = iocpnet_iocp_stop(iocp, 5000);
     if (error) return error;
     until = iocpnet__now() + IOCPNET__GRACE_MS;
-    while (iocpnet__starting_any(iocp)) {
+    while (iocpnet__starting_any(iocp) || iocpnet__load(&iocp->held)) {
         if (iocpnet__now() >= until) return WSAETIMEDOUT;
         IOCPNET_OS(Sleep)(1);
     }
@@ -5968,11 +5995,12 @@ static bool iocpnet__entry_is_of(const iocpnet__entry *entry, const iocpnet_op *
 
 IOCPNET__DEF iocpnet_error iocpnet_op_cancel(iocpnet_op *op)
 {
-    int kind = iocpnet__op_kind(op);
     iocpnet__entry *entry = NULL;
     iocpnet_error error = 0;
+    int kind;
 
     if (!iocpnet_op_pending(op)) return WSAEINVAL;
+    kind = iocpnet__op_kind(op);              // not before the state, which a start writes last
     if (!op->handle) return ERROR_NOT_FOUND;  // posted: on its way
     if (kind == IOCPNET_OP_TRANSMIT) {
         return iocpnet_transmit_cancel(IOCPNET_OUTER(op, iocpnet_transmit, op));
@@ -6051,16 +6079,6 @@ static void iocpnet__step_end(iocpnet_op *op)
     if (!lock) return;
     iocpnet__op_unlist(op);
     iocpnet__lock_leave(lock);
-}
-
-// The end of what makes no last step.
-static void iocpnet__op_unlist_steps(iocpnet_op *op)
-{
-    iocpnet__entry *entry = iocpnet__entry_of(op);
-
-    if (entry) iocpnet__lock_enter(&entry->lock);
-    iocpnet__op_unlist(op);
-    if (entry) iocpnet__lock_leave(&entry->lock);
 }
 
 // An entry in use; handle: its socket's, or that of an accept for it; 0: whichever.
@@ -6985,12 +7003,15 @@ static iocpnet_error iocpnet__accept_start(iocpnet_accept *accept, const iocpnet
         code = iocpnet__wsa_code();
     }
     error = iocpnet__op_issued(iocp, &accept->op, skip, code, bytes);
-    iocpnet__starting_end(starting);
-    iocpnet__starting_end(other_starting);
     if (error && other) {
+        // While its bit is set no cancel marks it; a close of the socket may have.
+        iocpnet__lock_enter(&other_starting->lock);
         iocpnet__entry_free(other, other_entry);
+        iocpnet__lock_leave(&other_starting->lock);
         iocpnet__count_finished(other, IOCPNET_OP_ACCEPT);
     }
+    iocpnet__starting_end(starting);
+    iocpnet__starting_end(other_starting);
     return error;
 }
 
@@ -8330,7 +8351,6 @@ static iocpnet_error iocpnet__transmit_begin(iocpnet_transmit *transmit,
     iocpnet_iocp *iocp = socket->iocp;
     bool files;
     bool copied = false;
-    SRWLOCK *lock;
     iocpnet_error error;
 
     if (transmit->mode > IOCPNET_TRANSMIT_COPY) return WSAEINVAL;
@@ -8371,10 +8391,7 @@ static iocpnet_error iocpnet__transmit_begin(iocpnet_transmit *transmit,
         iocpnet__op_finished_at_once(iocp, &transmit->op, 0);
         return 0;
     }
-    lock = iocpnet__step_lock(&transmit->op);
-    if (lock) iocpnet__lock_enter(lock);
     iocpnet__op_undo(&transmit->op, error);
-    if (lock) iocpnet__lock_leave(lock);
 
 unmove:
     iocpnet__transmit_unmove(transmit->elements, transmit->count);
@@ -8696,8 +8713,10 @@ IOCPNET__DEF iocpnet_error iocpnet_timer_start(iocpnet_iocp *iocp, iocpnet_timer
     IOCPNET_ASSERT(timer->done && "timer.done is not set");
     if (!timer->done) return WSAEINVAL;
 
-    // Counted before the state is read: either this sees the stop, or the stop sees the timer.
+    // Counted before the state is read: either this sees the stop, or the stop sees the timer. And
+    // held: once the lock is left the callback may come, and after that the iocp may be closed.
     iocpnet__add(&iocp->timers, 1);
+    iocpnet__add(&iocp->held, 1);
     iocpnet__lock_enter(&iocp->timer_lock);
     if (iocpnet__load(&iocp->state)) {
         error = WSAESHUTDOWN;
@@ -8722,6 +8741,7 @@ IOCPNET__DEF iocpnet_error iocpnet_timer_start(iocpnet_iocp *iocp, iocpnet_timer
     IOCPNET_ASSERT(error != WSAEINVAL && "the timer is started");
     if (error) iocpnet__add(&iocp->timers, -1);
     if (earlier) iocpnet__timer_wake(iocp, due);
+    iocpnet__add(&iocp->held, -1);
     return error;
 }
 
@@ -10345,20 +10365,21 @@ free_listener:
 //
 // I13a states     what a connection is at a moment, and what it may become
 // I13b names      64 bits that name a connection, and are refused when it is gone
-// I13c queue      what is queued to be sent, by whom, and within which limits
-// I13d send       how it leaves: WSASend, and room again
-// I13e show       what has come is shown: bytes, messages, the end
-// I13f receive    WSARecv, one or several
-// I13g layers     what stands between socket and program
-// I13h upgrade    the public calls of layers, waking, one more on a live connection
-// I13i close      reasons, deadlines, FIN, reset, hand-over
-// I13j runner     who runs a connection, and the steps of a run
-// I13k open       how a connection begins: dialed, adopted, accepted
-// I13l calls      the other public calls on a connection
-// I13m sweep      what is done for all connections at once: deadlines, shedding, stop
-// I13n groups     what the connections of one listener or connector share
-// I13o files      how ranges of files leave among what is queued
-// I13p file       how a program's file gets into the queue
+// I13c queue      what is queued to be sent, and by whom
+// I13d limit      what is taken, what is refused, and when reading pauses for it
+// I13e send       how it leaves: WSASend, and room again
+// I13f show       what has come is shown: bytes, messages, the end
+// I13g receive    WSARecv, one or several
+// I13h layers     what stands between socket and program
+// I13i upgrade    the public calls of layers, waking, one more on a live connection
+// I13j close      reasons, deadlines, FIN, reset, hand-over
+// I13k runner     who runs a connection, and the steps of a run
+// I13l open       how a connection begins: dialed, adopted, accepted
+// I13m calls      the other public calls on a connection
+// I13n sweep      what is done for all connections at once: deadlines, shedding, stop
+// I13o groups     what the connections of one listener or connector share
+// I13p files      how ranges of files leave among what is queued
+// I13q file       how a program's file gets into the queue
 
 // ---- I13a states: what a connection is, and may become ------------------------------------------
 //
@@ -11317,6 +11338,11 @@ static inline bool iocpnet__queue_add(iocpnet__queue *queue, const iocpnet__conn
     return true;
 }
 
+// ---- I13d limit: what is taken to be sent, what is refused, when reading pauses for it ----------
+//
+// A send reserves first, then queues. What does not fit is refused: by the connection's own limit,
+// by the process's, which leaves each its share, or for want of a buffer.
+
 // A send of so many bytes is refused, of which so many are reserved of conn.queued, and drawn of
 // the process's account: by its own limit, by that of the process, for want of a buffer, or because
 // no more is taken. Nothing was queued. The runner may wait for what was reserved, or for the last
@@ -11609,7 +11635,7 @@ static bool iocpnet__conn_watch_queue(iocpnet__connection *conn)
     return next == IOCPNET__FULL;
 }
 
-// ---- I13d send: how what is queued leaves -------------------------------------------------------
+// ---- I13e send: how what is queued leaves -------------------------------------------------------
 
 static inline void iocpnet__conn_unlock(iocpnet__connection *conn, iocpnet__worker *worker)
 {
@@ -11958,7 +11984,7 @@ static __declspec(noinline) bool iocpnet__conn_call_drain(iocpnet__connection *c
     return true;
 }
 
-// ---- I13e show: what has come, for the program or for layers ------------------------------------
+// ---- I13f show: what has come, for the program or for layers ------------------------------------
 //
 // What a receive has brought lies in conn.buffer, conn.shown bytes of it were shown. While reading
 // is paused, and where not all is taken, the rest waits: READY.
@@ -12170,7 +12196,7 @@ wait:
     iocpnet__conn_become(conn, IOCPNET__READING, IOCPNET__READ_READY);
 }
 
-// ---- I13f receive: one outstanding, or several --------------------------------------------------
+// ---- I13g receive: one outstanding, or several --------------------------------------------------
 //
 // One receive is outstanding, conn.recv into conn.buffer; or several, in extra's ring, which are
 // dealt with in the order of their starts as if each had been conn.recv. A connection keeps its
@@ -12466,7 +12492,7 @@ static bool iocpnet__conn_may_receive(iocpnet__connection *conn)
            iocpnet__conn_flagged(conn, IOCPNET__NO_DATA) || iocpnet__conn_in_handshake(conn);
 }
 
-// ---- I13g layers: what stands between socket and program ----------------------------------------
+// ---- I13h layers: what stands between socket and program ----------------------------------------
 //
 // Bytes of the program go down: conn.queue is what the top layer has not taken; layer.out what any
 // other has not; layers.wire what the bottom has sent, and what leaves by the socket. Each run
@@ -12903,7 +12929,7 @@ again:
     if (conn->group->clocked) iocpnet__layers_spent(conn, began);
 }
 
-// ---- I13h upgrade: calls of layers, and one more on a live connection ---------------------------
+// ---- I13i upgrade: calls of layers, and one more on a live connection ---------------------------
 
 // Of those that another thread has woken.
 static void iocpnet__layers_wake(iocpnet__connection *conn)
@@ -13198,7 +13224,7 @@ IOCPNET__DEF void *iocpnet_conn_filter_state(iocpnet_conn name, const iocpnet_fi
     return state;
 }
 
-// ---- I13i close: reasons, deadlines, FIN, reset, hand-over --------------------------------------
+// ---- I13j close: reasons, deadlines, FIN, reset, hand-over --------------------------------------
 
 // The first cause is the reason.
 static void iocpnet__conn_set_reason(iocpnet__connection *conn, iocpnet_reason reason,
@@ -13585,7 +13611,7 @@ static void iocpnet__conn_step_closing(iocpnet__connection *conn)
     }
 }
 
-// ---- I13j runner: who runs a connection, and the steps of a run ---------------------------------
+// ---- I13k runner: who runs a connection, and the steps of a run ---------------------------------
 
 // Takes what is in the inbox; BUSY is ours.
 static int32_t iocpnet__conn_inbox(iocpnet__connection *conn)
@@ -13946,7 +13972,7 @@ static void iocpnet__conn_sent_2(iocpnet_op *op, iocpnet_error error, size_t byt
     iocpnet__conn_packet(IOCPNET_OUTER(op, iocpnet__extra, send.op)->conn, IOCPNET__SENT_2);
 }
 
-// ---- I13k open: how a connection begins ---------------------------------------------------------
+// ---- I13l open: how a connection begins ---------------------------------------------------------
 
 // Options of the settings. None of them is worth a connection: a failure changes nothing.
 static void iocpnet__conn_configure(const iocpnet__group *group, uintptr_t handle)
@@ -14299,7 +14325,7 @@ IOCPNET__DEF iocpnet_error iocpnet_conn_adopt(iocpnet_conn *name, iocpnet_connec
     return iocpnet__connector_run(conn, name);
 }
 
-// ---- I13l calls: the public calls on a connection -----------------------------------------------
+// ---- I13m calls: the public calls on a connection -----------------------------------------------
 
 // Waits until no on.data of before the caller's change of conn.flags can begin: a runner on another
 // thread may have looked at them already. That is a few instructions, and calls into the system
@@ -14460,7 +14486,7 @@ IOCPNET__DEF iocpnet_address iocpnet_conn_address(iocpnet_conn name, bool local)
     return address;
 }
 
-// ---- I13m sweep: what is done for all connections at once ---------------------------------------
+// ---- I13n sweep: what is done for all connections at once ---------------------------------------
 
 enum {
     IOCPNET__LATE_LEAST = 64,  // late connections asked in one tick, at least
@@ -14688,7 +14714,7 @@ static void iocpnet__server_tick(iocpnet_iocp *iocp, uint64_t now)
     iocp->sweep_row = iocpnet__conn_sweep(iocp, 0, iocp->sweep_row, IOCPNET__SWEEP_ROWS);
 }
 
-// ---- I13n groups: what the connections of one listener or connector share -----------------------
+// ---- I13o groups: what the connections of one listener or connector share -----------------------
 
 static void iocpnet__group_hold(iocpnet__group *group)
 {
@@ -15077,7 +15103,7 @@ IOCPNET__DEF void iocpnet_connector_close(iocpnet_connector *connector)
     iocpnet__group_disown(&connector->group);
 }
 
-// ---- I13o files: how ranges of files leave among what is queued ---------------------------------
+// ---- I13p files: how ranges of files leave among what is queued ---------------------------------
 //
 // A file in conn.queue is an item without bytes. When it is near the head, a unit of it leaves by a
 // transmit of the core's, with the buffers that fit beside it; or its next bytes are read into a
@@ -15406,7 +15432,7 @@ static __declspec(noinline) bool iocpnet__conn_send_files(iocpnet__connection *c
     return true;
 }
 
-// ---- I13p file: how a program's file gets into the queue ----------------------------------------
+// ---- I13q file: how a program's file gets into the queue ----------------------------------------
 //
 // A file is counted before the flags are looked at, and the flags are set before the count is: so a
 // close either waits for it or is seen. See conn_reserve.

@@ -284,14 +284,15 @@ static void fill_the_crowd(void *user)
             news->used = now->news;
         }
         for (i = 0; i < crowd; i++) {
+            const peer *p = &peers[HEALTHY + i];
+            uint32_t queued = done[i] ? 0 : queued_of(p);  // layers may take some of it meanwhile
             iocpnet_error error = done[i] ? 0 : now->send(&peers[HEALTHY + i]);
             if (!error) continue;
             done[i] = 1;
             // With the last word a connection has: its own limit is reached.
             if (error != (server.conn.refuse_slow ? WSAEWOULDBLOCK : WSAENOBUFS)) {
                 InterlockedIncrement(&refused_wrongly);
-            } else if (server.conn.refuse_slow &&
-                       queued_of(&peers[HEALTHY + i]) + 20000 < 256 * 1024) {
+            } else if (server.conn.refuse_slow && queued + 20000 < 256 * 1024) {
                 InterlockedIncrement(&refused_wrongly);
             }
         }

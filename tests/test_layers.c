@@ -1029,6 +1029,35 @@ static void a_layer_that_waits_is_no_silence(void)
     }
 }
 
+// Nor does the time that a layer works count.
+static iocpnet_error busy_receive(iocpnet_layer *layer, void *state, void *data, size_t size,
+                                  size_t *taken)
+{
+    iocpnet_error error = iocpnet_filter_show(layer, data, size, taken);
+    (void)state;
+    if (size) Sleep(900);
+    return error;
+}
+
+static void a_layer_that_works_is_no_silence(void)
+{
+    enum { SILENCE = 300 };
+    uint64_t began;
+    SOCKET s;
+    prepare(1);
+    filters[0].receive = busy_receive;
+    server.conn.read_ms = SILENCE;
+    REQUIRE(begin());
+    s = peer_connect(port);
+    CHECK(peer_send(s, "x", 1));
+    AWAIT(received == 1, PEER_MS);
+    began = GetTickCount64();
+    AWAIT(lates == 1, PEER_MS);
+    CHECK(GetTickCount64() - began >= 900 + SILENCE / 2);
+    closesocket(s);
+    end();
+}
+
 // A message that comes in many records has message_ms from its first byte on.
 static void a_message_in_records_has_a_deadline(void)
 {
@@ -1578,6 +1607,7 @@ int main(int argc, char **argv)
     T_RUN(work_on_other_threads_resumes_reading);
     T_RUN(what_comes_before_a_layer_is_ready_waits);
     T_RUN(a_layer_that_waits_is_no_silence);
+    T_RUN(a_layer_that_works_is_no_silence);
     T_RUN(a_message_in_records_has_a_deadline);
     T_RUN(a_farewell_without_fin_ends_reading);
     T_RUN(fin_behind_a_farewell_is_not_told_again);

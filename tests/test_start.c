@@ -28,8 +28,11 @@ static struct {
     void (*volatile left)(void);
 } at_lock;
 
+static SRWLOCK *counted_lock;  // how often it is taken
+static int times_taken;
 static void watched_acquire(SRWLOCK *lock)
 {
+    if (lock == counted_lock) times_taken++;
     if (at_lock.takes && GetCurrentThreadId() == at_lock.thread) at_lock.takes();
     AcquireSRWLockExclusive(lock);
 }
@@ -2344,6 +2347,42 @@ static void a_cancel_that_meets_the_next_start_leaves_it_alone(void)
     }
 }
 
+// A cancel on one thread meets the start on another: it reads nothing that the start has not
+// written yet, which a sanitizer of threads sees.
+static void cancel_until_asked(void *user)
+{
+    uint64_t until = GetTickCount64() + PEER_MS;
+    iocpnet_error error = WSAEINVAL;
+    while (error == WSAEINVAL && GetTickCount64() < until)
+        error = iocpnet_op_cancel((iocpnet_op *)user);
+    if (error != ERROR_NOT_FOUND) CHECK_ERR(error, 0);
+}
+
+static void a_cancel_meets_a_start(void)
+{
+    iocpnet_iocp *iocp = open_iocp(1, false);
+    iocpnet_socket listener, s;
+    uint16_t port = 0;
+    int round;
+    REQUIRE(listening(iocp, &listener, NULL, &port));
+    for (round = 0; round < 20; round++) {
+        peer_thread thread;
+        guest g;
+        guest_init(&g);
+        CHECK_ERR(iocpnet_socket_open(&s, iocp, AF_INET, false), 0);
+        peer_start(&thread, cancel_until_asked, &g.accept.op);
+        if (round % 2) Sleep(1);
+        CHECK_ERR(iocpnet_start_accept(&g.accept, &listener, &s, NULL, 0), 0);
+        peer_join(&thread);
+        (void)iocpnet_op_cancel(&g.accept.op);
+        PUMP(iocp, g.calls == 1, PEER_MS);
+        CHECK_ERR(g.error, WSA_OPERATION_ABORTED);
+        CHECK_ERR(iocpnet_socket_close(&s), 0);
+    }
+    CHECK_ERR(iocpnet_socket_close(&listener), 0);
+    close_iocp(iocp);
+}
+
 // A cancel of one socket meets the end of its accept, whose callback starts one for another socket.
 // With one entry free that is the same entry. Wherever the cancel is by then, this accept waits on.
 enum { OTHERS = 63, LOADS = 400 };
@@ -2569,6 +2608,210 @@ static void an_iocp_that_ends_waits_for_the_starts_that_name_it(void)
         if (way != 1) CHECK_ERR(iocpnet_iocp_close(iocp), 0);
         peer_nothing_left();
     }
+}
+
+// An accept over two iocps whose call fails. Wherever its start is, no cancel names it, and it has
+// not returned while a close of the listener is about to mark the entry in the other iocp: that may
+// be closed next.
+static struct {
+    iocpnet_iocp *iocp, *home;
+    iocpnet_socket listener, s;
+    guest g;
+    int load;
+    bool reached, returned_early;
+    peer_thread thread;
+    volatile LONG ends, returns;
+    iocpnet_error error;
+} vain;
+
+static void vain_cancel(void *user)
+{
+    (void)user;
+    (void)iocpnet_socket_cancel(&vain.s);
+    InterlockedExchange(&vain.ends, 1);
+}
+
+static void vain_meet(void)
+{
+    int i;
+    peer_start(&vain.thread, vain_cancel, NULL);
+    for (i = 0; i < 50 && !vain.ends; i++)
+        Sleep(1);
+}
+
+static BOOL PASCAL vain_AcceptEx(SOCKET l, SOCKET s, PVOID at, DWORD data, DWORD local,
+                                 DWORD remote, LPDWORD got, LPOVERLAPPED o)
+{
+    BOOL ok = failing_AcceptEx(l, s, at, data, local, remote, got, o);
+    if (vain.load) {
+        step_count(vain.load, vain_meet);
+    } else {
+        stage_set(1);
+        stage_wait(3, 2000);
+    }
+    WSASetLastError(WSAENETDOWN);
+    return ok;
+}
+
+static void vain_start(void *user)
+{
+    (void)user;
+    vain.error = iocpnet_start_accept(&vain.g.accept, &vain.listener, &vain.s, NULL, 0);
+    vain.reached = step_counted();
+    step_count(0, NULL);
+    InterlockedExchange(&vain.returns, 1);
+}
+
+static void vain_takes(void)
+{
+    int i;
+    if (stage != 2) {
+        stage_set(2);  // the entry's lock; the next is that of its twin
+        return;
+    }
+    stage_set(3);
+    for (i = 0; i < 100 && !vain.returns; i++)
+        Sleep(1);
+    vain.returned_early = vain.returns != 0;
+}
+
+static void an_accept_of_two_iocps_that_fails_is_named_by_nobody(void)
+{
+    int n;  // 0: the close; else at which load the cancel comes
+    iocpnet__provider_count = 0;
+    for (n = 0; n < LOADS; n++) {
+        iocpnet_socket copy;
+        uint16_t port = 0;
+        T_NOTE("load %d", n);
+        memset(&vain, 0, sizeof vain);
+        vain.load = n;
+        vain.iocp = open_iocp(1, false);
+        guest_init(&vain.g);
+        stage_set(0);
+        fault_provider(48, 0);
+        fault_instead(FAULT_AcceptEx, (fault_fn *)vain_AcceptEx);
+        CHECK_ERR(iocpnet_iocp_open(&vain.home, NULL), 0);
+        REQUIRE(listening(vain.iocp, &vain.listener, NULL, &port));
+        CHECK_ERR(iocpnet_socket_open(&vain.s, vain.home, AF_INET, false), 0);
+        closed_number = vain.listener.handle;
+        times_named = 0;
+        if (n) {
+            vain_start(NULL);
+            if (vain.reached) peer_join(&vain.thread);
+            CHECK_EQ(times_named, 0);
+        } else {
+            peer_start(&vain.thread, vain_start, NULL);
+            stage_wait(1, 2000);
+            copy = vain.listener;
+            at_lock.thread = GetCurrentThreadId();
+            at_lock.takes = vain_takes;
+            CHECK_ERR(iocpnet_socket_close(&copy), 0);
+            at_lock.takes = NULL;
+            peer_join(&vain.thread);
+            CHECK_EQ(stage, 3);
+            CHECK(!vain.returned_early);
+        }
+        closed_number = 0;
+        CHECK_ERR(vain.error, WSAENETDOWN);
+        CHECK_EQ(vain.g.calls, 0);
+        CHECK_ERR(iocpnet_socket_close(&vain.s), 0);
+        if (n) CHECK_ERR(iocpnet_socket_close(&vain.listener), 0);
+        CHECK_ERR(iocpnet_iocp_close(vain.home), 0);
+        close_iocp(vain.iocp);
+        if (n && !vain.reached) break;
+    }
+    CHECK(n > 3 && n < LOADS);
+}
+
+// The callback of what goes through the port may come before the call that posts it has returned:
+// the start touches nothing after that, and where it has more to do a close waits for it.
+static struct {
+    iocpnet_iocp *iocp;
+    iocpnet_socket s;
+    probe p;
+    bool sends;
+    volatile LONG returns;
+} posted;
+
+static void posted_begin(void *user)
+{
+    iocpnet_vec vec;
+    (void)user;
+    vec.data = (void *)(uintptr_t) "x";
+    vec.size = 1;
+    CHECK_ERR(posted.sends ? iocpnet_start_send(&posted.p.op, &posted.s, &vec, 1)
+                           : iocpnet_iocp_post(posted.iocp, &posted.p.op, 0, 0),
+              0);
+    InterlockedExchange(&posted.returns, 1);
+}
+
+static void a_close_meets_the_end_of_a_post(void)
+{
+    int way;
+    for (way = 0; way < 4; way++) {
+        bool fails = way >= 2;
+        peer_thread thread;
+        SOCKET peer;
+        uint64_t posts, failures;
+        T_NOTE("way %d", way);
+        memset(&posted, 0, sizeof posted);
+        posted.sends = way % 2 != 0;
+        posted.iocp = open_iocp(1, false);
+        probe_init(&posted.p);
+        REQUIRE(accepted(posted.iocp, &posted.s, &peer));
+        if (fails) fault_fail(FAULT_PostQueuedCompletionStatus, 1, 1, 0);
+        fault_late(FAULT_PostQueuedCompletionStatus, 300);
+        peer_start(&thread, posted_begin, NULL);
+        PUMP(posted.iocp, posted.p.calls == 1, PEER_MS);
+        posts = counted(posted.iocp, IOCPNET_COUNT_POSTS);
+        failures = counted(posted.iocp, IOCPNET_COUNT_POST_FAILURES);
+        CHECK_EQ(fails ? posts : failures, 0);
+        if (!posted.sends) CHECK_EQ(posts + failures, 1);  // a send may have pended
+        fault_late(FAULT_PostQueuedCompletionStatus, 0);
+        CHECK_ERR(iocpnet_socket_close(&posted.s), 0);
+        CHECK_ERR(iocpnet_iocp_close(posted.iocp), 0);
+        if (failures) CHECK_EQ(posted.returns, 1);
+        peer_join(&thread);
+        closesocket(peer);
+        fault_reset();
+        peer_nothing_left();
+    }
+}
+
+// Entries were short once, since there was no memory: no later operation takes a lock for that.
+static void one_shortage_costs_later_starts_no_lock(void)
+{
+    enum { ENTRIES = OTHERS + 1 };
+    iocpnet_iocp *iocp = open_iocp(1, false);
+    iocpnet_datagram d[ENTRIES + 1];
+    iocpnet_address any;
+    iocpnet_socket s;
+    char data[4];
+    int i;
+    memset(d, 0, sizeof d);
+    for (i = 0; i <= ENTRIES; i++)
+        d[i].op.done = swapped_nothing;
+    CHECK_ERR(iocpnet_socket_open(&s, iocp, AF_INET, true), 0);
+    CHECK_ERR(iocpnet_address_parse(&any, NULL, 0), 0);
+    CHECK_ERR(iocpnet_socket_bind(&s, &any), 0);
+    for (i = 0; i < ENTRIES; i++)
+        CHECK_ERR(iocpnet_start_recvfrom(&d[i], &s, data, sizeof data), 0);
+    fault_fail(FAULT_HeapAlloc, 1, 1, 0);
+    CHECK_ERR(iocpnet_start_recvfrom(&d[ENTRIES], &s, data, sizeof data), WSAENOBUFS);
+    fault_reset();
+    CHECK_ERR(iocpnet_iocp_cancel(iocp), 0);
+    PUMP(iocp, !iocpnet_iocp_pending(iocp, NULL, NULL), PEER_MS);
+    times_taken = 0;
+    counted_lock = &iocp->all_chunks[1].lock;
+    for (i = 0; i < ENTRIES; i++) {
+        CHECK_ERR(iocpnet_start_recvfrom(&d[i], &s, data, sizeof data), 0);
+        CHECK_ERR(iocpnet_op_cancel(&d[i].op), 0);
+        PUMP(iocp, !iocpnet_op_pending(&d[i].op), PEER_MS);
+    }
+    counted_lock = NULL;
+    CHECK_EQ(times_taken, 0);
+    CHECK_ERR(iocpnet_socket_close(&s), 0);
+    close_iocp(iocp);
 }
 
 // A provider whose first socket can't be asked: the next one is.
@@ -3090,9 +3333,13 @@ int main(int argc, char **argv)
     T_RUN(an_accept_may_take_a_socket_of_another_iocp);
     T_RUN(an_accept_of_two_iocps_that_fails_is_in_neither);
     T_RUN(a_cancel_that_meets_the_next_start_leaves_it_alone);
+    T_RUN(a_cancel_meets_a_start);
     T_RUN(a_cancel_of_a_socket_leaves_the_accept_of_another);
     T_RUN(a_closed_listener_is_named_by_nothing);
     T_RUN(an_iocp_that_ends_waits_for_the_starts_that_name_it);
+    T_RUN(an_accept_of_two_iocps_that_fails_is_named_by_nobody);
+    T_RUN(a_close_meets_the_end_of_a_post);
+    T_RUN(one_shortage_costs_later_starts_no_lock);
     T_RUN(a_provider_that_could_not_be_asked_is_asked_again);
     T_RUN(a_datagram_to_nobody_does_not_deafen_the_socket);
     T_RUN(an_oversized_datagram_is_refused_before_the_call);

@@ -951,6 +951,77 @@ static void a_timer_does_not_wait_for_a_long_callback_of_others(void)
     }
 }
 
+// Nor where the wake-up for it comes to a poll that began without timers: with long work, before it
+// (0) or behind it (1), or to a thread that does not poll again (2). A worker waits since then too.
+static struct {
+    iocpnet_iocp *iocp;
+    alarm_clock a, cancelled;
+    iocpnet_op work;
+    DWORD thread;
+    int way;
+    volatile LONG waits, taken;
+} late;
+
+static void late_work(iocpnet_op *op, iocpnet_error error, size_t bytes)
+{
+    (void)op, (void)error, (void)bytes;
+    InterlockedExchange(&late.taken, 1);
+    Sleep(100);  // the worker waits by now
+    if (late.way == 1) CHECK_ERR(alarm_start(late.iocp, &late.a, 20, 0), 0);
+    AWAIT(late.a.calls == 1, PEER_MS);
+}
+
+static void late_poll(void)
+{
+    if (GetCurrentThreadId() != late.thread) {
+        uint64_t until = GetTickCount64() + 2000;
+        InterlockedExchange(&late.waits, 1);
+        while (!late.taken && GetTickCount64() < until)
+            Sleep(1);
+        return;
+    }
+    fault_before(FAULT_GetQueuedCompletionStatusEx, NULL);
+    if (late.way == 1) {
+        CHECK_ERR(iocpnet_iocp_post(late.iocp, &late.work, 0, 0), 0);
+        CHECK_ERR(alarm_start(late.iocp, &late.cancelled, 20, 0), 0);
+        CHECK_ERR(iocpnet_timer_cancel(&late.cancelled.timer), 0);
+        return;
+    }
+    CHECK_ERR(alarm_start(late.iocp, &late.a, 120, 0), 0);
+    if (late.way == 0) CHECK_ERR(iocpnet_iocp_post(late.iocp, &late.work, 0, 0), 0);
+}
+
+static void no_wake_up_is_lost_in_a_poll_that_began_without_timers(void)
+{
+    for (late.way = 0; late.way < 3; late.way++) {
+        enum { POSTS = 64 };
+        iocpnet_iocp *iocp = open_iocp(1);
+        probe posts[POSTS];
+        int i, way = late.way;
+        T_NOTE("way %d", way);
+        memset(&late, 0, sizeof late);
+        late.way = way;
+        late.iocp = iocp;
+        late.thread = GetCurrentThreadId();
+        late.work.done = late_work;
+        alarm_init(&late.a);
+        alarm_init(&late.cancelled);
+        for (i = 0; i < POSTS; i++) {  // this thread asks for several packets then
+            probe_init(&posts[i]);
+            CHECK_ERR(iocpnet_iocp_post(iocp, &posts[i].op, 0, 0), 0);
+        }
+        PUMP(iocp, posts[POSTS - 1].calls == 1, PEER_MS);
+        fault_before(FAULT_GetQueuedCompletionStatusEx, late_poll);
+        CHECK_ERR(iocpnet_iocp_start(iocp), 0);
+        AWAIT(late.waits, PEER_MS);
+        (void)iocpnet_iocp_poll(iocp, 1000);
+        InterlockedExchange(&late.taken, 1);
+        AWAIT(late.a.calls == 1, PEER_MS);
+        CHECK(late.a.at < late.a.due + 300);
+        close_iocp(iocp);
+    }
+}
+
 static void many_due_at_once_are_spread_over_the_workers(void)
 {
     enum { COUNT = 8 };
@@ -1256,6 +1327,37 @@ static void a_stop_races_with_starts(void)
     CHECK(shut_out > 0);
 }
 
+// The callback may come before the start has returned: a close of the iocp waits for that.
+static volatile LONG start_returns;
+static void start_late(void *user)
+{
+    alarm_clock *a = (alarm_clock *)user;
+    CHECK_ERR(alarm_start(a->iocp, a, 0, 0), 0);
+    InterlockedExchange(&start_returns, 1);
+}
+
+static void a_close_meets_the_end_of_a_start(void)
+{
+    iocpnet_iocp *iocp = open_iocp(1);
+    peer_thread thread;
+    alarm_clock a;
+    start_returns = 0;
+    alarm_init(&a);
+    a.iocp = iocp;
+    CHECK_ERR(iocpnet_iocp_poll(iocp, 0), WAIT_TIMEOUT);  // this thread is to be woken
+    fault_late(FAULT_PostQueuedCompletionStatus, 300);
+    peer_start(&thread, start_late, &a);
+    PUMP(iocp, a.calls == 1, PEER_MS);
+    fault_late(FAULT_PostQueuedCompletionStatus, 0);
+    CHECK_ERR(iocpnet_iocp_close(iocp), 0);
+    CHECK_EQ(start_returns, 1);
+    peer_join(&thread);
+    CHECK_ERR(a.error, 0);
+    CHECK_EQ(misused, 0);
+    peer_nothing_left();
+    fault_reset();
+}
+
 // ---- freed in the callback ----------------------------------------------------------------------
 
 static volatile LONG freed, freed_aborted;
@@ -1481,6 +1583,7 @@ int main(int argc, char **argv)
     T_RUN(the_next_timer_does_not_wait_for_a_long_callback);
     T_RUN(one_worker_wakes_for_a_due_time);
     T_RUN(a_timer_does_not_wait_for_a_long_callback_of_others);
+    T_RUN(no_wake_up_is_lost_in_a_poll_that_began_without_timers);
     T_RUN(many_due_at_once_are_spread_over_the_workers);
     T_RUN(packets_have_their_turn_among_due_timers);
     T_RUN(eight_workers_run_what_any_thread_starts);
@@ -1489,6 +1592,7 @@ int main(int argc, char **argv)
     T_RUN(a_stop_that_can_not_end_keeps_everything);
     T_RUN(a_timer_may_stop_the_iocp);
     T_RUN(a_stop_races_with_starts);
+    T_RUN(a_close_meets_the_end_of_a_start);
     T_RUN(a_timer_may_be_freed_in_its_callback);
     T_RUN(a_new_timer_in_the_place_of_a_freed_one_is_another);
     T_RUN(failed_posts_lose_no_timer);
