@@ -12384,7 +12384,8 @@ static inline iocpnet_error iocpnet__conn_issue_receive(iocpnet__connection *con
 }
 
 // Starts one more of several receives.
-static iocpnet_error iocpnet__conn_start_read(iocpnet__connection *conn, iocpnet__worker *worker)
+static __declspec(noinline) iocpnet_error
+    iocpnet__conn_start_read(iocpnet__connection *conn, iocpnet__worker *worker)
 {
     iocpnet__extra *extra = conn->extra;
     iocpnet__read *read = iocpnet__conn_read(conn, extra->read_first + extra->reads);
@@ -12641,13 +12642,15 @@ static void iocpnet__layer_open(iocpnet_layer *layer)
     uint8_t was = conn->calling;
     bool outbound = conn->extra && conn->extra->count;
     iocpnet_error error = 0;
+    uint32_t began;
 
     layer->phase = IOCPNET__LAYER_OPENED;
     layer->opened = true;
     if (!iocpnet__conn_has(conn, IOCPNET__UPGRADING) && on->securing) {
-        conn->calling = IOCPNET__CALL;
+        began = iocpnet__conn_call_begin(conn);
         layer->arg =
             on->securing(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user), filter);
+        iocpnet__conn_call_end(conn, began);
     }
     (void)iocpnet__layer_enter(layer);
     if (filter->open) {
@@ -12670,6 +12673,25 @@ static void iocpnet__conn_established(iocpnet__connection *conn)
     conn->began_ms = iocpnet__now_32();
     iocpnet__conn_want_tick(conn, IOCPNET__TICK_DEADLINE);
     iocpnet__layer_open(iocpnet__conn_layers(conn)->bottom);
+}
+
+// What layers have taken since then of the time of a connection with deadlines is not the peer's.
+static void iocpnet__layers_spent(iocpnet__connection *conn, uint32_t began)
+{
+    uint32_t now = iocpnet__now_32(), spent = now - began;
+
+    // A callback in between has counted its own.
+    if (now - conn->received_ms > spent) {
+        conn->received_ms += spent;
+    } else {
+        conn->received_ms = now;
+    }
+    if (!conn->extra) return;
+    if (now - conn->extra->message_ms > spent) {
+        conn->extra->message_ms += spent;
+    } else {
+        conn->extra->message_ms = now;
+    }
 }
 
 // Gives a layer bytes from below. Returns how many it has taken.
@@ -12746,14 +12768,17 @@ static bool iocpnet__layers_in(iocpnet__connection *conn, size_t bytes, bool clo
 {
     iocpnet__layers *layers = iocpnet__conn_layers(conn);
     bool give = !closing || iocpnet__conn_in_handshake(conn) || iocpnet__layers_wait(layers);
+    uint32_t began = 0;
     size_t shown;
 
     iocpnet__layers_watch(conn);
     if (!bytes) return !give || iocpnet__layers_tell_end(layers->bottom);
+    if (conn->group->clocked) began = iocpnet__now_32();
     shown = give ? conn->buffer->sent : bytes;
     if (give) {
         shown += iocpnet__layer_receive(layers->bottom, conn->buffer->data + shown, bytes - shown);
     }
+    if (conn->group->clocked) iocpnet__layers_spent(conn, began);
     conn->buffer->sent = shown < bytes ? (uint32_t)shown : 0;
     return shown == bytes;
 }
@@ -12850,10 +12875,11 @@ static void iocpnet__layers_out(iocpnet__connection *conn)
     iocpnet__layers *layers = iocpnet__conn_layers(conn);
     bool ended = iocpnet__conn_is(conn, IOCPNET__READING, IOCPNET__READ_FINISHED);
     bool done = true;
-    uint32_t above;
+    uint32_t above, began = 0;
     iocpnet_layer *layer;
 
     if (iocpnet__conn_has(conn, IOCPNET__CUT)) return;
+    if (conn->group->clocked) began = iocpnet__now_32();
     iocpnet__layers_finish(conn);
 
 again:
@@ -12900,6 +12926,7 @@ again:
         if (done && layer->phase == IOCPNET__LAYER_READY) iocpnet__layer_close(layer);
     }
     layers->done = done;
+    if (conn->group->clocked) iocpnet__layers_spent(conn, began);
 }
 
 // ---- I13i upgrade: calls of layers, and one more on a live connection ---------------------------
@@ -12908,9 +12935,10 @@ again:
 static void iocpnet__layers_wake(iocpnet__connection *conn)
 {
     iocpnet__layers *layers = iocpnet__conn_layers(conn);
-    uint32_t i;
+    uint32_t i, began = 0;
 
     iocpnet__layers_watch(conn);
+    if (conn->group->clocked) began = iocpnet__now_32();
     for (i = 0; i < layers->count; i++) {
         iocpnet_layer *layer = &layers->layer[i];
         const iocpnet_filter *filter = iocpnet__layer_filter(layer);
@@ -12924,10 +12952,11 @@ static void iocpnet__layers_wake(iocpnet__connection *conn)
         was = iocpnet__layer_enter(layer);
         iocpnet__layer_leave(layer, was, filter->wake(layer, layer->state));
     }
+    if (conn->group->clocked) iocpnet__layers_spent(conn, began);
     if (layers->shown && iocpnet__layers_answered(conn)) conn->calling = IOCPNET__CALL_OVER;
 }
 
-static void iocpnet__layers_end(iocpnet__connection *conn)
+static __declspec(noinline) void iocpnet__layers_end(iocpnet__connection *conn)
 {
     iocpnet_layer *layer;
 
@@ -12945,6 +12974,7 @@ IOCPNET__DEF iocpnet_error iocpnet_filter_ready(iocpnet_layer *layer)
     iocpnet__connection *conn = layer->conn;
     const iocpnet_conn_events *on = &conn->group->desc.on;
     bool live = iocpnet__conn_has(conn, IOCPNET__UPGRADING);
+    uint32_t began;
 
     if (!layer->running) return WSAENOTCONN;
     if (layer->phase != IOCPNET__LAYER_OPENED) return 0;
@@ -12964,9 +12994,10 @@ IOCPNET__DEF iocpnet_error iocpnet_filter_ready(iocpnet_layer *layer)
     if (!live) {
         iocpnet__conn_call_open(conn);
     } else if (on->secured && !iocpnet__conn_flagged(conn, IOCPNET__NO_DATA)) {
-        conn->calling = IOCPNET__CALL;
+        began = iocpnet__conn_call_begin(conn);
         on->secured(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user),
                     iocpnet__layer_filter(layer));
+        iocpnet__conn_call_end(conn, began);
     }
 
 back:
@@ -14298,7 +14329,7 @@ IOCPNET__DEF iocpnet_error iocpnet_conn_adopt(iocpnet_conn *name, iocpnet_connec
 
 // Waits until no on.data of before the caller's change of conn.flags can begin: a runner on another
 // thread may have looked at them already. That is a few instructions, and calls into the system
-// that do not wait; what runs in a callback, or reads a file, looks at them again.
+// that do not wait; what runs in a callback, in a layer, or reads a file, looks at them again.
 static void iocpnet__conn_settle(const iocpnet__connection *conn, const iocpnet__worker *own)
 {
     uint32_t turns = 0;
