@@ -72,7 +72,7 @@ static void on_close(iocpnet_conn conn, void *user, iocpnet_reason reason, iocpn
 }
 
 // Layers between, as what is sent passes them: as it is, or as pieces that each copies.
-typedef enum kind { NONE, AS_IT_IS, PIECES } kind;
+typedef enum between { NONE, AS_IT_IS, PIECES } between;
 enum { LAYERS = 2, PIECE = 100 };
 
 static iocpnet_error in_pieces(iocpnet_layer *layer, void *state, const void *data, size_t size,
@@ -93,7 +93,7 @@ static iocpnet_error in_pieces(iocpnet_layer *layer, void *state, const void *da
     return error == WSAENOBUFS ? WSAEWOULDBLOCK : error;
 }
 
-static void use_layers(kind k)
+static void use_layers(between k)
 {
     static iocpnet_filter filters[LAYERS];
     static const iocpnet_filter *const list[LAYERS] = { &filters[0], &filters[1] };
@@ -301,7 +301,7 @@ static void fill_the_crowd(void *user)
     }
 }
 
-static void beside_a_crowd(const way *w, bool refuse, kind k)
+static void beside_a_crowd(const way *w, bool refuse, between k)
 {
     iocpnet_pool_stats stats;
     peer *healthy[HEALTHY];
@@ -434,7 +434,7 @@ static void few_buffers_are_refused_to_those_that_have_many(void)
         refuse = k % 2;
         T_NOTE("refuse_slow %d, layers %d", refuse, k / 2);
         prepare();
-        use_layers((kind)(k / 2));
+        use_layers((between)(k / 2));
         server.conn.max_connections = 20;
         server.conn.buffers = 8;
         server.conn.no_pool_cache = true;
@@ -527,7 +527,7 @@ static void a_byte_now_and_then_takes_no_buffer(void)
     for (k = NONE; k <= PIECES; k++) {
         T_NOTE("layers %d", k);
         prepare();
-        use_layers((kind)k);
+        use_layers((between)k);
         REQUIRE(begin());
         REQUIRE((hog = join('h')) != NULL);
         fill(&hog, 1, 100000);
