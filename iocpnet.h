@@ -10673,6 +10673,18 @@ static void iocpnet__conn_hears(iocpnet__connection *conn)
     if (conn->extra) conn->extra->message_ms = conn->received_ms;
 }
 
+// The time since then is not the peer's: a callback has taken it, or layers, or a disk. What came
+// meanwhile has moved the clocks on.
+static void iocpnet__conn_spent(iocpnet__connection *conn, uint32_t began_ms)
+{
+    uint32_t now = iocpnet__now_32(), spent = now - began_ms, clock = conn->received_ms;
+
+    conn->received_ms = now - clock > spent ? clock + spent : now;
+    if (!conn->extra) return;
+    clock = conn->extra->message_ms;
+    conn->extra->message_ms = now - clock > spent ? clock + spent : now;
+}
+
 // Round a callback but on.data, and what else may wait for long. It is not the peer's time. See
 // iocpnet__conn_call_data for the barrier.
 static uint32_t iocpnet__conn_call_begin(iocpnet__connection *conn)
@@ -10683,10 +10695,7 @@ static uint32_t iocpnet__conn_call_begin(iocpnet__connection *conn)
 
 static void iocpnet__conn_call_end(iocpnet__connection *conn, uint32_t began_ms)
 {
-    uint32_t spent = iocpnet__now_32() - began_ms;
-
-    conn->received_ms += spent;
-    if (conn->extra) conn->extra->message_ms += spent;
+    iocpnet__conn_spent(conn, began_ms);
     conn->calling = IOCPNET__CALL_NONE;
     (void)iocpnet__or(&conn->flags, 0);
 }
@@ -12675,25 +12684,6 @@ static void iocpnet__conn_established(iocpnet__connection *conn)
     iocpnet__layer_open(iocpnet__conn_layers(conn)->bottom);
 }
 
-// What layers have taken since then of the time of a connection with deadlines is not the peer's.
-static void iocpnet__layers_spent(iocpnet__connection *conn, uint32_t began)
-{
-    uint32_t now = iocpnet__now_32(), spent = now - began;
-
-    // A callback in between has counted its own.
-    if (now - conn->received_ms > spent) {
-        conn->received_ms += spent;
-    } else {
-        conn->received_ms = now;
-    }
-    if (!conn->extra) return;
-    if (now - conn->extra->message_ms > spent) {
-        conn->extra->message_ms += spent;
-    } else {
-        conn->extra->message_ms = now;
-    }
-}
-
 // Gives a layer bytes from below. Returns how many it has taken.
 static size_t iocpnet__layer_receive(iocpnet_layer *layer, void *data, size_t size)
 {
@@ -12778,7 +12768,7 @@ static bool iocpnet__layers_in(iocpnet__connection *conn, size_t bytes, bool clo
     if (give) {
         shown += iocpnet__layer_receive(layers->bottom, conn->buffer->data + shown, bytes - shown);
     }
-    if (conn->group->clocked) iocpnet__layers_spent(conn, began);
+    if (conn->group->clocked) iocpnet__conn_spent(conn, began);
     conn->buffer->sent = shown < bytes ? (uint32_t)shown : 0;
     return shown == bytes;
 }
@@ -12926,7 +12916,7 @@ again:
         if (done && layer->phase == IOCPNET__LAYER_READY) iocpnet__layer_close(layer);
     }
     layers->done = done;
-    if (conn->group->clocked) iocpnet__layers_spent(conn, began);
+    if (conn->group->clocked) iocpnet__conn_spent(conn, began);
 }
 
 // ---- I13i upgrade: calls of layers, and one more on a live connection ---------------------------
@@ -12952,7 +12942,7 @@ static void iocpnet__layers_wake(iocpnet__connection *conn)
         was = iocpnet__layer_enter(layer);
         iocpnet__layer_leave(layer, was, filter->wake(layer, layer->state));
     }
-    if (conn->group->clocked) iocpnet__layers_spent(conn, began);
+    if (conn->group->clocked) iocpnet__conn_spent(conn, began);
     if (layers->shown && iocpnet__layers_answered(conn)) conn->calling = IOCPNET__CALL_OVER;
 }
 
