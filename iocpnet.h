@@ -12011,6 +12011,19 @@ static void iocpnet__conn_call_finish(iocpnet__connection *conn)
         on->finish(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user));
         iocpnet__conn_call_end(conn, began);
         if (iocpnet__conn_is(conn, IOCPNET__SENDING, IOCPNET__SEND_OPEN)) return;
+    } else if (iocpnet__conn_flagged(conn, IOCPNET__REFUSED)) {
+        return;  // the program keeps bytes back for a drain: see iocpnet__conn_end_finished
+    }
+    iocpnet__conn_set_reason(conn, IOCPNET_CLOSED_FINISHED, 0);
+    iocpnet__conn_begin_close(conn);
+}
+
+// The peer has finished while a drain was owed, and nobody asked to be told: now none is.
+static void iocpnet__conn_end_finished(iocpnet__connection *conn)
+{
+    if (conn->state & (IOCPNET__SENDING | IOCPNET__CLOSING) || conn->group->desc.on.finish ||
+        iocpnet__conn_flagged(conn, IOCPNET__REFUSED)) {
+        return;
     }
     iocpnet__conn_set_reason(conn, IOCPNET_CLOSED_FINISHED, 0);
     iocpnet__conn_begin_close(conn);
@@ -12104,23 +12117,24 @@ static bool iocpnet__layers_answered(const iocpnet__connection *conn)
            iocpnet__load(&conn->files) > layers->files;
 }
 
-// What has come waits: reading is paused; or layers have made so much of it that answers to that
-// pause reading.
+// What has come waits: reading is paused; or several messages are in it, or layers have made so
+// much of it, that answers to the first pause reading.
 static bool iocpnet__conn_holds_data(iocpnet__connection *conn)
 {
     uint8_t was = conn->calling;
     bool full;
 
     if (iocpnet__conn_flagged(conn, IOCPNET__HELD)) return true;
-    if (!conn->layers) return false;
     if (!iocpnet__conn_has(conn, IOCPNET__FULL | IOCPNET__WATCHED) &&
         !iocpnet__conn_is_long(conn)) {
         return false;
     }
-    conn->calling = iocpnet__layers_answered(conn) ? IOCPNET__CALL_OVER : IOCPNET__CALL_NONE;
+    if (conn->layers) {
+        conn->calling = iocpnet__layers_answered(conn) ? IOCPNET__CALL_OVER : IOCPNET__CALL_NONE;
+    }
     full = iocpnet__conn_watch_queue(conn);
     conn->calling = was;
-    if (full) iocpnet__conn_layers(conn)->full = true;
+    if (full && conn->layers) iocpnet__conn_layers(conn)->full = true;
     return full;
 }
 
@@ -13786,12 +13800,20 @@ static __declspec(noinline) bool iocpnet__conn_step_rest(iocpnet__connection *co
         queued = iocpnet__load(&conn->queued);
         iocpnet__conn_flush(conn, worker);
     }
+    if (iocpnet__conn_is(conn, IOCPNET__READING, IOCPNET__READ_FINISHED)) {
+        iocpnet__conn_end_finished(conn);
+    }
     // A file that a drain sent may have left whole: its done is called in the next round.
     if (conn->over) iocpnet__conn_signal(conn, IOCPNET__LOOK);
     if (conn->state & (IOCPNET__SENDING | IOCPNET__CLOSING)) iocpnet__conn_step_closing(conn);
     // What has left at once has made room, and nothing else will say so.
     if (conn->layers && iocpnet__conn_layers(conn)->full && !iocpnet__conn_is_long(conn)) {
         iocpnet__conn_layers(conn)->full = false;
+        iocpnet__conn_signal(conn, IOCPNET__LOOK);
+    } else if (conn->group->desc.frame && !conn->layers &&
+               iocpnet__conn_is(conn, IOCPNET__READING, IOCPNET__READ_READY) &&
+               !iocpnet__conn_is_long(conn) && !iocpnet__conn_flagged(conn, IOCPNET__HELD) &&
+               !iocpnet__conn_has(conn, IOCPNET__STARVED)) {
         iocpnet__conn_signal(conn, IOCPNET__LOOK);
     }
 

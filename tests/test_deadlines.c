@@ -813,6 +813,92 @@ static void answers_pause_reading(void)
     end();
 }
 
+// Messages that have come in one buffer are many questions: answers to the first of them pause
+// reading too.
+static void data_and_answer_much(iocpnet_conn conn, void *user, const void *data, size_t size)
+{
+    static char answer[40000];
+    on_data(conn, user, data, size);
+    CHECK_ERR(iocpnet_conn_send(conn, answer, sizeof answer), 0);
+}
+
+static void answers_to_messages_of_one_buffer_pause_reading(void)
+{
+    enum { QUESTIONS = 20, ALL = QUESTIONS * 40000 };
+    static char got[ALL];
+    iocpnet_frame_desc frame;
+    char text[2 * QUESTIONS];
+    int way, i;
+    T_LIMIT(30);
+    for (way = 0; way < 3; way++) {
+        SOCKET s;
+        prepare();
+        T_NOTE("way %d", way);
+        memset(&frame, 0, sizeof frame);
+        frame.kind = IOCPNET_FRAME_DELIMITER;
+        frame.delimiter[0] = '\n';
+        server.conn.frame = &frame;
+        server.conn.recvs = way == 1 ? 4 : 1;
+        server.conn.zero_byte = way == 2;
+        server.conn.on.data = data_and_answer_much;
+        REQUIRE(begin());
+        s = peer_connect(port);
+        for (i = 0; i < QUESTIONS; i++)
+            memcpy(text + 2 * i, "q\n", 2);
+        CHECK(peer_send(s, text, sizeof text));
+        CHECK(!shutdown(s, SD_SEND));
+        AWAIT(guests[0].received > 0, PEER_MS);
+        Sleep(50);
+        if (FASTER == 1) CHECK(guests[0].received < QUESTIONS);  // a real system takes all
+        CHECK_EQ(peer_recv(s, got, ALL), ALL);
+        CHECK_EQ(peer_end(s), 0);
+        closesocket(s);
+        AWAIT(closed_count == 1, PEER_MS);
+        CHECK_EQ(guests[0].reason, IOCPNET_CLOSED_FINISHED);
+        CHECK_EQ(guests[0].received, QUESTIONS);
+        end();
+    }
+}
+
+// The peer has finished, and the program keeps bytes back for a drain: it comes before the end.
+static void data_and_stream(iocpnet_conn conn, void *user, const void *data, size_t size)
+{
+    (void)data;
+    (void)size;
+    stream(conn, (guest *)user);
+}
+
+static void drains_that_are_owed_come_before_the_end(void)
+{
+    static char got[65536];
+    int round;
+    T_LIMIT(60);
+    for (round = 0; round < 10; round++) {
+        SOCKET s;
+        LONG64 at = 0;
+        int n;
+        prepare();
+        total = 4 << 20;
+        server.conn.refuse_slow = true;
+        server.conn.on.data = data_and_stream;
+        server.conn.on.drain = drain_and_stream;
+        REQUIRE(begin());
+        s = peer_connect(port);
+        CHECK(peer_send(s, "go", 2));
+        CHECK(!shutdown(s, SD_SEND));
+        while ((n = recv(s, got, sizeof got, 0)) > 0) {
+            CHECK_EQ(peer_differs(got, (size_t)n, (uint64_t)at, 7), n);
+            at += n;
+        }
+        CHECK_EQ(n, 0);
+        CHECK_EQ(at, total);
+        closesocket(s);
+        AWAIT(closed_count == 1, PEER_MS);
+        CHECK_EQ(guests[0].reason, IOCPNET_CLOSED_FINISHED);
+        end();
+    }
+}
+
 int main(int argc, char **argv)
 {
     WSADATA data;
@@ -834,5 +920,7 @@ int main(int argc, char **argv)
     T_RUN(a_peer_that_sends_all_first_is_read);
     T_RUN(an_early_answer_is_shown);
     T_RUN(answers_pause_reading);
+    T_RUN(answers_to_messages_of_one_buffer_pause_reading);
+    T_RUN(drains_that_are_owed_come_before_the_end);
     return t_end();
 }
