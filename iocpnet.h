@@ -384,7 +384,7 @@ enum {
     IOCPNET_ENETRESET = 10052,          // WSAENETRESET
     IOCPNET_ECONNABORTED = 10053,       // WSAECONNABORTED
     IOCPNET_ECONNRESET = 10054,         // WSAECONNRESET
-    IOCPNET_ENOBUFS = 10055,            // WSAENOBUFS: the system or a pool is out of buffers
+    IOCPNET_ENOBUFS = 10055,            // WSAENOBUFS: no buffers, or over a limit
     IOCPNET_ENOTCONN = 10057,           // WSAENOTCONN
     IOCPNET_ESHUTDOWN = 10058,          // WSAESHUTDOWN
     IOCPNET_ETIMEDOUT = 10060,          // WSAETIMEDOUT
@@ -1737,9 +1737,9 @@ typedef enum iocpnet_reason {
     IOCPNET_CLOSED_RESET,           // RST, the peer's or ours, or the network failed: see error
     IOCPNET_CLOSED_LOCAL,           // FIN by iocpnet_conn_close, RST by iocpnet_conn_abort
     IOCPNET_CLOSED_TIMEOUT,         // idle_ms, read_ms, message_ms, stall_ms, close_ms,
-                                    // accept_data_ms, or connect_ms of a layer. RST where something
-                                    // is queued, being sent, or has come and waits; else FIN, and
-                                    // behind close_ms all may have left. See on.late
+                                    // accept_data_ms, or connect_ms of a layer. Without on.late RST
+                                    // where something is queued, being sent, or has come and waits;
+                                    // else FIN. Behind close_ms a slow peer may still get all
     IOCPNET_CLOSED_LIMIT,           // RST: a send over the limit, no buffer left for one, or memory
                                     // short for long
     IOCPNET_CLOSED_STOP,            // FIN: the iocp was stopped; RST at the stop's deadline
@@ -1762,23 +1762,27 @@ typedef struct iocpnet_conn_events {
     // iocpnet_conn_take).
     void (*data)(iocpnet_conn conn, void *user, const void *data, size_t size);
     // The peer has finished sending. You may go on, and end with iocpnet_conn_close. Without this
-    // callback what was queued by then still goes out, and then the connection closes. It does not
-    // come where the stream ends inside a message of desc.frame, nor after iocpnet_conn_close.
+    // callback what was queued by then still goes out, and what you send in a drain that is owed,
+    // and then the connection closes. It does not come where the stream ends inside a message of
+    // desc.frame, nor after iocpnet_conn_close.
     void (*finish)(iocpnet_conn conn, void *user);
-    // After a refused send: half the limit is free again.
+    // After a refused send: half the limit is free again, and as much as was refused.
     void (*drain)(iocpnet_conn conn, void *user);
     // A deadline has passed: idle_ms, read_ms, stall_ms, message_ms or accept_data_ms. You may send
     // a last word; then the connection closes as by iocpnet_conn_close, with the reason time-out.
+    // A message that is malformed or too long is no deadline: a scanner can answer that.
     void (*late)(iocpnet_conn conn, void *user);
-    // A layer of desc.filters begins, before open: returns arg for its open [NULL: arg is NULL].
+    // A layer of desc.filters begins, before open: returns arg for its open [NULL: arg is NULL]. If
+    // layers never get ready neither open nor close comes: what is made here the filter's end
+    // frees.
     void *(*securing)(iocpnet_conn conn, void *user, const struct iocpnet_filter *filter);
     // The layer that iocpnet_conn_filter has started is ready. Those of desc.filters are when open
     // comes.
     void (*secured)(iocpnet_conn conn, void *user, const struct iocpnet_filter *filter);
     // It is over. Comes once for each open, and for each iocpnet_conn_open or iocpnet_conn_adopt
     // that returned 0. The name is still good in here for iocpnet_conn_user, iocpnet_conn_set_user
-    // and iocpnet_conn_address (the peer's), and for iocpnet_conn_handle after a detach; every
-    // other call returns WSAENOTCONN. From the return on it is dead.
+    // and iocpnet_conn_address (the peer's), and for iocpnet_conn_handle after a detach; sends
+    // return WSAENOTCONN, and other calls do nothing. From the return on it is dead.
     void (*close)(iocpnet_conn conn, void *user, iocpnet_reason reason, iocpnet_error error);
 } iocpnet_conn_events;
 
@@ -1797,22 +1801,25 @@ typedef struct iocpnet_layer iocpnet_layer;
 //
 // What receive or send does not take is given again in a later call: when something has left or
 // come, or reading was resumed; after iocpnet_filter_wake; and, if show has returned
-// WSAEWOULDBLOCK, when there is room again. Until then nothing more is received, which does not
-// count as the peer's silence; and what is sent waits, and counts.
+// WSAEWOULDBLOCK, when there is room again. It is never joined by more bytes: a layer that needs
+// more than has come takes all, and keeps it itself. Until what came is taken nothing more is
+// received, the peer's end is not seen, and its silence does not count; what is sent waits, and
+// counts.
 typedef struct iocpnet_filter {
     // What is below is there; outbound: we have opened the connection. arg: on.securing's, or
     // iocpnet_conn_filter's. *state is yours. Without this function the layer is ready at once.
     iocpnet_error (*open)(iocpnet_layer *layer, void *user, void *arg, bool outbound, void **state);
     // Bytes have come from below. They may be changed in place: what is not taken comes again as it
-    // was left. size 0: the peer has finished; a result of WSAEWOULDBLOCK has that told again
-    // later. When all layers are ready it does not come while reading is paused, and after
-    // iocpnet_conn_close only while a layer has not taken all of what is sent.
-    //   taken      set to how many were taken; before the call it is size
+    // was left. size 0: the peer has finished; with 0 what is above is told next, a result of
+    // WSAEWOULDBLOCK has it told again later. When all layers are ready it does not come while
+    // reading is paused, and after iocpnet_conn_close only while a layer has not taken all of what
+    // is sent.
+    //   taken      set to how many were taken, also with WSAEWOULDBLOCK; before the call it is size
     iocpnet_error (*receive)(iocpnet_layer *layer, void *state, void *data, size_t size,
                              size_t *taken);
     // Bytes are sent from above; not before iocpnet_filter_ready. While more than send_limit_bytes
     // is queued it comes only until 64 KiB wait below this layer.
-    //   taken      set to how many were taken; before the call it is size
+    //   taken      set to how many were taken, also with WSAEWOULDBLOCK; before the call it is size
     iocpnet_error (*send)(iocpnet_layer *layer, void *state, const void *data, size_t size,
                           size_t *taken);
     // After iocpnet_filter_wake, on a worker. What the layer has not taken is given again after it.
@@ -1829,7 +1836,9 @@ typedef struct iocpnet_filter {
 //
 // A deadline ends a peer that makes no progress. Progress is bytes that come, or bytes that the
 // system takes for the peer: with idle_ms, stall_ms or a close one call sends 64 KiB, less where a
-// deadline below 8 s asks for it (8 bytes for each of its ms), but at least a buffer. A send of
+// deadline below 16 s asks for it (4 bytes for each of its ms), but at least a buffer. A peer takes
+// in steps, of 64 KiB and more on one machine: to bear one that reads 16 KB a second give each of
+// these deadlines 8 s or more. A send of
 // more that was begun before a close has up to four times close_ms, or once for each 64 KiB.
 // idle_ms, read_ms and message_ms do not pass while reading is paused, by iocpnet_conn_pause or by
 // a long queue, nor while a callback runs, and count anew after it; idle_ms and stall_ms pass all
@@ -1858,10 +1867,10 @@ typedef struct iocpnet_conn_desc {
     uint32_t idle_ms;     // close a connection silent both ways this long [0: never]
     uint32_t read_ms;     // close it when nothing was received this long [0: never]
     uint32_t message_ms;  // close it when a message of frame takes this long from its first byte to
-                          // its last [0: never]
+                          // its last; needs frame [0: never]
     uint32_t stall_ms;    // close it when bytes wait to be sent and none leave [0: never]
     uint32_t close_ms;    // a graceful close, a stop's too, waits this long for the peer to take
-                          // more, then for its FIN: see iocpnet_conn_close [5000]
+                          // more, then for its FIN: see iocpnet_conn_close [10000]
     uint32_t connect_ms;  // an address, and then all layers together, or one that is started on a
                           // live connection, have this long to get ready [10000]
     uint32_t keepalive_ms;                 // TCP keep-alive after this silence, then each second
@@ -2081,7 +2090,7 @@ typedef struct iocpnet_conn_file {
 // transmit_mode says, where the provider has that; else, and with layers, it is read in the
 // poll, a buffer at a time. A close waits for it like for bytes.
 //
-// It leaves in units that a peer who takes 8 bytes per ms has within the shortest of idle_ms,
+// It leaves in units that a peer who takes 4 bytes per ms has within the shortest of idle_ms,
 // stall_ms and close_ms, 4 to 64 KiB: so deadlines see its progress. The system ends a native unit
 // when the peer has acknowledged it; where the way is long and fast, IOCPNET_TRANSMIT_COPY may be
 // faster, for that fills the socket's send buffer.
@@ -2596,7 +2605,7 @@ typedef struct iocpnet__error_row {
     X(10052, WSAENETRESET, "The network has reset the connection")                               \
     X(10053, WSAECONNABORTED, "The connection was aborted by this computer")                     \
     X(10054, WSAECONNRESET, "An existing connection was forcibly closed by the remote computer") \
-    X(10055, WSAENOBUFS, "The system or a pool is out of buffers")                               \
+    X(10055, WSAENOBUFS, "The system or a pool has no buffers, or a limit is reached")           \
     X(10056, WSAEISCONN, "The socket is connected already")                                      \
     X(10057, WSAENOTCONN, "There is no such connection")                                         \
     X(10058, WSAESHUTDOWN, "It has been shut down")                                              \
@@ -10262,7 +10271,13 @@ static iocpnet_error iocpnet__listener_prepare(iocpnet_listener *listener, iocpn
     desc->accepts_min = iocpnet__or_default(desc->accepts_min, 32);
     desc->accepts_max = iocpnet__or_default(desc->accepts_max, 128);
     if (desc->accepts_max < desc->accepts_min) desc->accepts_max = desc->accepts_min;
-    if (desc->accepts_max > 65536 || desc->spread_count > 64) return WSAEINVAL;
+    if (desc->accepts_max > 65536 || desc->spread_count > 64 ||
+        !desc->spread != !desc->spread_count) {
+        return WSAEINVAL;
+    }
+    for (i = 0; i < desc->spread_count; i++) {
+        if (!desc->spread[i]) return WSAEINVAL;
+    }
     if (desc->spread_count ? desc->reuse || desc->accept_thread : !desc->conn.on.data) {
         return WSAEINVAL;
     }
@@ -10504,7 +10519,7 @@ enum {
 enum { IOCPNET__ROUNDS_MAX = 32 };  // looks at the inbox in one run
 enum { IOCPNET__FILES_MAX = 1024 };
 // Bytes of one send where a deadline watches: at most, for each ms of the deadline, at least.
-enum { IOCPNET__SEND_UNIT = 65536, IOCPNET__SEND_PER_MS = 8, IOCPNET__SEND_LEAST = 4096 };
+enum { IOCPNET__SEND_UNIT = 65536, IOCPNET__SEND_PER_MS = 4, IOCPNET__SEND_LEAST = 4096 };
 enum { IOCPNET__SEND_TIMES = 4 };  // a deadline may be so much longer for what leaves whole
 enum { IOCPNET__ADDRESSES = 8, IOCPNET__ADDRESS_ROW = 28, IOCPNET__RECVS = 8 };
 // conn.calling: nothing, a callback, on.data with conn.buffer, a function of a layer; nothing, and
@@ -14883,7 +14898,7 @@ static void iocpnet__sweep_within(iocpnet_iocp *iocp, uint32_t ms)
 // How much of a file leaves at a time, so that a slow peer takes it within the deadlines.
 static uint32_t iocpnet__file_unit(const iocpnet_conn_desc *desc)
 {
-    const uint64_t slowest = 8;  // bytes per ms
+    const uint64_t slowest = IOCPNET__SEND_PER_MS;
     const uint64_t least = 4096;
     const uint64_t most = 65536;
     uint64_t unit = desc->close_ms;
@@ -14958,7 +14973,10 @@ static iocpnet_error iocpnet__group_init(iocpnet__group *group, iocpnet_iocp *io
         desc->frame = &group->frame;
         if (iocpnet_frame_check(desc->frame)) return WSAEINVAL;
     }
-    if (desc->filter_count > IOCPNET__LAYERS) return WSAEINVAL;
+    if (desc->filter_count > IOCPNET__LAYERS || !desc->filters != !desc->filter_count ||
+        (desc->message_ms && !desc->frame)) {
+        return WSAEINVAL;
+    }
     for (i = 0; i < desc->filter_count; i++) {
         group->filters[i] = desc->filters[i];
         if (!group->filters[i]) return WSAEINVAL;
@@ -14973,7 +14991,7 @@ static iocpnet_error iocpnet__group_init(iocpnet__group *group, iocpnet_iocp *io
     desc->buffer_bytes = iocpnet__or_default(desc->buffer_bytes, 16 * 1024);
     desc->send_limit_bytes = iocpnet__or_default(desc->send_limit_bytes, 256 * 1024);
     desc->buffers = iocpnet__or_default(desc->buffers, iocpnet__group_buffers(desc));
-    desc->close_ms = iocpnet__or_default(desc->close_ms, 5000);
+    desc->close_ms = iocpnet__or_default(desc->close_ms, 10000);
     desc->connect_ms = iocpnet__or_default(desc->connect_ms, 10000);
     desc->recvs = iocpnet__or_default(desc->recvs, 1);
     desc->files = iocpnet__or_default(desc->files, 8);

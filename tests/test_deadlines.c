@@ -302,7 +302,7 @@ static void a_paused_connection_is_not_idle(void)
     SOCKET s;
     int i;
     prepare();
-    server.conn.idle_ms = server.conn.read_ms = server.conn.message_ms = 300;
+    server.conn.idle_ms = server.conn.read_ms = 300;
     server.conn.on.data = data_and_pause;
     REQUIRE(begin());
     s = peer_connect(port);

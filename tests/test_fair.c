@@ -105,7 +105,7 @@ static void use_layers(between k)
     int i;
     for (i = 0; i < LAYERS; i++)
         filters[i].send = k == PIECES ? in_pieces : NULL;
-    server.conn.filters = list;
+    server.conn.filters = k == NONE ? NULL : list;
     server.conn.filter_count = k == NONE ? 0 : LAYERS;
 }
 

@@ -164,7 +164,7 @@ static void choose(void)
     fault_instead(FAULT_TransmitPackets, (fault_fn *)fake_transmit_packets);
     engine.transmit_mode = (uint8_t)chosen->mode;
     engine.no_skip = chosen->no_skip;
-    server.conn.filters = between;
+    server.conn.filters = chosen->filter ? between : NULL;
     server.conn.filter_count = chosen->filter;
     server.conn.sndbuf_0 = chosen->sndbuf_0;
     server.conn.send_limit_bytes = LARGE;

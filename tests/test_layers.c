@@ -422,7 +422,7 @@ static void prepare(uint32_t count)
     for (i = 0; i < PLANS; i++)
         list[i] = &filters[i];
     server.accepts_min = 2;
-    server.conn.filters = list;
+    server.conn.filters = count ? list : NULL;
     server.conn.filter_count = count;
     server.conn.on.open = on_open;
     server.conn.on.data = on_data;
@@ -1068,6 +1068,7 @@ static void a_message_in_records_has_a_deadline(void)
     int i;
     SOCKET s;
     prepare_lines();
+    server.conn.filters = list;
     server.conn.filter_count = 1;
     server.conn.message_ms = MESSAGE;
     REQUIRE(begin());
@@ -1297,6 +1298,13 @@ static void wrong_lists_are_refused(void)
     server.conn.filter_count = 2;
     list[1] = list[0];
     CHECK_ERR(iocpnet_listener_open(&listener, iocp, &server), WSAEINVAL);
+    server.conn.filter_count = 0;  // plain text would go out
+    CHECK_ERR(iocpnet_listener_open(&listener, iocp, &server), WSAEINVAL);
+    server.conn.filter_count = 1;
+    server.conn.filters = NULL;
+    CHECK_ERR(iocpnet_listener_open(&listener, iocp, &server), WSAEINVAL);
+    server.conn.filters = list;
+    server.conn.filter_count = 2;
     list[1] = NULL;
     CHECK_ERR(iocpnet_listener_open(&listener, iocp, &server), WSAEINVAL);
     CHECK_ERR(iocpnet_iocp_close(iocp), 0);

@@ -261,7 +261,7 @@ static void use_layers(uint32_t count, bool functions)
         filters[i].receive = functions ? pass_receive : NULL;
         filters[i].send = functions ? pass_send : NULL;
     }
-    settings.filters = list;
+    settings.filters = count ? list : NULL;
     settings.filter_count = count;
     on_layer = NULL;
 }

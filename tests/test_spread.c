@@ -327,8 +327,16 @@ static void wrong_settings_are_refused(void)
         if (way == 0) server.reuse = true;
         if (way == 1) server.accept_thread = true;
         if (way == 2) server.spread_count = 65;
-        if (way == 3) server.spread_count = 0;  // and no conn.on.data
+        if (way == 3) server.spread_count = 0;
         CHECK_ERR(open_all(), WSAEINVAL);
+        if (!way) {
+            static iocpnet_connector *const nobody[2];
+            server.reuse = false;
+            server.spread = NULL;
+            CHECK_ERR(iocpnet_listener_open(&listener, own, &server), WSAEINVAL);
+            server.spread = nobody;
+            CHECK_ERR(iocpnet_listener_open(&listener, own, &server), WSAEINVAL);
+        }
         CHECK_ERR(iocpnet_iocp_close(others[0]), 0);  // nobody gives to it
         CHECK_ERR(iocpnet_iocp_close(others[1]), 0);
         CHECK_ERR(iocpnet_iocp_close(own), 0);

@@ -169,7 +169,7 @@ static void layered_echoes(iocpnet_listener_desc desc, uint32_t count, bool func
         filter[i].receive = functions ? pass_receive : NULL;
         filter[i].send = functions ? pass_send : NULL;
     }
-    desc.conn.filters = filters;
+    desc.conn.filters = count ? filters : NULL;
     desc.conn.filter_count = count;
     desc.conn.max_connections = 100;
     must(iocpnet_listener_open(&listener, iocp, &desc) == 0, "listener");

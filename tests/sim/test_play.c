@@ -595,7 +595,7 @@ static void check_time_out(const player *p)
 {
     const iocpnet_conn_desc *d = &p->of->desc.conn;
     const uint32_t set[] = { d->idle_ms, d->read_ms, d->message_ms, d->stall_ms };
-    uint32_t least = d->close_ms ? d->close_ms : 5000;
+    uint32_t least = d->close_ms ? d->close_ms : 10000;
     uint64_t ms = (sim_clock_us() - p->heard_at) / 1000;
     size_t i;
     for (i = 0; i < 4; i++) {
@@ -1268,7 +1268,7 @@ static void settings(iocpnet_conn_desc *d, void *user)
     d->close_ms = one_in(2) ? 20 + any(2000) : 0;
     d->connect_ms = one_in(2) ? 50 + any(2000) : 0;
     d->keepalive_ms = one_in(6) ? 1000 : 0;
-    d->filters = filters;
+    d->filters = filter_count ? filters : NULL;
     d->filter_count = filter_count;
     d->frame = framed ? &frame : NULL;
     d->zero_byte = one_in(4);
