@@ -11208,15 +11208,41 @@ static inline uint32_t iocpnet__queue_room(const iocpnet__queue *queue)
     return queue->tail ? queue->tail->size - queue->tail->used : 0;
 }
 
-// Adds buffers behind others. What fits into the room of the last joins it.
+// A buffer to queue bytes in. A connection that has no more queued than one of them holds takes it
+// from what is kept for the shares of all: it needs IOCPNET__SHARE of them at most.
+static iocpnet_buffer *iocpnet__conn_take_buffer(const iocpnet__connection *conn)
+{
+    iocpnet__group *group = conn->group;
+    iocpnet_buffer *buffer = NULL;
+
+    if ((uint32_t)iocpnet__load(&conn->queued) <= group->desc.buffer_bytes) {
+        buffer = iocpnet__buffer_take(group->buffers);
+    }
+    return buffer ? buffer : iocpnet__buffer_take(group->common);
+}
+
+// A view of few bytes, which would keep a whole buffer from being used again.
+static inline bool iocpnet__view_is_few(const iocpnet__connection *conn, const iocpnet_buffer *item)
+{
+    return !item->pool && item->used && item->used <= conn->group->copied_bytes;
+}
+
+// Adds buffers behind others. What fits into the room of the last joins it, and so do few bytes of
+// a view, in a fresh one if need be.
 static __declspec(noinline) void iocpnet__queue_join_special(iocpnet__connection *conn,
                                                              iocpnet__queue *queue,
                                                              iocpnet__queue *from)
 {
-    iocpnet_buffer *next;
+    iocpnet_buffer *next, *fresh;
 
     while (from->head && from->head->used &&  // not a file
-           !from->head->sent && from->head->used <= iocpnet__queue_room(queue)) {
+           !from->head->sent) {
+        if (from->head->used > iocpnet__queue_room(queue)) {
+            if (!iocpnet__view_is_few(conn, from->head)) break;
+            fresh = iocpnet__conn_take_buffer(conn);
+            if (!fresh) break;
+            iocpnet__queue_append(queue, fresh, fresh);
+        }
         next = from->head->next;
         iocpnet__copy(queue->tail->data + queue->tail->used, (const char *)from->head->data,
                       from->head->used);
@@ -11270,19 +11296,6 @@ static void iocpnet__queue_drop(iocpnet__connection *conn, iocpnet__queue *queue
     iocpnet__conn_unqueue(conn, iocpnet__conn_worker(conn), iocpnet__queue_bytes(queue));
     iocpnet__queue_give_list(conn, queue->head);
     memset(queue, 0, sizeof *queue);
-}
-
-// A buffer to queue bytes in. A connection that has no more queued than one of them holds takes it
-// from what is kept for the shares of all: it needs IOCPNET__SHARE of them at most.
-static iocpnet_buffer *iocpnet__conn_take_buffer(const iocpnet__connection *conn)
-{
-    iocpnet__group *group = conn->group;
-    iocpnet_buffer *buffer = NULL;
-
-    if ((uint32_t)iocpnet__load(&conn->queued) <= group->desc.buffer_bytes) {
-        buffer = iocpnet__buffer_take(group->buffers);
-    }
-    return buffer ? buffer : iocpnet__buffer_take(group->common);
 }
 
 // Adds bytes to a queue: what there is room for at its end, the rest in fresh buffers. False: there
@@ -13079,7 +13092,7 @@ IOCPNET__DEF iocpnet_error iocpnet_filter_send(iocpnet_layer *layer, const void 
         return WSAESHUTDOWN;
     }
     if (giving && data == giving->data + giving->sent && size == giving->used - giving->sent &&
-        size > iocpnet__queue_room(queue)) {
+        size > iocpnet__queue_room(queue) && !(queue->tail && iocpnet__view_is_few(conn, giving))) {
         // Of what it was given nothing has changed: it goes on without a copy.
         layers->giving = NULL;
         iocpnet__queue_append(queue, giving, giving);
