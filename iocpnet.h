@@ -12803,6 +12803,7 @@ static bool iocpnet__layer_give(iocpnet__layers *layers, iocpnet_layer *layer,
     const void *data = buffer->data + buffer->sent;
     uint32_t size = buffer->used - buffer->sent;
     iocpnet_error error = 0;
+    bool top = !layer->above;
     size_t taken = size;
     size_t sent;
     uint8_t was;
@@ -12836,6 +12837,10 @@ static bool iocpnet__layer_give(iocpnet__layers *layers, iocpnet_layer *layer,
         iocpnet__conn_unqueue(conn, iocpnet__conn_worker(conn), taken - sent);
     } else if (sent > taken) {
         iocpnet__conn_count_queued(conn, (uint32_t)(sent - taken));
+    }
+    if (top && layer->above) {  // now it is what layers have sent
+        layer->out_bytes += size;
+        layers->bytes += size;
     }
     if (layer->above) {
         layer->out_bytes -= (uint32_t)taken;
@@ -12902,7 +12907,10 @@ again:
                  !iocpnet__conn_read_file(conn, NULL))) {
                 break;
             }
-            if (!iocpnet__layer_give(layers, layer, queue)) break;
+            if (!iocpnet__layer_give(layers, layer, queue) ||
+                queue != iocpnet__layer_queue(layer)) {
+                break;  // one was started above it: what is queued now is for that
+            }
         }
         if (layers->top->phase == IOCPNET__LAYER_NEW &&
             iocpnet__conn_has(conn, IOCPNET__UPGRADING)) {

@@ -1590,6 +1590,71 @@ static void four_may_be_started(void)
     end();
 }
 
+// Shows what it is given, once, and sends it: as it is, as a copy, or only a part of it.
+static int shows;
+
+static iocpnet_error show_send(iocpnet_layer *layer, void *state, const void *data, size_t size,
+                               size_t *taken)
+{
+    char copy[RECORD];
+    size_t shown;
+    (void)state;
+    memcpy(copy, data, size);
+    if (size == 4 && !memcmp(data, "look", 4) && !secured) {
+        CHECK_ERR(iocpnet_filter_show(layer, copy, size, &shown), 0);
+        if (shows == 2) {
+            size = *taken = 1;
+            iocpnet_filter_wake(iocpnet_filter_conn(layer), &filters[1]);
+        }
+    }
+    return iocpnet_filter_send(layer, shows ? copy : data, size);
+}
+
+static void on_bytes_start(iocpnet_conn name, const void *data, size_t size)
+{
+    (void)size;
+    if (*(const char *)data == '?') {
+        answer(name, "look");
+    } else {
+        answer(name, "plain");
+        CHECK_ERR(iocpnet_conn_filter(name, &filters[0], NULL), 0);
+        answer(name, "then");
+    }
+}
+
+// A layer shows something in its send, and the program starts another above it: what it has in its
+// hands is then what was queued before.
+static void a_layer_may_be_started_in_a_send(void)
+{
+    for (shows = 0; shows < 3; shows++) {
+        char back[RECORD];
+        SOCKET s;
+        T_NOTE("kind %d", shows);
+        prepare(0);
+        use_xor(0, 9);
+        memset(&filters[1], 0, sizeof filters[1]);
+        filters[1].send = show_send;
+        list[0] = &filters[1];
+        server.conn.filter_count = 1;
+        on_bytes = on_bytes_start;
+        REQUIRE(begin());
+        s = peer_connect(port);
+        CHECK(peer_send(s, "?", 1));
+        CHECK(plain(s, "lookplain"));
+        CHECK(greet(s, 9));
+        CHECK_EQ(hear(s, back, 9), 4);
+        CHECK_MEM(back, "then", 4);
+        AWAIT(secured == 1, PEER_MS);
+        CHECK_ERR(iocpnet_conn_close(conn), 0);
+        CHECK_EQ(hear(s, back, 9), 0);
+        CHECK_EQ(peer_end(s), 0);
+        closesocket(s);
+        AWAIT(closed == 1, PEER_MS);
+        CHECK_EQ(reason, IOCPNET_CLOSED_LOCAL);
+        end();
+    }
+}
+
 int main(int argc, char **argv)
 {
     WSADATA data;
@@ -1623,6 +1688,7 @@ int main(int argc, char **argv)
     T_RUN(sends_wait_for_the_new_layer);
     T_RUN(a_layer_that_is_started_has_a_deadline);
     T_RUN(four_may_be_started);
+    T_RUN(a_layer_may_be_started_in_a_send);
     WSACleanup();
     return t_end();
 }
