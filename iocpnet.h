@@ -12627,6 +12627,7 @@ static __declspec(noinline) void iocpnet__layer_fail(iocpnet_layer *layer, iocpn
     if (conn->reason != IOCPNET_CLOSED_PROTOCOL) conn->reasoned = false;
     iocpnet__conn_set_reason(conn, IOCPNET_CLOSED_FILTER, error);
     iocpnet__conn_begin_close(conn);
+    iocpnet__conn_signal(conn, IOCPNET__LOOK);  // what those above have not taken is dropped
 }
 
 static inline void iocpnet__layer_leave(iocpnet_layer *layer, uint8_t was, iocpnet_error error)

@@ -1258,6 +1258,52 @@ static void a_layer_that_fails_is_heard_through_the_one_below(void)
     end();
 }
 
+static iocpnet_error fail_send(iocpnet_layer *layer, void *state, const void *data, size_t size,
+                               size_t *taken)
+{
+    (void)layer;
+    (void)state;
+    (void)data;
+    (void)size;
+    (void)taken;
+    return FAILURE;
+}
+
+static iocpnet_error first_byte_send(iocpnet_layer *layer, void *state, const void *data,
+                                     size_t size, size_t *taken)
+{
+    (void)state;
+    (void)size;
+    *taken = 1;
+    return iocpnet_filter_send(layer, data, 1);
+}
+
+// What the one above has not taken can't leave any more, and nobody waits for it.
+static void a_layer_that_fails_drops_what_is_above(void)
+{
+    int kind;
+    for (kind = 0; kind < 3; kind++) {
+        SOCKET s;
+        T_NOTE("kind %d", kind);
+        prepare(2);
+        filters[0].send = first_byte_send;
+        filters[1].send = fail_send;
+        if (kind == 1) server.conn.recvs = 2;
+        if (kind == 2) server.conn.zero_byte = true;
+        server.conn.close_ms = PEER_MS;
+        echoes = 1;
+        REQUIRE(begin());
+        s = peer_connect(port);
+        CHECK(peer_send(s, "word", 4));
+        CHECK_EQ(peer_end(s), 0);
+        closesocket(s);
+        AWAIT(closed == 1, PEER_MS);
+        CHECK_EQ(reason, IOCPNET_CLOSED_FILTER);
+        CHECK_ERR(why, FAILURE);
+        end();
+    }
+}
+
 static void on_bytes_look(iocpnet_conn name, const void *data, size_t size)
 {
     (void)data;
@@ -1679,6 +1725,7 @@ int main(int argc, char **argv)
     T_RUN(fin_behind_a_farewell_is_not_told_again);
     T_RUN(layers_stack);
     T_RUN(a_layer_that_fails_is_heard_through_the_one_below);
+    T_RUN(a_layer_that_fails_drops_what_is_above);
     T_RUN(each_connection_has_an_argument_and_a_state);
     T_RUN(wrong_lists_are_refused);
     T_RUN(files_go_through);
