@@ -15426,7 +15426,9 @@ static __declspec(noinline) bool iocpnet__conn_send_files(iocpnet__connection *c
             return false;
         }
     }
-    if (item && n < IOCPNET__GATHER && !whole && !iocpnet__conn_read_file(conn, before)) {
+    // No more than a buffer's worth waits for a call that the system may refuse, again and again.
+    if (item && n < IOCPNET__GATHER && bytes < conn->group->desc.buffer_bytes && !whole &&
+        !iocpnet__conn_read_file(conn, before)) {
         return false;
     }
 

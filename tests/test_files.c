@@ -702,6 +702,31 @@ static void heads_leave_where_little_may_be_locked(void)
     in_every_way(little_may_be_locked, false);
 }
 
+// The system is short of memory for sends: what is tried again reads no more of the file.
+static void short_of_memory(void)
+{
+    enum { TIMES = 10 };
+    other *o;
+    play_open = give_a_lot;
+    server.conn.buffer_bytes = 16384;
+    fault_fail(FAULT_WSASend, 1, TIMES, WSAENOBUFS);
+    if (!serve()) return;
+    o = visit();
+    UNTIL(fault_count(FAULT_WSASend) >= TIMES || o->got);
+    if (guest_count && !o->got) {
+        iocpnet__connection *conn = iocpnet__name_at((uint32_t)guests[0].conn.id)->u.conn;
+        CHECK(conn->queued <= 2 * 16384 + 4000);
+    }
+    UNTIL(o->got >= MUCH || o->ended);
+    CHECK(!guests[0].closed);
+}
+
+static void what_is_tried_again_reads_no_more(void)
+{
+    T_LIMIT(60);
+    in_every_way(short_of_memory, false);
+}
+
 // More transfers than the system runs at a time: the others are read.
 static void three_at_once(void)
 {
@@ -1057,6 +1082,7 @@ int main(int argc, char **argv)
     T_RUN(files_are_bounded);
     T_RUN(drains_may_send_files);
     T_RUN(heads_leave_where_little_may_be_locked);
+    T_RUN(what_is_tried_again_reads_no_more);
     T_RUN(transfers_beyond_the_limit_are_read);
     T_RUN(what_is_no_range_is_refused);
     T_RUN(a_file_that_became_shorter_ends_the_connection);
