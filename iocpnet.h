@@ -10673,20 +10673,20 @@ static void iocpnet__conn_hears(iocpnet__connection *conn)
     if (conn->extra) conn->extra->message_ms = conn->received_ms;
 }
 
-// The time since then is not the peer's: a callback has taken it, or layers, or a disk. What came
-// meanwhile has moved the clocks on.
+// The time since then is not the peer's, but the callback's, the layers' or the disk's.
 static void iocpnet__conn_spent(iocpnet__connection *conn, uint32_t began_ms)
 {
     uint32_t now = iocpnet__now_32(), spent = now - began_ms, clock = conn->received_ms;
 
     conn->received_ms = now - clock > spent ? clock + spent : now;
+    clock = conn->began_ms;
+    if (conn->state & IOCPNET__CLOSING) conn->began_ms = now - clock > spent ? clock + spent : now;
     if (!conn->extra) return;
     clock = conn->extra->message_ms;
     conn->extra->message_ms = now - clock > spent ? clock + spent : now;
 }
 
-// Round a callback but on.data, and what else may wait for long. It is not the peer's time. See
-// iocpnet__conn_call_data for the barrier.
+// Round a callback but on.data, and what else may wait long. Barrier: see iocpnet__conn_call_data.
 static uint32_t iocpnet__conn_call_begin(iocpnet__connection *conn)
 {
     conn->calling = IOCPNET__CALL;
