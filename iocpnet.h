@@ -12764,7 +12764,10 @@ static void iocpnet__layers_finish(iocpnet__connection *conn)
         return;
     }
     layers->finished = true;
-    if (!iocpnet__conn_flagged(conn, IOCPNET__NO_DATA)) iocpnet__conn_call_finish(conn);
+    if (!iocpnet__conn_flagged(conn, IOCPNET__NO_DATA) &&
+        !iocpnet__conn_is(conn, IOCPNET__READING, IOCPNET__READ_FINISHED)) {  // FIN has told it
+        iocpnet__conn_call_finish(conn);
+    }
 }
 
 // What the socket has brought goes up. False: not all of it was taken.

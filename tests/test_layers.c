@@ -1162,6 +1162,44 @@ static void fin_behind_a_farewell_is_not_told_again(void)
     end();
 }
 
+static iocpnet_error later_end(iocpnet_layer *layer, void *state, void *data, size_t size,
+                               size_t *taken)
+{
+    (void)state;
+    if (size) return iocpnet_filter_show(layer, data, size, taken);
+    InterlockedIncrement(&plans[0].waiting);
+    return plans[0].deaf ? WSAEWOULDBLOCK : 0;
+}
+
+// Nor is it where a layer above wants both told later.
+static void fin_and_a_farewell_that_wait_are_told_once(void)
+{
+    SOCKET s;
+    prepare(2);
+    use_xor(1, 3);
+    filters[0].receive = later_end;
+    plans[0].deaf = 1;
+    REQUIRE(begin());
+    s = peer_connect(port);
+    CHECK(greet(s, 3));
+    CHECK(say(s, "bye", 3, 3) && say(s, "", 0, 3));
+    AWAIT(plans[0].waiting >= 1, PEER_MS);
+    shutdown(s, SD_SEND);
+    Sleep(30);
+    CHECK_EQ(finished, 0);
+    plans[0].deaf = 0;
+    CHECK_ERR(iocpnet_filter_wake(conn, &filters[0]), 0);
+    AWAIT(finished >= 1, PEER_MS);
+    Sleep(30);
+    CHECK_EQ(finished, 1);
+    CHECK_EQ(datas, 1);
+    CHECK_ERR(iocpnet_conn_shutdown(conn), 0);
+    AWAIT(closed == 1, PEER_MS);
+    CHECK_EQ(reason, IOCPNET_CLOSED_FINISHED);
+    closesocket(s);
+    end();
+}
+
 // ---- stacks -------------------------------------------------------------------------------------
 
 enum { EXCHANGE = 100000 };
@@ -1723,6 +1761,7 @@ int main(int argc, char **argv)
     T_RUN(a_message_in_records_has_a_deadline);
     T_RUN(a_farewell_without_fin_ends_reading);
     T_RUN(fin_behind_a_farewell_is_not_told_again);
+    T_RUN(fin_and_a_farewell_that_wait_are_told_once);
     T_RUN(layers_stack);
     T_RUN(a_layer_that_fails_is_heard_through_the_one_below);
     T_RUN(a_layer_that_fails_drops_what_is_above);
