@@ -11095,6 +11095,7 @@ typedef struct iocpnet__layers {
     bool finished;                   // the program was told of that
     bool full;                       // what is shown waits since too many answers do
     bool straight_in, straight_out;  // all are ready, and none has a receive, or a send
+    bool between;                    // something may wait between two of them
     int32_t queued, files;           // of conn, when layers were last called with what has come
     size_t shown;                    // since then: bytes that the program was shown
     bool done;                       // all have closed: nothing more is sent
@@ -12559,19 +12560,22 @@ static void iocpnet__layer_add(iocpnet__layers *layers, const iocpnet_filter *fi
     layers->straight_in = layers->straight_out = false;
 }
 
-// After a change of a phase, or of the list.
+// After a change of a phase, or of the list. What waits between two of them must not be overtaken.
 static void iocpnet__layers_look(iocpnet__layers *layers)
 {
     const iocpnet_layer *layer;
 
     layers->straight_out = !layers->finishing;
     layers->straight_in = !layers->finishing;
+    layers->between = false;
     for (layer = layers->top; layer; layer = layer->below) {
         const iocpnet_filter *filter = iocpnet__layer_filter(layer);
 
         if (layer->phase != IOCPNET__LAYER_READY || filter->receive) layers->straight_in = false;
         if (layer->phase != IOCPNET__LAYER_READY || filter->send) layers->straight_out = false;
+        if (layer->out.head) layers->between = true;
     }
+    if (layers->between) layers->straight_out = false;
 }
 
 // Gives a connection the layers of its settings. False: there is no memory.
@@ -12941,6 +12945,7 @@ again:
         if (done && layer->phase == IOCPNET__LAYER_READY) iocpnet__layer_close(layer);
     }
     layers->done = done;
+    if (layers->between && !above) iocpnet__layers_look(layers);
     if (conn->group->clocked) iocpnet__conn_spent(conn, began);
 }
 
@@ -13114,7 +13119,11 @@ IOCPNET__DEF iocpnet_error iocpnet_filter_send(iocpnet_layer *layer, const void 
         iocpnet__conn_want_tick(conn, IOCPNET__TICK_EACH);  // whoever waits for one tries again
         return WSAENOBUFS;
     }
-    if (layer->below) layer->below->out_bytes += (uint32_t)size;
+    if (layer->below) {
+        layer->below->out_bytes += (uint32_t)size;
+        if (layers->straight_out) layers->between = true;
+        layers->straight_out = false;  // until nothing is left that must not be overtaken
+    }
     layers->bytes += (uint32_t)size;
     counted = size < layers->spare ? (uint32_t)size : layers->spare;
     layers->spare -= counted;

@@ -1296,6 +1296,44 @@ static void a_layer_that_fails_is_heard_through_the_one_below(void)
     end();
 }
 
+static iocpnet_error preface_open(iocpnet_layer *layer, void *user, void *arg, bool outbound,
+                                  void **state)
+{
+    (void)user;
+    (void)arg;
+    (void)outbound;
+    (void)state;
+    CHECK_ERR(iocpnet_filter_send(layer, "preface", 7), 0);
+    return iocpnet_filter_ready(layer);
+}
+
+static void on_open_greets(iocpnet_conn name, void *user)
+{
+    on_open(name, user);
+    answer(name, "hello");
+}
+
+// A layer says something before it is ready, and then lets all pass, as the ones below do.
+static void a_preface_leaves_first(void)
+{
+    int kind;
+    for (kind = 0; kind < 4; kind++) {
+        SOCKET s;
+        T_NOTE("kind %d", kind);
+        prepare(2 + (uint32_t)kind % 2);
+        filters[0].open = preface_open;
+        if (kind / 2) server.conn.on.open = on_open_greets;
+        REQUIRE(begin());
+        s = peer_connect(port);
+        CHECK(plain(s, "preface"));
+        if (kind / 2) CHECK(plain(s, "hello"));
+        echoes = 1;
+        CHECK(peer_send(s, "echo", 4) && plain(s, "echo"));
+        closesocket(s);
+        end();
+    }
+}
+
 static iocpnet_error fail_send(iocpnet_layer *layer, void *state, const void *data, size_t size,
                                size_t *taken)
 {
@@ -1764,6 +1802,7 @@ int main(int argc, char **argv)
     T_RUN(fin_and_a_farewell_that_wait_are_told_once);
     T_RUN(layers_stack);
     T_RUN(a_layer_that_fails_is_heard_through_the_one_below);
+    T_RUN(a_preface_leaves_first);
     T_RUN(a_layer_that_fails_drops_what_is_above);
     T_RUN(each_connection_has_an_argument_and_a_state);
     T_RUN(wrong_lists_are_refused);
