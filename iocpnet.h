@@ -1882,7 +1882,8 @@ typedef struct iocpnet_conn_desc {
     bool nagle;              // small sends wait for acknowledgements [false: TCP_NODELAY is set]
     bool refuse_slow;        // a send over a limit, or without a buffer, returns WSAEWOULDBLOCK,
                              // and on.drain comes; else it closes
-    bool no_read_pause;      // reading goes on however much is queued by on.data too
+    bool no_read_pause;      // reading goes on however much is queued by on.data too; not beyond
+                             // twice the limit, which only layers reach
     bool no_pool_cache;      // buffers without per-thread caches, as with max_connections 1
     iocpnet_conn_events on;  // on.data is required
     void *user;              // given to on.open; the first iocpnet_conn_user
@@ -2165,7 +2166,8 @@ IOCPNET_API iocpnet_error iocpnet_conn_detach(iocpnet_conn conn);
 // or to desc.frame.
 //
 // Send: queues a copy of bytes for what is below. Small ones share buffers, and all that is queued
-// leaves in as few calls as it can. No limit refuses them; they count against send_limit_bytes.
+// leaves in as few calls as it can. No limit refuses them; they count against send_limit_bytes, and
+// where what comes makes twice as much reading pauses, whatever is set.
 //
 // Finish: the layer's protocol says that the peer has finished, with or without FIN. What is above
 // is told after this function as by FIN: by receive with size 0, by on.finish; while reading is
@@ -11586,6 +11588,12 @@ give:
     return error;
 }
 
+// What layers make of what comes, which no limit refuses, is twice the limit.
+static bool iocpnet__conn_is_swollen(const iocpnet__connection *conn)
+{
+    return (uint32_t)iocpnet__load(&conn->queued) / 2 > conn->group->desc.send_limit_bytes;
+}
+
 // Much waits to be sent: more than half of a limit.
 static inline bool iocpnet__conn_is_long(const iocpnet__connection *conn)
 {
@@ -11598,6 +11606,7 @@ static inline bool iocpnet__conn_is_long(const iocpnet__connection *conn)
     }
     handshake = iocpnet__conn_in_handshake(conn);
     if (handshake && iocpnet__conn_layers(conn)->bytes <= desc->send_limit_bytes / 2) return false;
+    if (iocpnet__conn_is_swollen(conn)) return true;
     return !desc->no_read_pause && (handshake || !iocpnet__conn_flagged(conn, IOCPNET__NO_DATA));
 }
 
@@ -11618,9 +11627,9 @@ static bool iocpnet__conn_is_stuck(const iocpnet__connection *conn)
     iocpnet__fence();
     now = iocpnet__now_32();
     if (now - began <= IOCPNET__STUCK_MS || now - sent <= IOCPNET__STUCK_MS) return false;
-    return desc->refuse_slow ||
-           (uint64_t)(uint32_t)iocpnet__load(&conn->queued) + desc->buffer_bytes <=
-               desc->send_limit_bytes;
+    if (desc->refuse_slow) return !iocpnet__conn_is_swollen(conn);
+    return (uint64_t)(uint32_t)iocpnet__load(&conn->queued) + desc->buffer_bytes <=
+           desc->send_limit_bytes;
 }
 
 // Where much waits to be sent, reading pauses if that was queued by on.data: answers to what is

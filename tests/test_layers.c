@@ -682,6 +682,62 @@ static void what_a_layer_makes_of_much_is_bounded(void)
     end();
 }
 
+// Answers each byte that comes with some, and shows nothing.
+static iocpnet_error answer_receive(iocpnet_layer *layer, void *state, void *data, size_t size,
+                                    size_t *taken)
+{
+    char some[10];
+    iocpnet_error error = 0;
+    size_t i;
+    (void)state;
+    memset(some, *(const char *)data, sizeof some);
+    for (i = 0; i < size && !error; i++)
+        error = iocpnet_filter_send(layer, some, sizeof some);
+    *taken = error ? i - 1 : i;
+    return error == WSAENOBUFS ? WSAEWOULDBLOCK : error;
+}
+
+static void send_on(void *user)
+{
+    static char block[20000];
+    while (send(*(SOCKET *)user, block, sizeof block, 0) > 0)
+        continue;
+}
+
+// No limit refuses what a layer answers; but reading stops, whatever is set.
+static void what_a_layer_answers_is_bounded(void)
+{
+    enum { LIMIT = 50000 };
+    int kind, i;
+    T_LIMIT(60);
+    for (kind = 0; kind < 3; kind++) {
+        peer_thread thread;
+        uint32_t most = 0;
+        SOCKET s;
+        T_NOTE("kind %d", kind);
+        prepare(1);
+        filters[0].receive = answer_receive;
+        server.conn.send_limit_bytes = LIMIT;
+        server.conn.buffer_bytes = 4096;
+        server.conn.refuse_slow = kind > 0;
+        server.conn.no_read_pause = kind != 1;
+        REQUIRE(begin());
+        s = peer_connect(port);
+        AWAIT(opened == 1, PEER_MS);
+        peer_start(&thread, send_on, &s);
+        for (i = 0; i < 80; i++) {
+            Sleep(100);
+            if (queued() > most) most = queued();
+        }
+        CHECK(most > LIMIT / 2);
+        CHECK(most < 2 * LIMIT + 11 * 4096);
+        CHECK_EQ(closed, 0);
+        peer_abort(s);
+        peer_join(&thread);
+        end();
+    }
+}
+
 static void a_layer_that_waits_refuses_by_the_limit(void)
 {
     static char block[1000], back[RECORD];
@@ -1786,6 +1842,7 @@ int main(int argc, char **argv)
     T_RUN(a_pause_stops_a_layer_that_expands);
     T_RUN(answers_stop_a_layer_that_expands);
     T_RUN(what_a_layer_makes_of_much_is_bounded);
+    T_RUN(what_a_layer_answers_is_bounded);
     T_RUN(a_layer_that_waits_refuses_by_the_limit);
     T_RUN(what_waits_at_a_close_leaves);
     T_RUN(records_share_buffers);
