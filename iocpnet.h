@@ -1891,7 +1891,8 @@ typedef struct iocpnet_conn_desc {
     bool nagle;              // small sends wait for acknowledgements [false: TCP_NODELAY is set]
     bool refuse_slow;        // a send over a limit, or without a buffer, returns WSAEWOULDBLOCK,
                              // and on.drain comes; else it closes
-    bool no_read_pause;      // reading goes on however much is queued by on.data too
+    bool no_read_pause;      // reading goes on however much is queued by on.data too; not beyond
+                             // twice the limit, which only layers reach
     bool no_pool_cache;      // buffers without per-thread caches, as with max_connections 1
     iocpnet_conn_events on;  // on.data is required
     void *user;              // given to on.open; the first iocpnet_conn_user
@@ -2174,7 +2175,8 @@ IOCPNET_API iocpnet_error iocpnet_conn_detach(iocpnet_conn conn);
 // or to desc.frame.
 //
 // Send: queues a copy of bytes for what is below. Small ones share buffers, and all that is queued
-// leaves in as few calls as it can. No limit refuses them; they count against send_limit_bytes.
+// leaves in as few calls as it can. No limit refuses them; they count against send_limit_bytes, and
+// where what comes makes twice as much reading pauses, whatever is set.
 //
 // Finish: the layer's protocol says that the peer has finished, with or without FIN. What is above
 // is told after this function as by FIN: by receive with size 0, by on.finish; while reading is
@@ -10688,20 +10690,20 @@ static void iocpnet__conn_hears(iocpnet__connection *conn)
     if (conn->extra) conn->extra->message_ms = conn->received_ms;
 }
 
-// The time since then is not the peer's: a callback has taken it, or layers, or a disk. What came
-// meanwhile has moved the clocks on.
+// The time since then is not the peer's, but the callback's, the layers' or the disk's.
 static void iocpnet__conn_spent(iocpnet__connection *conn, uint32_t began_ms)
 {
     uint32_t now = iocpnet__now_32(), spent = now - began_ms, clock = conn->received_ms;
 
     conn->received_ms = now - clock > spent ? clock + spent : now;
+    clock = conn->began_ms;
+    if (conn->state & IOCPNET__CLOSING) conn->began_ms = now - clock > spent ? clock + spent : now;
     if (!conn->extra) return;
     clock = conn->extra->message_ms;
     conn->extra->message_ms = now - clock > spent ? clock + spent : now;
 }
 
-// Round a callback but on.data, and what else may wait for long. It is not the peer's time. See
-// iocpnet__conn_call_data for the barrier.
+// Round a callback but on.data, and what else may wait long. Barrier: see iocpnet__conn_call_data.
 static uint32_t iocpnet__conn_call_begin(iocpnet__connection *conn)
 {
     conn->calling = IOCPNET__CALL;
@@ -11110,6 +11112,7 @@ typedef struct iocpnet__layers {
     bool finished;                   // the program was told of that
     bool full;                       // what is shown waits since too many answers do
     bool straight_in, straight_out;  // all are ready, and none has a receive, or a send
+    bool between;                    // something may wait between two of them
     int32_t queued, files;           // of conn, when layers were last called with what has come
     size_t shown;                    // since then: bytes that the program was shown
     bool done;                       // all have closed: nothing more is sent
@@ -11223,15 +11226,41 @@ static inline uint32_t iocpnet__queue_room(const iocpnet__queue *queue)
     return queue->tail ? queue->tail->size - queue->tail->used : 0;
 }
 
-// Adds buffers behind others. What fits into the room of the last joins it.
+// A buffer to queue bytes in. A connection that has no more queued than one of them holds takes it
+// from what is kept for the shares of all: it needs IOCPNET__SHARE of them at most.
+static iocpnet_buffer *iocpnet__conn_take_buffer(const iocpnet__connection *conn)
+{
+    iocpnet__group *group = conn->group;
+    iocpnet_buffer *buffer = NULL;
+
+    if ((uint32_t)iocpnet__load(&conn->queued) <= group->desc.buffer_bytes) {
+        buffer = iocpnet__buffer_take(group->buffers);
+    }
+    return buffer ? buffer : iocpnet__buffer_take(group->common);
+}
+
+// A view of few bytes, which would keep a whole buffer from being used again.
+static inline bool iocpnet__view_is_few(const iocpnet__connection *conn, const iocpnet_buffer *item)
+{
+    return !item->pool && item->used && item->used <= conn->group->copied_bytes;
+}
+
+// Adds buffers behind others. What fits into the room of the last joins it, and so do few bytes of
+// a view, in a fresh one if need be.
 static __declspec(noinline) void iocpnet__queue_join_special(iocpnet__connection *conn,
                                                              iocpnet__queue *queue,
                                                              iocpnet__queue *from)
 {
-    iocpnet_buffer *next;
+    iocpnet_buffer *next, *fresh;
 
     while (from->head && from->head->used &&  // not a file
-           !from->head->sent && from->head->used <= iocpnet__queue_room(queue)) {
+           !from->head->sent) {
+        if (from->head->used > iocpnet__queue_room(queue)) {
+            if (!iocpnet__view_is_few(conn, from->head)) break;
+            fresh = iocpnet__conn_take_buffer(conn);
+            if (!fresh) break;
+            iocpnet__queue_append(queue, fresh, fresh);
+        }
         next = from->head->next;
         iocpnet__copy(queue->tail->data + queue->tail->used, (const char *)from->head->data,
                       from->head->used);
@@ -11285,19 +11314,6 @@ static void iocpnet__queue_drop(iocpnet__connection *conn, iocpnet__queue *queue
     iocpnet__conn_unqueue(conn, iocpnet__conn_worker(conn), iocpnet__queue_bytes(queue));
     iocpnet__queue_give_list(conn, queue->head);
     memset(queue, 0, sizeof *queue);
-}
-
-// A buffer to queue bytes in. A connection that has no more queued than one of them holds takes it
-// from what is kept for the shares of all: it needs IOCPNET__SHARE of them at most.
-static iocpnet_buffer *iocpnet__conn_take_buffer(const iocpnet__connection *conn)
-{
-    iocpnet__group *group = conn->group;
-    iocpnet_buffer *buffer = NULL;
-
-    if ((uint32_t)iocpnet__load(&conn->queued) <= group->desc.buffer_bytes) {
-        buffer = iocpnet__buffer_take(group->buffers);
-    }
-    return buffer ? buffer : iocpnet__buffer_take(group->common);
 }
 
 // Adds bytes to a queue: what there is room for at its end, the rest in fresh buffers. False: there
@@ -11587,6 +11603,12 @@ give:
     return error;
 }
 
+// What layers make of what comes, which no limit refuses, is twice the limit.
+static bool iocpnet__conn_is_swollen(const iocpnet__connection *conn)
+{
+    return (uint32_t)iocpnet__load(&conn->queued) / 2 > conn->group->desc.send_limit_bytes;
+}
+
 // Much waits to be sent: more than half of a limit.
 static inline bool iocpnet__conn_is_long(const iocpnet__connection *conn)
 {
@@ -11599,6 +11621,7 @@ static inline bool iocpnet__conn_is_long(const iocpnet__connection *conn)
     }
     handshake = iocpnet__conn_in_handshake(conn);
     if (handshake && iocpnet__conn_layers(conn)->bytes <= desc->send_limit_bytes / 2) return false;
+    if (iocpnet__conn_is_swollen(conn)) return true;
     return !desc->no_read_pause && (handshake || !iocpnet__conn_flagged(conn, IOCPNET__NO_DATA));
 }
 
@@ -11619,9 +11642,9 @@ static bool iocpnet__conn_is_stuck(const iocpnet__connection *conn)
     iocpnet__fence();
     now = iocpnet__now_32();
     if (now - began <= IOCPNET__STUCK_MS || now - sent <= IOCPNET__STUCK_MS) return false;
-    return desc->refuse_slow ||
-           (uint64_t)(uint32_t)iocpnet__load(&conn->queued) + desc->buffer_bytes <=
-               desc->send_limit_bytes;
+    if (desc->refuse_slow) return !iocpnet__conn_is_swollen(conn);
+    return (uint64_t)(uint32_t)iocpnet__load(&conn->queued) + desc->buffer_bytes <=
+           desc->send_limit_bytes;
 }
 
 // Where much waits to be sent, reading pauses if that was queued by on.data: answers to what is
@@ -12575,19 +12598,22 @@ static void iocpnet__layer_add(iocpnet__layers *layers, const iocpnet_filter *fi
     layers->straight_in = layers->straight_out = false;
 }
 
-// After a change of a phase, or of the list.
+// After a change of a phase, or of the list. What waits between two of them must not be overtaken.
 static void iocpnet__layers_look(iocpnet__layers *layers)
 {
     const iocpnet_layer *layer;
 
     layers->straight_out = !layers->finishing;
     layers->straight_in = !layers->finishing;
+    layers->between = false;
     for (layer = layers->top; layer; layer = layer->below) {
         const iocpnet_filter *filter = iocpnet__layer_filter(layer);
 
         if (layer->phase != IOCPNET__LAYER_READY || filter->receive) layers->straight_in = false;
         if (layer->phase != IOCPNET__LAYER_READY || filter->send) layers->straight_out = false;
+        if (layer->out.head) layers->between = true;
     }
+    if (layers->between) layers->straight_out = false;
 }
 
 // Gives a connection the layers of its settings. False: there is no memory.
@@ -12643,6 +12669,7 @@ static __declspec(noinline) void iocpnet__layer_fail(iocpnet_layer *layer, iocpn
     if (conn->reason != IOCPNET_CLOSED_PROTOCOL) conn->reasoned = false;
     iocpnet__conn_set_reason(conn, IOCPNET_CLOSED_FILTER, error);
     iocpnet__conn_begin_close(conn);
+    iocpnet__conn_signal(conn, IOCPNET__LOOK);  // what those above have not taken is dropped
 }
 
 static inline void iocpnet__layer_leave(iocpnet_layer *layer, uint8_t was, iocpnet_error error)
@@ -12779,7 +12806,10 @@ static void iocpnet__layers_finish(iocpnet__connection *conn)
         return;
     }
     layers->finished = true;
-    if (!iocpnet__conn_flagged(conn, IOCPNET__NO_DATA)) iocpnet__conn_call_finish(conn);
+    if (!iocpnet__conn_flagged(conn, IOCPNET__NO_DATA) &&
+        !iocpnet__conn_is(conn, IOCPNET__READING, IOCPNET__READ_FINISHED)) {  // FIN has told it
+        iocpnet__conn_call_finish(conn);
+    }
 }
 
 // What the socket has brought goes up. False: not all of it was taken.
@@ -12819,6 +12849,7 @@ static bool iocpnet__layer_give(iocpnet__layers *layers, iocpnet_layer *layer,
     const void *data = buffer->data + buffer->sent;
     uint32_t size = buffer->used - buffer->sent;
     iocpnet_error error = 0;
+    bool top = !layer->above;
     size_t taken = size;
     size_t sent;
     uint8_t was;
@@ -12852,6 +12883,10 @@ static bool iocpnet__layer_give(iocpnet__layers *layers, iocpnet_layer *layer,
         iocpnet__conn_unqueue(conn, iocpnet__conn_worker(conn), taken - sent);
     } else if (sent > taken) {
         iocpnet__conn_count_queued(conn, (uint32_t)(sent - taken));
+    }
+    if (top && layer->above) {  // now it is what layers have sent
+        layer->out_bytes += size;
+        layers->bytes += size;
     }
     if (layer->above) {
         layer->out_bytes -= (uint32_t)taken;
@@ -12918,7 +12953,10 @@ again:
                  !iocpnet__conn_read_file(conn, NULL))) {
                 break;
             }
-            if (!iocpnet__layer_give(layers, layer, queue)) break;
+            if (!iocpnet__layer_give(layers, layer, queue) ||
+                queue != iocpnet__layer_queue(layer)) {
+                break;  // one was started above it: what is queued now is for that
+            }
         }
         if (layers->top->phase == IOCPNET__LAYER_NEW &&
             iocpnet__conn_has(conn, IOCPNET__UPGRADING)) {
@@ -12945,6 +12983,7 @@ again:
         if (done && layer->phase == IOCPNET__LAYER_READY) iocpnet__layer_close(layer);
     }
     layers->done = done;
+    if (layers->between && !above) iocpnet__layers_look(layers);
     if (conn->group->clocked) iocpnet__conn_spent(conn, began);
 }
 
@@ -13108,7 +13147,7 @@ IOCPNET__DEF iocpnet_error iocpnet_filter_send(iocpnet_layer *layer, const void 
         return WSAESHUTDOWN;
     }
     if (giving && data == giving->data + giving->sent && size == giving->used - giving->sent &&
-        size > iocpnet__queue_room(queue)) {
+        size > iocpnet__queue_room(queue) && !(queue->tail && iocpnet__view_is_few(conn, giving))) {
         // Of what it was given nothing has changed: it goes on without a copy.
         layers->giving = NULL;
         iocpnet__queue_append(queue, giving, giving);
@@ -13118,7 +13157,11 @@ IOCPNET__DEF iocpnet_error iocpnet_filter_send(iocpnet_layer *layer, const void 
         iocpnet__conn_want_tick(conn, IOCPNET__TICK_EACH);  // whoever waits for one tries again
         return WSAENOBUFS;
     }
-    if (layer->below) layer->below->out_bytes += (uint32_t)size;
+    if (layer->below) {
+        layer->below->out_bytes += (uint32_t)size;
+        if (layers->straight_out) layers->between = true;
+        layers->straight_out = false;  // until nothing is left that must not be overtaken
+    }
     layers->bytes += (uint32_t)size;
     counted = size < layers->spare ? (uint32_t)size : layers->spare;
     layers->spare -= counted;
@@ -15444,7 +15487,9 @@ static __declspec(noinline) bool iocpnet__conn_send_files(iocpnet__connection *c
             return false;
         }
     }
-    if (item && n < IOCPNET__GATHER && !whole && !iocpnet__conn_read_file(conn, before)) {
+    // No more than a buffer's worth waits for a call that the system may refuse, again and again.
+    if (item && n < IOCPNET__GATHER && bytes < conn->group->desc.buffer_bytes && !whole &&
+        !iocpnet__conn_read_file(conn, before)) {
         return false;
     }
 

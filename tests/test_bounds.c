@@ -403,6 +403,7 @@ static void on_keep(iocpnet_conn conn, void *user, const void *data, size_t size
 // are over, and so do those that wait to be sent on another one's connection.
 static void buffers_outlive_their_listener(void)
 {
+    enum { LARGE = 5000 };
     static char flood[1 << 20];
     iocpnet_listener *first, *second;
     iocpnet_conn other;
@@ -433,14 +434,16 @@ static void buffers_outlive_their_listener(void)
     CHECK_EQ(iocpnet__load(&iocp->dying), 1);
     CHECK_EQ(kept->used, 1);
     CHECK_EQ(kept->data[0], 'k');
+    memset(kept->data, 'k', LARGE);  // few bytes would be copied
+    kept->used = LARGE;
     CHECK_ERR(iocpnet_conn_send_buffer(other, iocpnet_buffer_share(kept)), 0);
     iocpnet_buffer_give(kept);
     Sleep(300);
     CHECK_EQ(iocpnet__load(&iocp->dying), 1);
     for (n = 0; n < 16; n++)
         CHECK_EQ(peer_recv(slow, flood, sizeof flood), sizeof flood);
-    CHECK_EQ(peer_recv(slow, flood, 1), 1);
-    CHECK_EQ(flood[0], 'k');
+    CHECK_EQ(peer_recv(slow, flood, LARGE), LARGE);
+    CHECK_EQ(flood[LARGE - 1], 'k');
     closesocket(slow);
     AWAIT(closed == 2, PEER_MS);
     AWAIT(all_freed(), PEER_MS);

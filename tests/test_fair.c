@@ -589,6 +589,37 @@ static void a_byte_now_and_then_takes_no_buffer(void)
     }
 }
 
+// The same as buffers that others have too: behind others each is copied, and free.
+static void few_bytes_to_all_keep_no_buffers(void)
+{
+    iocpnet_pool_stats stats;
+    peer *hog[2];
+    int i, k, n;
+    for (k = 0; k < 2 * (PIECES + 1); k++) {
+        T_NOTE("layers %d", k / 2);
+        prepare();
+        use_layers((between)(k / 2));
+        REQUIRE(begin());
+        for (i = 0; i < 2; i++)
+            REQUIRE((hog[i] = join('h')) != NULL);
+        fill(hog, 2, k % 2 ? 160000 : 100000);  // more, and less, than half of the limit
+        for (n = 0; n < 300; n++) {
+            REQUIRE((news = iocpnet_pool_take(news_pool)) != NULL);
+            news->used = n < 5 ? 5000 : 1;  // behind one of the former there is no room
+            for (i = 0; i < 2; i++) {
+                CHECK_ERR(send_news(hog[i]), 0);
+                AWAIT(
+                    !iocpnet__conn_is_offered(iocpnet__name_at((uint32_t)hog[i]->conn.id)->u.conn),
+                    PEER_MS);
+            }
+            iocpnet_buffer_give(news);
+        }
+        iocpnet_pool_stats_read(news_pool, &stats);
+        CHECK(stats.out <= 4);
+        end();
+    }
+}
+
 // Caches of threads that are no workers hold buffers, and all others find as many as there were.
 enum { KEEPERS = 20, KEPT = 60 };
 static volatile LONG keeping, let_them_go;
@@ -645,6 +676,7 @@ int main(int argc, char **argv)
     T_RUN(few_buffers_are_refused_to_those_that_have_many);
     T_RUN(those_that_hold_go_first);
     T_RUN(a_byte_now_and_then_takes_no_buffer);
+    T_RUN(few_bytes_to_all_keep_no_buffers);
     T_RUN(caches_do_not_empty_a_pool);
     WSACleanup();
     return t_end();

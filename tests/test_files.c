@@ -499,6 +499,7 @@ static void give_600_kb_and_close(guest *g)
 }
 
 static void (*slow_gift)(guest *g);
+static int disk_ms;  // that each read takes longer
 
 // The peer takes 16 bytes per ms; the system has room for 4 s of that.
 static void read_slowly(void)
@@ -509,11 +510,13 @@ static void read_slowly(void)
     uint32_t got = 0;
     uint64_t begin;
     int n = 1;
+    if (disk_ms && chosen->mode == IOCPNET_TRANSMIT_FILE) return;  // it is the system that reads
     server.conn.stall_ms = 3000;
-    server.conn.close_ms = 5000;
+    server.conn.close_ms = disk_ms ? 200 : 5000;
     server.conn.idle_ms = 3000;
-    server.conn.buffer_bytes = 32768;
+    server.conn.buffer_bytes = disk_ms ? 16384 : 32768;
     play_open = slow_gift;
+    fault_late(FAULT_ReadFile, disk_ms);
     if (!serve()) return;
     s = visit_deafly();
     ioctlsocket(s, (long)FIONBIO, &on);
@@ -530,7 +533,7 @@ static void read_slowly(void)
     CHECK_EQ(got, 601023);
     closesocket(s);
     UNTIL(all_closed());
-    CHECK_EQ(guests[0].reason, IOCPNET_CLOSED_LOCAL);
+    if (!disk_ms) CHECK_EQ(guests[0].reason, IOCPNET_CLOSED_LOCAL);
     CHECK_EQ(files_failed, 0);
 }
 
@@ -551,6 +554,16 @@ static void a_slow_peer_gets_all_of_a_close(void)
     in_every_way(read_slowly, true);
     slow_gift = give_heads_and_close;
     in_every_way(read_slowly, true);
+}
+
+// A disk takes longer than close_ms allows: that is not the peer's time.
+static void a_slow_disk_is_no_silence_of_a_close(void)
+{
+    T_LIMIT(120);
+    slow_gift = give_600_kb_and_close;
+    disk_ms = 900;
+    in_every_way(read_slowly, true);
+    disk_ms = 0;
 }
 #endif
 
@@ -700,6 +713,31 @@ static void heads_leave_where_little_may_be_locked(void)
 {
     T_LIMIT(60);
     in_every_way(little_may_be_locked, false);
+}
+
+// The system is short of memory for sends: what is tried again reads no more of the file.
+static void short_of_memory(void)
+{
+    enum { TIMES = 10 };
+    other *o;
+    play_open = give_a_lot;
+    server.conn.buffer_bytes = 16384;
+    fault_fail(FAULT_WSASend, 1, TIMES, WSAENOBUFS);
+    if (!serve()) return;
+    o = visit();
+    UNTIL(fault_count(FAULT_WSASend) >= TIMES || o->got);
+    if (guest_count && !o->got) {
+        iocpnet__connection *conn = iocpnet__name_at((uint32_t)guests[0].conn.id)->u.conn;
+        CHECK(conn->queued <= 2 * 16384 + 4000);
+    }
+    UNTIL(o->got >= MUCH || o->ended);
+    CHECK(!guests[0].closed);
+}
+
+static void what_is_tried_again_reads_no_more(void)
+{
+    T_LIMIT(60);
+    in_every_way(short_of_memory, false);
 }
 
 // More transfers than the system runs at a time: the others are read.
@@ -1053,10 +1091,12 @@ int main(int argc, char **argv)
     T_RUN(a_reset_gives_files_back);
 #ifdef SIM_WINDOWS_H
     T_RUN(a_slow_peer_gets_all_of_a_close);
+    T_RUN(a_slow_disk_is_no_silence_of_a_close);
 #endif
     T_RUN(files_are_bounded);
     T_RUN(drains_may_send_files);
     T_RUN(heads_leave_where_little_may_be_locked);
+    T_RUN(what_is_tried_again_reads_no_more);
     T_RUN(transfers_beyond_the_limit_are_read);
     T_RUN(what_is_no_range_is_refused);
     T_RUN(a_file_that_became_shorter_ends_the_connection);

@@ -682,6 +682,62 @@ static void what_a_layer_makes_of_much_is_bounded(void)
     end();
 }
 
+// Answers each byte that comes with some, and shows nothing.
+static iocpnet_error answer_receive(iocpnet_layer *layer, void *state, void *data, size_t size,
+                                    size_t *taken)
+{
+    char some[10];
+    iocpnet_error error = 0;
+    size_t i;
+    (void)state;
+    memset(some, *(const char *)data, sizeof some);
+    for (i = 0; i < size && !error; i++)
+        error = iocpnet_filter_send(layer, some, sizeof some);
+    *taken = error ? i - 1 : i;
+    return error == WSAENOBUFS ? WSAEWOULDBLOCK : error;
+}
+
+static void send_on(void *user)
+{
+    static char block[20000];
+    while (send(*(SOCKET *)user, block, sizeof block, 0) > 0)
+        continue;
+}
+
+// No limit refuses what a layer answers; but reading stops, whatever is set.
+static void what_a_layer_answers_is_bounded(void)
+{
+    enum { LIMIT = 50000 };
+    int kind, i;
+    T_LIMIT(60);
+    for (kind = 0; kind < 3; kind++) {
+        peer_thread thread;
+        uint32_t most = 0;
+        SOCKET s;
+        T_NOTE("kind %d", kind);
+        prepare(1);
+        filters[0].receive = answer_receive;
+        server.conn.send_limit_bytes = LIMIT;
+        server.conn.buffer_bytes = 4096;
+        server.conn.refuse_slow = kind > 0;
+        server.conn.no_read_pause = kind != 1;
+        REQUIRE(begin());
+        s = peer_connect(port);
+        AWAIT(opened == 1, PEER_MS);
+        peer_start(&thread, send_on, &s);
+        for (i = 0; i < 80; i++) {
+            Sleep(100);
+            if (queued() > most) most = queued();
+        }
+        CHECK(most > LIMIT / 2);
+        CHECK(most < 2 * LIMIT + 11 * 4096);
+        CHECK_EQ(closed, 0);
+        peer_abort(s);
+        peer_join(&thread);
+        end();
+    }
+}
+
 static void a_layer_that_waits_refuses_by_the_limit(void)
 {
     static char block[1000], back[RECORD];
@@ -1163,6 +1219,44 @@ static void fin_behind_a_farewell_is_not_told_again(void)
     end();
 }
 
+static iocpnet_error later_end(iocpnet_layer *layer, void *state, void *data, size_t size,
+                               size_t *taken)
+{
+    (void)state;
+    if (size) return iocpnet_filter_show(layer, data, size, taken);
+    InterlockedIncrement(&plans[0].waiting);
+    return plans[0].deaf ? WSAEWOULDBLOCK : 0;
+}
+
+// Nor is it where a layer above wants both told later.
+static void fin_and_a_farewell_that_wait_are_told_once(void)
+{
+    SOCKET s;
+    prepare(2);
+    use_xor(1, 3);
+    filters[0].receive = later_end;
+    plans[0].deaf = 1;
+    REQUIRE(begin());
+    s = peer_connect(port);
+    CHECK(greet(s, 3));
+    CHECK(say(s, "bye", 3, 3) && say(s, "", 0, 3));
+    AWAIT(plans[0].waiting >= 1, PEER_MS);
+    shutdown(s, SD_SEND);
+    Sleep(30);
+    CHECK_EQ(finished, 0);
+    plans[0].deaf = 0;
+    CHECK_ERR(iocpnet_filter_wake(conn, &filters[0]), 0);
+    AWAIT(finished >= 1, PEER_MS);
+    Sleep(30);
+    CHECK_EQ(finished, 1);
+    CHECK_EQ(datas, 1);
+    CHECK_ERR(iocpnet_conn_shutdown(conn), 0);
+    AWAIT(closed == 1, PEER_MS);
+    CHECK_EQ(reason, IOCPNET_CLOSED_FINISHED);
+    closesocket(s);
+    end();
+}
+
 // ---- stacks -------------------------------------------------------------------------------------
 
 enum { EXCHANGE = 100000 };
@@ -1257,6 +1351,90 @@ static void a_layer_that_fails_is_heard_through_the_one_below(void)
     CHECK_EQ(reason, IOCPNET_CLOSED_FILTER);
     CHECK_ERR(why, FAILURE);
     end();
+}
+
+static iocpnet_error preface_open(iocpnet_layer *layer, void *user, void *arg, bool outbound,
+                                  void **state)
+{
+    (void)user;
+    (void)arg;
+    (void)outbound;
+    (void)state;
+    CHECK_ERR(iocpnet_filter_send(layer, "preface", 7), 0);
+    return iocpnet_filter_ready(layer);
+}
+
+static void on_open_greets(iocpnet_conn name, void *user)
+{
+    on_open(name, user);
+    answer(name, "hello");
+}
+
+// A layer says something before it is ready, and then lets all pass, as the ones below do.
+static void a_preface_leaves_first(void)
+{
+    int kind;
+    for (kind = 0; kind < 4; kind++) {
+        SOCKET s;
+        T_NOTE("kind %d", kind);
+        prepare(2 + (uint32_t)kind % 2);
+        filters[0].open = preface_open;
+        if (kind / 2) server.conn.on.open = on_open_greets;
+        REQUIRE(begin());
+        s = peer_connect(port);
+        CHECK(plain(s, "preface"));
+        if (kind / 2) CHECK(plain(s, "hello"));
+        echoes = 1;
+        CHECK(peer_send(s, "echo", 4) && plain(s, "echo"));
+        closesocket(s);
+        end();
+    }
+}
+
+static iocpnet_error fail_send(iocpnet_layer *layer, void *state, const void *data, size_t size,
+                               size_t *taken)
+{
+    (void)layer;
+    (void)state;
+    (void)data;
+    (void)size;
+    (void)taken;
+    return FAILURE;
+}
+
+static iocpnet_error first_byte_send(iocpnet_layer *layer, void *state, const void *data,
+                                     size_t size, size_t *taken)
+{
+    (void)state;
+    (void)size;
+    *taken = 1;
+    return iocpnet_filter_send(layer, data, 1);
+}
+
+// What the one above has not taken can't leave any more, and nobody waits for it.
+static void a_layer_that_fails_drops_what_is_above(void)
+{
+    int kind;
+    for (kind = 0; kind < 3; kind++) {
+        SOCKET s;
+        T_NOTE("kind %d", kind);
+        prepare(2);
+        filters[0].send = first_byte_send;
+        filters[1].send = fail_send;
+        if (kind == 1) server.conn.recvs = 2;
+        if (kind == 2) server.conn.zero_byte = true;
+        server.conn.close_ms = PEER_MS;
+        echoes = 1;
+        REQUIRE(begin());
+        s = peer_connect(port);
+        CHECK(peer_send(s, "word", 4));
+        CHECK_EQ(peer_end(s), 0);
+        closesocket(s);
+        AWAIT(closed == 1, PEER_MS);
+        CHECK_EQ(reason, IOCPNET_CLOSED_FILTER);
+        CHECK_ERR(why, FAILURE);
+        end();
+    }
 }
 
 static void on_bytes_look(iocpnet_conn name, const void *data, size_t size)
@@ -1598,6 +1776,71 @@ static void four_may_be_started(void)
     end();
 }
 
+// Shows what it is given, once, and sends it: as it is, as a copy, or only a part of it.
+static int shows;
+
+static iocpnet_error show_send(iocpnet_layer *layer, void *state, const void *data, size_t size,
+                               size_t *taken)
+{
+    char copy[RECORD];
+    size_t shown;
+    (void)state;
+    memcpy(copy, data, size);
+    if (size == 4 && !memcmp(data, "look", 4) && !secured) {
+        CHECK_ERR(iocpnet_filter_show(layer, copy, size, &shown), 0);
+        if (shows == 2) {
+            size = *taken = 1;
+            iocpnet_filter_wake(iocpnet_filter_conn(layer), &filters[1]);
+        }
+    }
+    return iocpnet_filter_send(layer, shows ? copy : data, size);
+}
+
+static void on_bytes_start(iocpnet_conn name, const void *data, size_t size)
+{
+    (void)size;
+    if (*(const char *)data == '?') {
+        answer(name, "look");
+    } else {
+        answer(name, "plain");
+        CHECK_ERR(iocpnet_conn_filter(name, &filters[0], NULL), 0);
+        answer(name, "then");
+    }
+}
+
+// A layer shows something in its send, and the program starts another above it: what it has in its
+// hands is then what was queued before.
+static void a_layer_may_be_started_in_a_send(void)
+{
+    for (shows = 0; shows < 3; shows++) {
+        char back[RECORD];
+        SOCKET s;
+        T_NOTE("kind %d", shows);
+        prepare(0);
+        use_xor(0, 9);
+        memset(&filters[1], 0, sizeof filters[1]);
+        filters[1].send = show_send;
+        list[0] = &filters[1];
+        server.conn.filter_count = 1;
+        on_bytes = on_bytes_start;
+        REQUIRE(begin());
+        s = peer_connect(port);
+        CHECK(peer_send(s, "?", 1));
+        CHECK(plain(s, "lookplain"));
+        CHECK(greet(s, 9));
+        CHECK_EQ(hear(s, back, 9), 4);
+        CHECK_MEM(back, "then", 4);
+        AWAIT(secured == 1, PEER_MS);
+        CHECK_ERR(iocpnet_conn_close(conn), 0);
+        CHECK_EQ(hear(s, back, 9), 0);
+        CHECK_EQ(peer_end(s), 0);
+        closesocket(s);
+        AWAIT(closed == 1, PEER_MS);
+        CHECK_EQ(reason, IOCPNET_CLOSED_LOCAL);
+        end();
+    }
+}
+
 int main(int argc, char **argv)
 {
     WSADATA data;
@@ -1607,6 +1850,7 @@ int main(int argc, char **argv)
     T_RUN(a_pause_stops_a_layer_that_expands);
     T_RUN(answers_stop_a_layer_that_expands);
     T_RUN(what_a_layer_makes_of_much_is_bounded);
+    T_RUN(what_a_layer_answers_is_bounded);
     T_RUN(a_layer_that_waits_refuses_by_the_limit);
     T_RUN(what_waits_at_a_close_leaves);
     T_RUN(records_share_buffers);
@@ -1620,8 +1864,11 @@ int main(int argc, char **argv)
     T_RUN(a_message_in_records_has_a_deadline);
     T_RUN(a_farewell_without_fin_ends_reading);
     T_RUN(fin_behind_a_farewell_is_not_told_again);
+    T_RUN(fin_and_a_farewell_that_wait_are_told_once);
     T_RUN(layers_stack);
     T_RUN(a_layer_that_fails_is_heard_through_the_one_below);
+    T_RUN(a_preface_leaves_first);
+    T_RUN(a_layer_that_fails_drops_what_is_above);
     T_RUN(each_connection_has_an_argument_and_a_state);
     T_RUN(wrong_lists_are_refused);
     T_RUN(files_go_through);
@@ -1631,6 +1878,7 @@ int main(int argc, char **argv)
     T_RUN(sends_wait_for_the_new_layer);
     T_RUN(a_layer_that_is_started_has_a_deadline);
     T_RUN(four_may_be_started);
+    T_RUN(a_layer_may_be_started_in_a_send);
     WSACleanup();
     return t_end();
 }
