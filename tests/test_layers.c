@@ -1821,6 +1821,7 @@ static void a_layer_may_be_started_in_a_send(void)
         memset(&filters[1], 0, sizeof filters[1]);
         filters[1].send = show_send;
         list[0] = &filters[1];
+        server.conn.filters = list;
         server.conn.filter_count = 1;
         on_bytes = on_bytes_start;
         REQUIRE(begin());

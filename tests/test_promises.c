@@ -412,8 +412,8 @@ static void send_a_file(void)
     snprintf(sent_name, sizeof sent_name, "%siocpnet_promises_%lu.bin", folder,
              (unsigned long)GetCurrentProcessId());
     memset(&from, 0, sizeof from);
-    from.file = CreateFileA(sent_name, GENERIC_READ | GENERIC_WRITE, 0, NULL, CREATE_ALWAYS, 0,
-                            NULL);
+    from.file =
+        CreateFileA(sent_name, GENERIC_READ | GENERIC_WRITE, 0, NULL, CREATE_ALWAYS, 0, NULL);
     if (!CHECK(from.file != INVALID_HANDLE_VALUE)) return;
     CHECK(WriteFile(from.file, data, sizeof data, &n, NULL));
     from.length = sizeof data;
