@@ -295,10 +295,10 @@
 //        mode, attach of a user without raw. iocpnet_line_fn was ledger_fn. Time-outs end by FIN
 //        where nothing is in the way. New: os_unload; iocp_pending, _cancel, _handle, _key, and
 //        _dispatch; on_stop; op_begin, _issued; socket_cancel, _report_icmp, _packet_info;
-//        start_recvmsg, _sendmsg; address_unix; conn_send_file; message_ms, on.late, full_text
-// 0.2.0  timer, frame; connections that are opened, adopted and handed back, filtered and framed;
-//        limits over the process; several receives on a connection; connections spread over
-//        several iocps; more counters. Settings of connections have moved: desc.x is desc.conn.x
+//        start_recvmsg, _sendmsg; address_unix; conn_send_file; message_ms, on.late, full_text;
+//        filters that stack, are started live (conn_filter) and woken. close_ms was 5 s
+// 0.2.0  timer, frame; connections that are opened, adopted, handed back, filtered, framed, spread;
+//        limits over the process; several receives; more counters. desc.x is desc.conn.x
 // 0.1.0  the core, and a first listener and connection
 //
 // -------------------------------------------------------------------------------------------------
@@ -10451,7 +10451,7 @@ enum {
     IOCPNET__CLOSE = 0x010000,     // close gracefully
     IOCPNET__ABORT = 0x020000,     // close now
     IOCPNET__DETACH = 0x040000,    // give the socket back
-    IOCPNET__RESUME = 0x080000,    // reading is not paused any more
+    IOCPNET__RESUME = 0x080000,    // reading is not paused any more, or a callback takes long
     IOCPNET__STOP = 0x100000,      // as CLOSE: the iocp stops
     IOCPNET__STOP_NOW = 0x200000,  // as ABORT: the stop's deadline has passed
     IOCPNET__LATE = 0x400000,      // a deadline has passed
@@ -13195,7 +13195,7 @@ IOCPNET__DEF iocpnet_error iocpnet_filter_wake(iocpnet_conn name, const iocpnet_
 
     if (!conn) return WSAENOTCONN;
     layers = (iocpnet__layers *)iocpnet__load_pointer(&conn->layers);
-    for (i = 0; layers && i < IOCPNET__LAYERS; i++) {
+    for (i = 0; layers && filter && i < IOCPNET__LAYERS; i++) {
         if (iocpnet__load_pointer(&layers->layer[i].filter) != (const void *)filter) continue;
         iocpnet__exchange(&layers->layer[i].woken, 1);
         iocpnet__conn_signal(conn, IOCPNET__WAKE);
@@ -14610,7 +14610,9 @@ static uint64_t iocpnet__conn_burden(const iocpnet__connection *conn, bool *move
     (void)iocpnet__conn_silence(conn, &unread, &unsent);
     if (iocpnet__conn_state(conn) & IOCPNET__CUT) return 0;
     if (!iocpnet__conn_is_sending(conn)) return unread < unsent ? unread : unsent;
-    if (unsent >= IOCPNET__SHED_AFTER_MS) return UINT32_MAX + (uint64_t)queued * unsent;
+    if (unsent >= IOCPNET__SHED_AFTER_MS) {
+        return UINT32_MAX + ((uint64_t)queued + 1) * unsent;  // a file may be all that is sent
+    }
     *moves = true;
     return 0;
 }
