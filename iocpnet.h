@@ -4120,6 +4120,7 @@ struct iocpnet_iocp {
     volatile int32_t givers;  // listeners of other iocps that spread to connectors of this one
     volatile int64_t deadline;
     volatile int64_t tick_due;
+    volatile int32_t ticking;   // a thread is in on_tick
     volatile int32_t timed;     // how many things want ticks
     volatile int32_t hurried;   // of these, how many connections want one every time
     volatile int32_t sweep_ms;  // how often all connections' deadlines are looked at
@@ -5247,7 +5248,10 @@ static void iocpnet__tick(iocpnet_iocp *iocp)
         iocpnet__cas(&iocp->hindered, 1, 0)) {
         iocpnet__add(&iocp->timed, -1);
     }
-    if (iocp->on_tick) iocp->on_tick(iocp, (uint64_t)now);
+    // One that takes longer than its time is not met by the next.
+    if (!iocp->on_tick || !iocpnet__cas(&iocp->ticking, 0, 1)) return;
+    iocp->on_tick(iocp, (uint64_t)now);
+    iocpnet__exchange(&iocp->ticking, 0);
 }
 
 // Posts one wake-up, unless one is under way.
