@@ -356,6 +356,29 @@ static void a_refusal_in_data_is_followed_by_a_drain(void)
     end();
 }
 
+// The same where all that was taken has left at once: no send is pending when it is looked for.
+static void send_most_and_more(void)
+{
+    CHECK_ERR(iocpnet_conn_send(guest.conn, block, LIMIT * 7 / 10), 0);
+    send_most();
+}
+
+static void a_refusal_in_data_is_followed_by_a_drain_at_once(void)
+{
+    usual();
+    settings->send_limit_bytes = LIMIT;
+    settings->refuse_slow = true;
+    REQUIRE(begin());
+    sends.way = AT_ONCE;
+    wait_until_usual();
+    on_bytes = send_most_and_more;
+    says("!");
+    PUMP(iocp, guest.heard == 1, PEER_MS);
+    CHECK_ERR(guest.answers[0], WSAEWOULDBLOCK);
+    PUMP(iocp, guest.drained == 1, PEER_MS);
+    end();
+}
+
 // The first of two is taken, and leaves at once; the second is refused.
 static void send_most_twice(void)
 {
@@ -492,6 +515,7 @@ int main(int argc, char **argv)
     T_RUN(bytes_that_come_while_it_heeds_a_detach_do_not_delay_it);
     T_RUN(a_send_of_less_than_a_buffer_keeps_the_limit);
     T_RUN(a_refusal_in_data_is_followed_by_a_drain);
+    T_RUN(a_refusal_in_data_is_followed_by_a_drain_at_once);
     T_RUN(each_refusal_in_a_drain_is_followed_by_another);
     T_RUN(reading_goes_on_while_a_send_waits_behind_one_that_did_not);
     T_RUN(a_send_may_be_anywhere_while_bytes_come);
