@@ -52,11 +52,7 @@ static void on_data(iocpnet_conn conn, void *user, const void *data, size_t size
 {
     peer *p = (peer *)user;
     char what = *(const char *)data;
-    if (what == 'h' && !SIMULATED) {  // no buffer of the system's grows while nobody reads
-        int room = 8192;
-        CHECK(!setsockopt((SOCKET)iocpnet_conn_handle(conn), SOL_SOCKET, SO_SNDBUF,
-                          (const char *)&room, sizeof room));
-    }
+    if (what == 'h') peer_steady(iocpnet_conn_handle(conn));
     p->kind = what;
     if (what == 'e') CHECK_ERR(iocpnet_conn_send(conn, data, size), 0);
     if (what == 'l') CHECK_ERR(iocpnet_conn_send(conn, block, ANSWER), 0);
