@@ -1849,8 +1849,8 @@ typedef struct iocpnet_conn_desc {
                                 // on.close is called, or about to be, counts no longer
     uint32_t buffer_bytes;      // size of a receive and send buffer, 289 .. INT32_MAX [16 KiB]
     uint32_t buffers;           // most of them queued to send, at most INT32_MAX / 2, beside the
-                                // share of each connection, which others can't take: 4 to send,
-                                // with filters 6 more and one for each of them, and one, or recvs,
+                                // share of each connection, which others can't take: 4 to send
+                                // (32-bit: 1), with filters 6 more and one for each, and recvs
                                 // to receive into. Nor do threads' caches hold any: each has 58
                                 // more, if no more than 256 (32-bit: 4) threads beside workers use
                                 // them; others have none. All are made when they are needed, and
@@ -14828,7 +14828,8 @@ static uint32_t iocpnet__or_default(uint32_t value, uint32_t normal)
 enum {
     // Threads that have caches of a group's pools, beside workers.
     IOCPNET__CACHES_MORE = sizeof(void *) < 8 ? 4 : 256,
-    IOCPNET__SHARE = 4,          // buffers to send that are kept for each connection
+    // Buffers to send that are kept for each connection.
+    IOCPNET__SHARE = sizeof(void *) < 8 ? 1 : 4,
     IOCPNET__LAYER_SHARE = 6,    // more with layers, and one for each of them
     IOCPNET__COPIED_MOST = 4096  // bytes of a buffer that are copied rather than referred to
 };

@@ -125,6 +125,10 @@ static void prepare(void)
     memset((void *)peers, 0, sizeof peers);
     peer_count = 0;
     engine.threads = 2;
+    if (sizeof(void *) < 8) {  // what fits into the address space is less than they may queue
+        server.conn.max_connections = 200;
+        server.conn.buffers = 6000;
+    }
     server.conn.on.open = on_open;
     server.conn.on.data = on_data;
     server.conn.on.drain = on_drain;

@@ -868,6 +868,7 @@ static void a_send_waits_until_it_may_lock_its_bytes(void)
     settings.send_limit_bytes = 1 << 20;
     memset(&desc, 0, sizeof desc);
     desc.size = 260000;
+    desc.limit = 4;
     CHECK_ERR(iocpnet_pool_create(&pool, &desc), 0);
     large = iocpnet_pool_take(pool);
     large->used = 260000;
