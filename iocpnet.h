@@ -1773,8 +1773,7 @@ typedef struct iocpnet_conn_events {
     // A message that is malformed or too long is no deadline: a scanner can answer that.
     void (*late)(iocpnet_conn conn, void *user);
     // A layer of desc.filters begins, before open: returns arg for its open [NULL: arg is NULL]. If
-    // layers never get ready neither open nor close comes: what is made here the filter's end
-    // frees.
+    // layers never get ready neither open nor close comes: the filter's end frees what was made.
     void *(*securing)(iocpnet_conn conn, void *user, const struct iocpnet_filter *filter);
     // The layer that iocpnet_conn_filter has started is ready. Those of desc.filters are when open
     // comes.
@@ -1838,8 +1837,9 @@ typedef struct iocpnet_filter {
 // system takes for the peer: with idle_ms, stall_ms or a close one call sends 64 KiB, less where a
 // deadline below 16 s asks for it (4 bytes for each of its ms), but at least a buffer. A peer takes
 // in steps, of 64 KiB and more on one machine: to bear one that reads 16 KB a second give each of
-// these deadlines 8 s or more. A send of
-// more that was begun before a close has up to four times close_ms, or once for each 64 KiB.
+// these deadlines 8 s or more. A send of more that was begun before a close has up to four times
+// close_ms, or once for each 64 KiB.
+//
 // idle_ms, read_ms and message_ms do not pass while reading is paused, by iocpnet_conn_pause or by
 // a long queue, nor while a callback runs, and count anew after it; idle_ms and stall_ms pass all
 // the same where the peer takes nothing of what is being sent.
@@ -2050,8 +2050,8 @@ IOCPNET_API iocpnet_error iocpnet_conn_adopt(iocpnet_conn *conn, iocpnet_connect
 // Returns    0. WSAENOTCONN: closing or gone. Over a limit, or beyond its share while no buffer is
 //            left: WSAEWOULDBLOCK with refuse_slow, and nothing was queued; on.drain comes when as
 //            much would be taken (WSAEMSGSIZE: it alone is over the limit). Else WSAENOBUFS, and
-//            the connection closes with the reason limit: a stream with a hole is no stream. So the
-//            result may be ignored.
+//            the connection closes with the reason limit: a stream with a hole is no stream. So
+//            without refuse_slow the result may be ignored.
 // Threads    any. Never blocks, never calls back before it returns.
 IOCPNET_API iocpnet_error iocpnet_conn_send(iocpnet_conn conn, const void *data, size_t size);
 
@@ -4120,7 +4120,7 @@ struct iocpnet_iocp {
     volatile int32_t givers;  // listeners of other iocps that spread to connectors of this one
     volatile int64_t deadline;
     volatile int64_t tick_due;
-    volatile int32_t ticking;   // a thread is in on_tick
+    volatile int32_t sweeping;  // a thread is in iocpnet__server_sweep
     volatile int32_t timed;     // how many things want ticks
     volatile int32_t hurried;   // of these, how many connections want one every time
     volatile int32_t sweep_ms;  // how often all connections' deadlines are looked at
@@ -5248,10 +5248,7 @@ static void iocpnet__tick(iocpnet_iocp *iocp)
         iocpnet__cas(&iocp->hindered, 1, 0)) {
         iocpnet__add(&iocp->timed, -1);
     }
-    // One that takes longer than its time is not met by the next.
-    if (!iocp->on_tick || !iocpnet__cas(&iocp->ticking, 0, 1)) return;
-    iocp->on_tick(iocp, (uint64_t)now);
-    iocpnet__exchange(&iocp->ticking, 0);
+    if (iocp->on_tick) iocp->on_tick(iocp, (uint64_t)now);
 }
 
 // Posts one wake-up, unless one is under way.
@@ -5995,8 +5992,7 @@ IOCPNET__DEF bool iocpnet_op_pending(const iocpnet_op *op)
     return iocpnet__load(&op->state) != IOCPNET__IDLE;
 }
 
-// The entry, whose lock is held, is the op's, and its call may be cancelled. False: it is
-// over.
+// The entry, whose lock is held, is the op's, and its call may be cancelled. False: it is over.
 static bool iocpnet__entry_is_of(const iocpnet__entry *entry, const iocpnet_op *op)
 {
     int32_t none = IOCPNET__ENTRY_STARTING | IOCPNET__ENTRY_CLOSED | IOCPNET__ENTRY_WRITTEN;
@@ -12053,18 +12049,24 @@ static void iocpnet__conn_call_finish(iocpnet__connection *conn)
         on->finish(iocpnet__conn_name(conn), iocpnet__load_pointer(&conn->user));
         iocpnet__conn_call_end(conn, began);
         if (iocpnet__conn_is(conn, IOCPNET__SENDING, IOCPNET__SEND_OPEN)) return;
-    } else if (iocpnet__conn_flagged(conn, IOCPNET__REFUSED)) {
+    } else if (iocpnet__conn_flagged(conn, IOCPNET__REFUSED) &&
+               iocpnet__conn_is(conn, IOCPNET__SENDING, IOCPNET__SEND_OPEN)) {
         return;  // the program keeps bytes back for a drain: see iocpnet__conn_end_finished
     }
     iocpnet__conn_set_reason(conn, IOCPNET_CLOSED_FINISHED, 0);
     iocpnet__conn_begin_close(conn);
 }
 
-// The peer has finished while a drain was owed, and nobody asked to be told: now none is.
+// The peer has finished, also by a layer's word, while a drain was owed, and nobody asked to be
+// told: now none is.
 static void iocpnet__conn_end_finished(iocpnet__connection *conn)
 {
+    if (!iocpnet__conn_is(conn, IOCPNET__READING, IOCPNET__READ_FINISHED) &&
+        !(conn->layers && iocpnet__conn_layers(conn)->finished)) {
+        return;
+    }
     if (conn->state & (IOCPNET__SENDING | IOCPNET__CLOSING) || conn->group->desc.on.finish ||
-        iocpnet__conn_flagged(conn, IOCPNET__REFUSED)) {
+        iocpnet__conn_flagged(conn, IOCPNET__REFUSED | IOCPNET__NO_DATA)) {
         return;
     }
     iocpnet__conn_set_reason(conn, IOCPNET_CLOSED_FINISHED, 0);
@@ -13862,9 +13864,7 @@ static __declspec(noinline) bool iocpnet__conn_step_rest(iocpnet__connection *co
         queued = iocpnet__load(&conn->queued);
         iocpnet__conn_flush(conn, worker);
     }
-    if (iocpnet__conn_is(conn, IOCPNET__READING, IOCPNET__READ_FINISHED)) {
-        iocpnet__conn_end_finished(conn);
-    }
+    iocpnet__conn_end_finished(conn);
     // A file that a drain sent may have left whole: its done is called in the next round.
     if (conn->over) iocpnet__conn_signal(conn, IOCPNET__LOOK);
     if (conn->state & (IOCPNET__SENDING | IOCPNET__CLOSING)) iocpnet__conn_step_closing(conn);
@@ -13875,7 +13875,7 @@ static __declspec(noinline) bool iocpnet__conn_step_rest(iocpnet__connection *co
     } else if (conn->group->desc.frame && !conn->layers &&
                iocpnet__conn_is(conn, IOCPNET__READING, IOCPNET__READ_READY) &&
                !iocpnet__conn_is_long(conn) && !iocpnet__conn_flagged(conn, IOCPNET__HELD) &&
-               !iocpnet__conn_has(conn, IOCPNET__STARVED)) {
+               !(conn->state & (IOCPNET__STARVED | IOCPNET__CUT))) {
         iocpnet__conn_signal(conn, IOCPNET__LOOK);
     }
 
@@ -14768,7 +14768,24 @@ static void iocpnet__server_pending(iocpnet_iocp *iocp, iocpnet__lines *lines)
 
 // Deadlines are looked at eight times while the shortest of them passes, and at most once a tick;
 // what wants to be tried again, at every tick. Of more than SWEEP_ROWS names, in as many ticks as
-// that takes.
+// that takes. One thread at a time.
+static void iocpnet__server_sweep(iocpnet_iocp *iocp, int64_t now)
+{
+    iocp->starved_ticks = iocpnet__load(&iocp->starving) ? iocp->starved_ticks + 1 : 0;
+    if (iocp->starved_ticks * IOCPNET__TICK_MS > IOCPNET__SHED_AFTER_MS) {
+        iocp->starved_ticks -= 4;  // what is waiting tries again before the next is closed
+        iocpnet__conn_shed(iocp);
+    }
+    if (!iocp->sweep_row) {
+        if (!iocpnet__load(&iocp->hurried) && now < iocp->sweep_due) return;
+        iocp->sweep_due = now + iocpnet__load(&iocp->sweep_ms);
+        iocp->sweep_row = 1;
+    }
+    iocp->sweep_row = iocpnet__conn_sweep(iocp, 0, iocp->sweep_row, IOCPNET__SWEEP_ROWS);
+}
+
+// A tick that takes long is met by the next: what a listener has to tell may be told to a program
+// that blocks, and others go on meanwhile.
 static void iocpnet__server_tick(iocpnet_iocp *iocp, uint64_t now)
 {
     iocpnet__group *group = NULL;
@@ -14777,17 +14794,9 @@ static void iocpnet__server_tick(iocpnet_iocp *iocp, uint64_t now)
         if (group->listener) iocpnet__listener_tick(group->listener, now);
     }
     if (iocpnet__load(&iocp->dying)) iocpnet__server_reap(iocp);
-    iocp->starved_ticks = iocpnet__load(&iocp->starving) ? iocp->starved_ticks + 1 : 0;
-    if (iocp->starved_ticks * IOCPNET__TICK_MS > IOCPNET__SHED_AFTER_MS) {
-        iocp->starved_ticks -= 4;  // what is waiting tries again before the next is closed
-        iocpnet__conn_shed(iocp);
-    }
-    if (!iocp->sweep_row) {
-        if (!iocpnet__load(&iocp->hurried) && (int64_t)now < iocp->sweep_due) return;
-        iocp->sweep_due = (int64_t)now + iocpnet__load(&iocp->sweep_ms);
-        iocp->sweep_row = 1;
-    }
-    iocp->sweep_row = iocpnet__conn_sweep(iocp, 0, iocp->sweep_row, IOCPNET__SWEEP_ROWS);
+    if (!iocpnet__cas(&iocp->sweeping, 0, 1)) return;
+    iocpnet__server_sweep(iocp, (int64_t)now);
+    iocpnet__exchange(&iocp->sweeping, 0);
 }
 
 // ---- I13o groups: what the connections of one listener or connector share -----------------------
@@ -15455,8 +15464,7 @@ static bool iocpnet__conn_read_file(iocpnet__connection *conn, iocpnet_buffer *b
         return false;
     }
     // What is read was taken already: it is not refused, and counts over the limit too.
-    iocpnet__add(&conn->queued, (int32_t)buffer->used);
-    (void)iocpnet__draw(iocpnet__conn_worker(conn), IOCPNET__QUEUED, buffer->used, INT64_MIN / 2);
+    iocpnet__conn_count_queued(conn, buffer->used);
     buffer->next = item;
     if (before) {
         before->next = buffer;

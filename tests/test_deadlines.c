@@ -899,6 +899,76 @@ static void drains_that_are_owed_come_before_the_end(void)
     }
 }
 
+// The program gives up what was refused, and finishes: no drain is owed any more.
+static void data_stream_and_shut(iocpnet_conn conn, void *user, const void *data, size_t size)
+{
+    data_and_stream(conn, user, data, size);
+    CHECK(((guest *)user)->sent < total);
+    CHECK_ERR(iocpnet_conn_shutdown(conn), 0);
+}
+
+static void a_shutdown_gives_up_the_drain(void)
+{
+    static char got[65536];
+    SOCKET s;
+    LONG64 at = 0;
+    int n;
+    prepare();
+    total = 32 << 20;  // more than a system takes
+    server.conn.refuse_slow = true;
+    server.conn.on.data = data_stream_and_shut;
+    server.conn.on.drain = drain_and_stream;
+    REQUIRE(begin());
+    s = peer_connect(port);
+    CHECK(peer_send(s, "go", 2));
+    AWAIT(guests[0].sent > 0, PEER_MS);
+    Sleep(50);
+    CHECK(!shutdown(s, SD_SEND));
+    Sleep(50);
+    while ((n = recv(s, got, sizeof got, 0)) > 0)
+        at += n;
+    CHECK_EQ(n, 0);
+    CHECK_EQ(at, guests[0].sent);
+    AWAIT(closed_count == 1, PEER_MS);
+    CHECK_EQ(guests[0].reason, IOCPNET_CLOSED_FINISHED);
+    closesocket(s);
+    end();
+}
+
+// Messages that wait are looked at again when there is room, and not while a cut connection awaits
+// its last packets.
+static void messages_that_wait_cost_nothing_behind_an_abort(void)
+{
+    iocpnet_frame_desc frame;
+    iocpnet_stats before, after;
+    char text[40];
+    SOCKET s;
+    int i;
+    prepare();
+    memset(&frame, 0, sizeof frame);
+    frame.kind = IOCPNET_FRAME_DELIMITER;
+    frame.delimiter[0] = '\n';
+    server.conn.frame = &frame;
+    server.conn.on.data = data_and_answer_much;
+    REQUIRE(begin());
+    s = small_peer();
+    for (i = 0; i < 20; i++)
+        memcpy(text + 2 * i, "q\n", 2);
+    fault_fail(FAULT_CancelIoEx, 1, 1000000, ERROR_NOT_FOUND);
+    CHECK(peer_send(s, text, sizeof text));
+    AWAIT(guests[0].received >= 4, PEER_MS);
+    Sleep(50);
+    if (FASTER == 1) CHECK(guests[0].received < 20);  // a real system takes all
+    CHECK_ERR(iocpnet_conn_abort(guests[0].conn), 0);
+    iocpnet_iocp_stats(iocp, &before);
+    Sleep(300);
+    iocpnet_iocp_stats(iocp, &after);
+    CHECK(after.count[IOCPNET_COUNT_POSTS] < before.count[IOCPNET_COUNT_POSTS] + 60);
+    AWAIT(closed_count == 1, PEER_MS);
+    closesocket(s);
+    end();
+}
+
 int main(int argc, char **argv)
 {
     WSADATA data;
@@ -922,5 +992,7 @@ int main(int argc, char **argv)
     T_RUN(answers_pause_reading);
     T_RUN(answers_to_messages_of_one_buffer_pause_reading);
     T_RUN(drains_that_are_owed_come_before_the_end);
+    T_RUN(a_shutdown_gives_up_the_drain);
+    T_RUN(messages_that_wait_cost_nothing_behind_an_abort);
     return t_end();
 }
