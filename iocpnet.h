@@ -1766,7 +1766,8 @@ typedef struct iocpnet_conn_events {
     // and then the connection closes. It does not come where the stream ends inside a message of
     // desc.frame, nor after iocpnet_conn_close.
     void (*finish)(iocpnet_conn conn, void *user);
-    // After a refused send: half the limit is free again, and as much as was refused.
+    // After a refused send: half the limit is free again, and as much as was refused. Where others
+    // hold what there is for all, it comes once a tick, and the send may be refused again.
     void (*drain)(iocpnet_conn conn, void *user);
     // A deadline has passed: idle_ms, read_ms, stall_ms, message_ms or accept_data_ms. You may send
     // a last word; then the connection closes as by iocpnet_conn_close, with the reason time-out.
@@ -1849,14 +1850,15 @@ typedef struct iocpnet_conn_desc {
                                 // on.close is called, or about to be, counts no longer
     uint32_t buffer_bytes;      // size of a receive and send buffer, 289 .. INT32_MAX [16 KiB]
     uint32_t buffers;           // most of them queued to send, at most INT32_MAX / 2, beside the
-                                // share of each connection, which others can't take: 4 to send
-                                // (32-bit: 1), with filters 6 more and one for each, and recvs
-                                // to receive into. Nor do threads' caches hold any: each has 58
-                                // more, if no more than 256 (32-bit: 4) threads beside workers use
-                                // them; others have none. All are made when they are needed, and
-                                // have to fit into the address space [what all may queue within
-                                // their limits and that of the process; in a 32-bit process
-                                // max_connections + 256]
+                                // share of each connection, which others can't take: 4 to send,
+                                // with filters 6 more and one for each, and recvs to receive into.
+                                // 32-bit: 1 to send; one with a send on its way may hold more than
+                                // that, and what is queued beside a file has none of it. Nor do
+                                // threads' caches hold any: each has 58 more, if no more than 256
+                                // (32-bit: 4) threads beside workers use them; others have none.
+                                // All are made when they are needed, and have to fit into the
+                                // address space [what all may queue within their limits and that
+                                // of the process; in a 32-bit process max_connections + 256]
     uint32_t send_limit_bytes;  // queued to send on one connection, at most INT32_MAX / 2; it
                                 // counts what is held, see iocpnet_conn_send_buffer; where on.data
                                 // has queued more than half, reading pauses: see iocpnet_conn_send
@@ -2214,8 +2216,9 @@ IOCPNET_API iocpnet_error iocpnet_filter_wake(iocpnet_conn conn, const iocpnet_f
 // send before this call leaves as it is: send the plain answer first. All that is queued later
 // waits until the layer is ready, which on.secured tells, and goes through it. Bytes that have come
 // and were not shown yet, also those in the segment of the command, go to the layer and never to
-// desc.frame. If it is not ready after connect_ms, the connection ends with the reason time-out,
-// without on.late.
+// desc.frame: so call it in the on.data of the command. Later what has come behind that may be in
+// desc.frame already, and what is there of a message is dropped. If the layer is not ready after
+// connect_ms, the connection ends with the reason time-out, without on.late.
 //
 //   filter     must last as long as the connection
 //   arg        given to the filter's open, which comes after the callback
@@ -11226,14 +11229,19 @@ static inline uint32_t iocpnet__queue_room(const iocpnet__queue *queue)
     return queue->tail ? queue->tail->size - queue->tail->used : 0;
 }
 
+// Files of a connection that bytes may be queued behind, or before, with a buffer of its share.
+enum { IOCPNET__SHARE_FILES = sizeof(void *) < 8 ? 0 : 1 };
+
 // A buffer to queue bytes in. A connection that has no more queued than one of them holds takes it
-// from what is kept for the shares of all: it needs IOCPNET__SHARE of them at most.
+// from what is kept for the shares of all: it needs IOCPNET__SHARE of them at most. What is behind
+// files leaves one for what is read of them.
 static iocpnet_buffer *iocpnet__conn_take_buffer(const iocpnet__connection *conn)
 {
     iocpnet__group *group = conn->group;
     iocpnet_buffer *buffer = NULL;
 
-    if ((uint32_t)iocpnet__load(&conn->queued) <= group->desc.buffer_bytes) {
+    if ((uint32_t)iocpnet__load(&conn->queued) <= group->desc.buffer_bytes &&
+        (uint32_t)iocpnet__load(&conn->files) <= IOCPNET__SHARE_FILES) {
         buffer = iocpnet__buffer_take(group->buffers);
     }
     return buffer ? buffer : iocpnet__buffer_take(group->common);
@@ -12033,8 +12041,8 @@ static __declspec(noinline) bool iocpnet__conn_call_drain(iocpnet__connection *c
 
 // ---- I13f show: what has come, for the program or for layers ------------------------------------
 //
-// What a receive has brought lies in conn.buffer, conn.shown bytes of it were shown. While reading
-// is paused, and where not all is taken, the rest waits: READY.
+// What a receive has brought lies in conn.buffer; conn.buffer.sent bytes of it were shown. While
+// reading is paused, and where not all is taken, the rest waits: READY.
 
 // The peer has finished. The program is told, and may go on if it has asked to be.
 static void iocpnet__conn_call_finish(iocpnet__connection *conn)
@@ -12050,7 +12058,8 @@ static void iocpnet__conn_call_finish(iocpnet__connection *conn)
         iocpnet__conn_call_end(conn, began);
         if (iocpnet__conn_is(conn, IOCPNET__SENDING, IOCPNET__SEND_OPEN)) return;
     } else if (iocpnet__conn_flagged(conn, IOCPNET__REFUSED) &&
-               iocpnet__conn_is(conn, IOCPNET__SENDING, IOCPNET__SEND_OPEN)) {
+               iocpnet__conn_is(conn, IOCPNET__SENDING, IOCPNET__SEND_OPEN) &&
+               !iocpnet__conn_in_handshake(conn)) {
         return;  // the program keeps bytes back for a drain: see iocpnet__conn_end_finished
     }
     iocpnet__conn_set_reason(conn, IOCPNET_CLOSED_FINISHED, 0);
@@ -12675,7 +12684,6 @@ static __declspec(noinline) void iocpnet__layer_fail(iocpnet_layer *layer, iocpn
     if (conn->reason != IOCPNET_CLOSED_PROTOCOL) conn->reasoned = false;
     iocpnet__conn_set_reason(conn, IOCPNET_CLOSED_FILTER, error);
     iocpnet__conn_begin_close(conn);
-    iocpnet__conn_signal(conn, IOCPNET__LOOK);  // what those above have not taken is dropped
 }
 
 static inline void iocpnet__layer_leave(iocpnet_layer *layer, uint8_t was, iocpnet_error error)
@@ -13224,6 +13232,20 @@ static iocpnet_layer *iocpnet__layer_of(const iocpnet__connection *conn,
     return NULL;
 }
 
+// What the framer has of a message came before the layer: nothing that comes through it joins that.
+// In on.data it has nothing, but the message may lie in the room.
+static void iocpnet__conn_forget_message(iocpnet__connection *conn)
+{
+    iocpnet__extra *extra = conn->extra;
+    bool kept = iocpnet_framer_kept(&extra->framer) != 0;
+
+    (void)iocpnet_framer_init(&extra->framer, &conn->group->frame);
+    extra->in_message = false;
+    if (!kept) return;
+    iocpnet_buffer_give(extra->room);
+    extra->room = NULL;
+}
+
 // Puts a layer on top. What was queued before, or is on its way, is what layers have sent.
 static iocpnet_error iocpnet__layers_start(iocpnet__connection *conn, const iocpnet_filter *filter,
                                            void *arg)
@@ -13249,6 +13271,7 @@ static iocpnet_error iocpnet__layers_start(iocpnet__connection *conn, const iocp
     *below = conn->queue;
     memset(&conn->queue, 0, sizeof conn->queue);
     iocpnet__layer_add(layers, filter, conn, arg);
+    if (conn->group->desc.frame) iocpnet__conn_forget_message(conn);
     conn->began_ms = iocpnet__now_32();
     iocpnet__conn_become(conn, 0, IOCPNET__LAYERED | IOCPNET__UPGRADING);
     if (!conn->ticks) iocpnet__conn_want_tick(conn, IOCPNET__TICK_DEADLINE);
@@ -13265,7 +13288,9 @@ IOCPNET__DEF iocpnet_error iocpnet_conn_filter(iocpnet_conn name, const iocpnet_
     if (!conn) return WSAENOTCONN;
     // First, since a file may be among what others have queued: one that is not counted yet comes
     // later.
-    if (own && iocpnet__conn_is_offered(conn)) iocpnet__conn_take_offered(conn);
+    if (own && iocpnet__conn_is_offered(conn) && !iocpnet__conn_flagged(conn, IOCPNET__NO_SENDS)) {
+        iocpnet__conn_take_offered(conn);
+    }
     if (own && (conn->calling == IOCPNET__CALL || conn->calling == IOCPNET__CALL_DATA) &&
         iocpnet__conn_is(conn, IOCPNET__OPENING, IOCPNET__OPENED) &&
         !iocpnet__conn_has(conn, IOCPNET__UPGRADING) && filter && !iocpnet__load(&conn->files) &&
@@ -13414,7 +13439,8 @@ static bool iocpnet__conn_retries(iocpnet__connection *conn, iocpnet_error error
     return true;
 }
 
-// A send may have as many bytes as a peer that takes 16 KB a second takes in half of a deadline.
+// A send may have as many bytes as a peer that takes 16 KB a second takes in a quarter of a
+// deadline.
 static void iocpnet__send_within(uint32_t *most, uint32_t ms)
 {
     uint32_t bytes = IOCPNET__SEND_UNIT;
@@ -13450,6 +13476,7 @@ static void iocpnet__conn_begin_close(iocpnet__connection *conn)
     if (iocpnet__conn_has(conn, IOCPNET__CUT)) return;
     iocpnet__conn_end_sending(conn);
     iocpnet__conn_begin_wait(conn, IOCPNET__DRAINING);
+    if (conn->layers) iocpnet__conn_signal(conn, IOCPNET__LOOK);  // they end, and drop what waits
 }
 
 // How long nothing has come, and nothing has left. The clock is read last: what the runner writes
@@ -14958,8 +14985,8 @@ static void iocpnet__sweep_within(iocpnet_iocp *iocp, uint32_t ms)
 static uint32_t iocpnet__file_unit(const iocpnet_conn_desc *desc)
 {
     const uint64_t slowest = IOCPNET__SEND_PER_MS;
-    const uint64_t least = 4096;
-    const uint64_t most = 65536;
+    const uint64_t least = IOCPNET__SEND_LEAST;
+    const uint64_t most = IOCPNET__SEND_UNIT;
     uint64_t unit = desc->close_ms;
 
     if (desc->idle_ms && desc->idle_ms < unit) unit = desc->idle_ms;
@@ -15431,7 +15458,8 @@ static void iocpnet__conn_unlink_file(iocpnet__connection *conn, iocpnet_buffer 
 }
 
 // If a file comes behind that item of the queue, or at its head, its next bytes are read into a
-// buffer before it. False: they can't be, now or ever, or nothing is queued any more.
+// buffer before it; without a buffer they wait for those that leave first. False: they can't be
+// read, now or ever, or nothing is queued any more.
 static bool iocpnet__conn_read_file(iocpnet__connection *conn, iocpnet_buffer *before)
 {
     iocpnet_buffer *buffer, *item;
@@ -15446,6 +15474,8 @@ static bool iocpnet__conn_read_file(iocpnet__connection *conn, iocpnet_buffer *b
         iocpnet__conn_unlink_file(conn, before);
     }
     buffer = iocpnet_pool_take(conn->group->buffers);
+    if (!buffer) buffer = iocpnet_pool_take(conn->group->common);
+    if (!buffer && (before || iocpnet__conn_is_sending(conn))) return before != NULL;
     if (buffer) {
         uint8_t calling = conn->calling;
         uint32_t began = iocpnet__conn_call_begin(conn);

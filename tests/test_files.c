@@ -686,6 +686,39 @@ static void drains_may_send_files(void)
         in_every_way(drained_into_files, false);
 }
 
+// Bytes beside files take all buffers that others might have; those that are taken leave, for what
+// is read of a file keeps one.
+static LONG few_taken;
+
+static void give_until_refused(guest *g)
+{
+    for (few_taken = 0; few_taken < 18; few_taken++) {
+        if (give_range(g, 5, 20000, 3)) break;
+    }
+    CHECK(few_taken > 0);
+}
+
+static void few_buffers_and_files(void)
+{
+    other *o;
+    server.conn.max_connections = 1;  // so the pools have no caches
+    server.conn.buffers = 4;
+    server.conn.files = 18;
+    server.conn.refuse_slow = true;
+    play_open = give_until_refused;
+    if (!serve()) return;
+    o = visit();
+    UNTIL(files_done == few_taken && o->got == guests[0].taken);
+    CHECK_EQ(files_failed, 0);
+    CHECK_EQ(guests[0].closed, 0);
+}
+
+static void few_buffers_are_enough_for_files(void)
+{
+    T_LIMIT(60);
+    in_every_way(few_buffers_and_files, false);
+}
+
 // What is before a file may be more than may be locked at once: it leaves all the same.
 static void give_large_heads(guest *g)
 {
@@ -1101,6 +1134,7 @@ int main(int argc, char **argv)
 #endif
     T_RUN(files_are_bounded);
     T_RUN(drains_may_send_files);
+    T_RUN(few_buffers_are_enough_for_files);
     T_RUN(heads_leave_where_little_may_be_locked);
     T_RUN(what_is_tried_again_reads_no_more);
     T_RUN(transfers_beyond_the_limit_are_read);

@@ -295,6 +295,7 @@ static volatile LONG pauses, echoes;  // what on.data does
 static iocpnet_reason reason;
 static iocpnet_error why;
 static void (*on_bytes)(iocpnet_conn conn, const void *data, size_t size);  // what else
+static void (*on_room)(iocpnet_conn conn), (*on_begin)(iocpnet_conn conn);
 static char heard[400];
 static void *state_seen, *arg_asked;
 
@@ -342,8 +343,8 @@ static void on_finish(iocpnet_conn name, void *user)
 
 static void on_drain(iocpnet_conn name, void *user)
 {
-    (void)name;
     (void)user;
+    if (on_room) on_room(name);
     InterlockedIncrement(&drained);
 }
 
@@ -356,9 +357,9 @@ static void on_late(iocpnet_conn name, void *user)
 
 static void *on_securing(iocpnet_conn name, void *user, const iocpnet_filter *filter)
 {
-    (void)name;
     (void)user;
     enter();
+    if (on_begin) on_begin(name);
     leave();
     return filter == &filters[0] ? arg_asked : NULL;
 }
@@ -417,6 +418,7 @@ static void prepare(uint32_t count)
     received = after_pause = 0;
     pauses = echoes = 0;
     on_bytes = NULL;
+    on_room = on_begin = NULL;
     state_seen = arg_asked = NULL;
     engine.threads = 2;
     for (i = 0; i < PLANS; i++)
@@ -777,6 +779,51 @@ static void a_layer_that_waits_refuses_by_the_limit(void)
     CHECK_ERR(iocpnet_conn_close(conn), 0);
     CHECK_EQ(hear(s, back, 7), 0);
     CHECK_EQ(peer_end(s), 0);
+    closesocket(s);
+    end();
+}
+
+static void send_until_refused(iocpnet_conn name)
+{
+    static char block[65536];
+    iocpnet_error error = 0;
+    memset(block, 'x', sizeof block);
+    while (!error)
+        error = iocpnet_conn_send(name, block, sizeof block);
+    CHECK_ERR(error, WSAEWOULDBLOCK);
+}
+
+// Reads what send_until_refused has sent, and so many other bytes.
+static void skip(SOCKET s, unsigned char *rest, size_t size)
+{
+    static char block[65536];
+    size_t have = 0;
+    while (have < size) {
+        int n = recv(s, block, sizeof block, 0), i = 0;
+        if (!CHECK(n > 0)) return;
+        while (i < n && block[i] == 'x')
+            i++;
+        for (; i < n && have < size; i++)
+            rest[have++] = (unsigned char)block[i];
+    }
+}
+
+// No drain comes before a layer is ready: none is waited for.
+static void a_peer_that_finishes_in_a_handshake_is_gone(void)
+{
+    SOCKET s;
+    prepare(1);
+    use_xor(0, 7);
+    server.conn.on.finish = NULL;
+    server.conn.refuse_slow = true;
+    server.conn.send_limit_bytes = 200000;
+    on_begin = send_until_refused;
+    REQUIRE(begin());
+    s = peer_connect(port);
+    CHECK(!shutdown(s, SD_SEND));
+    AWAIT(counted(IOCPNET_COUNT_CLOSED) == 1, PEER_MS);
+    CHECK_EQ(counted(IOCPNET_COUNT_CLOSED_FINISHED), 1);
+    CHECK_EQ(drained, 0);
     closesocket(s);
     end();
 }
@@ -1655,6 +1702,47 @@ static void what_follows_the_command_is_never_shown(void)
     }
 }
 
+// The program starts the layer later than in the command, when more has come: what the framer has
+// of a message by then begins none of those that come through the layer.
+static void on_line_late(iocpnet_conn name, const void *data, size_t size)
+{
+    strncat(heard, (const char *)data, size);
+    strcat(heard, ";");
+    if (datas == 0) send_until_refused(name);
+}
+
+static void start_late(iocpnet_conn name)
+{
+    CHECK_ERR(iocpnet_conn_filter(name, &filters[0], NULL), 0);
+}
+
+static void what_came_before_a_late_start_begins_no_message(void)
+{
+    unsigned char hello[GREETING], came[GREETING];
+    SOCKET s;
+    prepare_lines();
+    server.conn.refuse_slow = true;
+    server.conn.no_read_pause = true;
+    server.conn.send_limit_bytes = 32 << 20;  // more than a system takes
+    on_bytes = on_line_late;
+    on_room = start_late;
+    REQUIRE(begin());
+    s = peer_connect(port);
+    CHECK(peer_send(s, "STLS\r\nUSER in", 13));
+    AWAIT(datas == 1, PEER_MS);
+    CHECK_EQ(drained, 0);
+    skip(s, came, GREETING);
+    greeting(hello, 9);
+    CHECK_MEM(came, hello, GREETING);
+    CHECK(peer_send(s, hello, GREETING));
+    AWAIT(secured == 1, PEER_MS);
+    CHECK(say(s, "NOOP\r\n", 6, 9));
+    AWAIT(datas == 2, PEER_MS);
+    CHECK(!strcmp(heard, "STLS;NOOP;"));
+    peer_abort(s);
+    end();
+}
+
 // Sends of before leave plain, also those that wait for the peer; those of meanwhile wait.
 static void on_line_much(iocpnet_conn name, const void *data, size_t size)
 {
@@ -1856,6 +1944,7 @@ int main(int argc, char **argv)
     T_RUN(what_a_layer_makes_of_much_is_bounded);
     T_RUN(what_a_layer_answers_is_bounded);
     T_RUN(a_layer_that_waits_refuses_by_the_limit);
+    T_RUN(a_peer_that_finishes_in_a_handshake_is_gone);
     T_RUN(what_waits_at_a_close_leaves);
     T_RUN(records_share_buffers);
     T_RUN(want_of_buffers_is_waited_for);
@@ -1879,6 +1968,7 @@ int main(int argc, char **argv)
     T_RUN(a_connection_is_small);
     T_RUN(a_layer_starts_behind_what_was_queued);
     T_RUN(what_follows_the_command_is_never_shown);
+    T_RUN(what_came_before_a_late_start_begins_no_message);
     T_RUN(sends_wait_for_the_new_layer);
     T_RUN(a_layer_that_is_started_has_a_deadline);
     T_RUN(four_may_be_started);

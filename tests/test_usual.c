@@ -162,10 +162,10 @@ static iocpnet__connection *inside(void)
 // Its receive waits, and the next one is a usual one.
 static void wait_until_usual(void)
 {
-    PUMP(iocp,
-         inside()->state == (IOCPNET__USUAL | IOCPNET__READ_PENDING) &&
-             !iocpnet__load(&inside()->inbox),
-         PEER_MS);
+    uint32_t usual = IOCPNET__USUAL | IOCPNET__READ_PENDING;
+
+    if (settings->filter_count) usual |= IOCPNET__LAYERED;
+    PUMP(iocp, inside()->state == usual && !iocpnet__load(&inside()->inbox), PEER_MS);
 }
 
 static bool begin(void)
@@ -506,6 +506,39 @@ static void a_send_may_be_anywhere_while_bytes_come(void)
     end();
 }
 
+// A drain is owed when the peer finishes, and the program sends nothing in it: then the connection
+// ends, and its layers do, though nothing is on its way that would tell.
+static const iocpnet_filter nothing_between;
+static const iocpnet_filter *const between[] = { &nothing_between };
+
+static void a_drain_that_was_owed_ends_it(void)
+{
+    uint32_t layers;
+
+    for (layers = 0; layers < 2; layers++) {
+        T_NOTE("layers %u", (unsigned)layers);
+        usual();
+        settings->send_limit_bytes = LIMIT;
+        settings->refuse_slow = true;
+        settings->filters = layers ? between : NULL;
+        settings->filter_count = layers;
+        REQUIRE(begin());
+        sends.way = HOLD;
+        CHECK_ERR(iocpnet_conn_send(guest.conn, block, LIMIT * 7 / 10), 0);
+        CHECK_ERR(iocpnet_conn_send(guest.conn, block, LIMIT * 7 / 10), WSAEWOULDBLOCK);
+        PUMP(iocp, sends.o != NULL, PEER_MS);
+        CHECK(!shutdown(other, SD_SEND));
+        PUMP(iocp, iocpnet__conn_is(inside(), IOCPNET__READING, IOCPNET__READ_FINISHED), PEER_MS);
+        peer_drain(iocp, 20);
+        CHECK_EQ(guest.closed, 0);
+        let_go(0);
+        PUMP(iocp, guest.closed == 1, PEER_MS);
+        CHECK_EQ(guest.drained, 1);
+        CHECK_EQ(guest.reason, IOCPNET_CLOSED_FINISHED);
+        end();
+    }
+}
+
 int main(int argc, char **argv)
 {
     t_begin(argc, argv, "usual");
@@ -519,5 +552,6 @@ int main(int argc, char **argv)
     T_RUN(each_refusal_in_a_drain_is_followed_by_another);
     T_RUN(reading_goes_on_while_a_send_waits_behind_one_that_did_not);
     T_RUN(a_send_may_be_anywhere_while_bytes_come);
+    T_RUN(a_drain_that_was_owed_ends_it);
     return t_end();
 }
