@@ -694,7 +694,8 @@ typedef struct iocpnet_iocp_desc {
     uint32_t transmits;     // native file transfers at a time, the process over [2 on client
                             // editions of Windows, else no limit]
     uint64_t locked_bytes;  // that waiting calls of connections and listeners may lock, the process
-                            // over [an eighth of the machine's memory]; UINT64_MAX: no limit
+                            // over [an eighth of the machine's memory]; 4 KiB of what a connection
+                            // sends may be beyond it. UINT64_MAX: no limit
     uint64_t queued_bytes;  // queued to send on connections, the process over [a quarter of it];
                             // an eighth of it lies beyond, in equal shares for max_connections,
                             // of buffer_bytes at most: within its share none is refused.
@@ -10515,17 +10516,13 @@ enum {
     IOCPNET__WATCHED = 0x2000000,      // much waits to be sent, and reading goes on all the same
     IOCPNET__LAYERED = 0x4000000,      // it has layers
     IOCPNET__UPGRADING = 0x8000000,    // one that was started on it live is not ready
+    IOCPNET__PART = 0x10000000,        // conn.send is a page of a buffer: no more could be locked
 
     // Nothing is to be thought of but to send and to receive.
     IOCPNET__USUAL = IOCPNET__OPENED,
     IOCPNET__USUAL_LAYERED = IOCPNET__OPENED | IOCPNET__LAYERED
 };
 
-enum { IOCPNET__ROUNDS_MAX = 32 };  // looks at the inbox in one run
-enum { IOCPNET__FILES_MAX = 1024 };
-// Bytes of one send where a deadline watches: at most, for each ms of the deadline, at least.
-enum { IOCPNET__SEND_UNIT = 65536, IOCPNET__SEND_PER_MS = 4, IOCPNET__SEND_LEAST = 4096 };
-enum { IOCPNET__SEND_TIMES = 4 };  // a deadline may be so much longer for what leaves whole
 enum { IOCPNET__ADDRESSES = 8, IOCPNET__ADDRESS_ROW = 28, IOCPNET__RECVS = 8 };
 // conn.calling: nothing, a callback, on.data with conn.buffer, a function of a layer; nothing, and
 // what was last in this run is on.data.
@@ -10787,7 +10784,7 @@ static void iocpnet__conn_check(const iocpnet__connection *conn)
     IOCPNET_ASSERT(closing != IOCPNET__CUT || !conn->queue.head);
     IOCPNET_ASSERT(closing != IOCPNET__CUT || !pending || conn->ticks == IOCPNET__TICK_EACH);
     IOCPNET_ASSERT(!iocpnet__conn_has(conn, IOCPNET__STARVED) || conn->ticks == IOCPNET__TICK_EACH);
-    IOCPNET_ASSERT(!iocpnet__conn_has(conn, IOCPNET__UNIT) || conn->send.pending);
+    IOCPNET_ASSERT(!iocpnet__conn_has(conn, IOCPNET__UNIT | IOCPNET__PART) || conn->send.pending);
     IOCPNET_ASSERT(iocpnet__conn_has(conn, IOCPNET__FILES) ||
                    (!iocpnet__conn_has(conn, IOCPNET__UNIT) && !conn->over));
     IOCPNET_ASSERT(!iocpnet__conn_has(conn, IOCPNET__DISCONNECTING) ||
@@ -11692,6 +11689,10 @@ static bool iocpnet__conn_watch_queue(iocpnet__connection *conn)
 
 // ---- I13e send: how what is queued leaves -------------------------------------------------------
 
+// Bytes of one send where a deadline watches: at most, for each ms of the deadline, at least.
+enum { IOCPNET__SEND_UNIT = 65536, IOCPNET__SEND_PER_MS = 4, IOCPNET__SEND_LEAST = 4096 };
+enum { IOCPNET__SEND_TIMES = 4 };  // a deadline may be so much longer for what leaves whole
+
 static inline void iocpnet__conn_unlock(iocpnet__connection *conn, iocpnet__worker *worker)
 {
     if (!conn->locked) return;
@@ -11743,21 +11744,16 @@ static inline bool iocpnet__conn_lock(iocpnet__connection *conn, iocpnet__worker
     return true;
 }
 
-// The least that a send may ask for. One that is large beside the limit may exceed it, if an eighth
-// is free: it would never leave otherwise. Until it has, nothing else is. A small one may exceed it
-// by an eighth: what others have locked must not hold the last bytes of an answer.
-static bool iocpnet__conn_lock_least(iocpnet__connection *conn, iocpnet__worker *worker,
-                                     uint32_t bytes)
+// Where others have locked all: a page of the first buffer, which each connection may have beyond
+// the limit, so that none waits for peers that do not read. Its others wait for it.
+static uint32_t iocpnet__conn_lock_page(iocpnet__connection *conn, iocpnet__worker *worker,
+                                        iocpnet__send *send, uint32_t bytes)
 {
-    int64_t limit = iocpnet__accounts[IOCPNET__LOCKED].limit;
-    int64_t floor = 0;
-
-    if (bytes > limit / 8) {
-        floor = limit / 8 - bytes;
-    } else if (bytes <= IOCPNET__PAGE) {
-        floor = -limit / 8;
-    }
-    return iocpnet__conn_lock_draw(conn, worker, bytes, floor);
+    if (bytes > IOCPNET__PAGE) bytes = IOCPNET__PAGE;
+    iocpnet__send_set_bytes(send, bytes);
+    (void)iocpnet__conn_lock_draw(conn, worker, bytes, iocpnet__no_floor);
+    iocpnet__conn_become(conn, IOCPNET__PART, IOCPNET__PART);
+    return bytes;
 }
 
 // A send that came back short, with an error, or on a connection of which something else is to be
@@ -11775,6 +11771,10 @@ static __declspec(noinline) void iocpnet__conn_sent_rest(iocpnet__connection *co
     if (iocpnet__conn_has(conn, IOCPNET__UNIT) && send == &conn->send) {
         iocpnet__conn_unit_sent(conn, worker, error);
         return;
+    }
+    if (iocpnet__conn_has(conn, IOCPNET__PART)) {
+        iocpnet__conn_become(conn, IOCPNET__PART, 0);
+        iocpnet__conn_set_starved(conn, false);
     }
     if (bytes > send->bytes) bytes = send->bytes;
     iocpnet__conn_unqueue(conn, worker, bytes);
@@ -11897,9 +11897,12 @@ static __declspec(noinline) void iocpnet__conn_send_one(iocpnet__connection *con
 
     if (!iocpnet__conn_lock(conn, worker, send->bytes, false)) {
         last = iocpnet__send_gather(conn, send, queue->head, vec, &n, iocpnet__lock_most());
-        if (!iocpnet__conn_lock_least(conn, worker, send->bytes)) {
+        if (!iocpnet__conn_lock_draw(conn, worker, send->bytes, 0)) {
             iocpnet__conn_set_starved(conn, true);
-            return;
+            if (iocpnet__conn_is_sending(conn)) return;
+            last = queue->head;
+            n = 1;
+            vec[0].size = iocpnet__conn_lock_page(conn, worker, send, (uint32_t)vec[0].size);
         }
     }
     rest = last->next;
@@ -11924,6 +11927,7 @@ static __declspec(noinline) void iocpnet__conn_send_one(iocpnet__connection *con
     if (!error) return;
 
     send->pending = false;
+    iocpnet__conn_become(conn, IOCPNET__PART, 0);
     iocpnet__undraw(worker, IOCPNET__LOCKED, send->bytes);
     last->next = rest;
     queue->head = send->first;
@@ -13766,6 +13770,7 @@ static void iocpnet__conn_retry(iocpnet__connection *conn)
     bool cut = iocpnet__conn_has(conn, IOCPNET__CUT);
 
     conn->asked = false;
+    if (iocpnet__conn_has(conn, IOCPNET__PART) && !cut) return;  // its packet tries again
     iocpnet__conn_set_starved(conn, false);
     if (conn->ticks == IOCPNET__TICK_EACH && !cut) {
         iocpnet__conn_want_tick(conn, iocpnet__conn_has_deadline(conn) ? IOCPNET__TICK_DEADLINE
@@ -13974,6 +13979,8 @@ static void iocpnet__conn_end(iocpnet__connection *conn, iocpnet__worker *worker
     worker->running = NULL;
     iocpnet__name_leave(conn, true);  // BUSY stays set: nobody runs it again
 }
+
+enum { IOCPNET__ROUNDS_MAX = 32 };  // looks at the inbox in one run
 
 // Runs a connection: handles what the inbox had, and looks for more until there is none. BUSY is
 // ours.
@@ -14866,8 +14873,9 @@ enum {
     IOCPNET__CACHES_MORE = sizeof(void *) < 8 ? 4 : 256,
     // Buffers to send that are kept for each connection.
     IOCPNET__SHARE = sizeof(void *) < 8 ? 1 : 4,
-    IOCPNET__LAYER_SHARE = 6,    // more with layers, and one for each of them
-    IOCPNET__COPIED_MOST = 4096  // bytes of a buffer that are copied rather than referred to
+    IOCPNET__LAYER_SHARE = 6,     // more with layers, and one for each of them
+    IOCPNET__COPIED_MOST = 4096,  // bytes of a buffer that are copied rather than referred to
+    IOCPNET__FILES_MAX = 1024     // of a connection, queued
 };
 // Address space for the buffers of one group's sends, by default, at most.
 static const uint64_t iocpnet__buffers_most = (uint64_t)1 << 36;

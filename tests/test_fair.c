@@ -558,13 +558,14 @@ static void few_buffers_are_refused_to_those_that_have_many(void)
 }
 
 // Memory that may be locked is short, for peers do not read: those that hold it go, and neither the
-// idle, who hold none, nor one that reads.
+// idle, who hold none, nor one that reads, which waits for none of them.
 static void those_that_hold_go_first(void)
 {
     enum { IDLE = 10, HOGS = 90 };
     static char got[ANSWER];
     peer *idle[IDLE], *hog[HOGS], *reader;
     int i, round, gone = 0;
+    int64_t began;
     NEEDS_BUFFERS_AS_SET();
     T_LIMIT(60);
     prepare();
@@ -580,8 +581,10 @@ static void those_that_hold_go_first(void)
     fill(hog, HOGS, 100000);
     for (round = 0; round < 30; round++) {
         T_NOTE("round %d", round);
+        began = microseconds();
         CHECK(peer_send(reader->s, "l", 1));
         CHECK_EQ(peer_recv(reader->s, got, ANSWER), ANSWER);
+        CHECK(microseconds() - began < 1000000);
         Sleep(100);
         for (i = 0; i < HOGS; i++)  // they drip
             if (!hog[i]->closed) (void)send(hog[i]->s, "h", 1, 0);
