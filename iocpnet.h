@@ -230,8 +230,8 @@
 // ever open at once, and stay until iocpnet_os_unload.
 //
 // Over the whole process iocp.desc bounds what waiting calls lock (then receives wait without a
-// buffer, sends for their turn) and what is queued to send (a send beyond its share is refused).
-// When memory stays short for a second, those that hold most and take least close, the idle last.
+// buffer, sends leave by pages) and what is queued to send (one beyond its share is refused). When
+// memory stays short for a second, those that hold most and take least close, the idle last.
 //
 // No allocation is made on the path of a byte: iocpnet_iocp_open, iocpnet_listener_open, a thread's
 // first poll and first take allocate; so do a start, for each 48 of the program's that are in
@@ -516,7 +516,7 @@ enum {
     IOCPNET_COUNT_READS_PAUSED,   // times reading stopped because a send queue was long
     IOCPNET_COUNT_SENDS_REFUSED,  // sends over the limit
     IOCPNET_COUNT_DRAINS,         // times that there was room again after it
-    IOCPNET_COUNT_LOCKS_REFUSED,  // calls that had to wait, or wait without a buffer: locked_bytes
+    IOCPNET_COUNT_LOCKS_REFUSED,  // calls that had to wait, or be small: locked_bytes
     IOCPNET_COUNT_SHED,           // connections closed while memory stayed short, see M5
     IOCPNET_COUNT_SOCKETS_REUSED,
     IOCPNET_COUNT_REUSE_FAILED,  // a listener with desc.reuse has to make a new socket
@@ -1853,13 +1853,14 @@ typedef struct iocpnet_conn_desc {
     uint32_t buffers;           // most of them queued to send, at most INT32_MAX / 2, beside the
                                 // share of each connection, which others can't take: 4 to send,
                                 // with filters 6 more and one for each, and recvs to receive into.
-                                // 32-bit: 1 to send; one with a send on its way may hold more than
-                                // that, and what is queued beside a file has none of it. Nor do
-                                // threads' caches hold any: each has 58 more, if no more than 256
-                                // (32-bit: 4) threads beside workers use them; others have none.
-                                // All are made when they are needed, and have to fit into the
-                                // address space [what all may queue within their limits and that
-                                // of the process; in a 32-bit process max_connections + 256]
+                                // What is queued beside more than two files has none of it. 32-bit:
+                                // 1 to send; one with a send on its way may hold more than that,
+                                // and beside any file none is of it. Nor do threads' caches hold
+                                // any: each has 58 more, if no more than 256 (32-bit: 4) threads
+                                // beside workers use them; others have none. All are made when they
+                                // are needed, and have to fit into the address space [what all may
+                                // queue within their limits and that of the process; in a 32-bit
+                                // process max_connections + 256]
     uint32_t send_limit_bytes;  // queued to send on one connection, at most INT32_MAX / 2; it
                                 // counts what is held, see iocpnet_conn_send_buffer; where on.data
                                 // has queued more than half, reading pauses: see iocpnet_conn_send
@@ -4131,6 +4132,7 @@ struct iocpnet_iocp {
     int64_t sweep_due;
     uint32_t sweep_row;         // of the names, where a sweep goes on; 0: none has begun
     volatile int32_t starving;  // connections that wait for memory of the system's, or to be locked
+    volatile int32_t squeezed;  // since the last tick, those that send by pages; see conn_lock_page
     int32_t starved_ticks;
     volatile int32_t timer_waits;  // a timer does
     volatile int64_t timer_due;    // if so, when the earliest is due
@@ -11227,7 +11229,7 @@ static inline uint32_t iocpnet__queue_room(const iocpnet__queue *queue)
 }
 
 // Files of a connection that bytes may be queued behind, or before, with a buffer of its share.
-enum { IOCPNET__SHARE_FILES = sizeof(void *) < 8 ? 0 : 1 };
+enum { IOCPNET__SHARE_FILES = sizeof(void *) < 8 ? 0 : 2 };
 
 // A buffer to queue bytes in. A connection that has no more queued than one of them holds takes it
 // from what is kept for the shares of all: it needs IOCPNET__SHARE of them at most. What is behind
@@ -11749,10 +11751,14 @@ static inline bool iocpnet__conn_lock(iocpnet__connection *conn, iocpnet__worker
 static uint32_t iocpnet__conn_lock_page(iocpnet__connection *conn, iocpnet__worker *worker,
                                         iocpnet__send *send, uint32_t bytes)
 {
+    iocpnet_iocp *iocp = conn->group->iocp;
+
     if (bytes > IOCPNET__PAGE) bytes = IOCPNET__PAGE;
     iocpnet__send_set_bytes(send, bytes);
     (void)iocpnet__conn_lock_draw(conn, worker, bytes, iocpnet__no_floor);
     iocpnet__conn_become(conn, IOCPNET__PART, IOCPNET__PART);
+    iocpnet__conn_want_tick(conn, IOCPNET__TICK_EACH);  // how many are squeezed
+    if (!iocpnet__load(&iocp->squeezed)) iocpnet__add(&iocp->squeezed, 1);
     return bytes;
 }
 
@@ -11772,10 +11778,7 @@ static __declspec(noinline) void iocpnet__conn_sent_rest(iocpnet__connection *co
         iocpnet__conn_unit_sent(conn, worker, error);
         return;
     }
-    if (iocpnet__conn_has(conn, IOCPNET__PART)) {
-        iocpnet__conn_become(conn, IOCPNET__PART, 0);
-        iocpnet__conn_set_starved(conn, false);
-    }
+    iocpnet__conn_become(conn, IOCPNET__PART, 0);
     if (bytes > send->bytes) bytes = send->bytes;
     iocpnet__conn_unqueue(conn, worker, bytes);
     if (conn->layers) iocpnet__conn_layers(conn)->bytes -= (uint32_t)bytes;
@@ -11898,8 +11901,10 @@ static __declspec(noinline) void iocpnet__conn_send_one(iocpnet__connection *con
     if (!iocpnet__conn_lock(conn, worker, send->bytes, false)) {
         last = iocpnet__send_gather(conn, send, queue->head, vec, &n, iocpnet__lock_most());
         if (!iocpnet__conn_lock_draw(conn, worker, send->bytes, 0)) {
-            iocpnet__conn_set_starved(conn, true);
-            if (iocpnet__conn_is_sending(conn)) return;
+            if (iocpnet__conn_is_sending(conn)) {
+                iocpnet__conn_set_starved(conn, true);
+                return;
+            }
             last = queue->head;
             n = 1;
             vec[0].size = iocpnet__conn_lock_page(conn, worker, send, (uint32_t)vec[0].size);
@@ -11947,7 +11952,8 @@ static __declspec(noinline) void iocpnet__conn_flush(iocpnet__connection *conn,
     do {
         if (conn->layers) iocpnet__layers_out(conn);
         send = desc->sndbuf_0 && conn->send.pending ? &conn->extra->send : &conn->send;
-        if (!queue->head || send->pending || conn->state & (IOCPNET__CUT | IOCPNET__STARVED)) {
+        if (!queue->head || send->pending ||
+            conn->state & (IOCPNET__CUT | IOCPNET__STARVED | IOCPNET__PART)) {
             return;
         }
         if (!iocpnet__conn_has(conn, IOCPNET__FILES) || conn->layers) {
@@ -11990,7 +11996,10 @@ static bool iocpnet__conn_fits(const iocpnet__connection *conn, uint32_t bytes)
         iocpnet__load64(&iocpnet__accounts[IOCPNET__QUEUED].left) < (int64_t)bytes) {
         return false;
     }
-    if (queued + bytes <= group->desc.buffer_bytes) return true;
+    if (queued + bytes <= group->desc.buffer_bytes &&
+        (uint32_t)iocpnet__load(&conn->files) <= IOCPNET__SHARE_FILES) {
+        return true;
+    }
     for (fit = 0; fit < bytes; fit += group->desc.buffer_bytes) {
         buffer = iocpnet__buffer_take(group->common);
         if (!buffer) break;
@@ -13263,7 +13272,11 @@ static iocpnet_error iocpnet__layers_start(iocpnet__connection *conn, const iocp
         layers = (iocpnet__layers *)iocpnet_pool_take_object(conn->group->layers);
         if (!layers) return WSAENOBUFS;
         memset(layers, 0, sizeof *layers);
-        if (conn->send.pending) layers->bytes += conn->send.bytes;
+        if (iocpnet__conn_has(conn, IOCPNET__PART)) {
+            layers->bytes += conn->send.first->used - conn->send.first->sent;
+        } else if (conn->send.pending) {
+            layers->bytes += conn->send.bytes;
+        }
         if (conn->extra && conn->extra->send.pending) layers->bytes += conn->extra->send.bytes;
         iocpnet__exchange_pointer(&conn->layers, layers);
     }
@@ -13770,7 +13783,16 @@ static void iocpnet__conn_retry(iocpnet__connection *conn)
     bool cut = iocpnet__conn_has(conn, IOCPNET__CUT);
 
     conn->asked = false;
-    if (iocpnet__conn_has(conn, IOCPNET__PART) && !cut) return;  // its packet tries again
+    if (iocpnet__conn_has(conn, IOCPNET__PART) && !cut) {
+        // Its packet tries again. Where memory is there for more, it waits for its peer only.
+        const iocpnet_buffer *first = conn->send.first;
+
+        if (iocpnet__load64(&iocpnet__accounts[IOCPNET__LOCKED].left) <
+            (int64_t)(first->used - first->sent)) {
+            iocpnet__add(&conn->group->iocp->squeezed, 1);
+        }
+        return;
+    }
     iocpnet__conn_set_starved(conn, false);
     if (conn->ticks == IOCPNET__TICK_EACH && !cut) {
         iocpnet__conn_want_tick(conn, iocpnet__conn_has_deadline(conn) ? IOCPNET__TICK_DEADLINE
@@ -14649,6 +14671,7 @@ static uint64_t iocpnet__conn_burden(const iocpnet__connection *conn, bool *move
     if (iocpnet__conn_state(conn) & IOCPNET__CUT) return 0;
     if (!iocpnet__conn_is_sending(conn)) return unread < unsent ? unread : unsent;
     if (unsent >= IOCPNET__SHED_AFTER_MS) {
+        if (iocpnet__conn_state(conn) & IOCPNET__PART) queued = IOCPNET__PAGE;  // all that it holds
         return UINT32_MAX + ((uint64_t)queued + 1) * unsent;  // a file may be all that is sent
     }
     *moves = true;
@@ -14678,10 +14701,10 @@ static void iocpnet__shed_keep(iocpnet__connection *conn, uint64_t burden,
 // Memory has been short for a second: every four ticks the connections that hold most and take
 // least are closed, one for each four that wait for memory. Only where no send may free something
 // it is one that is idle.
-static void iocpnet__conn_shed(iocpnet_iocp *iocp)
+static void iocpnet__conn_shed(iocpnet_iocp *iocp, int32_t starving)
 {
     uint32_t count = (uint32_t)iocpnet__load(&iocpnet__name_count);
-    uint32_t room = 1 + (uint32_t)iocpnet__load(&iocp->starving) / IOCPNET__SHED_PART;
+    uint32_t room = 1 + (uint32_t)starving / IOCPNET__SHED_PART;
     iocpnet__connection *worst[IOCPNET__SHED_MOST] = { NULL };
     uint64_t burdens[IOCPNET__SHED_MOST] = { 0 };
     bool moves = false;
@@ -14805,10 +14828,12 @@ static void iocpnet__server_pending(iocpnet_iocp *iocp, iocpnet__lines *lines)
 // that takes. One thread at a time.
 static void iocpnet__server_sweep(iocpnet_iocp *iocp, int64_t now)
 {
-    iocp->starved_ticks = iocpnet__load(&iocp->starving) ? iocp->starved_ticks + 1 : 0;
+    int32_t starving = iocpnet__load(&iocp->starving) + iocpnet__exchange(&iocp->squeezed, 0);
+
+    iocp->starved_ticks = starving ? iocp->starved_ticks + 1 : 0;
     if (iocp->starved_ticks * IOCPNET__TICK_MS > IOCPNET__SHED_AFTER_MS) {
         iocp->starved_ticks -= 4;  // what is waiting tries again before the next is closed
-        iocpnet__conn_shed(iocp);
+        iocpnet__conn_shed(iocp, starving);
     }
     if (!iocp->sweep_row) {
         if (!iocpnet__load(&iocp->hurried) && now < iocp->sweep_due) return;

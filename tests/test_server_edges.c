@@ -1070,7 +1070,7 @@ static void nobody_is_closed_twice_for_want_of_memory(void)
     usual();
     begin();
     connect_too();
-    iocpnet__conn_shed(iocp);  // nobody is there
+    iocpnet__conn_shed(iocp, 0);  // nobody is there
     s = adopted(&other);
     stuck.wanted = 1;
     stuck.deaf = true;
@@ -1079,7 +1079,7 @@ static void nobody_is_closed_twice_for_want_of_memory(void)
     CHECK_ERR(iocpnet_conn_abort(s->conn), 0);
     PUMP(iocp, iocpnet__conn_is(inside(s), IOCPNET__CLOSING, IOCPNET__CUT), PEER_MS);
     peer_drain(iocp, 30);
-    iocpnet__conn_shed(iocp);
+    iocpnet__conn_shed(iocp, 0);
     CHECK_EQ(counted(IOCPNET_COUNT_SHED), 0);
     CHECK_EQ(s->closed, 0);
     let_go(0, CANCELLED);
@@ -1932,11 +1932,427 @@ static void a_stop_waits_until_a_connection_is_freed(void)
     end();
 }
 
+// ---- a page that waits --------------------------------------------------------------------------
+
+static iocpnet_pool *hog_pool, *small_pool;
+
+static void hog_ends(void)
+{
+    int i;
+    for (i = 0; i < HELD; i++)
+        let_go(i, CANCELLED);
+    CHECK_ERR(iocpnet_iocp_stop(iocp, 500), 0);
+    CHECK_ERR(iocpnet_iocp_close(iocp), 0);
+    iocp = NULL;
+    CHECK_ERR(iocpnet_pool_destroy(hog_pool), 0);
+    if (small_pool) CHECK_ERR(iocpnet_pool_destroy(small_pool), 0);
+    small_pool = NULL;
+    end();
+}
+
+// The first has locked all; a send of the second's pends, of one page.
+static void a_page_waits(side **first, side **second, SOCKET *a, SOCKET *b, uint32_t bytes)
+{
+    iocpnet_pool_desc desc;
+    iocpnet_stats stats;
+    iocpnet_buffer *large;
+
+    memset(&desc, 0, sizeof desc);
+    desc.size = 260000;
+    desc.limit = 4;
+    CHECK_ERR(iocpnet_pool_create(&hog_pool, &desc), 0);
+    large = iocpnet_pool_take(hog_pool);
+    *first = adopted(a);
+    *second = adopted(b);
+    stuck.wanted = 1;
+    peer_fill(block, ROOM, 0, SEED);
+    iocpnet_iocp_stats(iocp, &stats);
+    large->used = 256 * 1024 - (uint32_t)stats.locked_bytes - 1000;
+    CHECK_ERR(iocpnet_conn_send_buffer((*first)->conn, large), 0);
+    PUMP(iocp, stuck.count == 1, PEER_MS);
+    stuck.wanted = 1;
+    CHECK_ERR(iocpnet_conn_send((*second)->conn, block, bytes), 0);
+    PUMP(iocp, stuck.count == 2, PEER_MS);
+    CHECK_EQ(stuck.bytes[1], 4096);
+}
+
+// Memory is free again, and only the page's peer does not read: nobody is shed for it.
+static void one_that_waits_for_its_peer_is_not_short_of_memory(void)
+{
+    SOCKET a, b, c;
+    side *first, *second, *third;
+
+    usual();
+    engine.locked_bytes = 256 * 1024;
+    settings.send_limit_bytes = 1 << 20;
+    begin();
+    connect_too();
+    a_page_waits(&first, &second, &a, &b, 20000);
+    third = adopted(&c);
+    let_go(0, 0);  // nearly all is free
+    stuck.wanted = 1;
+    CHECK_ERR(iocpnet_conn_send(third->conn, block, 40000),
+              0);  // its peer is slow, and that is all
+    PUMP(iocp, stuck.count == 3, PEER_MS);
+    peer_drain(iocp, 400);
+    peer_drain(iocp, 3000);
+    CHECK_EQ(counted(IOCPNET_COUNT_SHED), 0);
+    CHECK_EQ(second->closed, 0);
+    CHECK_EQ(third->closed, 0);
+    hog_ends();
+}
+
+// The same; the second reads on, for its peer may wait for that.
+static void reading_goes_on_while_a_page_waits(void)
+{
+    SOCKET a, b;
+    side *first, *second;
+    int i;
+
+    usual();
+    engine.locked_bytes = 256 * 1024;
+    settings.send_limit_bytes = 1 << 20;
+    begin();
+    connect_too();
+    a_page_waits(&first, &second, &a, &b, 20000);
+    let_go(0, 0);
+    peer_drain(iocp, 200);
+    for (i = 1; i < 4; i++) {
+        CHECK(peer_send(b, "ping", 4));
+        peer_drain(iocp, 200);
+    }
+    CHECK_EQ(second->size, 12);
+    hog_ends();
+}
+
+static iocpnet_filter late_filter;
+
+static void start_filter(side *s)
+{
+    CHECK_ERR(iocpnet_conn_filter(s->conn, &late_filter, NULL), 0);
+    on_bytes = NULL;
+}
+
+// A layer starts while a page of a buffer is on its way.
+static void a_layer_may_start_while_a_page_leaves(void)
+{
+    SOCKET a, b;
+    side *first, *second;
+    iocpnet__layers *layers;
+
+    usual();
+    engine.locked_bytes = 256 * 1024;
+    settings.send_limit_bytes = 1 << 20;
+    settings.close_ms = 2000;
+    begin();
+    connect_too();
+    a_page_waits(&first, &second, &a, &b, 10000);
+    on_bytes = start_filter;
+    CHECK(peer_send(b, "STLS", 4));
+    PUMP(iocp, second->size == 4, PEER_MS);
+    layers = iocpnet__conn_layers(inside(second));
+    let_go(0, 0);
+    let_go(1, 0);
+    CHECK_EQ(heard(b, block, 10000 - 4096), 10000 - 4096);  // the page itself was never sent here
+    peer_drain(iocp, 100);
+    CHECK_EQ(layers->bytes, 0);
+    CHECK_ERR(iocpnet_conn_send(second->conn, "hello", 5), 0);
+    CHECK_EQ(heard(b, block, 5), 5);
+    CHECK_ERR(iocpnet_conn_close(second->conn), 0);
+    CHECK_EQ(heard_end(b), 0);
+    leaves(second, b);
+    CHECK_EQ(second->reason, IOCPNET_CLOSED_LOCAL);
+    hog_ends();
+}
+
+// What waits for a page locks little: those that lock much go first.
+static void those_that_lock_much_go_first(void)
+{
+    SOCKET a, b;
+    side *first, *second;
+    uint64_t until;
+
+    usual();
+    engine.locked_bytes = 256 * 1024;
+    settings.send_limit_bytes = 1 << 20;
+    begin();
+    connect_too();
+    a_page_waits(&first, &second, &a, &b, 250000);
+    CHECK_ERR(iocpnet_conn_send(second->conn, block, 250000), 0);
+    until = GetTickCount64() + PEER_MS;
+    while (!first->closed && !second->closed && GetTickCount64() < until)
+        iocpnet_iocp_poll(iocp, 2);
+    CHECK_EQ(second->closed, 0);
+    CHECK_EQ(first->closed, 1);
+    hog_ends();
+}
+
+// Others hold all buffers: a second file with a short head is within what is kept for each.
+static void a_second_file_has_its_head_whatever_others_hold(void)
+{
+    SOCKET a, b;
+    side *first, *second;
+    iocpnet_conn_file f;
+    HANDLE h;
+    DWORD n;
+
+    h = CreateFileA("iocpnet_second_file.tmp", GENERIC_WRITE | GENERIC_READ,
+                    FILE_SHARE_READ | FILE_SHARE_WRITE, NULL, CREATE_ALWAYS, 0, NULL);
+    CHECK(h != INVALID_HANDLE_VALUE);
+    CHECK(WriteFile(h, block, 50000, &n, NULL) && n == 50000);
+    usual();
+    settings.max_connections = 2;
+    settings.buffers = 4;
+    settings.refuse_slow = true;
+    engine.transmit_mode = IOCPNET_TRANSMIT_COPY;
+    begin();
+    connect_too();
+    first = adopted(&a);
+    second = adopted(&b);
+    stuck.wanted = 1;
+    CHECK_ERR(iocpnet_conn_send(first->conn, block, 20000), 0);
+    for (n = 20000; n; n /= 2) {
+        while (!iocpnet_conn_send(first->conn, block, n))
+            continue;
+    }
+    PUMP(iocp, stuck.count == 1, PEER_MS);
+    stuck.wanted = 1;
+    memset(&f, 0, sizeof f);
+    f.file = h;
+    f.length = 40000;
+    f.head = "head";
+    f.head_size = 4;
+    CHECK_ERR(iocpnet_conn_send_file(second->conn, &f), 0);
+    CHECK_ERR(iocpnet_conn_send_file(second->conn, &f), 0);
+    CHECK_ERR(iocpnet_conn_send(second->conn, "x", 1), 0);
+    end();
+    CloseHandle(h);
+    DeleteFileA("iocpnet_second_file.tmp");
+}
+
+static int64_t locked(void)
+{
+    return (int64_t)iocpnet__accounts[IOCPNET__LOCKED].limit -
+           iocpnet__accounts[IOCPNET__LOCKED].left;
+}
+
+// A page's send fails, is cut, or is refused for want of memory: nothing stays counted.
+static void pages_may_fail(void)
+{
+    int way;
+
+    for (way = 0; way < 10; way++) {
+        SOCKET a, b;
+        side *first, *second;
+        size_t want = 250000;
+
+        T_NOTE("way %d", way);
+        usual();
+        engine.locked_bytes = 256 * 1024;
+        settings.send_limit_bytes = 1 << 20;
+        settings.sndbuf_0 = way >= 5;
+        begin();
+        connect_too();
+        if (way % 5 == 4) {  // the system has no memory either, now and then
+            a_page_waits(&first, &second, &a, &b, 250000);
+            fault_fail(FAULT_WSASend, 2, 3, WSAENOBUFS);
+            let_go(1, 0);
+            want -= 4096;  // the page itself was never sent here
+            CHECK_EQ(heard(b, block, want), want);
+            CHECK_EQ(peer_differs(block, want, 4096, SEED), want);
+            CHECK_EQ(iocpnet__load(&iocp->starving), 0);
+            CHECK_ERR(iocpnet_conn_close(second->conn), 0);
+            CHECK_EQ(heard_end(b), 0);
+        } else {
+            a_page_waits(&first, &second, &a, &b, 250000);
+            if (way % 5 == 0) CHECK_ERR(iocpnet_conn_abort(second->conn), 0);
+            if (way % 5 == 1) let_go(1, NO_RESOURCES);
+            if (way % 5 == 2) {
+                fault_fail(FAULT_WSASend, 1, 1, WSAECONNRESET);
+                let_go(1, 0);
+            }
+            if (way % 5 == 3) {
+                stuck.deaf = true;
+                CHECK_ERR(iocpnet_conn_abort(second->conn), 0);
+                peer_drain(iocp, 300);
+                CHECK_EQ(second->closed, 0);
+                let_go(1, 0);
+            }
+            PUMP(iocp, second->closed == 1, PEER_MS);
+        }
+        leaves(second, b);
+        CHECK_EQ(iocpnet__load(&iocp->starving), 0);
+        let_go(0, 0);
+        leaves(first, a);
+        CHECK_EQ(iocpnet__load(&iocp->starving), 0);
+        CHECK_ERR(iocpnet_pool_destroy(hog_pool), 0);
+        hog_pool = NULL;
+        CHECK_ERR(iocpnet_iocp_stop(iocp, 500), 0);
+        CHECK_ERR(iocpnet_iocp_close(iocp), 0);
+        iocp = NULL;
+        CHECK_EQ(locked(), 0);
+        end();
+    }
+}
+
+// Memory stays short for seconds, for one peer never reads, while others send: that one is shed.
+static void one_that_locks_all_is_shed_though_pages_leave_at_once(void)
+{
+    SOCKET a, b;
+    side *first, *second;
+    iocpnet_pool_desc desc;
+    iocpnet_stats stats;
+    iocpnet_buffer *large;
+    uint64_t until;
+
+    usual();
+    engine.locked_bytes = 256 * 1024;
+    settings.send_limit_bytes = 1 << 20;
+    memset(&desc, 0, sizeof desc);
+    desc.size = 260000;
+    desc.limit = 4;
+    CHECK_ERR(iocpnet_pool_create(&hog_pool, &desc), 0);
+    large = iocpnet_pool_take(hog_pool);
+    begin();
+    connect_too();
+    first = adopted(&a);
+    second = adopted(&b);
+    stuck.wanted = 1;
+    iocpnet_iocp_stats(iocp, &stats);
+    large->used = 256 * 1024 - (uint32_t)stats.locked_bytes - 1000;
+    CHECK_ERR(iocpnet_conn_send_buffer(first->conn, large), 0);
+    PUMP(iocp, stuck.count == 1, PEER_MS);
+    until = GetTickCount64() + 8000;
+    while (GetTickCount64() < until && !first->closed) {
+        CHECK_ERR(iocpnet_conn_send(second->conn, block, 20000), 0);
+        CHECK_EQ(heard(b, block, 20000), 20000);
+        iocpnet_iocp_poll(iocp, 2);
+    }
+    CHECK_EQ(first->closed, 1);
+    hog_ends();
+}
+
+// Memory is short; the second's peer reads nothing before it has sent all.
+static void reading_goes_on_while_memory_is_short(void)
+{
+    SOCKET a, b;
+    side *first, *second;
+
+    usual();
+    engine.locked_bytes = 256 * 1024;
+    settings.send_limit_bytes = 1 << 20;
+    begin();
+    connect_too();
+    a_page_waits(&first, &second, &a, &b, 20000);
+    CHECK(peer_send(b, "ping", 4));
+    peer_drain(iocp, 200);
+    CHECK(peer_send(b, "ping", 4));
+    peer_drain(iocp, 200);
+    CHECK_EQ(second->size, 8);
+    hog_ends();
+}
+
+// Through a layer that is there, and to the end, by pages.
+static iocpnet_error copy_send(iocpnet_layer *layer, void *state, const void *data, size_t size,
+                               size_t *taken)
+{
+    static char copy[1 << 20];
+    (void)state;
+    (void)taken;
+    memcpy(copy, data, size);
+    return iocpnet_filter_send(layer, copy, size);
+}
+
+static void all_may_leave_by_pages(void)
+{
+    static unsigned char big[300000];
+    static iocpnet_filter copies;
+    static const iocpnet_filter *const both[] = { &late_filter, &copies };
+    static const iocpnet_filter *const last[] = { &copies, &late_filter };
+    int way;
+
+    copies.send = copy_send;
+    for (way = 0; way < 12; way++) {
+        SOCKET a, b;
+        side *first, *second;
+        iocpnet_pool_desc desc;
+        iocpnet_stats stats;
+        iocpnet_buffer *large;
+        size_t i;
+
+        T_NOTE("way %d", way);
+        usual();
+        engine.locked_bytes = 256 * 1024;
+        settings.send_limit_bytes = 1 << 20;
+        settings.sndbuf_0 = way & 1;
+        settings.buffer_bytes = way % 4 < 2 ? 0 : 6000;
+        settings.filters = way < 4 ? NULL : way < 8 ? both : last;
+        settings.filter_count = way < 4 ? 0 : 2;
+        memset(&desc, 0, sizeof desc);
+        desc.size = 260000;
+        desc.limit = 4;
+        CHECK_ERR(iocpnet_pool_create(&hog_pool, &desc), 0);
+        desc.size = 20000;
+        desc.limit = 400;
+        CHECK_ERR(iocpnet_pool_create(&small_pool, &desc), 0);
+        large = iocpnet_pool_take(hog_pool);
+        begin();
+        connect_too();
+        first = adopted(&a);
+        second = adopted(&b);
+        stuck.wanted = 1;
+        iocpnet_iocp_stats(iocp, &stats);
+        large->used = 256 * 1024 - (uint32_t)stats.locked_bytes - 1000;
+        CHECK_ERR(iocpnet_conn_send_buffer(first->conn, large), 0);
+        if (settings.filter_count && last[0] == settings.filters[0]) peer_drain(iocp, 100);
+        PUMP(iocp, stuck.count == 1, PEER_MS);
+        peer_fill(big, sizeof big, 0, SEED);
+        for (i = 0; i < sizeof big;) {
+            size_t n = i % 7 ? 5 + i % 9000 : 3 + i % 20000;
+            if (n > sizeof big - i) n = sizeof big - i;
+            if (i % 3 == 0 && n <= 20000) {
+                iocpnet_buffer *view = iocpnet_pool_take(small_pool);
+                memcpy(view->data, big + i, n);
+                view->used = (uint32_t)n;
+                CHECK_ERR(iocpnet_conn_send_buffer(second->conn, view), 0);
+                iocpnet_iocp_poll(iocp, 0);
+            } else {
+                CHECK_ERR(iocpnet_conn_send(second->conn, big + i, n), 0);
+            }
+            i += n;
+        }
+        CHECK_ERR(iocpnet_conn_close(second->conn), 0);
+        memset(big, 0, sizeof big);
+        CHECK_EQ(heard(b, big, sizeof big), sizeof big);
+        CHECK_EQ(peer_differs(big, sizeof big, 0, SEED), sizeof big);
+        CHECK_EQ(heard_end(b), 0);
+        leaves(second, b);
+        CHECK_EQ(second->reason, IOCPNET_CLOSED_LOCAL);
+        CHECK_EQ(first->closed, 0);
+        CHECK_EQ(iocpnet__load(&iocp->starving), 0);
+        let_go(0, 0);
+        leaves(first, a);
+        CHECK_EQ(counted(IOCPNET_COUNT_SHED), 0);
+        hog_ends();
+        CHECK_EQ(locked(), 0);
+        CHECK_EQ(iocpnet__accounts[IOCPNET__QUEUED].limit, iocpnet__accounts[IOCPNET__QUEUED].left);
+    }
+}
+
 int main(int argc, char **argv)
 {
     t_begin(argc, argv, "server_edges");
     usual();
     T_RUN(a_send_leaves_by_pages_where_nothing_may_be_locked);
+    T_RUN(one_that_waits_for_its_peer_is_not_short_of_memory);
+    T_RUN(one_that_locks_all_is_shed_though_pages_leave_at_once);
+    T_RUN(reading_goes_on_while_memory_is_short);
+    T_RUN(all_may_leave_by_pages);
+    T_RUN(those_that_lock_much_go_first);
+    T_RUN(a_second_file_has_its_head_whatever_others_hold);
+    T_RUN(pages_may_fail);
+    T_RUN(reading_goes_on_while_a_page_waits);
+    T_RUN(a_layer_may_start_while_a_page_leaves);
     T_RUN(settings_beyond_all_measure_are_refused);
     T_RUN(an_address_that_can_not_be_had_is_told);
     T_RUN(a_provider_without_accepts_is_told);
