@@ -590,7 +590,7 @@ static void on_late(iocpnet_conn conn, void *user)
 }
 
 // A deadline that has passed is one that is set, and it counts from the last bytes that came: but
-// that of a peer that takes nothing.
+// that of a peer that takes nothing, and that of a detach, whose receives may bring bytes to the end.
 static void check_time_out(const player *p)
 {
     const iocpnet_conn_desc *d = &p->of->desc.conn;
@@ -601,7 +601,7 @@ static void check_time_out(const player *p)
     for (i = 0; i < 4; i++) {
         if (set[i] && set[i] < least) least = set[i];
     }
-    MUST(d->stall_ms || !p->heard_at || ms + 2 * CLOCK_MS >= least);
+    MUST(d->stall_ms || p->asked_detach || !p->heard_at || ms + 2 * CLOCK_MS >= least);
 }
 
 // Why a connection has ended fits the error beside it, which is of the one error space.
