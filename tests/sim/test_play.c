@@ -132,6 +132,7 @@ typedef struct player {
     stream *out;
     volatile LONG inside, opened, closed, finished, resumed;
     volatile LONG asked_close, asked_abort, asked_detach, asked_shutdown;
+    volatile LONG drains;
     volatile LONG refused, touched;  // touched: paused, shut down, closed or the like
     bool accepted, expected;
     bool no_data, paused_here, late;  // its callbacks' own
@@ -303,10 +304,19 @@ static bool may_fail_so(const player *p, iocpnet_error error)
 static volatile LONG files_out, files_made;  // with the kit; ever
 static void file_back(iocpnet_conn conn, void *user, void *file, iocpnet_error error);
 
+// The drain may have come before this thread goes on: drains are those that had come before.
+static void note_refusal(player *p, iocpnet_error error, LONG drains)
+{
+    if (error != WSAEWOULDBLOCK) return;
+    InterlockedExchange(&p->refused, 1);
+    if (InterlockedExchangeAdd(&p->drains, 0) != drains) InterlockedExchange(&p->refused, 0);
+}
+
 // Sends these bytes as a file, with some of them before and behind it. False: there is no file.
 static bool say_file(player *p, const unsigned char *block, size_t size, iocpnet_error *error)
 {
     iocpnet_conn_file f;
+    LONG drains;
     char name[64];
     DWORD written = 0;
     memset(&f, 0, sizeof f);
@@ -331,8 +341,10 @@ static bool say_file(player *p, const unsigned char *block, size_t size, iocpnet
     }
     if (one_in(2)) f.length = 0;  // to the end
     InterlockedIncrement(&files_out);
+    drains = InterlockedExchangeAdd(&p->drains, 0);
     *error = iocpnet_conn_send_file(name_of(p), &f);
     if (!*error) return true;
+    note_refusal(p, *error, drains);
     InterlockedDecrement(&files_out);
     CloseHandle(f.file);
     return true;
@@ -343,6 +355,7 @@ static void say(player *p, size_t n)
 {
     unsigned char block[CHUNK + 4];
     stream *s = p->out;
+    LONG drains = InterlockedExchangeAdd(&p->drains, 0);
     iocpnet_error error;
     size_t size;
     if (!s || InterlockedExchange(&s->busy, 1)) return;
@@ -362,6 +375,7 @@ static void say(player *p, size_t n)
             memcpy(buffer->data, block, size);
             buffer->used = (uint32_t)size;
             error = iocpnet_conn_send_buffer(name_of(p), buffer);
+            note_refusal(p, error, drains);
         } else {
             InterlockedExchangeAdd64(&s->offered, -(LONG64)n);
             InterlockedExchange(&s->busy, 0);
@@ -369,9 +383,9 @@ static void say(player *p, size_t n)
         }
     } else {
         error = iocpnet_conn_send(name_of(p), block, size);
+        note_refusal(p, error, drains);
     }
     MUST(may_fail_so(p, error) || faulty);
-    if (error == WSAEWOULDBLOCK) InterlockedExchange(&p->refused, 1);
     if (error) {
         InterlockedExchangeAdd64(&s->offered, -(LONG64)n);
     } else {
@@ -570,6 +584,7 @@ static void on_drain(iocpnet_conn conn, void *user)
     player *p = (player *)user;
     if (!p || p < players || p >= players + PLAYERS) return;
     enter(p, "drain");
+    InterlockedIncrement(&p->drains);
     InterlockedExchange(&p->refused, 0);
     maybe_act(p);
     leave(p);
@@ -590,7 +605,8 @@ static void on_late(iocpnet_conn conn, void *user)
 }
 
 // A deadline that has passed is one that is set, and it counts from the last bytes that came: but
-// that of a peer that takes nothing, and that of a detach, whose receives may bring bytes to the end.
+// that of a peer that takes nothing, and that of a detach, whose receives may bring bytes to the
+// end.
 static void check_time_out(const player *p)
 {
     const iocpnet_conn_desc *d = &p->of->desc.conn;
